@@ -1,0 +1,465 @@
+"""The command line: ``altmin`` or ``python -m altmin_ext``, with train, evaluate and info."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+import altmin_ext
+from altmin_ext import data, methods, models, schedules
+from altmin_ext.callbacks import EarlyStopping, TrainingState
+from altmin_ext.errors import DivergenceError, unknown_name
+from altmin_ext.files import atomic_write, to_json
+from altmin_ext.history import History, plot_histories
+from altmin_ext.ops import native
+from altmin_ext.training import Evaluation, evaluate, train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; None for the process's own.
+
+    Returns:
+        The exit code: 0; 1 if the training diverged; 2 for a wrong argument or a file that cannot be read or
+        written; 130 after Ctrl-C.
+    """
+    parser = _make_parser()
+    try:
+        arguments = parser.parse_args(argv)
+        if arguments.command is None:
+            parser.print_help()
+            return 0
+        arguments.command(arguments)
+    except DivergenceError as error:
+        return _fail(error, 1)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        return _fail(error, 2)
+    except KeyboardInterrupt:
+        print("altmin: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"altmin: error: {error}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong argument like any other error: one sentence, no usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        if flags:
+            raise unknown_name("argument", flags[0], _flags(arguments.parser))
+        if unknown:
+            self.error(f"unexpected {unknown[0]!r}")
+        return arguments
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    return [flag for action in parser._actions for flag in action.option_strings]
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="altmin", description=altmin_ext.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"altmin_ext {altmin_ext.__version__}")
+    parser.set_defaults(command=None, parser=parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add_command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        command.set_defaults(command=run, parser=command)
+        command.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+        return command
+
+    _add_train_arguments(add_command("train", _train, "train a network on a known data set"))
+    command = add_command("evaluate", _evaluate, "test a network that `altmin train --output` has written")
+    command.add_argument("--model", required=True, type=Path, metavar="DIR", help="what was --output")
+    command.add_argument("--data", metavar="NAME", help="data set to test on (default: the one trained on)")
+    add_command("info", _info, "show versions, the native module, threads and the data found")
+    return parser
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", default="digits", metavar="NAME", help=f"{', '.join(data.names())} (default: digits)")
+    add("--hidden", type=int, nargs="*", default=[100, 100], metavar="WIDTH", help="hidden layers (100 100)")
+    add("--activation", default="relu", help="of the hidden layers (relu)")
+    add(
+        "--method", default="am-adam", metavar="NAME", help=f"{', '.join(methods.names())} (default: am-adam)"
+    )
+    add(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="train another method, too, from the same initial weights and in the same order of the data; "
+        "with its default options unless some are given behind its name, as in adam:lr=0.002",
+    )
+    add("--epochs", type=int, default=10, help="passes over the data (10)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="SAMPLES",
+        help="samples of a minibatch (200, but no more than a fiftieth of the training samples)",
+    )
+    add(
+        "--loss",
+        default="cross_entropy",
+        help="cross_entropy, or mse against one-hot classes (cross_entropy)",
+    )
+    add(
+        "--lr-schedule",
+        default="constant",
+        metavar="NAME",
+        help=f"{' or '.join(schedules.names())} (constant)",
+    )
+    add(
+        "--validation-fraction",
+        type=float,
+        default=0.0,
+        metavar="PART",
+        help="part of the training data held back and shown in the table in place of the test set (0)",
+    )
+    add(
+        "--patience",
+        type=int,
+        metavar="EPOCHS",
+        help="stop after that many epochs without a better validation accuracy and keep the best weights",
+    )
+    add("--seed", type=int, default=0, help="of the initial weights, the data's order and the method (0)")
+    add("--device", help="cpu, cuda, ... (cpu)")
+    add("--threads", type=int, metavar="N", help="CPU threads (as many as torch chooses)")
+    add("--on-nonfinite", default="raise", help="raise, or skip a minibatch that is not finite (raise)")
+    add("--output", type=Path, metavar="DIR", help="write model, history and learning curve there")
+    add("--quiet", action="store_true", help="only the final result")
+
+    group = parser.add_argument_group("options of the method")
+    for name, fields in _method_options().items():
+        field = next(iter(fields.values()))
+        values = {method: f.default for method, f in fields.items()}
+        if len(set(values.values())) == 1:
+            defaults = str(field.default)
+        else:
+            defaults = ", ".join(f"{method} {value}" for method, value in values.items())
+        owners = "" if len(fields) == len(methods.names()) else f"; of {', '.join(fields)}"
+        flag: dict[str, Any] = {"type": _parse_value, "metavar": "VALUE"}
+        if isinstance(field.default, bool):
+            flag = {"action": argparse.BooleanOptionalAction}
+        group.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=f"option.{name}",
+            default=argparse.SUPPRESS,
+            help=f"{field.metadata['help']} ({defaults}{owners})".replace("%", "%%"),
+            **flag,
+        )
+
+
+def _method_options() -> dict[str, dict[str, dataclasses.Field[Any]]]:
+    """Option -> method -> its field, for every option whose values can be written on a command line."""
+    options: dict[str, dict[str, dataclasses.Field[Any]]] = {}
+    for method in methods.names():
+        for field in dataclasses.fields(methods.method_class(method).Options):
+            if field.metadata.get("flag", True):
+                options.setdefault(field.name, {})[method] = field
+    return options
+
+
+def _parse_value(text: str) -> int | float | bool | str:
+    """A number where it is one; the options check their values themselves."""
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ValueError(f"--threads must be at least 1, but is {arguments.threads}.")
+        torch.set_num_threads(arguments.threads)
+    if arguments.patience is not None and not arguments.validation_fraction:
+        raise ValueError(
+            "--patience must come with --validation-fraction: the test set must not decide when to stop."
+        )
+    dataset = data.load(arguments.data)
+    architecture = {
+        "data": arguments.data,
+        "features": dataset.n_in,
+        "hidden": arguments.hidden,
+        "classes": dataset.classes,
+        "activation": arguments.activation,
+        "loss": arguments.loss,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(arguments.seed)
+        initial = _make_model(architecture)
+    # Made before the first one trains: a misspelt option should not cost a run.
+    contestants = {
+        label: methods.make_method(
+            name,
+            copy.deepcopy(initial),
+            loss=arguments.loss,
+            seed=arguments.seed,
+            device=arguments.device,
+            on_nonfinite=arguments.on_nonfinite,
+            **options,
+        )
+        for label, (name, options) in _contestants(arguments).items()
+    }
+    if arguments.output is not None:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+
+    train_data, test_data = (_with_targets(part, architecture) for part in (dataset.train, dataset.test))
+    batch_size = arguments.batch_size
+    if batch_size is None:
+        batch_size = max(1, min(200, len(train_data[0]) // 50))
+    held_out = "validation" if arguments.validation_fraction else "test"
+    talkative = not (arguments.quiet or arguments.json)
+    histories: dict[str, History] = {}
+    results = []
+    written: list[str] = []
+    for label, method in contestants.items():
+        callbacks: list[Any] = []
+        if talkative:
+            title = label if histories else f"{_describe(dataset, architecture)}\n\n{label}"
+            callbacks.append(_EpochTable(title, held_out))
+        if arguments.patience is not None:
+            callbacks.append(EarlyStopping(patience=arguments.patience))
+        histories[label] = train(
+            method.model,
+            train_data,
+            method=method,
+            epochs=arguments.epochs,
+            batch_size=batch_size,
+            validation=None if arguments.validation_fraction else test_data,
+            validation_fraction=arguments.validation_fraction,
+            seed=arguments.seed,
+            progress=not arguments.quiet and sys.stderr.isatty(),
+            callbacks=callbacks,
+            lr_schedule=arguments.lr_schedule,
+        )
+        test = evaluate(method.model, test_data, loss=arguments.loss)
+        results.append(_result(label, method, histories[label], test))
+        if arguments.output is not None:
+            first = next(iter(contestants.values()))
+            written = _save(arguments.output, first.model, architecture, histories, held_out)
+
+    if arguments.json:
+        print(to_json({**architecture, "seed": arguments.seed, "methods": results}))
+    else:
+        _print_results(results)
+        if arguments.output is not None:
+            print(f"\nwritten to {arguments.output}: {', '.join(sorted(written))}")
+
+
+def _contestants(arguments: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Label -> method and options: of --method first, then of every --compare."""
+    options = {
+        name.removeprefix("option."): value
+        for name, value in vars(arguments).items()
+        if name.startswith("option.")
+    }
+    contestants = {arguments.method: (arguments.method, options)}
+    for label in arguments.compare:
+        if label in contestants:
+            raise ValueError(
+                f"--compare must name another method or other options each time, not {label!r} again."
+            )
+        method, _, listed = label.partition(":")
+        pairs = [item.partition("=") for item in listed.split(",") if item]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError(f"--compare must be NAME[:OPTION=VALUE,...], but is {label!r}.")
+        contestants[label] = (
+            method,
+            {name.replace("-", "_"): _parse_value(value) for name, _, value in pairs},
+        )
+    return contestants
+
+
+def _make_model(architecture: dict[str, Any]) -> nn.Module:
+    a = architecture
+    return models.mlp(a["features"], a["hidden"], a["classes"], a["activation"])
+
+
+def _describe(dataset: data.DataSet, architecture: dict[str, Any]) -> str:
+    widths = [architecture["features"], *architecture["hidden"], architecture["classes"]]
+    return (
+        f"{dataset.name}: {len(dataset.train[0]):,} training and {len(dataset.test[0]):,} test samples; "
+        f"network {'-'.join(map(str, widths))}, {architecture['activation']}"
+    )
+
+
+def _with_targets(part: tuple[Tensor, Tensor], architecture: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """(x, y) with y as the loss takes it: for mse, one-hot."""
+    x, y = part
+    return (x, F.one_hot(y, architecture["classes"]).to(x.dtype)) if architecture["loss"] == "mse" else (x, y)
+
+
+def _save(
+    folder: Path,
+    model: nn.Module,
+    architecture: dict[str, Any],
+    histories: dict[str, History],
+    held_out: str,
+) -> list[str]:
+    """Write the first method's model, every history and the learning curves; return the files' names."""
+    with atomic_write(folder / "model.json") as file:
+        file.write(to_json(architecture, indent=2).encode())
+    with atomic_write(folder / "model.pt") as file:
+        torch.save(model.state_dict(), file)
+    written = ["model.json", "model.pt"]
+    for index, (label, history) in enumerate(histories.items()):
+        suffix = "-" + re.sub(r"[^\w.]+", "-", label) if index else ""
+        written.append(f"history{suffix}.json")
+        history.save(folder / written[-1])
+    try:
+        plot_histories(histories, folder / "learning-curve.png", held_out=held_out)
+        written.append("learning-curve.png")
+    except ImportError as error:
+        print(f"altmin: learning-curve.png was not drawn: {error}", file=sys.stderr)
+    return written
+
+
+class _EpochTable:
+    """Prints a row for every epoch of a run."""
+
+    def __init__(self, title: str, held_out: str) -> None:
+        self._title = title
+        self._columns = (
+            "epoch", "loss", "accuracy", f"{held_out} loss", f"{held_out} accuracy", "samples/s",
+        )  # fmt: skip
+
+    def on_start(self, state: TrainingState) -> None:
+        self._print(f"{self._title}\n{_line(self._columns, self._columns)}")
+
+    def on_epoch(self, state: TrainingState) -> None:
+        row = state.history.epochs[-1]
+        numbers = (row[key] for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"))
+        cells = [str(row["epoch"]), *map(_decimals, numbers), f"{row['samples_per_second']:,.0f}"]
+        self._print(_line(cells, self._columns))
+
+    def on_end(self, state: TrainingState) -> None:
+        self._print("")
+
+    def _print(self, line: str) -> None:
+        tqdm.write(line, file=sys.stdout)  # above the bar, where one is shown
+        sys.stdout.flush()
+
+
+def _result(label: str, method: methods.Method, history: History, test: Evaluation) -> dict[str, Any]:
+    """What is reported of a run."""
+    seconds = sum(row["seconds"] for row in history.epochs)
+    samples = sum(row["seconds"] * row["samples_per_second"] for row in history.epochs)
+    fields = dataclasses.fields(method.options)
+    return {
+        "label": label,
+        "method": method.name,
+        "options": {f.name: getattr(method.options, f.name) for f in fields if f.metadata.get("flag", True)},
+        "epochs": history.epochs,
+        "seconds": seconds,
+        "samples_per_second": samples / seconds,
+        "test": dataclasses.asdict(test),
+    }
+
+
+def _print_results(results: list[dict[str, Any]]) -> None:
+    first = max(len("method"), *(len(result["label"]) for result in results))
+    columns = ("epochs", "test loss", "test accuracy", "seconds", "samples/s")
+    print(f"{'method':<{first}}  {_line(columns, columns)}")
+    for result in results:
+        cells = (
+            str(len(result["epochs"])),
+            _decimals(result["test"]["loss"]),
+            _decimals(result["test"]["accuracy"]),
+            f"{result['seconds']:.2f}",
+            f"{result['samples_per_second']:,.0f}",
+        )
+        print(f"{result['label']:<{first}}  {_line(cells, columns)}")
+
+
+def _line(cells: Sequence[str], columns: Sequence[str]) -> str:
+    """A row of a table, each cell right-aligned under its heading."""
+    return "  ".join(f"{cell:>{max(len(name), 9)}}" for cell, name in zip(cells, columns, strict=True))
+
+
+def _decimals(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    folder = arguments.model
+    try:
+        architecture = json.loads((folder / "model.json").read_bytes())
+        model = _make_model(architecture)
+        model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged file makes torch.load raise almost anything
+        raise ValueError(
+            f"--model must be a folder written by `altmin train --output`, but {str(folder)!r} is not: "
+            f"{type(error).__name__} {error}"
+        ) from error
+    name = arguments.data or architecture["data"]
+    test = evaluate(model, _with_targets(data.load(name).test, architecture), loss=architecture["loss"])
+    if arguments.json:
+        print(to_json({"data": name, **dataclasses.asdict(test)}))
+    else:
+        print(f"{name}: {test.samples:,} samples, loss {test.loss:.4f}, accuracy {_decimals(test.accuracy)}")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    found = {name: data.location(name) for name in data.names()}
+    information = {
+        "altmin_ext": altmin_ext.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "native": native.describe(),
+        "data": {name: None if path is None else str(path) for name, path in found.items()},
+    }
+    if arguments.json:
+        print(to_json(information))
+        return
+    for name, value in information.items():
+        if not isinstance(value, dict):
+            print(f"{name:<12}{_words(value)}")
+            continue
+        print(name)
+        for key, item in value.items():
+            absent = "not here; downloaded when first used" if name == "data" else "-"
+            print(f"  {key:<16}{absent if item is None else _words(item)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What training and evaluation read: every accepted form of data, as passes over checked minibatches."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from altmin_ext import data as known_data
+from altmin_ext.losses import Loss
+
+
+class Samples(NamedTuple):
+    """A whole data set in memory: x (N, ...), y (N,) or (N, C)."""
+
+    x: Tensor
+    y: Tensor
+
+
+def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] | Iterable[Any]:
+    """The whole of ``source`` where it is held in memory, else the Dataset or iterable that it is.
+
+    Args:
+        source: (x, y) tensors or ndarrays, a ``TensorDataset`` or a ``Subset`` of one, another torch
+            ``Dataset``, a ``DataLoader``, an iterable of (x, y) batches, or the name of a known data set.
+        part: which part of a data set given by name.
+
+    Raises:
+        TypeError: ``source`` is none of these.
+        ValueError: an unknown name; or x and y do not belong together, or are empty.
+    """
+    if isinstance(source, str):
+        source = getattr(known_data.load(source), part)
+    rows: Any = slice(None)
+    if isinstance(source, Subset) and isinstance(source.dataset, TensorDataset):
+        source, rows = source.dataset, torch.as_tensor(source.indices, dtype=torch.int64)
+    if isinstance(source, TensorDataset):
+        source = tuple(tensor[rows] for tensor in source.tensors)
+        if len(source) != 2:
+            raise ValueError(f"a TensorDataset must hold two tensors, x and y, but holds {len(source)}.")
+    if isinstance(source, (tuple, list)) and any(isinstance(item, (Tensor, np.ndarray)) for item in source):
+        if len(source) != 2:
+            raise ValueError(f"(x, y) must have two items, but has {len(source)}.")
+        x, y = _to_tensor("x", source[0]), _to_tensor("y", source[1])
+        if x.ndim < 2:
+            raise ValueError(
+                f"x must be (N, ...) with at least two dimensions, but has shape {tuple(x.shape)}."
+            )
+        if len(x) == 0:
+            raise ValueError("x must hold at least one sample, but is empty.")
+        if y.ndim == 0 or len(y) != len(x):
+            raise ValueError(
+                f"y must have an entry for each of the {len(x)} samples of x, but has shape {tuple(y.shape)}."
+            )
+        _check_floating(x)
+        return Samples(x, y)
+    if isinstance(source, (Dataset, Iterable)) and not isinstance(source, (Tensor, np.ndarray)):
+        return source
+    raise TypeError(
+        "data must be (x, y), a torch Dataset or DataLoader, the name of a known data set or an iterable of "
+        f"(x, y) batches, but is a {type(source).__name__}."
+    )
+
+
+def _to_tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a torch.Tensor or a numpy.ndarray, but is a {type(value).__name__}.")
+    if value.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must hold numbers, but its dtype is {value.dtype}.")
+    # torch shares memory only with native, writable, positively strided arrays; any other is copied.
+    native = value.astype(value.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.require(native, requirements=["C", "W"]))
+
+
+def _check_finite(x: Tensor) -> None:
+    # One fast pass: a sum is finite unless one of its terms is not, or it overflows.
+    if torch.isfinite(x.sum()):
+        return
+    chunk = 4096
+    for start in range(0, len(x), chunk):
+        finite = torch.isfinite(x[start : start + chunk]).flatten(1).all(1)
+        if not finite.all():
+            first = start + int((~finite).nonzero()[0, 0])
+            raise ValueError(
+                f"x must be finite, but sample {first} holds NaN or Inf: clean or drop such samples."
+            )
+
+
+def _check_floating(x: Tensor) -> None:
+    if not x.dtype.is_floating_point:
+        raise TypeError(
+            f"x must be floating point, but is {x.dtype}: convert and scale it, as in x.float() / 255."
+        )
+
+
+class Batches:
+    """Passes over minibatches (x, y) on the method's device and in its dtype.
+
+    Attributes:
+        steps: minibatches in one pass; None if unknown.
+        one_shot: whether a second pass is known to be impossible.
+    """
+
+    steps: int | None = None
+    one_shot = False
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        raise NotImplementedError
+
+
+class MemoryBatches(Batches):
+    """Minibatches of data held as two tensors, gathered by index.
+
+    Args:
+        x, y: the whole data set, in the final dtype and on the final device; read, never written.
+        batch_size: samples of a minibatch; the last one of a pass holds what is left.
+        generator: draws a new order for every pass; None keeps the order.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None) -> None:
+        self.x = x
+        self.y = y
+        self.batch_size = batch_size
+        self.generator = generator
+        self.steps = -(-len(x) // batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.generator is None:
+            yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+            return
+        # Drawn on the CPU, so that every device sees the same order.
+        order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
+        for rows in order.split(self.batch_size):
+            # Twice as fast as x[rows], which goes through element-wise indexing.
+            yield self.x.index_select(0, rows), self.y.index_select(0, rows)
+
+
+class StreamBatches(Batches):
+    """Minibatches as an iterable yields them, checked for their form and converted one by one."""
+
+    def __init__(self, source: Iterable[Any], dtype: torch.dtype, device: torch.device) -> None:
+        self.source = source
+        self.dtype = dtype
+        self.device = device
+        self.one_shot = inspect.isgenerator(source)
+        try:
+            self.steps = len(source)  # type: ignore[arg-type]
+        except TypeError:  # no length, or a DataLoader over something that has none
+            self.steps = None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.source:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TypeError(f"data must yield (x, y) batches, but yielded a {type(batch).__name__}.")
+            x, y = _to_tensor("x", batch[0]), _to_tensor("y", batch[1])
+            _check_floating(x)
+            yield (
+                x.to(self.device, self.dtype, non_blocking=True),
+                _converted_targets(y, self.dtype, self.device),
+            )
+
+
+def make_batches(
+    source: Samples | Dataset[Any] | Iterable[Any],
+    *,
+    loss: Loss,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+) -> Batches:
+    """Passes over what :func:`read` returned.
+
+    Args:
+        loss: knows what kind of y it takes; of data held in memory, y is checked here, but for its values.
+        dtype, device: of the model.
+        batch_size: for data that come as samples; an iterable of batches is used as it is.
+        generator: shuffles every pass, except over an iterable; None keeps the order.
+
+    Raises:
+        TypeError, ValueError: y does not suit the loss, or x is not finite in ``dtype``.
+    """
+    if isinstance(source, Samples):
+        x = source.x.to(device, dtype).contiguous()
+        _check_finite(x)
+        y = loss.check_targets(_converted_targets(source.y, dtype, device), dtype)
+        return MemoryBatches(x, y, batch_size, generator)
+    if isinstance(source, IterableDataset):
+        source = DataLoader(source, batch_size)
+    elif isinstance(source, Dataset):
+        source = DataLoader(source, batch_size, shuffle=generator is not None, generator=generator)
+    return StreamBatches(source, dtype, device)
+
+
+def _converted_targets(y: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Floats follow the model's dtype; what integers mean is for the loss to say.
+    return y.to(device, dtype if y.dtype.is_floating_point else y.dtype, non_blocking=True)

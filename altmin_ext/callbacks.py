@@ -1,0 +1,136 @@
+"""Hooks into a training run: what they get to see, and early stopping."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import Any
+
+from torch import nn
+
+from altmin_ext.errors import unknown_name
+from altmin_ext.history import History
+from altmin_ext.methods import Method, StepReport
+
+
+@dataclasses.dataclass
+class TrainingState:
+    """Where a training run stands, as its callbacks see it.
+
+    A callback is any object with one or more of these methods, each called with this state:
+
+    - ``on_start``: everything has been checked, nothing has been trained;
+    - ``on_step``: after each minibatch; ``report`` is new. Reading a number from it makes a GPU wait;
+    - ``on_epoch``: after each epoch and its validation; ``history.epochs[-1]`` is new;
+    - ``on_end``: after the last epoch, unless the run ended with an exception.
+
+    Attributes:
+        method: the method that trains.
+        history: the record so far.
+        epoch: number of the running epoch, from 1; 0 before the first.
+        epochs: how many epochs the run has at most.
+        step: minibatches trained on in this run so far.
+        report: what the last step saw; None before the first.
+        metrics: which of "loss", "accuracy", "validation_loss" and "validation_accuracy" each epoch records.
+    """
+
+    method: Method
+    history: History
+    epochs: int
+    metrics: tuple[str, ...]
+    epoch: int = 0
+    step: int = 0
+    report: StepReport | None = None
+    stopped: bool = dataclasses.field(default=False, init=False)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model being trained."""
+        return self.method.model
+
+    def stop(self) -> None:
+        """End the run: after this step if called from ``on_step`` (the epoch so far is recorded and
+        validated), after this epoch if called from ``on_epoch``."""
+        self.stopped = True
+
+
+class EarlyStopping:
+    """Ends a run whose monitored number no longer improves, and brings back the best weights.
+
+    Args:
+        monitor: "validation_accuracy", "validation_loss", "accuracy" or "loss", as the history records them;
+            an accuracy is to rise, a loss to fall.
+        patience: how many epochs in a row may pass without an improvement.
+        minimum_improvement: by how much the best so far must be surpassed to count as an improvement.
+        restore_best: at the end, put back the weights and buffers that the model had after the best epoch; a
+            copy of them is kept in memory, on the model's device. If an exception ends the run, the model
+            stays as it is.
+
+    Attributes:
+        best: the best value so far; None before the first epoch.
+        best_epoch: the epoch it was reached in, from 1; 0 before the first.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; or, when a run starts, it will not record ``monitor``.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "validation_accuracy",
+        patience: int = 5,
+        minimum_improvement: float = 0.0,
+        restore_best: bool = True,
+    ) -> None:
+        monitors = ("loss", "accuracy", "validation_loss", "validation_accuracy")
+        if monitor not in monitors:
+            raise unknown_name("monitor", str(monitor), monitors)
+        if isinstance(patience, bool) or not isinstance(patience, int):
+            raise TypeError(f"patience must be an integer, but is {patience!r}.")
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, but is {patience}.")
+        if not 0.0 <= minimum_improvement < math.inf:
+            raise ValueError(
+                f"minimum_improvement must be at least 0 and finite, but is {minimum_improvement!r}."
+            )
+        self.monitor = monitor
+        self.patience = patience
+        self.minimum_improvement = minimum_improvement
+        self.restore_best = restore_best
+        self._forget()
+
+    def _forget(self) -> None:
+        self.best: float | None = None
+        self.best_epoch = 0
+        self._best_weights: dict[str, Any] | None = None
+
+    def on_start(self, state: TrainingState) -> None:
+        if self.monitor not in state.metrics:
+            remedy = "pass validation or validation_fraction, or " if "validation" in self.monitor else ""
+            raise ValueError(
+                f"monitor must be one of {', '.join(state.metrics)} in this run, but is {self.monitor!r}: "
+                f"{remedy}monitor another one."
+            )
+        self._forget()
+
+    def on_epoch(self, state: TrainingState) -> None:
+        value = state.history.epochs[-1][self.monitor]
+        if self._improves(value):
+            self.best, self.best_epoch = value, state.epoch
+            if self.restore_best:
+                self._best_weights = copy.deepcopy(state.model.state_dict())
+        elif state.epoch - self.best_epoch >= self.patience:
+            state.stop()
+
+    def _improves(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        if self.best is None:
+            return True
+        gain = value - self.best if self.monitor.endswith("accuracy") else self.best - value
+        return gain > self.minimum_improvement
+
+    def on_end(self, state: TrainingState) -> None:
+        if self._best_weights is not None:
+            state.model.load_state_dict(self._best_weights)
+            self._best_weights = None

@@ -1,0 +1,21 @@
+"""Errors of our own; everything else is a TypeError or a ValueError with one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DivergenceError(ArithmeticError):
+    """A code or a weight stopped being finite; the message names the stage, the variable and the step.
+
+    The model keeps the last finite weights: the step that failed changed nothing.
+    """
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not among ``known``; it offers the nearest valid ones."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
+    return ValueError(f"unknown {what} {name!r}: {hint}valid ones are {', '.join(sorted(known))}.")

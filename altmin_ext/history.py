@@ -1,0 +1,293 @@
+"""What a training run has seen: a record per epoch and a record per step."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from altmin_ext.files import atomic_write, to_json
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from altmin_ext.methods import StepReport
+
+_FORMAT = "altmin_ext history 1"
+
+
+class History:
+    """The record of a training run.
+
+    Attributes:
+        epochs: one dict per epoch, with the keys
+
+            - ``epoch``: its number, from 1;
+            - ``loss``, ``accuracy``: means over the epoch's samples, each seen just before it was trained on;
+              minibatches whose loss is not finite are left out;
+            - ``validation_loss``, ``validation_accuracy``: after the epoch;
+            - ``seconds``: spent on training, validation not included; ``samples_per_second`` accordingly;
+            - ``learning_rate_factor``: what the learning-rate schedule gave;
+            - ``objective``: a list, the mean local objective of every stage, first stage first.
+
+            What does not apply is None: accuracies for ``loss="mse"``, validation without validation data,
+            objectives without ``report_objective=True``.
+        steps: how many minibatches have been trained on.
+        step_loss: 1-D float64 tensor on the CPU, the mean loss of every minibatch.
+        step_accuracy: likewise its accuracy; None for ``loss="mse"``.
+        step_objective: (steps, stages), likewise its local objectives; None unless they were asked for.
+
+    The three step records keep the last :attr:`step_limit` steps, so that a run over an endless stream stays
+    within a few megabytes; the first one kept is number ``steps - len(step_loss)``, counted from 0. They grow
+    at the end of an epoch, and every thousand steps within one.
+    """
+
+    step_limit = 100_000
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, Any]] = []
+        self.steps = 0
+        self.step_loss: Tensor = torch.empty(0, dtype=torch.float64)
+        self.step_accuracy: Tensor | None = None
+        self.step_objective: Tensor | None = None
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{key} {value:.4g}" for key, value in self._last_numbers())
+        return f"History({len(self.epochs)} epochs, {self.steps} steps{': ' if last else ''}{last})"
+
+    def _last_numbers(self) -> Iterator[tuple[str, float]]:
+        if self.epochs:
+            for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"):
+                if self.epochs[-1][key] is not None:
+                    yield key, self.epochs[-1][key]
+
+    def add_steps(self, loss: Tensor, accuracy: Tensor | None, objective: Tensor | None) -> None:
+        """Append minibatches: loss and accuracy (steps,), objective (steps, stages), float64 on the CPU."""
+        self.steps += len(loss)
+        self.step_loss = self._appended(self.step_loss, loss)
+        if accuracy is not None:
+            self.step_accuracy = self._appended(self.step_accuracy, accuracy)
+        if objective is not None:
+            self.step_objective = self._appended(self.step_objective, objective)
+
+    def _appended(self, record: Tensor | None, new: Tensor) -> Tensor:
+        whole = new if record is None else torch.cat([record, new])
+        # A slice alone would keep what it leaves out alive.
+        return whole if len(whole) <= self.step_limit else whole[-self.step_limit :].clone()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The epochs as a ``pandas.DataFrame``, one row each, with the epoch's number as index.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return _require("pandas", "pandas").DataFrame(self.epochs).set_index("epoch")
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Learning curves: loss and, where there is one, accuracy by epoch, training beside validation.
+
+        Args:
+            path: also write the picture there; the ending (".png", ".pdf", ".svg") chooses the format.
+
+        Returns:
+            The ``matplotlib.figure.Figure``.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: no epoch has been recorded.
+        """
+        return plot_histories({"": self}, path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything as one JSON file, which appears complete or not at all.
+
+        A number that is not finite is written as null.
+        """
+        document = {
+            "format": _FORMAT,
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "step_loss": self.step_loss.tolist(),
+            "step_accuracy": None if self.step_accuracy is None else self.step_accuracy.tolist(),
+            "step_objective": None if self.step_objective is None else self.step_objective.tolist(),
+        }
+        with atomic_write(path) as file:
+            file.write(to_json(document).encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> History:
+        """Read what :meth:`save` wrote; in the step records, null becomes NaN again.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is no history.
+        """
+        try:
+            document = json.loads(Path(path).read_bytes())
+        except ValueError as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} must be a history in JSON, but is not JSON: {error}."
+            ) from error
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise ValueError(f"{os.fspath(path)!r} must be a history written by History.save, but is not.")
+        history = cls()
+        history.epochs = document["epochs"]
+        history.steps = document["steps"]
+        history.step_loss = _to_tensor(document["step_loss"])
+        for name in ("step_accuracy", "step_objective"):
+            if document[name] is not None:
+                setattr(history, name, _to_tensor(document[name]))
+        return history
+
+
+class EpochRecord:
+    """Turns an epoch's reports into its rows of the history, without making the device wait at every step."""
+
+    # How many reports lie on the device before their numbers are fetched.
+    _pending_limit = 1000
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._reports: list[StepReport] = []
+        self._sizes: list[int] = []
+        self._counted = 0.0
+        self._loss = 0.0
+        self._correct: float | None = None
+        self._objective: Tensor | None = None
+        self._started = time.perf_counter()
+        self.samples = 0
+
+    def add(self, report: StepReport, size: int) -> None:
+        self._reports.append(report)
+        self._sizes.append(size)
+        self.samples += size
+        if len(self._reports) == self._pending_limit:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        if not self._reports:
+            return
+        reports = self._reports
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        loss = torch.stack([r.loss for r in reports]).cpu().double()
+        counted = torch.isfinite(loss)
+        self._counted += float(sizes[counted].sum())
+        self._loss += float((loss * sizes)[counted].sum())
+        accuracy = objective = None
+        corrects = [r.correct for r in reports if r.correct is not None]
+        if corrects:
+            correct = torch.stack(corrects).cpu().double()
+            accuracy = correct / sizes
+            self._correct = (self._correct or 0.0) + float(correct[counted].sum())
+        objectives = [r.objective for r in reports if r.objective is not None]
+        if objectives:
+            objective = torch.stack(objectives).cpu().double()
+            total = (objective * sizes[:, None])[counted].sum(0)
+            self._objective = total if self._objective is None else self._objective + total
+        self._history.add_steps(loss, accuracy, objective)
+        self._reports, self._sizes = [], []
+
+    def close(self, epoch: int, learning_rate_factor: float) -> None:
+        self._fetch()
+        seconds = time.perf_counter() - self._started
+        counted = self._counted or math.nan
+        self._history.epochs.append(
+            {
+                "epoch": epoch,
+                "loss": self._loss / counted,
+                "accuracy": None if self._correct is None else self._correct / counted,
+                "validation_loss": None,
+                "validation_accuracy": None,
+                "seconds": seconds,
+                "samples_per_second": self.samples / seconds,
+                "learning_rate_factor": learning_rate_factor,
+                "objective": None if self._objective is None else (self._objective / counted).tolist(),
+            }
+        )
+
+
+def plot_histories(
+    histories: Mapping[str, History],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    held_out: str = "validation",
+) -> Figure:
+    """Learning curves of several runs in one picture: loss and, where there is one, accuracy by epoch.
+
+    Args:
+        histories: label -> history; a colour each, dashed for training and solid for validation.
+        path: also write the picture there; the ending (".png", ".pdf", ".svg") chooses the format.
+        held_out: what to call the validation data, such as "test".
+
+    Returns:
+        The ``matplotlib.figure.Figure``.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: there is no history, or one without epochs.
+    """
+    if not histories:
+        raise ValueError("histories must hold at least one history, but is empty.")
+    for label, history in histories.items():
+        if not history.epochs:
+            raise ValueError(
+                f"histories must have at least one epoch each, but {label or 'this one'!r} has none."
+            )
+    # The class, not pyplot: no window, no global state, and any thread may draw.
+    figure: Figure = _require("matplotlib.figure", "plot").Figure(figsize=(10, 4), layout="constrained")
+    shown = [
+        quantity
+        for quantity in ("loss", "accuracy")
+        if any(history.epochs[0][quantity] is not None for history in histories.values())
+    ]
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for panel, quantity in zip(panels, shown, strict=True):
+        for index, (label, history) in enumerate(histories.items()):
+            for key, kind, style in (
+                (quantity, "training", "--"),
+                (f"validation_{quantity}", held_out, "-"),
+            ):
+                points = [(e["epoch"], e[key]) for e in history.epochs if e[key] is not None]
+                if points:
+                    name = f"{label}, {kind}" if label else kind
+                    # A marker, since a single epoch draws no line.
+                    panel.plot(*zip(*points, strict=True), style, color=f"C{index}", marker=".", label=name)
+        panel.set_xlabel("epoch")
+        panel.set_ylabel(quantity)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
+        panel.legend()
+    if path is not None:
+        with atomic_write(path) as file:
+            figure.savefig(file, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
+    return figure
+
+
+def _require(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f'{package} is not installed; get it with: pip install "altmin_ext[{extra}]"'
+        ) from error
+
+
+def _to_tensor(numbers: list[Any]) -> Tensor:
+    """A list of numbers, or of rows of them, as float64, with None as NaN."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        return float("nan") if value is None else value
+
+    return torch.tensor(filled(numbers), dtype=torch.float64)

@@ -1,0 +1,102 @@
+"""The losses at the top of the network, each with what alternating minimisation needs to know of it."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from altmin_ext.errors import unknown_name
+
+
+class Loss(abc.ABC):
+    """A loss l(z, y) of logits z (B, C); a minibatch counts with its mean over B.
+
+    Attributes:
+        name: the name that ``loss=`` takes.
+        counts_correct: whether "how many are correct" has a meaning.
+    """
+
+    name: ClassVar[str]
+    counts_correct: ClassVar[bool]
+
+    @abc.abstractmethod
+    def curvature(self, n_out: int) -> float:
+        """An upper bound of the largest eigenvalue of the per-sample Hessian of l in z."""
+
+    @abc.abstractmethod
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The mean loss over the minibatch, 0-d, differentiable."""
+
+    @abc.abstractmethod
+    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        """Raise unless y has the kind and rank of this loss's targets; return it in the working dtype."""
+
+    @abc.abstractmethod
+    def check_target_values(self, y: Tensor, n_out: int) -> None:
+        """Raise unless all of y is valid for n_out outputs. Reads y, so it synchronises a GPU."""
+
+
+class CrossEntropy(Loss):
+    """Softmax cross-entropy; y (B,) integer class indices of any width."""
+
+    name = "cross_entropy"
+    counts_correct = True
+
+    def curvature(self, n_out: int) -> float:
+        return 0.5  # diag(p) - p p^T has no eigenvalue above 1/2
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, ignore_index=torch.iinfo(torch.int64).min)  # torch's -100 is an error here
+
+    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
+            raise TypeError(f"y must be integer class indices for cross_entropy, but is {y.dtype}.")
+        if y.ndim != 1:
+            raise ValueError(f"y must have shape (B,) for cross_entropy, but has shape {tuple(y.shape)}.")
+        return y if y.dtype == torch.int64 and y.is_contiguous() else y.long().contiguous()
+
+    def check_target_values(self, y: Tensor, n_out: int) -> None:
+        outside = (y < 0) | (y >= n_out)
+        if outside.any():
+            first = int(outside.nonzero()[0, 0])
+            raise ValueError(f"y must lie in [0, {n_out}), but y[{first}] is {int(y[first])}.")
+
+
+class MeanSquaredError(Loss):
+    """Mean of (z - y)^2 over B and C, as in ``F.mse_loss``; y (B, C) floats."""
+
+    name = "mse"
+    counts_correct = False
+
+    def curvature(self, n_out: int) -> float:
+        return 2.0 / n_out
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(logits, y)
+
+    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        if y.dtype != dtype:
+            raise TypeError(f"y must be {dtype} like the model for mse, but is {y.dtype}.")
+        if y.ndim != 2:
+            raise ValueError(f"y must have shape (B, C) for mse, but has shape {tuple(y.shape)}.")
+        return y.detach().contiguous()
+
+    def check_target_values(self, y: Tensor, n_out: int) -> None:
+        if y.shape[1] != n_out:
+            raise ValueError(f"y must have {n_out} columns like the model's output, but has {y.shape[1]}.")
+
+
+_losses: dict[str, type[Loss]] = {cls.name: cls for cls in (CrossEntropy, MeanSquaredError)}
+
+
+def make_loss(name: str) -> Loss:
+    """The loss of that name: "cross_entropy" or "mse"; ValueError for another."""
+    if not isinstance(name, str):
+        raise TypeError(f"loss must be the name of a loss, but is a {type(name).__name__}.")
+    if name not in _losses:
+        raise unknown_name("loss", name, _losses)
+    return _losses[name]()

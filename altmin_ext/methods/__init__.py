@@ -1,0 +1,66 @@
+"""One file per training method; :func:`make_method` finds them by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from altmin_ext.errors import unknown_name
+from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
+from altmin_ext.methods.base import Method, MethodOptions, StepReport
+from altmin_ext.methods.online_am import AMSGD, AMAdam
+
+_methods: dict[str, type[Method]] = {cls.name: cls for cls in (AMSGD, AMAdam, BackpropSGD, BackpropAdam)}
+
+
+def names() -> list[str]:
+    """The names that ``method=`` takes."""
+    return list(_methods)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind a name; ValueError, with the nearest valid names, if there is none."""
+    if name not in _methods:
+        raise unknown_name("method", str(name), _methods)
+    return _methods[name]
+
+
+def make_method(
+    name: str,
+    model: nn.Module,
+    *,
+    loss: str = "cross_entropy",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    on_nonfinite: str = "raise",
+    **options: Any,
+) -> Method:
+    """Bind a training method to a model, for step-wise use.
+
+    Args:
+        name: one of :func:`names`.
+        model: an ``nn.Sequential`` (nesting allowed); trained in place.
+        loss: "cross_entropy" or "mse".
+        seed: of the method's own random numbers; torch's global generator is left alone.
+        device: where to train; None keeps the model where it is.
+        on_nonfinite: "raise" a DivergenceError when a code or weight is not finite, or "skip" the minibatch.
+        **options: the method's options; see the ``Options`` class of the method.
+
+    Returns:
+        The method, ready for ``method.step(x, y)``.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the model is unchanged.
+    """
+    cls = method_class(name)
+    known = [field.name for field in dataclasses.fields(cls.Options)]
+    for key in options:
+        if key not in known:
+            raise unknown_name(f"option of {name!r}:", key, known)
+    return cls(model, cls.Options(**options), loss=loss, seed=seed, device=device, on_nonfinite=on_nonfinite)
+
+
+__all__ = ["Method", "MethodOptions", "StepReport", "make_method", "method_class", "names"]

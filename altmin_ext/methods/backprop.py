@@ -1,0 +1,115 @@
+"""The yardsticks: backpropagation by autograd with SGD or Adam, behind the same API as every other method.
+
+To them the whole network is one stage, whose objective is the loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext.errors import DivergenceError
+from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+
+
+class _Backprop(Method):
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, model: nn.Module, options: MethodOptions, **common: Any) -> None:
+        super().__init__(model, options, **common)
+        self._trained = [p for p in model.parameters() if p.requires_grad]
+        if not self._trained:
+            raise ValueError("model must have a parameter that requires a gradient, but all are frozen.")
+        self.optimizer = self._make_optimizer(self._trained)
+
+    def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+    def _step(self, x: Tensor, y: Tensor) -> StepReport:
+        with torch.enable_grad():
+            try:
+                logits = self.model(x)
+            except RuntimeError as error:
+                raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
+            if logits.ndim != 2:
+                raise ValueError(f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}.")
+            if not self.loss.counts_correct:
+                self.loss.check_target_values(y, logits.shape[1])
+            try:
+                loss = self.loss.mean(logits, y)
+            except IndexError:  # torch has seen a label out of range; say which
+                self.loss.check_target_values(y, logits.shape[1])
+                raise
+        correct = (logits.argmax(1) == y).sum() if self.loss.counts_correct else None
+        gradients = torch.autograd.grad(loss, self._trained, allow_unused=True)
+        loss = loss.detach()
+        report = StepReport(loss, correct, loss.double().reshape(1) if self.options.report_objective else None)
+        if self._diverged(loss, gradients):
+            return report
+        for parameter, gradient in zip(self._trained, gradients, strict=True):
+            parameter.grad = gradient
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.lr * self.learning_rate_factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return report
+
+    def _diverged(self, loss: Tensor, gradients: tuple[Tensor | None, ...]) -> bool:
+        """Whether this step must not be taken; raises where the user asked for it."""
+        total = loss + sum(g.sum() for g in gradients if g is not None)
+        if torch.isfinite(total):
+            return False
+        if self.on_nonfinite == "raise":
+            raise DivergenceError(
+                f"{'the loss' if not torch.isfinite(loss) else 'a gradient'} is not finite at step {self.steps + 1}; "
+                "lower lr, or check the inputs."
+            )
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+@dataclasses.dataclass(frozen=True)
+class BackpropSGDOptions(MethodOptions):
+    """Options of :class:`BackpropSGD`."""
+
+    lr: float = option(0.1, "learning rate")
+    momentum: float = option(0.0, "heavy-ball momentum")
+
+    def check(self) -> None:
+        super().check()
+        self._check_number("momentum", minimum=0.0, below=1.0)
+
+
+class BackpropSGD(_Backprop):
+    """Stochastic gradient descent on the autograd gradient. Weight decay is torch's (equal to decoupled decay
+    at momentum 0)."""
+
+    name = "sgd"
+    Options = BackpropSGDOptions
+    options: BackpropSGDOptions
+
+    def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        o = self.options
+        return torch.optim.SGD(
+            parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay, fused=True
+        )
+
+
+class BackpropAdam(_Backprop):
+    """Adam (Kingma & Ba 2015) on the autograd gradient, with decoupled weight decay (AdamW)."""
+
+    name = "adam"
+
+    def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        o = self.options
+        return torch.optim.AdamW(parameters, lr=o.lr, weight_decay=o.weight_decay, fused=True)

@@ -1,0 +1,210 @@
+"""What every training method is: a model, options, and a step on one minibatch."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext.losses import Loss, make_loss
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A field of an options class; ``help`` becomes the help text of the command-line flag of that name."""
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodOptions:
+    """Options that every method has. Subclasses add theirs and extend :meth:`check`."""
+
+    lr: float = option(1e-3, "learning rate of the weights")
+    weight_decay: float = option(0.0, "decoupled weight decay: weights shrink by lr * weight_decay a step")
+    report_objective: bool = option(False, "report the local objective of every stage with each step")
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise a TypeError or ValueError that names the first option with an impossible value."""
+        self._check_number("lr", minimum=0.0)
+        self._check_number("weight_decay", minimum=0.0)
+        self._check_type("report_objective", bool)
+
+    def _check_type(self, name: str, kind: type) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, but is {value!r}.")
+
+    def _check_number(
+        self, name: str, minimum: float, *, exclusive: bool = False, below: float = math.inf, infinite: bool = False
+    ) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a number, but is {value!r}.")
+        if infinite and value == math.inf:
+            return
+        low = value > minimum if exclusive else value >= minimum
+        if not (low and value < below):
+            bound = f"{'greater than' if exclusive else 'at least'} {minimum:g}"
+            limit = f" and less than {below:g}" if below < math.inf else " and finite"
+            raise ValueError(f"{name} must be {bound}{limit}, but is {value!r}.")
+
+    def _check_count(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, but is {value!r}.")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, but is {value}.")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, but is {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step saw. All tensors lie on the model's device; nothing has been synchronised.
+
+    Attributes:
+        loss: 0-d, mean loss over the minibatch at the logits of the encode (before any update).
+        correct: 0-d integer, how many samples of the minibatch were classified correctly; None for mse.
+        objective: (stages,), for every stage (1/B) sum over the minibatch of its local term after the code
+            update and before the weight update; None unless ``report_objective=True``.
+    """
+
+    loss: Tensor
+    correct: Tensor | None
+    objective: Tensor | None = None
+
+
+class Method(abc.ABC):
+    """A training method bound to a model.
+
+    Use :func:`altmin_ext.make_method` to make one. The model is trained in place: its ``state_dict()`` is an
+    ordinary torch one at any time between two steps.
+
+    Attributes:
+        name: the method's name, as in :func:`altmin_ext.methods.names`.
+        model: the module being trained.
+        options: the method's options, a frozen dataclass with every value in effect.
+        steps: how many minibatches have been trained on.
+        learning_rate_factor: multiplies every learning rate; :func:`altmin_ext.train` sets it from its
+            ``lr_schedule`` at the start of each epoch. 1.0 unless set.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: MethodOptions,
+        *,
+        loss: str = "cross_entropy",
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        on_nonfinite: str = "raise",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
+        if on_nonfinite not in ("raise", "skip"):
+            raise ValueError(f"on_nonfinite must be 'raise' or 'skip', but is {on_nonfinite!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be an integer, but is {seed!r}.")
+        parameters = list(model.parameters())
+        if not parameters:
+            raise ValueError(f"model has no parameters to train: {type(model).__name__} holds no Linear.")
+        dtypes = {p.dtype for p in parameters}
+        if len(dtypes) > 1 or parameters[0].dtype not in (torch.float32, torch.float64):
+            found = ", ".join(sorted(str(d) for d in dtypes))
+            raise TypeError(
+                f"model must be float32 or float64 throughout, but its parameters are {found}; "
+                "call model.float() or model.double()."
+            )
+        self.loss: Loss = make_loss(loss)
+        if device is not None:
+            model.to(device)
+        self.model = model
+        self.options = options
+        self.seed = seed
+        self.on_nonfinite = on_nonfinite
+        self.device: torch.device = next(model.parameters()).device
+        self.dtype: torch.dtype = parameters[0].dtype
+        self.steps = 0
+        self.learning_rate_factor = 1.0
+
+    def step(self, x: Tensor, y: Tensor) -> StepReport:
+        """Train on one minibatch.
+
+        Args:
+            x: (B, ...), inputs in the model's dtype, on its device.
+            y: (B,) integer class indices, or (B, C) floats for ``loss="mse"``.
+
+        Returns:
+            The :class:`StepReport` of the minibatch, seen with the weights before this step.
+
+        Raises:
+            TypeError, ValueError: the minibatch does not fit the model; the model is unchanged.
+            DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``); the model keeps
+                the last finite weights.
+        """
+        y = self.check_batch(x, y)
+        if not self.model.training:
+            self.model.train()
+        with torch.no_grad():
+            report = self._step(x.detach() if x.requires_grad else x, y)
+        self.steps += 1
+        return report
+
+    def check_batch(self, x: Tensor, y: Tensor) -> Tensor:
+        """Raise unless ``(x, y)`` is a minibatch this method can train on; return y in its working dtype.
+
+        Values are left to the kernels and the divergence guard, which see them anyway.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch.Tensor, but is a {type(x).__name__}.")
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y must be a torch.Tensor, but is a {type(y).__name__}.")
+        if x.dtype != self.dtype:
+            raise TypeError(f"x must be {self.dtype} like the model, but is {x.dtype}.")
+        for name, tensor in (("x", x), ("y", y)):
+            if tensor.device != self.device:
+                raise ValueError(f"{name} must be on {self.device} like the model, but is on {tensor.device}.")
+        if x.ndim < 2:
+            raise ValueError(f"x must be (B, ...) with at least two dimensions, but has shape {tuple(x.shape)}.")
+        if x.shape[0] == 0:
+            raise ValueError("x must hold at least one sample, but is empty.")
+        if y.ndim == 0 or y.shape[0] != x.shape[0]:
+            raise ValueError(
+                f"y must have one entry for each of the {len(x)} samples of x, but has shape {tuple(y.shape)}."
+            )
+        return self.loss.check_targets(y, self.dtype)
+
+    @abc.abstractmethod
+    def _step(self, x: Tensor, y: Tensor) -> StepReport:
+        """The method's own minibatch step; called without autograd, on a checked minibatch."""
+
+    def end_epoch(self) -> None:  # noqa: B027  (a method without an epoch schedule has nothing to do)
+        """Apply what the method does between epochs, such as raising the penalty."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The method's own state (optimiser moments, penalty, step count), without the model's weights."""
+        return {"method": self.name, "steps": self.steps, "learning_rate_factor": self.learning_rate_factor}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: the state is of another method, or its shapes do not fit; nothing has been changed.
+        """
+        if state.get("method") != self.name:
+            raise ValueError(f"state must be of method {self.name!r}, but is of {state.get('method')!r}.")
+        self.steps = int(state["steps"])
+        self.learning_rate_factor = float(state["learning_rate_factor"])

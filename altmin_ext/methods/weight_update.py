@@ -1,0 +1,106 @@
+"""Adam and SGD on the weights of all stages at once, by gradients that a method has computed itself."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.network import Stage
+from altmin_ext.ops import AdamScalar, UpdateScalar
+
+
+class WeightUpdate(abc.ABC):
+    """One gradient step on the parameters of all stages in one call.
+
+    The gradients are read from the stages' maps; :meth:`set_scalars` gives every parameter its row of scalars.
+
+    Args:
+        stages: the stages whose parameters are trained.
+        guard: the step's flags; the weights of stage i have flag ``first_flag + i``.
+    """
+
+    def __init__(self, stages: Sequence[Stage], guard: Tensor, first_flag: int) -> None:
+        self.weights: list[nn.Parameter] = [p for stage in stages for p in stage.map.parameters]
+        self.gradients: list[Tensor] = [g for stage in stages for g in stage.map.gradients]
+        owners = [i for i, stage in enumerate(stages) for _ in stage.map.parameters]
+        self._owners = owners
+        self._device = guard.device
+        self._guard = guard
+        self._guard_index = torch.tensor(owners, dtype=torch.int64, device=guard.device) + first_flag
+        self._scalars = torch.zeros(len(owners), len(UpdateScalar), dtype=torch.float64, device=guard.device)
+
+    def set_scalars(
+        self, learning_rates: Sequence[float], gradient_factors: Sequence[float], decay: float, l1: float
+    ) -> None:
+        """Set learning rate and gradient factor per stage; l1 applies to matrices only, not to biases."""
+        rows = [
+            (learning_rates[stage], gradient_factors[stage], decay, l1 if weight.ndim > 1 else 0.0)
+            for stage, weight in zip(self._owners, self.weights, strict=True)
+        ]
+        self._scalars.copy_(torch.tensor(rows, dtype=torch.float64).reshape(self._scalars.shape))
+
+    @abc.abstractmethod
+    def update(self) -> None:
+        """Move the weights, unless a flag of the guard is up."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What the update remembers between steps."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it; ValueError if the shapes differ."""
+
+
+class SGDUpdate(WeightUpdate):
+    """w <- w - lr g."""
+
+    def update(self) -> None:
+        ops.sgd_update(self.weights, self.gradients, self._scalars, self._guard, self._guard_index)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class AdamUpdate(WeightUpdate):
+    """Adam (Kingma & Ba 2015), betas .9 and .999, eps 1e-8, with bias correction."""
+
+    def __init__(self, stages: Sequence[Stage], guard: Tensor, first_flag: int) -> None:
+        super().__init__(stages, guard, first_flag)
+        self._first_moments = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
+        self._second_moments = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
+        self._adam = torch.zeros(len(AdamScalar), dtype=torch.float64, device=self._device)
+        for entry, value in ((AdamScalar.beta1, 0.9), (AdamScalar.beta2, 0.999), (AdamScalar.epsilon, 1e-8)):
+            self._adam[entry] = value
+
+    def update(self) -> None:
+        ops.adam_update(
+            self.weights, self.gradients, self._first_moments, self._second_moments, self._scalars, self._adam,
+            self._guard, self._guard_index,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "first_moments": [m.clone() for m in self._first_moments],
+            "second_moments": [v.clone() for v in self._second_moments],
+            "updates": float(self._adam[AdamScalar.step]),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, own in (("first_moments", self._first_moments), ("second_moments", self._second_moments)):
+            shapes = [tuple(t.shape) for t in state[name]]
+            if shapes != [tuple(t.shape) for t in own]:
+                raise ValueError(f"state's {name} must have the shapes of the model's weights, but have {shapes}.")
+        for own, kept in zip(self._first_moments, state["first_moments"], strict=True):
+            own.copy_(kept)
+        for own, kept in zip(self._second_moments, state["second_moments"], strict=True):
+            own.copy_(kept)
+        self._adam[AdamScalar.step] = state["updates"]

@@ -1,0 +1,44 @@
+"""The papers' architectures as plain torch modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from altmin_ext.errors import unknown_name
+
+_activations: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "identity": nn.Identity,
+}
+
+
+def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") -> nn.Sequential:
+    """A fully connected network: flatten, then a Linear and an activation per hidden layer, then a Linear.
+
+    Args:
+        n_in: features of one sample once flattened.
+        hidden: width of every hidden layer; empty for a linear classifier.
+        n_out: classes, or outputs for ``loss="mse"``.
+        activation: "relu", "leaky_relu", "elu", "tanh", "sigmoid", "gelu", "silu", "softplus" or "identity".
+
+    Raises:
+        ValueError: an unknown activation, or a width below 1.
+    """
+    if activation not in _activations:
+        raise unknown_name("activation", activation, _activations)
+    widths = [n_in, *hidden, n_out]
+    if min(widths) < 1:
+        raise ValueError(f"every width must be at least 1, but they are {widths}.")
+    modules: list[nn.Module] = [nn.Flatten()]
+    for width_in, width_out in zip(widths[:-2], widths[1:-1], strict=True):
+        modules += [nn.Linear(width_in, width_out), _activations[activation]()]
+    return nn.Sequential(*modules, nn.Linear(widths[-2], n_out))

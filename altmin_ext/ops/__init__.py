@@ -1,0 +1,324 @@
+"""One typed function per op: the native kernel where there is one for the tensors at hand, else the reference.
+
+The formulas are in ``csrc/ops/<op>.h`` and, as code, in :mod:`altmin_ext.ops.reference`. All ops write into tensors
+they are given and allocate nothing. Scalars that change from step to step come in parameter blocks, rows of float64
+named by :mod:`altmin_ext.ops.scalars`. A ``guard`` is a float64 tensor of one flag, raised (set to 1) when a
+result is not finite; it is never lowered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from altmin_ext.errors import unknown_name
+from altmin_ext.ops import native, reference, scalars
+from altmin_ext.ops.activation import Activation, activation_of
+from altmin_ext.ops.scalars import AdamScalar, CodeScalar, UpdateScalar
+
+_backend = "native"
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Within the context every op runs on that backend: "native" (the default) or "reference"."""
+    global _backend
+    if name not in ("native", "reference"):
+        raise unknown_name("backend", name, ("native", "reference"))
+    before, _backend = _backend, name
+    try:
+        yield
+    finally:
+        _backend = before
+
+
+def _native(tensor: Tensor) -> ModuleType | Any:
+    """The native module if it has a kernel for this tensor's device, else None.
+
+    Raises:
+        ImportError: the kernels are needed but cannot be loaded; says why and what to do.
+    """
+    if _backend == "reference" or not tensor.is_cpu:
+        return None
+    if native.module is None:
+        raise ImportError(native.reason)
+    return native.module
+
+
+def activate(
+    code: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    activation: Tensor,
+    sigma: Activation,
+    guard: Tensor | None = None,
+) -> None:
+    """code <- code + bias; activation = mask * sigma(code).
+
+    Args:
+        code: (B, n), in and out.
+        bias: (n,) or None.
+        mask: (B, n) dropout mask, 0 or 1/(1-p), or None.
+        activation: (B, n), out.
+        sigma: the activation.
+        guard: (1,) float64, raised if a code is not finite.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(code):
+        kernels.activate(code, bias, mask, activation, sigma.kind, sigma.parameter, guard)
+    else:
+        reference.activate(code, bias, mask, activation, sigma, guard)
+
+
+def code_step(
+    code: Tensor,
+    pulled_back: Tensor,
+    pulled_back_change: Tensor | None,
+    mask: Tensor | None,
+    displacement: Tensor,
+    velocity: Tensor | None,
+    activation: Tensor,
+    activation_displacement: Tensor | None,
+    scalars: Tensor,
+    above: Tensor | None,
+    first: bool,
+    sigma: Activation,
+    guard: Tensor | None = None,
+) -> None:
+    """One gradient step of a code on its local objective (Choromanska et al. 2019, equations 4 and 5).
+
+    The code c is held as its displacement from the encode, c0 - c = unit * displacement.
+
+    Args:
+        code: (B, n), c0.
+        pulled_back: (B, n), W^T times the residual of the stage above, in the unit of the code above.
+        pulled_back_change: (B, n), W^T W (a - a0) in this code's unit, or None.
+        mask: (B, n) dropout mask or None.
+        displacement: (B, n), in and out; only out on the first iteration, where it may be ``pulled_back``.
+        velocity: (B, n), momentum's memory, likewise; None without momentum or for a single iteration.
+        activation: (B, n), out: mask * sigma(c).
+        activation_displacement: (B, n), out: mask * (sigma(c) - sigma(c0)) / unit, free of cancellation;
+            None where nobody needs it.
+        scalars: this code's parameter block, a row of :class:`CodeScalar`.
+        above: the block of the code above, None for the top code.
+        first: whether this is the first iteration of the minibatch.
+        sigma: the activation.
+        guard: (1,) float64, raised if a displacement is not finite.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(code):
+        kernels.code_step(
+            code, pulled_back, pulled_back_change, mask, displacement, velocity, activation,
+            activation_displacement, scalars, above, first, sigma.kind, sigma.parameter, guard,
+        )  # fmt: skip
+    else:
+        reference.code_step(
+            code, pulled_back, pulled_back_change, mask, displacement, velocity, activation,
+            activation_displacement, scalars, above, first, sigma, guard,
+        )  # fmt: skip
+
+
+def softmax_residual(
+    logits: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    residual: Tensor,
+    bias_gradient: Tensor | None,
+    loss: Tensor,
+    correct: Tensor,
+    guard: Tensor | None = None,
+) -> None:
+    """softmax(logits + bias) - onehot(labels), with the cross-entropy and the correct count in the same pass.
+
+    Args:
+        logits: (B, C).
+        bias: (C,) or None.
+        labels: (B,) int64.
+        residual: (B, C), out; may be ``logits``.
+        bias_gradient: (C,), out: sum over the batch of the residual; or None.
+        loss: 0-d, out: batch mean of the cross-entropy.
+        correct: 0-d int64, out: how many arg max agree with their label.
+        guard: (1,) float64, raised if the loss is not finite.
+
+    Raises:
+        ValueError: a label outside [0, C), a wrong shape or device, or shared memory.
+        TypeError: a wrong dtype.
+    """
+    if kernels := _native(logits):
+        kernels.softmax_residual(logits, bias, labels, residual, bias_gradient, loss, correct, guard)
+    else:
+        reference.softmax_residual(logits, bias, labels, residual, bias_gradient, loss, correct, guard)
+
+
+def mse_residual(
+    logits: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    residual: Tensor,
+    bias_gradient: Tensor | None,
+    loss: Tensor,
+    guard: Tensor | None = None,
+) -> None:
+    """(2 / C) (logits + bias - targets), with the mean squared error in the same pass.
+
+    Args:
+        logits: (B, C).
+        bias: (C,) or None.
+        targets: (B, C).
+        residual: (B, C), out; may be ``logits``.
+        bias_gradient: (C,), out: sum over the batch of the residual; or None.
+        loss: 0-d, out: mean over B and C of the squared error.
+        guard: (1,) float64, raised if the loss is not finite.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(logits):
+        kernels.mse_residual(logits, bias, targets, residual, bias_gradient, loss, guard)
+    else:
+        reference.mse_residual(logits, bias, targets, residual, bias_gradient, loss, guard)
+
+
+def weight_residual(
+    displacement: Tensor,
+    product: Tensor | None,
+    bias: Tensor | None,
+    code: Tensor | None,
+    residual: Tensor,
+    bias_gradient: Tensor | None,
+    scalars: Tensor,
+    below: Tensor | None,
+    guard: Tensor | None = None,
+) -> None:
+    """Residual W a + b - c of a hidden stage's weight subproblem (equation 6), divided by the stage's scale.
+
+    Args:
+        displacement: (B, n), of the stage's code, in its unit.
+        product: (B, n), W times the activation displacement where ``below`` is given, else W a; None: zero.
+        bias: (n,) or None.
+        code: (B, n), c0, or None.
+        residual: (B, n), out; may be ``displacement`` or ``product``.
+        bias_gradient: (n,), out: sum over the batch of the residual; or None.
+        scalars: this code's parameter block, a row of :class:`CodeScalar`.
+        below: the block of the code below, or None.
+        guard: (1,) float64, raised if the residual is not finite.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(displacement):
+        kernels.weight_residual(
+            displacement, product, bias, code, residual, bias_gradient, scalars, below, guard
+        )
+    else:
+        reference.weight_residual(
+            displacement, product, bias, code, residual, bias_gradient, scalars, below, guard
+        )
+
+
+def adam_update(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    first_moments: list[Tensor],
+    second_moments: list[Tensor],
+    scalars: Tensor,
+    adam: Tensor,
+    guard: Tensor | None = None,
+    guard_index: Tensor | None = None,
+) -> None:
+    """Adam (Kingma & Ba 2015) with decoupled decay and soft threshold, on all tensors in one call.
+
+    Does nothing if a flag of the guard is up. An element whose weight or moment would not be finite keeps its
+    old values and raises the flag of its tensor.
+
+    Args:
+        weights, gradients, first_moments, second_moments: lists of contiguous tensors, alike entry by entry.
+        scalars: (len(weights), 4) float64, rows of :class:`UpdateScalar`.
+        adam: (4,) float64, :class:`AdamScalar`; its ``step`` is advanced.
+        guard: (flags,) float64 or None.
+        guard_index: (len(weights),) int64, which flag belongs to which tensor; or None.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(adam):
+        kernels.adam_update(weights, gradients, first_moments, second_moments, scalars, adam, guard, guard_index)
+    else:
+        reference.adam_update(weights, gradients, first_moments, second_moments, scalars, adam, guard, guard_index)
+
+
+def sgd_update(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    scalars: Tensor,
+    guard: Tensor | None = None,
+    guard_index: Tensor | None = None,
+) -> None:
+    """Gradient descent with decoupled decay and soft threshold, on all tensors in one call.
+
+    The guard works as in :func:`adam_update`.
+
+    Args:
+        weights, gradients: lists of contiguous tensors, alike entry by entry.
+        scalars: (len(weights), 4) float64, rows of :class:`UpdateScalar`.
+        guard: (flags,) float64 or None.
+        guard_index: (len(weights),) int64, which flag belongs to which tensor; or None.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(scalars):
+        kernels.sgd_update(weights, gradients, scalars, guard, guard_index)
+    else:
+        reference.sgd_update(weights, gradients, scalars, guard, guard_index)
+
+
+def power_iteration(weight: Tensor, vector: Tensor, sigma_squared: Tensor) -> None:
+    """One step of power iteration towards the largest squared singular value of a matrix.
+
+    Args:
+        weight: (rows, columns).
+        vector: (columns,), of unit norm, in and out.
+        sigma_squared: (1,) float64, out: ||W^T W v||, which approaches sigma_max(W)^2 from below.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(weight):
+        kernels.power_iteration(weight, vector, sigma_squared)
+    else:
+        reference.power_iteration(weight, vector, sigma_squared)
+
+
+names = (
+    "activate",
+    "code_step",
+    "softmax_residual",
+    "mse_residual",
+    "weight_residual",
+    "adam_update",
+    "sgd_update",
+    "power_iteration",
+)
+
+__all__ = [
+    *names,
+    "Activation",
+    "AdamScalar",
+    "CodeScalar",
+    "UpdateScalar",
+    "activation_of",
+    "backend",
+    "names",
+    "native",
+    "reference",
+    "scalars",
+]

@@ -1,0 +1,142 @@
+"""Pointwise activations that the kernels know (csrc/ops/activation.h), and what the method needs to know of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _normal(c: Tensor) -> Tensor:
+    return (1 + torch.erf(c / math.sqrt(2))) / 2
+
+
+def _gelu_tanh_derivative(c: Tensor) -> Tensor:
+    t = torch.tanh(math.sqrt(2 / math.pi) * (c + 0.044715 * c**3))
+    return (1 + t + c * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * c * c)) / 2
+
+
+def _silu_derivative(c: Tensor) -> Tensor:
+    s = torch.sigmoid(c)
+    return s * (1 + c * (1 - s))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Formula:
+    value: Callable[[Tensor, float], Tensor]
+    derivative: Callable[[Tensor, float], Tensor]
+    steepest: Callable[[float], float]  # max |sigma'|
+
+
+# The order is that of the kernels' enumeration.
+_formulas: dict[str, _Formula] = {
+    "identity": _Formula(lambda c, p: c, lambda c, p: torch.ones_like(c), lambda p: 1.0),
+    "relu": _Formula(lambda c, p: torch.relu(c), lambda c, p: (c > 0).to(c.dtype), lambda p: 1.0),
+    "leaky_relu": _Formula(
+        lambda c, p: F.leaky_relu(c, p),
+        lambda c, p: torch.where(c > 0, 1.0, p).to(c.dtype),
+        lambda p: max(1.0, abs(p)),
+    ),
+    "elu": _Formula(
+        lambda c, p: F.elu(c, p),
+        lambda c, p: torch.where(c > 0, 1.0, p * torch.exp(c)).to(c.dtype),
+        lambda p: max(1.0, abs(p)),
+    ),
+    "tanh": _Formula(lambda c, p: torch.tanh(c), lambda c, p: 1 - torch.tanh(c) ** 2, lambda p: 1.0),
+    "sigmoid": _Formula(
+        lambda c, p: torch.sigmoid(c), lambda c, p: torch.sigmoid(c) * torch.sigmoid(-c), lambda p: 0.25
+    ),
+    "gelu": _Formula(
+        lambda c, p: c * _normal(c),
+        lambda c, p: _normal(c) + c * torch.exp(-c * c / 2) / math.sqrt(2 * math.pi),
+        lambda p: 1.1289041,  # at c = sqrt 2
+    ),
+    "gelu_tanh": _Formula(
+        lambda c, p: F.gelu(c, approximate="tanh"),
+        lambda c, p: _gelu_tanh_derivative(c),
+        lambda p: 1.1290,  # rounded up from 1.12898
+    ),
+    "silu": _Formula(lambda c, p: F.silu(c), lambda c, p: _silu_derivative(c), lambda p: 1.0998393),
+    "softplus": _Formula(
+        lambda c, p: F.softplus(c, p),
+        lambda c, p: torch.where(p * c > 20, 1.0, torch.sigmoid(p * c)).to(c.dtype),
+        lambda p: 1.0,
+    ),
+}
+
+names = tuple(_formulas)
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """A pointwise activation sigma.
+
+    Attributes:
+        name: one of ``names``.
+        parameter: leaky_relu's slope, elu's alpha or softplus's beta; unused by the others.
+        kind: the kernels' number of it.
+    """
+
+    name: str
+    parameter: float = 0.0
+    kind: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", names.index(self.name))
+
+    def value(self, c: Tensor) -> Tensor:
+        """sigma(c)."""
+        return _formulas[self.name].value(c, self.parameter)
+
+    def derivative(self, c: Tensor) -> Tensor:
+        """sigma'(c), 0 at the kink of relu."""
+        return _formulas[self.name].derivative(c, self.parameter)
+
+    def difference(self, c0: Tensor, delta: Tensor, unit: Tensor | float) -> Tensor:
+        """(sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation.
+
+        A small displacement goes through the two-point Gauss rule of sigma', unless it crosses zero, where sigma'
+        may jump but nothing cancels.
+        """
+        d = unit * delta
+        node = (1 - 1 / math.sqrt(3)) / 2
+        slope = (self.derivative(c0 - node * d) + self.derivative(c0 - (1 - node) * d)) / 2
+        plain = (self.value(c0 - d) - self.value(c0)) / unit
+        small = d.abs() < (1e-3 if c0.dtype == torch.float64 else 0.1)
+        return torch.where(small & ((c0 > 0) == (c0 - d > 0)), -delta * slope, plain)
+
+    @property
+    def steepest(self) -> float:
+        """The largest |sigma'|."""
+        return _formulas[self.name].steepest(self.parameter)
+
+
+identity = Activation("identity")
+
+_simple: dict[type[nn.Module], str] = {
+    nn.Identity: "identity",
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+}
+
+
+def activation_of(module: nn.Module) -> Activation | None:
+    """The activation that a module computes, or None if it is not one the kernels know."""
+    kind = type(module)
+    if kind in _simple:
+        return Activation(_simple[kind])
+    if isinstance(module, nn.LeakyReLU):
+        return Activation("leaky_relu", module.negative_slope)
+    if isinstance(module, nn.ELU):
+        return Activation("elu", module.alpha)
+    if isinstance(module, nn.GELU):
+        return Activation("gelu" if module.approximate == "none" else "gelu_tanh")
+    if isinstance(module, nn.Softplus) and module.threshold == 20:
+        return Activation("softplus", module.beta)
+    return None

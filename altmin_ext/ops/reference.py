@@ -1,0 +1,218 @@
+"""The twin of every op in plain torch: documentation, oracle, and what runs where no kernel does.
+
+Each function has the arguments of its namesake in :mod:`altmin_ext.ops` and works in place like it, on any device,
+without synchronising it (softmax_residual's check of the labels apart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from altmin_ext.ops.activation import Activation
+from altmin_ext.ops.scalars import AdamScalar, CodeScalar, UpdateScalar
+
+
+def _raise_unless_finite(guard: Tensor | None, value: Tensor) -> None:
+    if guard is not None:
+        guard.logical_or_(~torch.isfinite(value))
+
+
+def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
+    """argmin_u threshold |u| + (u - x)^2 / 2."""
+    return x - torch.clamp(x, -threshold, threshold)
+
+
+def activate(
+    code: Tensor, bias: Tensor | None, mask: Tensor | None, activation: Tensor, sigma: Activation, guard: Tensor | None
+) -> None:
+    if bias is not None:
+        code += bias
+    a = sigma.value(code)
+    activation.copy_(a if mask is None else a * mask)
+    _raise_unless_finite(guard, code.double().square().sum())
+
+
+def code_step(
+    code: Tensor,
+    pulled_back: Tensor,
+    pulled_back_change: Tensor | None,
+    mask: Tensor | None,
+    displacement: Tensor,
+    velocity: Tensor | None,
+    activation: Tensor,
+    activation_displacement: Tensor | None,
+    scalars: Tensor,
+    above: Tensor | None,
+    first: bool,
+    sigma: Activation,
+    guard: Tensor | None,
+) -> None:
+    s = CodeScalar
+    if first:
+        pulled_back = pulled_back.clone()  # which the displacement may be
+        displacement.zero_()
+        one = torch.ones_like(scalars[s.unit])
+        scalars[s.unit] = one if above is None else torch.where(scalars[s.threshold] > 0, one, above[s.scale])
+        auto = 1 / (1 + scalars[s.curvature] * scalars[s.sigma_squared])
+        scalars[s.step_taken] = torch.where(scalars[s.step_size] >= 0, scalars[s.step_size], auto)
+        if velocity is not None:
+            velocity.zero_()
+    unit, eta = scalars[s.unit], scalars[s.step_taken]
+    incoming = 1.0 if above is None else above[s.unit] / unit
+
+    m = 1.0 if mask is None else mask
+    c = code - unit * displacement
+    downstream = incoming * pulled_back
+    if pulled_back_change is not None:
+        downstream = downstream + pulled_back_change
+    g = scalars[s.downstream] * downstream * m * sigma.derivative(c) - scalars[s.anchor] * displacement
+    v = g
+    if velocity is not None:
+        v = velocity.mul_(scalars[s.momentum]).add_(g)
+    displacement += eta * (g + scalars[s.momentum] * v)
+
+    shrunk = (code - soft_threshold(code - unit * displacement, eta * scalars[s.threshold])) / unit
+    displacement.copy_(torch.where(scalars[s.threshold] > 0, shrunk, displacement))
+    activation.copy_(m * sigma.value(code - unit * displacement))
+    if activation_displacement is not None:
+        activation_displacement.copy_(m * sigma.difference(code, displacement, unit))
+
+    square = displacement.double().square().sum()
+    rms = (square / max(1, displacement.numel())).sqrt()
+    scalars[s.scale] = torch.where((scalars[s.normalised] != 0) & (rms > 0), unit * rms, unit)
+    _raise_unless_finite(guard, square)
+
+
+def softmax_residual(
+    logits: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    residual: Tensor,
+    bias_gradient: Tensor | None,
+    loss: Tensor,
+    correct: Tensor,
+    guard: Tensor | None,
+) -> None:
+    classes = logits.shape[1]
+    outside = (labels < 0) | (labels >= classes)
+    if labels.device.type == "cpu" and outside.any():
+        first = int(outside.nonzero()[0, 0])
+        raise ValueError(f"y must lie in [0, {classes}), but y[{first}] is {int(labels[first])}.")
+    z = logits if bias is None else logits + bias
+    loss.copy_(F.cross_entropy(z, labels))
+    correct.copy_((z.argmax(1) == labels).sum())
+    residual.copy_(z.softmax(1) - F.one_hot(labels, classes))
+    if bias_gradient is not None:
+        torch.sum(residual, 0, out=bias_gradient)
+    _raise_unless_finite(guard, loss)
+
+
+def mse_residual(
+    logits: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    residual: Tensor,
+    bias_gradient: Tensor | None,
+    loss: Tensor,
+    guard: Tensor | None,
+) -> None:
+    z = logits if bias is None else logits + bias
+    loss.copy_(F.mse_loss(z, targets))
+    residual.copy_((2 / logits.shape[1]) * (z - targets))
+    if bias_gradient is not None:
+        torch.sum(residual, 0, out=bias_gradient)
+    _raise_unless_finite(guard, loss)
+
+
+def weight_residual(
+    displacement: Tensor,
+    product: Tensor | None,
+    bias: Tensor | None,
+    code: Tensor | None,
+    residual: Tensor,
+    bias_gradient: Tensor | None,
+    scalars: Tensor,
+    below: Tensor | None,
+    guard: Tensor | None,
+) -> None:
+    s = CodeScalar
+    value = scalars[s.unit] * displacement
+    if product is not None:
+        fit = product if bias is None else product + bias
+        fit = fit if code is None else fit - code
+        value = value + (1.0 if below is None else below[s.unit]) * fit
+    residual.copy_(value / scalars[s.scale])
+    if bias_gradient is not None:
+        torch.sum(residual, 0, out=bias_gradient)
+    scalars[s.residual_square] = residual.double().square().sum()
+    _raise_unless_finite(guard, scalars[s.residual_square])
+
+
+def _keep_finite(weight: Tensor, new: Tensor, other_new: Tensor, guard: Tensor | None, index: int) -> Tensor:
+    """Where the update may be taken: everything in it is finite. Raises the tensor's flag elsewhere."""
+    finite = torch.isfinite(new) & torch.isfinite(other_new)
+    if guard is not None:
+        guard[index] = torch.maximum(guard[index], (~finite.all()).to(guard.dtype))
+    return finite
+
+
+def _go(guard: Tensor | None) -> Tensor | bool:
+    return True if guard is None else ~(guard != 0).any()
+
+
+def adam_update(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    first_moments: Sequence[Tensor],
+    second_moments: Sequence[Tensor],
+    scalars: Tensor,
+    adam: Tensor,
+    guard: Tensor | None,
+    guard_index: Tensor | None,
+) -> None:
+    go = _go(guard)
+    beta1, beta2, epsilon = adam[AdamScalar.beta1], adam[AdamScalar.beta2], adam[AdamScalar.epsilon]
+    adam[AdamScalar.step] += go
+    t = adam[AdamScalar.step].clamp(min=1)
+    indices = [0] * len(weights) if guard_index is None else guard_index.tolist()
+    rows = zip(weights, gradients, first_moments, second_moments, scalars, indices, strict=True)
+    for w, gradient, m, v, row, index in rows:
+        lr = row[UpdateScalar.learning_rate]
+        g = row[UpdateScalar.gradient_factor] * gradient
+        new_m = beta1 * m + (1 - beta1) * g
+        new_v = beta2 * v + (1 - beta2) * g * g
+        step = lr / (1 - beta1**t) * new_m / (new_v.sqrt() / (1 - beta2**t).sqrt() + epsilon)
+        new_w = (1 - lr * row[UpdateScalar.decay]) * w - step
+        new_w = soft_threshold(new_w, lr * row[UpdateScalar.threshold])
+        take = _keep_finite(w, new_w, new_v, guard, index) & go
+        for old, new in ((w, new_w), (m, new_m), (v, new_v)):
+            old.copy_(torch.where(take, new, old))
+
+
+def sgd_update(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    scalars: Tensor,
+    guard: Tensor | None,
+    guard_index: Tensor | None,
+) -> None:
+    go = _go(guard)
+    indices = [0] * len(weights) if guard_index is None else guard_index.tolist()
+    for w, gradient, row, index in zip(weights, gradients, scalars, indices, strict=True):
+        lr = row[UpdateScalar.learning_rate]
+        new_w = (1 - lr * row[UpdateScalar.decay]) * w - lr * row[UpdateScalar.gradient_factor] * gradient
+        new_w = soft_threshold(new_w, lr * row[UpdateScalar.threshold])
+        take = _keep_finite(w, new_w, new_w, guard, index) & go
+        w.copy_(torch.where(take, new_w, w))
+
+
+def power_iteration(weight: Tensor, vector: Tensor, sigma_squared: Tensor) -> None:
+    t = weight.T @ (weight @ vector)
+    norm = t.double().norm()
+    sigma_squared.copy_(norm)
+    moved = (norm > 0) & torch.isfinite(norm)
+    vector.copy_(torch.where(moved, t / norm.to(t.dtype), vector))

@@ -1,0 +1,65 @@
+"""Learning-rate schedules: a factor for every epoch, which multiplies every learning rate of the method."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+
+from altmin_ext.errors import unknown_name
+
+#: Maps the number of epochs finished so far (0 in the first epoch) to a factor, finite and at least 0.
+Schedule = Callable[[int], float]
+
+
+def _constant(epoch: int, epochs: int) -> float:
+    return 1.0
+
+
+def _cosine(epoch: int, epochs: int) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * epoch / epochs))
+
+
+_schedules = {"constant": _constant, "cosine": _cosine}
+
+
+def names() -> list[str]:
+    """The names that ``lr_schedule=`` takes."""
+    return list(_schedules)
+
+
+def make_schedule(schedule: str | Schedule, epochs: int) -> Schedule:
+    """The factor of every epoch of a run.
+
+    Args:
+        schedule: "constant" (always 1), "cosine" (epoch e of E has the factor (1 + cos(pi e / E)) / 2: 1 at
+            first, nearly 0 at last), or a callable of your own, epoch -> factor. Epochs count from 0.
+        epochs: how many epochs the run has.
+
+    Returns:
+        A callable epoch -> factor that raises, once called, if a callable of your own returns no such number.
+
+    Raises:
+        TypeError: ``schedule`` is neither a string nor callable.
+        ValueError: an unknown name.
+    """
+    if isinstance(schedule, str):
+        if schedule not in _schedules:
+            raise unknown_name("lr_schedule", schedule, _schedules)
+        named = _schedules[schedule]
+        return lambda epoch: named(epoch, epochs)
+    if not callable(schedule):
+        raise TypeError(f"lr_schedule must be a name or a callable epoch -> factor, but is {schedule!r}.")
+
+    def checked(epoch: int) -> float:
+        factor = schedule(epoch)
+        if not isinstance(factor, numbers.Real):
+            raise TypeError(f"lr_schedule must return a number, but returned {factor!r} for epoch {epoch}.")
+        factor = float(factor)
+        if not 0.0 <= factor < math.inf:
+            raise ValueError(
+                f"lr_schedule must return a finite number, at least 0, not {factor} for epoch {epoch}."
+            )
+        return factor
+
+    return checked

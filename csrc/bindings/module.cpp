@@ -1,0 +1,383 @@
+// The Python module altmin_ext._C: each function checks its arguments once and calls the op of the same name.
+#include <omp.h>
+#include <pybind11/pybind11.h>
+
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "cuda/device.h"
+#include "ops/activate.h"
+#include "ops/adam_update.h"
+#include "ops/code_step.h"
+#include "ops/mse_residual.h"
+#include "ops/power_iteration.h"
+#include "ops/sgd_update.h"
+#include "ops/softmax_residual.h"
+#include "ops/weight_residual.h"
+#include "tensor.h"
+
+namespace altmin {
+namespace {
+
+constexpr int64_t code_scalar_count = std::size(code_scalar_names);
+static_assert(sizeof(CodeScalars) == code_scalar_count * sizeof(double));
+static_assert(sizeof(UpdateScalars) == std::size(update_scalar_names) * sizeof(double));
+static_assert(sizeof(AdamScalars) == std::size(adam_scalar_names) * sizeof(double));
+
+void require(const Tensor& tensor, const char* name) {
+  if (!tensor) raise_type_error(name, " must be a torch.Tensor, but is None.");
+}
+
+Activation activation_kind(int kind) {
+  if (kind < 0 || kind >= static_cast<int>(std::size(activation_names)))
+    raise_value_error("kind must be an index of activation_names, but is ", kind, ".");
+  return static_cast<Activation>(kind);
+}
+
+void activate(const Tensor& code, const Tensor& bias, const Tensor& mask, const Tensor& activation, int kind,
+              double parameter, const Tensor& guard) {
+  require(code, "code");
+  require(activation, "activation");
+  check_dimensions(code, "code", 2);
+  const int64_t batch = code.shape(0), width = code.shape(1);
+  check<double>(guard, "guard", {1});
+  check_overlap({{"code", code}, {"activation", activation}}, {{"bias", bias}, {"mask", mask}});
+  dispatch_dtype(code, "code", [&](auto zero) {
+    using T = decltype(zero);
+    check<T>(code, "code", {batch, width});
+    check<T>(bias, "bias", {width});
+    check<T>(mask, "mask", {batch, width});
+    check<T>(activation, "activation", {batch, width});
+    const Activate<T> arguments{batch,
+                                width,
+                                code.data<T>(),
+                                bias.data<T>(),
+                                mask.data<T>(),
+                                activation.data<T>(),
+                                activation_kind(kind),
+                                static_cast<T>(parameter),
+                                guard.data<double>()};
+    py::gil_scoped_release release;
+    cpu::activate(arguments);
+  });
+}
+
+void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pulled_back_change,
+               const Tensor& mask, const Tensor& displacement, const Tensor& velocity, const Tensor& activation,
+               const Tensor& activation_displacement, const Tensor& scalars, const Tensor& above, bool first,
+               int kind, double parameter, const Tensor& guard) {
+  for (const Named& named :
+       {Named{"code", code}, Named{"pulled_back", pulled_back}, Named{"displacement", displacement},
+        Named{"activation", activation}, Named{"scalars", scalars}})
+    require(named.tensor, named.name);
+  check_dimensions(code, "code", 2);
+  const int64_t batch = code.shape(0), width = code.shape(1);
+  check<double>(scalars, "scalars", {code_scalar_count});
+  check<double>(above, "above", {code_scalar_count});
+  check<double>(guard, "guard", {1});
+  check_overlap({{"displacement", displacement},
+                 {"velocity", velocity},
+                 {"activation", activation},
+                 {"activation_displacement", activation_displacement}},
+                {{"code", code}, {"pulled_back_change", pulled_back_change}, {"mask", mask}});
+  const bool in_place = first && displacement.data<char>() == pulled_back.data<char>();
+  check_overlap({{"velocity", velocity},
+                 {"activation", activation},
+                 {"activation_displacement", activation_displacement},
+                 {"displacement", in_place ? Tensor{} : displacement}},
+                {{"pulled_back", pulled_back}});
+  dispatch_dtype(code, "code", [&](auto zero) {
+    using T = decltype(zero);
+    for (const Named& named :
+         {Named{"code", code}, Named{"pulled_back", pulled_back},
+          Named{"pulled_back_change", pulled_back_change}, Named{"mask", mask},
+          Named{"displacement", displacement}, Named{"velocity", velocity}, Named{"activation", activation},
+          Named{"activation_displacement", activation_displacement}})
+      check<T>(named.tensor, named.name, {batch, width});
+    const CodeStep<T> arguments{batch * width,
+                                code.data<T>(),
+                                pulled_back.data<T>(),
+                                pulled_back_change.data<T>(),
+                                mask.data<T>(),
+                                displacement.data<T>(),
+                                velocity.data<T>(),
+                                activation.data<T>(),
+                                activation_displacement.data<T>(),
+                                scalars.data<CodeScalars>(),
+                                above.data<CodeScalars>(),
+                                first,
+                                activation_kind(kind),
+                                static_cast<T>(parameter),
+                                guard.data<double>()};
+    py::gil_scoped_release release;
+    cpu::code_step(arguments);
+  });
+}
+
+void softmax_residual(const Tensor& logits, const Tensor& bias, const Tensor& labels, const Tensor& residual,
+                      const Tensor& bias_gradient, const Tensor& loss, const Tensor& correct,
+                      const Tensor& guard) {
+  for (const Named& named : {Named{"logits", logits}, Named{"labels", labels}, Named{"residual", residual},
+                             Named{"loss", loss}, Named{"correct", correct}})
+    require(named.tensor, named.name);
+  check_dimensions(logits, "logits", 2);
+  const int64_t batch = logits.shape(0), classes = logits.shape(1);
+  if (classes == 0) raise_value_error("logits must have at least one column, but has none.");
+  check<int64_t>(labels, "labels", {batch});
+  check<int64_t>(correct, "correct", {});
+  check<double>(guard, "guard", {1});
+  check_overlap({{"residual", residual}, {"bias_gradient", bias_gradient}}, {{"bias", bias}});
+  const int64_t wrong = dispatch_dtype(logits, "logits", [&](auto zero) {
+    using T = decltype(zero);
+    check<T>(logits, "logits", {batch, classes});
+    check<T>(bias, "bias", {classes});
+    check<T>(residual, "residual", {batch, classes});
+    check<T>(bias_gradient, "bias_gradient", {classes});
+    check<T>(loss, "loss", {});
+    const SoftmaxResidual<T> arguments{batch,
+                                       classes,
+                                       logits.data<T>(),
+                                       bias.data<T>(),
+                                       labels.data<int64_t>(),
+                                       residual.data<T>(),
+                                       bias_gradient.data<T>(),
+                                       loss.data<T>(),
+                                       correct.data<int64_t>(),
+                                       guard.data<double>()};
+    py::gil_scoped_release release;
+    return cpu::softmax_residual(arguments);
+  });
+  if (wrong >= 0)
+    raise_value_error("y must lie in [0, ", classes, "), but y[", wrong, "] is ", labels.data<int64_t>()[wrong],
+                      ".");
+}
+
+void mse_residual(const Tensor& logits, const Tensor& bias, const Tensor& targets, const Tensor& residual,
+                  const Tensor& bias_gradient, const Tensor& loss, const Tensor& guard) {
+  for (const Named& named :
+       {Named{"logits", logits}, Named{"targets", targets}, Named{"residual", residual}, Named{"loss", loss}})
+    require(named.tensor, named.name);
+  check_dimensions(logits, "logits", 2);
+  const int64_t batch = logits.shape(0), width = logits.shape(1);
+  check<double>(guard, "guard", {1});
+  check_overlap({{"residual", residual}, {"bias_gradient", bias_gradient}},
+                {{"bias", bias}, {"targets", targets}});
+  dispatch_dtype(logits, "logits", [&](auto zero) {
+    using T = decltype(zero);
+    check<T>(logits, "logits", {batch, width});
+    check<T>(bias, "bias", {width});
+    check<T>(targets, "targets", {batch, width});
+    check<T>(residual, "residual", {batch, width});
+    check<T>(bias_gradient, "bias_gradient", {width});
+    check<T>(loss, "loss", {});
+    const MseResidual<T> arguments{batch,
+                                   width,
+                                   logits.data<T>(),
+                                   bias.data<T>(),
+                                   targets.data<T>(),
+                                   residual.data<T>(),
+                                   bias_gradient.data<T>(),
+                                   loss.data<T>(),
+                                   guard.data<double>()};
+    py::gil_scoped_release release;
+    cpu::mse_residual(arguments);
+  });
+}
+
+void weight_residual(const Tensor& displacement, const Tensor& product, const Tensor& bias, const Tensor& code,
+                     const Tensor& residual, const Tensor& bias_gradient, const Tensor& scalars,
+                     const Tensor& below, const Tensor& guard) {
+  for (const Named& named :
+       {Named{"displacement", displacement}, Named{"residual", residual}, Named{"scalars", scalars}})
+    require(named.tensor, named.name);
+  check_dimensions(displacement, "displacement", 2);
+  const int64_t batch = displacement.shape(0), width = displacement.shape(1);
+  check<double>(scalars, "scalars", {code_scalar_count});
+  check<double>(below, "below", {code_scalar_count});
+  check<double>(guard, "guard", {1});
+  check_overlap({{"residual", residual}, {"bias_gradient", bias_gradient}}, {{"bias", bias}, {"code", code}});
+  dispatch_dtype(displacement, "displacement", [&](auto zero) {
+    using T = decltype(zero);
+    for (const Named& named : {Named{"displacement", displacement}, Named{"product", product},
+                               Named{"code", code}, Named{"residual", residual}})
+      check<T>(named.tensor, named.name, {batch, width});
+    check<T>(bias, "bias", {width});
+    check<T>(bias_gradient, "bias_gradient", {width});
+    const WeightResidual<T> arguments{batch,
+                                      width,
+                                      displacement.data<T>(),
+                                      product.data<T>(),
+                                      bias.data<T>(),
+                                      code.data<T>(),
+                                      residual.data<T>(),
+                                      bias_gradient.data<T>(),
+                                      scalars.data<CodeScalars>(),
+                                      below.data<CodeScalars>(),
+                                      guard.data<double>()};
+    py::gil_scoped_release release;
+    cpu::weight_residual(arguments);
+  });
+}
+
+int64_t guard_size(const Tensor& guard) {
+  if (!guard) return 0;
+  check_dimensions(guard, "guard", 1);
+  check<double>(guard, "guard", {guard.shape(0)});
+  return guard.shape(0);
+}
+
+// What both weight updates read from their arguments, one row per tensor of `weights`.
+struct UpdateArguments {
+  const py::list &weights, &gradients;
+  const Tensor &scalars, &guard, &guard_index;
+
+  void check_lists(std::initializer_list<std::pair<const char*, const py::list*>> lists) const {
+    const int64_t count = static_cast<int64_t>(weights.size());
+    for (const auto& [name, list] : lists)
+      if (list->size() != weights.size())
+        raise_value_error(name, " must have one entry for each of the ", count, " weights, but has ",
+                          list->size(), ".");
+    require(scalars, "scalars");
+    check<double>(scalars, "scalars", {count, static_cast<int64_t>(std::size(update_scalar_names))});
+    check<int64_t>(guard_index, "guard_index", {count});
+    for (int64_t i = 0; guard && guard_index && i < count; ++i) {
+      const int64_t index = guard_index.data<int64_t>()[i];
+      if (index < 0 || index >= guard.shape(0))
+        raise_value_error("guard_index must lie in [0, ", guard.shape(0), "), but guard_index[", i, "] is ",
+                          index, ".");
+    }
+  }
+  double* flag(size_t i) const {
+    return guard && guard_index ? guard.data<double>() + guard_index.data<int64_t>()[i] : nullptr;
+  }
+};
+
+// A tensor of a list argument, shaped like the weight it belongs to.
+template <typename T>
+T* like_weight(const py::list& list, size_t i, const char* name, const Tensor& weight) {
+  const Tensor tensor = py::cast<Tensor>(list[i]);
+  const bool same_type = tensor && tensor.is_float(8 * sizeof(T));
+  const bool same_place = tensor && tensor.view.device.type == dlpack::cpu_device && tensor.is_contiguous();
+  if (!same_type)
+    raise_type_error(name, "[", i, "] must be a ", dtype_name<T>(),
+                     " torch.Tensor like the other weights, but is ", tensor ? tensor.describe_dtype() : "None",
+                     ".");
+  if (!same_place) raise_value_error(name, "[", i, "] must be contiguous and on the CPU.");
+  if (tensor.describe_shape() != weight.describe_shape())
+    raise_value_error(name, "[", i, "] must have shape ", weight.describe_shape(), ", but has shape ",
+                      tensor.describe_shape(), ".");
+  if (tensor.data<char>() != weight.data<char>() && overlap(tensor, weight))
+    raise_value_error(name, "[", i, "] and weights[", i, "] must not share memory.");
+  return tensor.data<T>();
+}
+
+template <typename Body>
+void for_update_dtype(const py::list& weights, const Body& body) {
+  if (weights.empty()) return;
+  const Tensor first = py::cast<Tensor>(weights[0]);
+  require(first, "weights[0]");
+  dispatch_dtype(first, "weights[0]", body);
+}
+
+void adam_update(const py::list& weights, const py::list& gradients, const py::list& first_moments,
+                 const py::list& second_moments, const Tensor& scalars, const Tensor& adam, const Tensor& guard,
+                 const Tensor& guard_index) {
+  const UpdateArguments common{weights, gradients, scalars, guard, guard_index};
+  const int64_t guards = guard_size(guard);
+  common.check_lists(
+      {{"gradients", &gradients}, {"first_moments", &first_moments}, {"second_moments", &second_moments}});
+  require(adam, "adam");
+  check<double>(adam, "adam", {static_cast<int64_t>(std::size(adam_scalar_names))});
+  for_update_dtype(weights, [&](auto zero) {
+    using T = decltype(zero);
+    AdamUpdate<T> arguments{{}, adam.data<AdamScalars>(), guard.data<double>(), guards};
+    arguments.tensors.reserve(weights.size());
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const Tensor weight = py::cast<Tensor>(weights[i]);
+      arguments.tensors.push_back({weight.size(), like_weight<T>(weights, i, "weights", weight),
+                                   like_weight<T>(gradients, i, "gradients", weight),
+                                   like_weight<T>(first_moments, i, "first_moments", weight),
+                                   like_weight<T>(second_moments, i, "second_moments", weight),
+                                   scalars.data<UpdateScalars>() + i, common.flag(i)});
+    }
+    py::gil_scoped_release release;
+    cpu::adam_update(arguments);
+  });
+}
+
+void sgd_update(const py::list& weights, const py::list& gradients, const Tensor& scalars, const Tensor& guard,
+                const Tensor& guard_index) {
+  const UpdateArguments common{weights, gradients, scalars, guard, guard_index};
+  const int64_t guards = guard_size(guard);
+  common.check_lists({{"gradients", &gradients}});
+  for_update_dtype(weights, [&](auto zero) {
+    using T = decltype(zero);
+    SgdUpdate<T> arguments{{}, guard.data<double>(), guards};
+    arguments.tensors.reserve(weights.size());
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const Tensor weight = py::cast<Tensor>(weights[i]);
+      arguments.tensors.push_back({weight.size(), like_weight<T>(weights, i, "weights", weight),
+                                   like_weight<T>(gradients, i, "gradients", weight),
+                                   scalars.data<UpdateScalars>() + i, common.flag(i)});
+    }
+    py::gil_scoped_release release;
+    cpu::sgd_update(arguments);
+  });
+}
+
+void power_iteration(const Tensor& weight, const Tensor& vector, const Tensor& sigma_squared) {
+  require(weight, "weight");
+  require(vector, "vector");
+  require(sigma_squared, "sigma_squared");
+  check_dimensions(weight, "weight", 2);
+  check<double>(sigma_squared, "sigma_squared", {1});
+  check_overlap({{"vector", vector}}, {{"weight", weight}});
+  dispatch_dtype(weight, "weight", [&](auto zero) {
+    using T = decltype(zero);
+    check<T>(weight, "weight", {weight.shape(0), weight.shape(1)});
+    check<T>(vector, "vector", {weight.shape(1)});
+    const PowerIteration<T> arguments{weight.shape(0), weight.shape(1), weight.data<T>(), vector.data<T>(),
+                                      sigma_squared.data<double>()};
+    py::gil_scoped_release release;
+    cpu::power_iteration(arguments);
+  });
+}
+
+template <size_t n>
+py::tuple name_tuple(const char* const (&names)[n]) {
+  py::tuple result(n);
+  for (size_t i = 0; i < n; ++i) result[i] = py::str(names[i]);
+  return result;
+}
+
+}  // namespace
+}  // namespace altmin
+
+PYBIND11_MODULE(_C, module) {
+  using namespace altmin;
+  module.doc() = "Native kernels of altmin_ext; use them through altmin_ext.ops.";
+  module.def("activate", &activate);
+  module.def("code_step", &code_step);
+  module.def("softmax_residual", &softmax_residual);
+  module.def("mse_residual", &mse_residual);
+  module.def("weight_residual", &weight_residual);
+  module.def("adam_update", &adam_update);
+  module.def("sgd_update", &sgd_update);
+  module.def("power_iteration", &power_iteration);
+
+  module.attr("activation_names") = name_tuple(activation_names);
+  module.attr("code_scalar_names") = name_tuple(code_scalar_names);
+  module.attr("update_scalar_names") = name_tuple(update_scalar_names);
+  module.attr("adam_scalar_names") = name_tuple(adam_scalar_names);
+
+  module.attr("version") = ALTMIN_VERSION;
+  module.attr("compiler") = ALTMIN_COMPILER;
+  module.attr("flags") = ALTMIN_FLAGS;
+  module.attr("cuda_reason") = ALTMIN_CUDA_REASON;
+  module.def("instruction_set", &cpu::instruction_set);
+  module.def("use_instruction_set", &cpu::use_instruction_set);
+  module.def("threads", [] { return omp_get_max_threads(); });
+  module.def("cuda_compiled_version", &cuda::compiled_version);
+  module.def("cuda_device_count", &cuda::device_count);
+}

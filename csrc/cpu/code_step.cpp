@@ -1,0 +1,138 @@
+#include "ops/code_step.h"
+
+#include <cmath>
+
+#include "ops/proximal.h"
+#include "parallel.h"
+
+namespace altmin::cpu::ALTMIN_ISA {
+
+namespace {
+
+// Elements handled at a time: every stage of the formula is a vector loop of its own over data that stays in
+// the first-level cache, so that optional terms cost neither a branch per element nor a pass over memory.
+constexpr int64_t chunk = 512;
+
+template <typename T>
+struct Factors {
+  T eta, unit, pulled_back, pulled_back_change, anchor, momentum, threshold;
+};
+
+// gradient = downstream of the code: all of it that does not depend on delta.
+template <typename T>
+void downstream_chunk(const CodeStep<T>& o, const Factors<T> f, T* __restrict gradient, int64_t i, int64_t n) {
+  const T* __restrict pulled_back = o.pulled_back + i;
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) gradient[j] = f.pulled_back * pulled_back[j];
+  if (o.pulled_back_change) {
+    const T* __restrict change = o.pulled_back_change + i;
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) gradient[j] += f.pulled_back_change * change[j];
+  }
+  if (o.mask) {
+    const T* __restrict mask = o.mask + i;
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) gradient[j] *= mask[j];
+  }
+}
+
+// Moves delta of elements [i, i + n), n at most chunk; returns its sum of squares.
+template <typename T, typename Sigma>
+T move_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, T* __restrict gradient, int64_t i,
+             int64_t n) {
+  const T* __restrict code = o.code + i;
+  T* __restrict delta = o.displacement + i;
+  if (o.first) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+      gradient[j] *= sigma.derivative(code[j]);
+      delta[j] = T(0);
+    }
+  } else {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j)
+      gradient[j] = gradient[j] * sigma.derivative(code[j] - f.unit * delta[j]) - f.anchor * delta[j];
+  }
+  if (o.velocity) {
+    T* __restrict velocity = o.velocity + i;
+    if (o.first) std::fill_n(velocity, n, T(0));
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+      velocity[j] = f.momentum * velocity[j] + gradient[j];
+      delta[j] += f.eta * (gradient[j] + f.momentum * velocity[j]);
+    }
+  } else {
+    const T step = f.eta * (T(1) + f.momentum);
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) delta[j] += step * gradient[j];
+  }
+  if (f.threshold > T(0)) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j)
+      delta[j] = (code[j] - soft_threshold(code[j] - f.unit * delta[j], f.eta * f.threshold)) / f.unit;
+  }
+  T square = 0;
+#pragma omp simd reduction(+ : square)
+  for (int64_t j = 0; j < n; ++j) square += delta[j] * delta[j];
+  return square;
+}
+
+template <typename T, typename Sigma>
+void activate_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, int64_t i, int64_t n) {
+  const T* __restrict code = o.code + i;
+  const T* __restrict delta = o.displacement + i;
+  const T* __restrict mask = o.mask ? o.mask + i : nullptr;
+  T* __restrict activation = o.activation + i;
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) activation[j] = sigma.value(code[j] - f.unit * delta[j]);
+  if (mask) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) activation[j] *= mask[j];
+  }
+  if (!o.activation_displacement) return;
+  T* __restrict activation_displacement = o.activation_displacement + i;
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) activation_displacement[j] = sigma.difference(code[j], delta[j], f.unit);
+  if (mask) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) activation_displacement[j] *= mask[j];
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void code_step(const CodeStep<T>& o) {
+  CodeScalars& s = *o.scalars;
+  if (o.first) {
+    // A thresholded code is an exact zero only where nothing is rounded in c0 - unit (c0 / unit).
+    s.unit = o.above && !(s.threshold > 0) ? o.above->scale : 1.0;
+    s.step_taken = s.step_size >= 0 ? s.step_size : 1.0 / (1.0 + s.curvature * s.sigma_squared);
+  }
+  const double incoming = o.above ? o.above->unit / s.unit : 1.0;
+  const Factors<T> f = {
+      static_cast<T>(s.step_taken), static_cast<T>(s.unit),   static_cast<T>(s.downstream * incoming),
+      static_cast<T>(s.downstream), static_cast<T>(s.anchor), static_cast<T>(s.momentum),
+      static_cast<T>(s.threshold)};
+  double sum = 0;
+  dispatch_activation<T>(o.kind, o.parameter, [&](auto sigma) {
+    sum = parallel_sum(o.size, threads_for(o.size), [&](int64_t begin, int64_t end) {
+      double square = 0;
+      T gradient[chunk];
+      for (int64_t i = begin; i < end; i += chunk) {
+        const int64_t n = std::min(chunk, end - i);
+        downstream_chunk(o, f, gradient, i, n);
+        square += move_chunk(o, f, sigma, gradient, i, n);
+        activate_chunk(o, f, sigma, i, n);
+      }
+      return square;
+    });
+  });
+  raise_unless_finite(sum, o.guard);
+  const double rms = o.size > 0 ? std::sqrt(sum / static_cast<double>(o.size)) : 0.0;
+  s.scale = s.normalised != 0 && rms > 0 ? s.unit * rms : s.unit;
+}
+
+ALTMIN_INSTANTIATE(code_step, void, CodeStep)
+
+}  // namespace altmin::cpu::ALTMIN_ISA

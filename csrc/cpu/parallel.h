@@ -1,0 +1,55 @@
+// Threads for the CPU kernels: static ranges, so that results depend on the thread count only.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace altmin::cpu::ALTMIN_ISA {
+
+inline constexpr int max_threads = 256;
+// Elements one thread must have for a second one to pay: waking it costs about as much as 16k elements.
+inline constexpr int64_t elements_per_thread = 16384;
+
+inline int threads_for(int64_t elements) {
+  const int64_t useful = std::min<int64_t>(elements / elements_per_thread, max_threads);
+  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(useful, omp_get_max_threads())));
+}
+
+// Splits [0, count) over `threads`; body(thread, begin, end). Cuts fall on multiples of `multiple`, a cache
+// line of floats by default, so that two threads never write one line.
+template <typename Body>
+void parallel_ranges(int64_t count, int threads, const Body& body, int64_t multiple = 16) {
+  if (threads <= 1) {
+    body(0, int64_t{0}, count);
+    return;
+  }
+  const int64_t blocks = (count + multiple - 1) / multiple;
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t thread = omp_get_thread_num(), actual = omp_get_num_threads();
+    const int64_t begin = std::min(count, blocks * thread / actual * multiple);
+    const int64_t end = std::min(count, blocks * (thread + 1) / actual * multiple);
+    if (begin < end) body(static_cast<int>(thread), begin, end);
+  }
+}
+
+// Sum of body(begin, end) over ranges of [0, count); partial sums are added in thread order.
+template <typename Body>
+double parallel_sum(int64_t count, int threads, const Body& body, int64_t multiple = 16) {
+  double partial[max_threads] = {};
+  parallel_ranges(
+      count, threads, [&](int thread, int64_t begin, int64_t end) { partial[thread] = body(begin, end); },
+      multiple);
+  double sum = 0;
+  for (int thread = 0; thread < threads; ++thread) sum += partial[thread];
+  return sum;
+}
+
+inline void raise_unless_finite(double sum, double* guard) {
+  // The comparison is false for a NaN too.
+  if (guard && !(sum <= 1.7976931348623157e308)) *guard = 1;
+}
+
+}  // namespace altmin::cpu::ALTMIN_ISA

@@ -1,0 +1,242 @@
+// Pointwise activations sigma, and the one place where an activation becomes a compile-time choice.
+//
+// Each activation has
+//   value(c)                       sigma(c)
+//   derivative(c)                  sigma'(c), by convention 0 at the kink of relu
+//   difference(c0, delta, unit)    (sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation
+//
+// The difference is what carries the signal to the layers below: after a few layers a code moves by less than
+// one unit in the last place of its value, so subtracting two activations would return noise.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "platform.h"
+
+namespace altmin {
+
+enum class Activation : int { identity, relu, leaky_relu, elu, tanh, sigmoid, gelu, gelu_tanh, silu, softplus };
+
+inline constexpr const char* activation_names[] = {"identity", "relu", "leaky_relu", "elu",  "tanh",
+                                                   "sigmoid",  "gelu", "gelu_tanh",  "silu", "softplus"};
+
+// Kernels are compiled once per instruction set; a namespace of its own for each keeps the linker from taking
+// the AVX2 copy of an inline function for the baseline.
+#if !defined(ALTMIN_ISA)
+#define ALTMIN_ISA portable
+#endif
+inline namespace ALTMIN_ISA {
+
+ALTMIN_HOST_DEVICE inline double exponential(double x) { return std::exp(x); }
+
+// Branch-free so that loops over it vectorise, which calls into libm do not. Cody-Waite reduction and a
+// polynomial of degree 6; error below 2 units in the last place, saturating instead of overflowing.
+ALTMIN_HOST_DEVICE inline float exponential(float x) {
+#if defined(__CUDA_ARCH__)
+  return expf(x);
+#else
+  x = x > 88.0f ? 88.0f : x;
+  x = x < -87.0f ? -87.0f : x;
+  const float rounder = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const float shifted = x * 1.44269504088896341f + rounder;
+  const float n = shifted - rounder;
+  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  int32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = static_cast<int32_t>((static_cast<uint32_t>(bits) + 127u) << 23);
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+#endif
+}
+
+ALTMIN_HOST_DEVICE inline double hyperbolic_tangent(double x) { return std::tanh(x); }
+
+ALTMIN_HOST_DEVICE inline float hyperbolic_tangent(float x) {
+#if defined(__CUDA_ARCH__)
+  return tanhf(x);
+#else
+  const float magnitude = x < 0.0f ? -x : x;
+  const float z = x * x;
+  float p = -5.70498872745e-3f;
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  const float small = p * z * x + x;
+  const float large = 1.0f - 2.0f / (exponential(2.0f * magnitude) + 1.0f);
+  return magnitude < 0.625f ? small : (x < 0.0f ? -large : large);
+#endif
+}
+
+template <typename T>
+ALTMIN_HOST_DEVICE inline T logistic(T x) {
+  return T(1) / (T(1) + exponential(-x));
+}
+
+// Below this displacement the two-point Gauss rule of sigma' is exact to rounding, above it the plain
+// difference has lost few enough digits. Across zero, where a derivative may jump, both activations are as
+// small as the displacement, and their plain difference loses nothing.
+template <typename T>
+struct SmallDisplacement;
+template <>
+struct SmallDisplacement<float> {
+  static constexpr float value = 0.1f;
+};
+template <>
+struct SmallDisplacement<double> {
+  static constexpr double value = 1e-3;
+};
+
+template <typename T, typename Self>
+struct Smooth {
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const Self& self = static_cast<const Self&>(*this);
+    const T d = unit * delta;
+    const T magnitude = d < T(0) ? -d : d;
+    const T node = T(0.21132486540518711775);  // (1 - 1/sqrt 3) / 2
+    const T slope = (self.derivative(c0 - node * d) + self.derivative(c0 - (T(1) - node) * d)) / T(2);
+    const T plain = (self.value(c0 - d) - self.value(c0)) / unit;
+    const bool smooth = (magnitude < SmallDisplacement<T>::value) & ((c0 > T(0)) == (c0 - d > T(0)));
+    return smooth ? -delta * slope : plain;
+  }
+};
+
+template <typename T>
+struct Identity {
+  ALTMIN_HOST_DEVICE T value(T c) const { return c; }
+  ALTMIN_HOST_DEVICE T derivative(T) const { return T(1); }
+  ALTMIN_HOST_DEVICE T difference(T, T delta, T) const { return -delta; }
+};
+
+template <typename T>
+struct Relu {
+  ALTMIN_HOST_DEVICE T value(T c) const { return c <= T(0) ? T(0) : c; }
+  ALTMIN_HOST_DEVICE T derivative(T c) const { return c > T(0) ? T(1) : T(0); }
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const T floor = -(c0 / unit);  // an active unit cannot fall below zero
+    const T active = -delta < floor ? floor : -delta;
+    const T rise = -delta + c0 / unit;
+    const T inactive = rise > T(0) ? rise : T(0);
+    return c0 > T(0) ? active : inactive;
+  }
+};
+
+template <typename T>
+struct LeakyRelu {
+  T slope;
+  ALTMIN_HOST_DEVICE T value(T c) const { return c > T(0) ? c : slope * c; }
+  ALTMIN_HOST_DEVICE T derivative(T c) const { return c > T(0) ? T(1) : slope; }
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const T c = c0 - unit * delta;
+    const T before = c0 > T(0) ? T(1) : slope;
+    const T after = c > T(0) ? T(1) : slope;
+    return -after * delta + (after - before) * (c0 / unit);
+  }
+};
+
+template <typename T>
+struct Elu : Smooth<T, Elu<T>> {
+  T alpha;
+  ALTMIN_HOST_DEVICE explicit Elu(T alpha_) : alpha(alpha_) {}
+  ALTMIN_HOST_DEVICE T value(T c) const { return c > T(0) ? c : alpha * T(std::expm1(c)); }
+  ALTMIN_HOST_DEVICE T derivative(T c) const { return c > T(0) ? T(1) : alpha * exponential(c); }
+};
+
+template <typename T>
+struct Tanh {
+  ALTMIN_HOST_DEVICE T value(T c) const { return hyperbolic_tangent(c); }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    const T a = hyperbolic_tangent(c);
+    return T(1) - a * a;
+  }
+  // tanh x - tanh y = tanh(x - y) (1 - tanh x tanh y)
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const T d = unit * delta;
+    const T step = d * d < T(1e-12) ? delta : hyperbolic_tangent(d) / unit;
+    return -step * (T(1) - hyperbolic_tangent(c0) * hyperbolic_tangent(c0 - d));
+  }
+};
+
+template <typename T>
+struct Sigmoid : Smooth<T, Sigmoid<T>> {
+  ALTMIN_HOST_DEVICE T value(T c) const { return logistic(c); }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    const T a = logistic(c);
+    return a * (T(1) - a);
+  }
+};
+
+template <typename T>
+struct Gelu : Smooth<T, Gelu<T>> {
+  ALTMIN_HOST_DEVICE static T normal(T c) { return (T(1) + T(std::erf(c * T(0.70710678118654752440)))) / T(2); }
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * normal(c); }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    return normal(c) + c * T(0.39894228040143267794) * exponential(-c * c / T(2));
+  }
+};
+
+// Gelu with the normal distribution function approximated through tanh.
+template <typename T>
+struct GeluTanh : Smooth<T, GeluTanh<T>> {
+  static constexpr double outer = 0.79788456080286535588, cubic = 0.044715;  // outer = sqrt(2 / pi)
+  ALTMIN_HOST_DEVICE static T bend(T c) { return hyperbolic_tangent(T(outer) * (c + T(cubic) * c * c * c)); }
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * (T(1) + bend(c)) / T(2); }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    const T t = bend(c);
+    return (T(1) + t + c * (T(1) - t * t) * T(outer) * (T(1) + T(3 * cubic) * c * c)) / T(2);
+  }
+};
+
+template <typename T>
+struct Silu : Smooth<T, Silu<T>> {
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * logistic(c); }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    const T s = logistic(c);
+    return s * (T(1) + c * (T(1) - s));
+  }
+};
+
+// log(1 + exp(beta c)) / beta, and like torch's the identity where beta c exceeds 20.
+template <typename T>
+struct Softplus : Smooth<T, Softplus<T>> {
+  T beta;
+  ALTMIN_HOST_DEVICE explicit Softplus(T beta_) : beta(beta_) {}
+  ALTMIN_HOST_DEVICE T value(T c) const {
+    const T x = beta * c;
+    const T magnitude = x < T(0) ? -x : x;
+    const T soft = (x > T(0) ? x : T(0)) + T(std::log1p(exponential(-magnitude)));
+    return x > T(20) ? c : soft / beta;
+  }
+  ALTMIN_HOST_DEVICE T derivative(T c) const { return beta * c > T(20) ? T(1) : logistic(beta * c); }
+};
+
+// Calls body with the activation as a compile-time type. `parameter` is leaky_relu's slope, elu's
+// alpha or softplus's beta.
+template <typename T, typename Body>
+void dispatch_activation(Activation kind, T parameter, Body&& body) {
+  switch (kind) {
+    case Activation::identity: return body(Identity<T>{});
+    case Activation::relu: return body(Relu<T>{});
+    case Activation::leaky_relu: return body(LeakyRelu<T>{parameter});
+    case Activation::elu: return body(Elu<T>{parameter});
+    case Activation::tanh: return body(Tanh<T>{});
+    case Activation::sigmoid: return body(Sigmoid<T>{});
+    case Activation::gelu: return body(Gelu<T>{});
+    case Activation::gelu_tanh: return body(GeluTanh<T>{});
+    case Activation::silu: return body(Silu<T>{});
+    case Activation::softplus: return body(Softplus<T>{parameter});
+  }
+}
+
+}  // namespace ALTMIN_ISA
+}  // namespace altmin

@@ -1,0 +1,44 @@
+// code_step: one gradient step of a code on its local objective, per element
+//
+//   c      = c0 - unit delta
+//   g      = downstream (unit_above / scale_above * pulled_back + pulled_back_change) mask sigma'(c) - anchor
+//   delta v      = momentum v + g delta <- delta + eta (g + momentum v)             then, with a threshold, c
+//   <- soft(c, eta threshold) activation              = mask sigma(c0 - unit delta) activation_displacement =
+//   mask (sigma(c0 - unit delta) - sigma(c0)) / unit
+//
+// with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0 and
+// unit = scale_above (1 for the top code, and with a threshold). Afterwards scale = unit * RMS(delta) if
+// normalised, else unit. Raises the guard when delta is not finite. On the first iteration `displacement` may
+// be `pulled_back`; nothing else may overlap.
+#pragma once
+
+#include <cstdint>
+
+#include "activation.h"
+#include "backend.h"
+#include "scalars.h"
+
+namespace altmin {
+
+template <typename T>
+struct CodeStep {
+  int64_t size;                 // batch * width
+  const T* code;                // c0, the code of the encode
+  const T* pulled_back;         // W^T residual of the stage above, in units of the code above
+  const T* pulled_back_change;  // W^T W (a - a0), in units of this code; null: none
+  const T* mask;                // dropout mask; null: none
+  T* displacement;              // delta, in and out; only out on the first iteration
+  T* velocity;                  // v, likewise; null: no momentum, or a single iteration
+  T* activation;                // out
+  T* activation_displacement;   // out, or null
+  CodeScalars* scalars;
+  const CodeScalars* above;  // null for the top code
+  bool first;
+  Activation kind;
+  T parameter;
+  double* guard;
+};
+
+}  // namespace altmin
+
+ALTMIN_CPU_OP(code_step, void, CodeStep)

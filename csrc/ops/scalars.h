@@ -1,0 +1,48 @@
+// Parameter blocks: the scalars that change from step to step.
+//
+// They live in tensors of doubles on the device of the data, so that kernels read them through a pointer and a
+// captured CUDA graph replays with new values. Some are written by the host before a step, some by kernels.
+#pragma once
+
+namespace altmin {
+
+// One row per code. The displacement of a code is stored as delta with c0 - c = unit * delta.
+struct CodeScalars {
+  // written by the host
+  double step_size;   // eta; negative: 1 / (1 + curvature * sigma_squared)
+  double curvature;   // bound of the downstream term's second derivative apart from sigma_max(W)^2
+  double downstream;  // factor of the pulled-back residual in the gradient
+  double anchor;      // factor of c - c0 in the gradient
+  double momentum;    // Nesterov momentum
+  double threshold;   // soft threshold of the code per unit of step size; 0: none
+  double normalised;  // not 0: scale is the displacement's RMS; 0: scale is unit
+  // written by kernels
+  double sigma_squared;    // power_iteration: estimate of sigma_max(W)^2 of the stage above
+  double step_taken;       // code_step: the eta of the last step
+  double unit;             // code_step: what delta is measured in
+  double scale;            // code_step: what the weight objective of the stage is divided by
+  double residual_square;  // weight_residual: sum of squares of its residual
+};
+
+inline constexpr const char* code_scalar_names[] = {"step_size",  "curvature", "downstream", "anchor",
+                                                    "momentum",   "threshold", "normalised", "sigma_squared",
+                                                    "step_taken", "unit",      "scale",      "residual_square"};
+
+// One row per parameter tensor of the weight phase; all written by the host.
+struct UpdateScalars {
+  double learning_rate;
+  double gradient_factor;  // multiplies the gradient: 1/B and the like
+  double decay;            // decoupled weight decay, per unit of learning rate
+  double threshold;        // soft threshold of the weight, per unit of learning rate
+};
+
+inline constexpr const char* update_scalar_names[] = {"learning_rate", "gradient_factor", "decay", "threshold"};
+
+// Adam's own; `step` is advanced by the kernel.
+struct AdamScalars {
+  double beta1, beta2, epsilon, step;
+};
+
+inline constexpr const char* adam_scalar_names[] = {"beta1", "beta2", "epsilon", "step"};
+
+}  // namespace altmin

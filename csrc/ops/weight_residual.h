@@ -1,0 +1,35 @@
+// weight_residual: residual of a hidden stage's weight subproblem, divided by the stage's scale
+//
+//   residual      = (unit delta + factor (product + bias - code)) / scale
+//   bias_gradient = sum over the batch of residual
+//
+// With `below`, product = W activation_displacement and factor = unit_below: then W a + b - c is the sum of two
+// small terms, and nothing cancels. Without it product = W a and factor = 1. A null product, bias or code
+// counts as zero. `residual` may be `displacement` or `product`; nothing else may overlap.
+// Leaves the residual's sum of squares in the scalars, and raises the guard when that is not finite.
+#pragma once
+
+#include <cstdint>
+
+#include "backend.h"
+#include "scalars.h"
+
+namespace altmin {
+
+template <typename T>
+struct WeightResidual {
+  int64_t batch, width;
+  const T* displacement;  // delta (batch, width)
+  const T* product;       // (batch, width) or null
+  const T* bias;          // (width) or null
+  const T* code;          // c0 (batch, width) or null
+  T* residual;            // (batch, width), out
+  T* bias_gradient;       // (width), out, or null
+  CodeScalars* scalars;
+  const CodeScalars* below;
+  double* guard;
+};
+
+}  // namespace altmin
+
+ALTMIN_CPU_OP(weight_residual, void, WeightResidual)

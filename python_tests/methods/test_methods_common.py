@@ -1,0 +1,607 @@
+"""One behavioural suite for every method: what a user may rely on whichever one is named."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import altmin_ext
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a method takes part: options with which it learns the blobs, and what kind of method it is."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    steps: int = 60
+    codes: bool = True  # cuts the network into stages, and names them in its errors
+    mu: bool = True  # takes the options of alternating minimisation
+
+
+METHODS = {
+    "adam": Case({"lr": 0.01}, codes=False, mu=False),
+    "am-adam": Case({"lr": 0.01}),
+    "am-sgd": Case({"lr": 0.05}),
+    "sgd": Case({"lr": 0.1}, codes=False, mu=False),
+}
+every_method = pytest.mark.parametrize("name", METHODS)
+methods_with_codes = pytest.mark.parametrize("name", [name for name, case in METHODS.items() if case.codes])
+methods_with_mu = pytest.mark.parametrize("name", [name for name, case in METHODS.items() if case.mu])
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+FEATURES, CLASSES = 6, 3
+
+
+def network(dtype: torch.dtype = torch.float32, *, dropout: float = 0.0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drop = [nn.Dropout(dropout)] if dropout else []
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(FEATURES, 16),
+            nn.ReLU(),
+            *drop,
+            nn.Linear(16, 12),
+            nn.Tanh(),
+            nn.Linear(12, CLASSES),
+        ).to(dtype)
+
+
+def blobs(dtype: torch.dtype = torch.float32, size: int = 48) -> tuple[Tensor, Tensor]:
+    """Three well separated clouds."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 3 * torch.eye(CLASSES, FEATURES, dtype=torch.float64)
+    y = torch.arange(size) % CLASSES
+    noise = 0.3 * torch.randn(size, FEATURES, generator=generator, dtype=torch.float64)
+    return (centres[y] + noise).to(dtype), y
+
+
+def make(name: str, model: nn.Module, **options: Any) -> Any:
+    return altmin_ext.make_method(name, model, **{**METHODS[name].options, **options})
+
+
+def run(method: Any, x: Tensor, y: Tensor, steps: int = 3) -> list[float]:
+    return [float(method.step(x, y).loss) for _ in range(steps)]
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Bit for bit, in values and dtypes."""
+    return one.keys() == other.keys() and all(
+        one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
+    )
+
+
+def assert_sentence(error: pytest.ExceptionInfo[Any], *words: str) -> None:
+    """The message is one line that says something, and holds the given words."""
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message.split()) >= 4, message
+    for word in words:
+        assert word in message, message
+
+
+def test_every_method_has_a_row() -> None:
+    assert sorted(METHODS) == sorted(altmin_ext.methods.names())
+
+
+# --- training ---
+
+
+@every_method
+@every_dtype
+def test_learns_blobs(name: str, dtype: torch.dtype) -> None:
+    model = network(dtype)
+    x, y = blobs(dtype)
+    losses = run(make(name, model), x, y, METHODS[name].steps)
+    assert losses[-1] < 0.2 * losses[0]
+    assert all(parameter.dtype == dtype for parameter in model.parameters())
+    with torch.no_grad():
+        assert float((model(x).argmax(1) == y).double().mean()) > 0.95
+
+
+@every_method
+def test_learns_with_mse(name: str) -> None:
+    model = network(torch.float64)
+    x, y = blobs(torch.float64)
+    targets = nn.functional.one_hot(y, CLASSES).double()
+    method = make(name, model, loss="mse")
+    losses = run(method, x, targets, METHODS[name].steps)
+    assert losses[-1] < 0.5 * losses[0]
+    assert method.step(x, targets).correct is None
+
+
+@every_method
+@every_dtype
+def test_report(name: str, dtype: torch.dtype) -> None:
+    """Loss and hits of the network as it was before the step; an objective per stage where asked for."""
+    model = network(dtype)
+    x, y = blobs(dtype)
+    with torch.no_grad():
+        logits = model(x)
+    report = make(name, model).step(x, y)
+    torch.testing.assert_close(report.loss, nn.functional.cross_entropy(logits, y))
+    assert int(report.correct) == int((logits.argmax(1) == y).sum())
+    assert report.objective is None
+    assert not report.loss.requires_grad
+    assert report.loss.shape == report.correct.shape == ()
+
+    objective = make(name, model, report_objective=True).step(x, y).objective
+    values = [float(value) for value in objective]
+    assert len(values) == (3 if METHODS[name].codes else 1)
+    assert all(value >= 0 for value in values)
+
+
+@every_method
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_same_seed_same_bits(name: str, dropout: float) -> None:
+    x, y = blobs()
+    results = []
+    for _ in range(2):
+        model = network(dropout=dropout)
+        method = make(name, model, seed=5)
+        torch.manual_seed(11)  # of no account but to the user's own Dropout
+        run(method, x, y)
+        results.append(snapshot(model))
+    assert same(*results)
+
+
+@every_method
+def test_leaves_the_global_generator_alone(name: str) -> None:
+    x, y = blobs()
+    model = network()
+    before = torch.random.get_rng_state()
+    method = make(name, model)
+    run(method, x, y)
+    method.end_epoch()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@every_method
+def test_touches_nothing_but_the_weights(name: str) -> None:
+    model = network()
+    x, y = blobs()
+    x_before, y_before = x.clone(), y.clone()
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    identities = [id(parameter) for parameter in model.parameters()]
+    run(make(name, model), x, y)
+    assert torch.equal(x, x_before)
+    assert torch.equal(y, y_before)
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert [id(parameter) for parameter in model.parameters()] == identities
+    assert model.training
+    assert torch.is_grad_enabled()
+
+
+@every_method
+def test_frozen_parameters_stay(name: str) -> None:
+    model = network()
+    frozen = ("1.bias", "3.weight", "3.bias")
+    for key in frozen:
+        model.get_parameter(key).requires_grad_(False)
+    before = snapshot(model)
+    run(make(name, model), *blobs())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]) == (key in frozen), key
+
+
+@every_method
+@every_dtype
+def test_resumes_bit_for_bit(name: str, dtype: torch.dtype) -> None:
+    """A method made anew, and given the state of another, goes on exactly as that one does."""
+    x, y = blobs(dtype)
+    model = network(dtype)
+    method = make(name, model, seed=1)
+    run(method, x, y)
+    method.end_epoch()
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "method": method.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file)  # plain containers, numbers and tensors only
+
+    resumed_model = network(dtype)
+    with torch.no_grad():
+        for parameter in resumed_model.parameters():
+            parameter.zero_()
+    resumed_model.load_state_dict(saved["model"])
+    resumed = make(name, resumed_model, seed=2)
+    resumed.load_state_dict(saved["method"])
+    assert run(method, x, y) == run(resumed, x, y)
+    assert same(model.state_dict(), resumed_model.state_dict())
+
+
+@every_method
+def test_a_saved_state_does_not_move(name: str) -> None:
+    x, y = blobs()
+    model = network()
+    method = make(name, model)
+    run(method, x, y)
+    weights, state = snapshot(model), copy.deepcopy(method.state_dict())
+    first = run(method, x, y)
+    model.load_state_dict(weights)
+    method.load_state_dict(state)
+    assert run(method, x, y) == first
+
+
+@every_method
+def test_state_of_another_method_is_refused(name: str) -> None:
+    other = next(each for each in METHODS if each != name)
+    method = make(name, network())
+    with pytest.raises(ValueError, match="state") as error:
+        method.load_state_dict(make(other, network()).state_dict())
+    assert_sentence(error, name)
+
+
+@every_method
+def test_learning_rate_factor(name: str) -> None:
+    """It scales the learning rate as the option would; 0 leaves every weight where it is."""
+    x, y = blobs(torch.float64)
+    model = network(torch.float64)
+    before = snapshot(model)
+    method = make(name, model)
+    method.learning_rate_factor = 0.0
+    run(method, x, y)
+    assert same(model.state_dict(), before)
+
+    model, halved = network(torch.float64), network(torch.float64)
+    method = make(name, model)
+    method.learning_rate_factor = 0.5
+    run(method, x, y)
+    run(make(name, halved, lr=METHODS[name].options["lr"] / 2), x, y)
+    for one, other in zip(model.parameters(), halved.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+# --- inputs of every kind ---
+
+
+def every_other_column(x: Tensor) -> Tensor:
+    wide = torch.full((len(x), 2 * x.shape[1]), torch.nan, dtype=x.dtype)
+    wide[:, ::2] = x
+    return wide[:, ::2]
+
+
+def by_columns(x: Tensor) -> Tensor:
+    return x.t().contiguous().t()
+
+
+def expanded_rows(x: Tensor) -> Tensor:
+    return x[:1].expand_as(x)
+
+
+@every_method
+@pytest.mark.parametrize("layout", [every_other_column, by_columns, expanded_rows])
+def test_strides_are_honoured(name: str, layout: Callable[[Tensor], Tensor]) -> None:
+    x, y = blobs(torch.float64)
+    strided, model, expected = layout(x), network(torch.float64), network(torch.float64)
+    assert not strided.is_contiguous()
+    run(make(name, model), strided, torch.stack([y, y], 1)[:, 0])
+    run(make(name, expected), strided.contiguous(), y)
+    for one, other in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+@every_method
+def test_inputs_that_require_grad(name: str) -> None:
+    x, y = blobs()
+    model, expected = network(), network()
+    watched = x.clone().requires_grad_()
+    run(make(name, model), watched, y)
+    run(make(name, expected), x, y)
+    assert same(model.state_dict(), expected.state_dict())
+    assert watched.grad is None
+
+
+@every_method
+def test_under_no_grad(name: str) -> None:
+    x, y = blobs()
+    model, expected = network(), network()
+    with torch.no_grad():
+        run(make(name, model), x, y)
+        assert not torch.is_grad_enabled()
+    run(make(name, expected), x, y)
+    assert same(model.state_dict(), expected.state_dict())
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32], ids=str)
+def test_labels_of_any_width(name: str, dtype: torch.dtype) -> None:
+    x, y = blobs()
+    model, expected = network(), network()
+    run(make(name, model), x, y.to(dtype))
+    run(make(name, expected), x, y)
+    assert same(model.state_dict(), expected.state_dict())
+
+
+@every_method
+def test_images_are_flattened_by_the_model(name: str) -> None:
+    x, y = blobs()
+    model, expected = network(), network()
+    run(make(name, model), x.reshape(-1, 1, 2, 3), y)
+    run(make(name, expected), x, y)
+    assert same(model.state_dict(), expected.state_dict())
+
+
+@every_method
+@every_dtype
+@pytest.mark.parametrize("size", [1, 2, 17])
+def test_batches_of_odd_sizes(name: str, dtype: torch.dtype, size: int) -> None:
+    model = network(dtype)
+    before = snapshot(model)
+    losses = run(make(name, model), *blobs(dtype, size), 5)
+    assert losses[-1] < losses[0]
+    assert not same(model.state_dict(), before)
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
+# --- bad batches ---
+
+X, Y = blobs()
+BAD_BATCHES: dict[str, tuple[Any, Any, type[Exception], str]] = {
+    "x is a list": (X.tolist(), Y, TypeError, "x"),
+    "x is narrower": (X[:, :4], Y, ValueError, "x"),
+    "x is wider": (torch.cat([X, X], 1), Y, ValueError, "x"),
+    "x is a vector": (X[0], Y[:1], ValueError, "x"),
+    "x is a number": (X[0, 0], Y[:1], ValueError, "x"),
+    "x is empty": (X[:0], Y[:0], ValueError, "x"),
+    "x is double": (X.double(), Y, TypeError, "x"),
+    "x is half": (X.half(), Y, TypeError, "x"),
+    "x is integer": (X.long(), Y, TypeError, "x"),
+    "x is complex": (X.to(torch.complex64), Y, TypeError, "x"),
+    "x is elsewhere": (X.to("meta"), Y, ValueError, "x"),
+    "y is a list": (X, Y.tolist(), TypeError, "y"),
+    "y is shorter": (X, Y[:-1], ValueError, "y"),
+    "y is longer": (X, torch.cat([Y, Y[:1]]), ValueError, "y"),
+    "y is a column": (X, Y[:, None], ValueError, "y"),
+    "y is a number": (X, Y[0], ValueError, "y"),
+    "y is float": (X, Y.float(), TypeError, "y"),
+    "y is bool": (X, Y > 0, TypeError, "y"),
+    "y is one-hot": (X, nn.functional.one_hot(Y, CLASSES), ValueError, "y"),
+    "y is elsewhere": (X, Y.to("meta"), ValueError, "y"),
+    "y has a class too many": (X, torch.where(Y == 2, CLASSES, Y), ValueError, "y"),
+    "y has a negative class": (X, torch.where(Y == 2, -1, Y), ValueError, "y"),
+    "y has torch's ignored class": (X, torch.where(Y == 2, -100, Y), ValueError, "y"),
+}
+
+
+@every_method
+@pytest.mark.parametrize("case", BAD_BATCHES)
+def test_bad_batch(name: str, case: str) -> None:
+    """Refused in a sentence that names the argument; the weights stay, and so does what the method keeps."""
+    x, y, kind, argument = BAD_BATCHES[case]
+    model, undisturbed = network(), network()
+    method, other = make(name, model), make(name, undisturbed)
+    run(method, X, Y)
+    run(other, X, Y)
+    before = snapshot(model)
+    with pytest.raises(kind) as error:
+        method.step(x, y)
+    assert_sentence(error)
+    assert re.search(rf"\b{argument}\b", str(error.value)), error.value
+    assert same(model.state_dict(), before)
+    assert run(method, X, Y) == run(other, X, Y)
+    assert same(model.state_dict(), undisturbed.state_dict())
+
+
+BAD_TARGETS: dict[str, tuple[Tensor, type[Exception]]] = {
+    "integer": (Y, TypeError),
+    "integer matrix": (nn.functional.one_hot(Y, CLASSES), TypeError),
+    "another float": (torch.zeros(len(X), CLASSES, dtype=torch.float64), TypeError),
+    "one column": (torch.zeros(len(X), 1), ValueError),
+    "a column too many": (torch.zeros(len(X), CLASSES + 1), ValueError),
+    "a vector": (torch.zeros(len(X)), ValueError),
+    "a row missing": (torch.zeros(len(X) - 1, CLASSES), ValueError),
+}
+
+
+@every_method
+@pytest.mark.parametrize("case", BAD_TARGETS)
+@pytest.mark.filterwarnings("error")
+def test_bad_targets_of_mse(name: str, case: str) -> None:
+    y, kind = BAD_TARGETS[case]
+    model = network()
+    method = make(name, model, loss="mse")
+    before = snapshot(model)
+    with pytest.raises(kind) as error:
+        method.step(X, y)
+    assert_sentence(error)
+    assert re.search(r"\by\b", str(error.value)), error.value
+    assert same(model.state_dict(), before)
+
+
+NOT_FINITE = pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
+
+
+def spoiled(value: float) -> Tensor:
+    """One entry of one sample is not finite."""
+    x = X.clone()
+    x[5, 2] = value
+    return x
+
+
+@every_method
+@NOT_FINITE
+def test_divergence_is_raised(name: str, value: float) -> None:
+    model, undisturbed = network(), network()
+    method, other = make(name, model), make(name, undisturbed)
+    run(method, X, Y, 2)
+    run(other, X, Y, 2)
+    before = snapshot(model)
+    with pytest.raises(altmin_ext.DivergenceError) as error:
+        method.step(spoiled(value), Y)
+    assert_sentence(error, "not finite")
+    assert re.search(r"\bstep 3\b", str(error.value)), error.value
+    if METHODS[name].codes:
+        assert re.search(r"\bstage \d", str(error.value)), error.value
+        assert re.search(r"\b(activations?|codes?|weights?|logits?|loss)\b", str(error.value)), error.value
+    assert same(model.state_dict(), before)
+    assert run(method, X, Y) == run(other, X, Y)
+
+
+@every_method
+@NOT_FINITE
+def test_divergence_is_skipped(name: str, value: float) -> None:
+    """A batch that is skipped has never been."""
+    model, undisturbed = network(), network()
+    method, other = make(name, model, on_nonfinite="skip"), make(name, undisturbed, on_nonfinite="skip")
+    run(method, X, Y, 2)
+    run(other, X, Y, 2)
+    before = snapshot(model)
+    method.step(spoiled(value), Y)
+    assert same(model.state_dict(), before)
+    assert run(method, X, Y) == run(other, X, Y)
+    assert same(model.state_dict(), undisturbed.state_dict())
+
+
+@every_method
+def test_divergence_of_the_weights(name: str) -> None:
+    """A learning rate that blows the network up is told, by the next step at the latest."""
+    model = network()
+    method = make(name, model, lr=1e38)
+    with pytest.raises(altmin_ext.DivergenceError) as error:
+        run(method, X, Y, 5)
+    assert_sentence(error, "not finite", "step")
+
+
+# --- bad options and models ---
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+    "lr is negative": ({"lr": -0.1}, ValueError),
+    "lr is infinite": ({"lr": float("inf")}, ValueError),
+    "lr is nan": ({"lr": float("nan")}, ValueError),
+    "lr is a word": ({"lr": "fast"}, TypeError),
+    "lr is None": ({"lr": None}, TypeError),
+    "weight_decay is negative": ({"weight_decay": -1.0}, ValueError),
+    "loss is misspelt": ({"loss": "cross_entropie"}, ValueError),
+    "loss is a module": ({"loss": nn.CrossEntropyLoss()}, TypeError),
+    "on_nonfinite is misspelt": ({"on_nonfinite": "ignore"}, ValueError),
+    "seed is a word": ({"seed": "0"}, TypeError),
+}
+BAD_OPTIONS_OF_AM: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+    "code_iterations is 0": ({"code_iterations": 0}, ValueError),
+    "code_iterations is negative": ({"code_iterations": -1}, ValueError),
+    "code_iterations is a fraction": ({"code_iterations": 1.5}, TypeError),
+    "code_momentum is negative": ({"code_momentum": -0.1}, ValueError),
+    "code_momentum is 1": ({"code_momentum": 1.0}, ValueError),
+    "l1_codes is negative": ({"l1_codes": -0.1}, ValueError),
+    "l1_weights is negative": ({"l1_weights": -0.1}, ValueError),
+    "lr_codes is misspelt": ({"lr_codes": "atuo"}, ValueError),
+    "lr_codes is negative": ({"lr_codes": -0.1}, ValueError),
+    "lr_codes is nan": ({"lr_codes": float("nan")}, ValueError),
+    "lr_out is negative": ({"lr_out": -0.1}, ValueError),
+    "mu is negative": ({"mu": -0.5}, ValueError),
+    "mu is 0": ({"mu": 0.0}, ValueError),
+    "mu is nan": ({"mu": float("nan")}, ValueError),
+    "mu is a word": ({"mu": "large"}, TypeError),
+    "mu_max is 0": ({"mu_max": 0.0}, ValueError),
+    "mu_multiplier is negative": ({"mu_multiplier": -1.0}, ValueError),
+    "scaling is misspelt": ({"scaling": "papre"}, ValueError),
+    "stage_scaling is misspelt": ({"stage_scaling": "displacment"}, ValueError),
+    "weight_iterations is 0": ({"weight_iterations": 0}, ValueError),
+}
+
+
+def assert_refused(name: str, options: dict[str, Any], kind: type[Exception], *words: str) -> None:
+    model = network()
+    before = snapshot(model)
+    with pytest.raises(kind) as error:
+        make(name, model, **options)
+    assert_sentence(error, *words)
+    assert same(model.state_dict(), before)
+
+
+@every_method
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_option(name: str, case: str) -> None:
+    options, kind = BAD_OPTIONS[case]
+    assert_refused(name, options, kind, *options)
+
+
+@methods_with_mu
+@pytest.mark.parametrize("case", BAD_OPTIONS_OF_AM)
+def test_bad_option_of_am(name: str, case: str) -> None:
+    options, kind = BAD_OPTIONS_OF_AM[case]
+    assert_refused(name, options, kind, *options)
+
+
+@methods_with_mu
+def test_auto_is_not_for_the_released_scaling(name: str) -> None:
+    assert_refused(name, {"scaling": "released", "lr_codes": "auto"}, ValueError, "lr_codes", "released")
+
+
+@every_method
+def test_misspelt_option_names_the_nearest(name: str) -> None:
+    assert_refused(name, {"weight_deacy": 0.1}, ValueError, "'weight_deacy'", "'weight_decay'")
+
+
+@methods_with_mu
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("code_iteration", "code_iterations"),
+        ("lr_code", "lr_codes"),
+        ("l1_weight", "l1_weights"),
+        ("mu_", "mu"),
+    ],
+)
+def test_misspelt_option_of_am_names_the_nearest(name: str, wrong: str, right: str) -> None:
+    assert_refused(name, {wrong: 1}, ValueError, f"'{wrong}'", f"'{right}'")
+
+
+@every_method
+def test_misspelt_method_names_the_nearest(name: str) -> None:
+    with pytest.raises(ValueError, match="did you mean") as error:
+        altmin_ext.make_method(name + "m", network())
+    assert_sentence(error, f"'{name}m'", f"'{name}'")
+
+
+@every_method
+def test_model_must_be_a_module(name: str) -> None:
+    with pytest.raises(TypeError, match="model") as error:
+        make(name, [nn.Linear(2, 2)])
+    assert_sentence(error)
+
+
+@every_method
+@pytest.mark.parametrize(
+    "model", [nn.Sequential(), nn.Sequential(nn.Flatten(), nn.ReLU())], ids=["empty", "none"]
+)
+def test_model_without_linear(name: str, model: nn.Module) -> None:
+    with pytest.raises(ValueError, match="Linear") as error:
+        make(name, model)
+    assert_sentence(error)
+
+
+def same_module_twice() -> nn.Module:
+    shared = nn.Linear(FEATURES, FEATURES)
+    return nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(FEATURES, CLASSES))
+
+
+def tied_weights() -> nn.Module:
+    model = nn.Sequential(
+        nn.Linear(FEATURES, FEATURES), nn.ReLU(), nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, CLASSES)
+    )
+    model[2].weight = model[0].weight
+    return model
+
+
+@methods_with_codes
+@pytest.mark.parametrize("build", [same_module_twice, tied_weights])
+def test_parameters_shared_by_two_stages(name: str, build: Callable[[], nn.Module]) -> None:
+    model = build()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="share") as error:
+        make(name, model)
+    assert_sentence(error)
+    assert same(model.state_dict(), before)
