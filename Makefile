@@ -3,33 +3,40 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= digits
-# Which torch to install where none satisfies the range: the package, and the index to take it from if need be.
-# Without a GPU the CPU build, which is a tenth of the size; TORCH_INDEX= takes the default index instead.
-TORCH ?= torch>=2.10
+# Which torch to install into VENV where none there fits: the package, and an index to look in besides pip's own.
+# Without a GPU that is the CPU build, a tenth of the size, which pip prefers wherever it finds both.
+TORCH ?= torch==2.13.0
 ifeq ($(shell command -v nvidia-smi 2>/dev/null),)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 
 python := $(VENV)/bin/python
+pip := $(python) -m pip --quiet
 installed := $(VENV)/.installed
-sources := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+sources := CMakeLists.txt pyproject.toml altmin_ext/__init__.py $(shell find csrc -type f)
 
 .PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
 
 help:
 	@echo "make demo [DATA=fashion-mnist]   train AM-Adam beside Adam and write runs/"
 	@echo "make test                        lint, type-check and test"
 	@echo "make bench                       micro and macro benchmarks, into runs/benchmarks/"
-	@echo "make clean                       remove what the others made"
+	@echo "make clean                       remove .venv, the build and the caches"
 
 $(python):
+	@$(PYTHON) -c 'import sys; sys.exit("PYTHON must be 3.10 or later: try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(python) -m pip install --quiet --upgrade pip
+	$(pip) install --upgrade pip
 
+# A torch fits if it has the DLPack exchange API, as every one in pyproject.toml's range does. Its dependencies come
+# with those of the package, so that an index out of reach is asked for a single page.
 # Editable, so that the package in this folder and the installed one are the same.
 $(installed): $(python) $(sources)
-	@$(python) .ci/install_torch.py "$(TORCH)" "$(TORCH_INDEX)"
-	$(python) -m pip install --quiet --editable ".[demo,test]"
+	@$(python) -c 'import torch; torch.Tensor.__dlpack_c_exchange_api__' 2>/dev/null || { set -x; \
+	$(pip) --retries 1 --timeout 15 install --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"; }
+	$(pip) install --editable ".[test]"
+	@$(python) -m altmin_ext info | sed -n 's/^ *cuda */altmin_ext, CUDA: /p'
 	@touch $@
 
 demo: $(installed)
@@ -49,4 +56,4 @@ bench: $(installed)
 	$(python) -m benchmarks
 
 clean:
-	rm -rf $(VENV) build dist runs
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .benchmarks

@@ -159,11 +159,14 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     for name, fields in _method_options().items():
         field = next(iter(fields.values()))
         values = {method: f.default for method, f in fields.items()}
-        if len(set(values.values())) == 1:
-            defaults = str(field.default)
-        else:
-            defaults = ", ".join(f"{method} {value}" for method, value in values.items())
-        owners = "" if len(fields) == len(methods.names()) else f"; of {', '.join(fields)}"
+        notes = []
+        if len(set(values.values())) > 1:
+            notes.append("default: " + ", ".join(f"{method} {value}" for method, value in values.items()))
+        elif field.default is not None:
+            notes.append(f"default: {field.default}")
+        if len(fields) < len(methods.names()):
+            notes.append(f"of {', '.join(fields)}")
+        note = f" ({'; '.join(notes)})" if notes else ""
         flag: dict[str, Any] = {"type": _parse_value, "metavar": "VALUE"}
         if isinstance(field.default, bool):
             flag = {"action": argparse.BooleanOptionalAction}
@@ -171,7 +174,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
             "--" + name.replace("_", "-"),
             dest=f"option.{name}",
             default=argparse.SUPPRESS,
-            help=f"{field.metadata['help']} ({defaults}{owners})".replace("%", "%%"),
+            help=f"{field.metadata['help']}{note}".replace("%", "%%"),
             **flag,
         )
 
@@ -216,22 +219,7 @@ def _train(arguments: argparse.Namespace) -> None:
         "activation": arguments.activation,
         "loss": arguments.loss,
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(arguments.seed)
-        initial = _make_model(architecture)
-    # Made before the first one trains: a misspelt option should not cost a run.
-    contestants = {
-        label: methods.make_method(
-            name,
-            copy.deepcopy(initial),
-            loss=arguments.loss,
-            seed=arguments.seed,
-            device=arguments.device,
-            on_nonfinite=arguments.on_nonfinite,
-            **options,
-        )
-        for label, (name, options) in _contestants(arguments).items()
-    }
+    contestants = _make_methods(arguments, architecture)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
 
@@ -278,28 +266,49 @@ def _train(arguments: argparse.Namespace) -> None:
             print(f"\nwritten to {arguments.output}: {', '.join(sorted(written))}")
 
 
-def _contestants(arguments: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Label -> method and options: of --method first, then of every --compare."""
+def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -> dict[str, methods.Method]:
+    """By label, --method first, then every --compare, each with its own copy of the same initial weights.
+
+    All are made before one trains, so that a misspelt option costs no run.
+    """
     options = {
         name.removeprefix("option."): value
         for name, value in vars(arguments).items()
         if name.startswith("option.")
     }
-    contestants = {arguments.method: (arguments.method, options)}
+    chosen = {arguments.method: (arguments.method, options)}
     for label in arguments.compare:
-        if label in contestants:
+        if label in chosen:
             raise ValueError(
                 f"--compare must name another method or other options each time, not {label!r} again."
             )
-        method, _, listed = label.partition(":")
+        name, _, listed = label.partition(":")
         pairs = [item.partition("=") for item in listed.split(",") if item]
         if not all(equals for _, equals, _ in pairs):
             raise ValueError(f"--compare must be NAME[:OPTION=VALUE,...], but is {label!r}.")
-        contestants[label] = (
-            method,
-            {name.replace("-", "_"): _parse_value(value) for name, _, value in pairs},
+        chosen[label] = name, {key.replace("-", "_"): _parse_value(value) for key, _, value in pairs}
+
+    if arguments.device is not None:
+        try:
+            torch.empty(0, device=arguments.device)
+        except (RuntimeError, AssertionError) as error:  # of a torch built without that device
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"--device must be usable, but is {arguments.device!r}: {reason}") from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(arguments.seed)
+        initial = _make_model(architecture)
+    return {
+        label: methods.make_method(
+            name,
+            copy.deepcopy(initial),
+            loss=arguments.loss,
+            seed=arguments.seed,
+            device=arguments.device,
+            on_nonfinite=arguments.on_nonfinite,
+            **options,
         )
-    return contestants
+        for label, (name, options) in chosen.items()
+    }
 
 
 def _make_model(architecture: dict[str, Any]) -> nn.Module:
@@ -351,9 +360,8 @@ class _EpochTable:
 
     def __init__(self, title: str, held_out: str) -> None:
         self._title = title
-        self._columns = (
-            "epoch", "loss", "accuracy", f"{held_out} loss", f"{held_out} accuracy", "samples/s",
-        )  # fmt: skip
+        held_out_columns = f"{held_out} loss", f"{held_out} accuracy"
+        self._columns = ("epoch", "loss", "accuracy", *held_out_columns, "samples/s")
 
     def on_start(self, state: TrainingState) -> None:
         self._print(f"{self._title}\n{_line(self._columns, self._columns)}")

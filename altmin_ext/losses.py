@@ -50,7 +50,9 @@ class CrossEntropy(Loss):
         return 0.5  # diag(p) - p p^T has no eigenvalue above 1/2
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(logits, y, ignore_index=torch.iinfo(torch.int64).min)  # torch's -100 is an error here
+        return F.cross_entropy(
+            logits, y, ignore_index=torch.iinfo(torch.int64).min
+        )  # torch's -100 is an error here
 
     def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:

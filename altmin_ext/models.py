@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import nn
@@ -39,6 +40,6 @@ def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") 
     if min(widths) < 1:
         raise ValueError(f"every width must be at least 1, but they are {widths}.")
     modules: list[nn.Module] = [nn.Flatten()]
-    for width_in, width_out in zip(widths[:-2], widths[1:-1], strict=True):
+    for width_in, width_out in itertools.pairwise(widths[:-1]):
         modules += [nn.Linear(width_in, width_out), _activations[activation]()]
     return nn.Sequential(*modules, nn.Linear(widths[-2], n_out))

@@ -9,6 +9,7 @@ is the output of a stage's map. The last stage is the predictor, whose output ar
 from __future__ import annotations
 
 import abc
+import itertools
 import math
 from collections.abc import Iterator
 from functools import reduce
@@ -21,7 +22,8 @@ from altmin_ext.ops import Activation, activation_of
 from altmin_ext.ops.activation import identity
 
 _known = (
-    "Flatten, Linear, BatchNorm1d, Dropout, Identity, ReLU, LeakyReLU, ELU, Tanh, Sigmoid, GELU, SiLU and Softplus"
+    "Flatten, Linear, BatchNorm1d, Dropout, Identity, ReLU, LeakyReLU, ELU, Tanh, Sigmoid, GELU, SiLU "
+    "and Softplus"
 )
 
 
@@ -96,10 +98,18 @@ class PreMap:
         return not self._pieces
 
     @property
+    def passes_or_rests(self) -> bool:
+        """Whether it is a relu or the identity alone: what it passes is unchanged, what it stops has no slope."""
+        return (
+            not self._drops and self.activation is not None and self.activation.name in ("relu", "identity")
+        )
+
+    @property
     def steepest(self) -> float:
         """The largest magnitude of the derivative."""
         slopes = (
-            piece.steepest if isinstance(piece, Activation) else 1 / (1 - self._rate(piece)) for piece in self._pieces
+            piece.steepest if isinstance(piece, Activation) else 1 / (1 - self._rate(piece))
+            for piece in self._pieces
         )
         return math.prod(slopes)
 
@@ -158,8 +168,8 @@ class LinearMap(Map):
     def __init__(self, linear: nn.Linear) -> None:
         self._linear = linear
         self.n_in, self.n_out = linear.in_features, linear.out_features
-        self.parameters = [p for p in (linear.weight, linear.bias) if p is not None and p.requires_grad]
-        self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        self.parameters = [p for p in linear.parameters() if p.requires_grad]
+        self.gradients: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         of = dict(zip(map(id, self.parameters), self.gradients, strict=True))
         self._weight_gradient = of.get(id(linear.weight))
         self._bias_gradient = of.get(id(linear.bias))
@@ -205,7 +215,7 @@ class ChainMap(Map):
         self.n_in = first.in_features if isinstance(first, nn.Linear) else first.num_features
         self.n_out = last.out_features if isinstance(last, nn.Linear) else last.num_features
         self.parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
-        self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        self.gradients: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self._statistics: dict[nn.BatchNorm1d, tuple[Tensor, Tensor]] = {}
         self._input = self._output = torch.empty(0)
 
@@ -214,7 +224,9 @@ class ChainMap(Map):
         value = self._input
         with torch.enable_grad():
             for module in self._modules:
-                value = self._normalise(module, value) if isinstance(module, nn.BatchNorm1d) else module(value)
+                value = (
+                    self._normalise(module, value) if isinstance(module, nn.BatchNorm1d) else module(value)
+                )
         self._output = value
         out.copy_(value)
 
@@ -228,7 +240,14 @@ class ChainMap(Map):
     def _normalise(self, module: nn.BatchNorm1d, value: Tensor) -> Tensor:
         if not self._uses_batch(module):
             return F.batch_norm(
-                value, module.running_mean, module.running_var, module.weight, module.bias, False, 0.0, module.eps
+                value,
+                module.running_mean,
+                module.running_var,
+                module.weight,
+                module.bias,
+                False,
+                0.0,
+                module.eps,
             )
         if len(value) == 1:
             raise ValueError("x must hold at least 2 samples for BatchNorm1d in training mode, but holds 1.")
@@ -260,6 +279,7 @@ class ChainMap(Map):
             count = len(self._input)
             variance = self._statistics[module][1] * ((count - 1) / count)
         else:
+            assert module.running_var is not None  # else the batch's statistics are there
             variance = module.running_var
         slope = (variance + module.eps).rsqrt()
         return slope if module.weight is None else slope * module.weight.detach()
@@ -268,7 +288,9 @@ class ChainMap(Map):
         for module, (mean, variance) in self._statistics.items():
             if not module.training or module.running_mean is None:
                 continue
-            module.num_batches_tracked += 1
+            assert module.running_var is not None
+            assert module.num_batches_tracked is not None
+            module.num_batches_tracked.add_(1)
             momentum = module.momentum
             if momentum is None:
                 momentum = 1.0 / float(module.num_batches_tracked)
@@ -290,12 +312,16 @@ class Stage:
         self.flatten = flatten
         self.pre = PreMap(pieces)
         only = modules[0]
-        self.map: Map = LinearMap(only) if len(modules) == 1 and isinstance(only, nn.Linear) else ChainMap(modules)
+        self.map: Map = (
+            LinearMap(only) if len(modules) == 1 and isinstance(only, nn.Linear) else ChainMap(modules)
+        )
 
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        for name, child in zip(module._modules, module, strict=True):  # named_children() leaves repetitions out
+        for name, child in zip(
+            module._modules, module, strict=True
+        ):  # named_children() leaves repetitions out
             yield from _leaves(child, f"{path}.{name}" if path else name)
     else:
         yield path or type(module).__name__, module
@@ -312,14 +338,16 @@ def split(model: nn.Module) -> list[Stage]:
             that two stages share.
     """
     stages: list[Stage] = []
-    flatten, pieces, maps, name = False, [], [], ""
+    flatten, name = False, ""
+    pieces: list[Activation | nn.Dropout] = []
+    maps: list[nn.Linear | nn.BatchNorm1d] = []
     for path, module in _leaves(model, ""):
-        is_map = isinstance(module, (nn.Linear, nn.BatchNorm1d))
         has_linear = any(isinstance(m, nn.Linear) for m in maps)
-        if maps and (not is_map or (has_linear and isinstance(module, nn.Linear))):
+        joins = isinstance(module, nn.BatchNorm1d) or (isinstance(module, nn.Linear) and not has_linear)
+        if maps and not joins:
             stages.append(Stage(name, flatten, pieces, maps))
             flatten, pieces, maps, name = False, [], [], ""
-        if is_map:
+        if isinstance(module, (nn.Linear, nn.BatchNorm1d)):
             name = name or path
             maps.append(module)
             continue
@@ -336,7 +364,8 @@ def split(model: nn.Module) -> list[Stage]:
         stages.append(Stage(name, flatten, pieces, maps))
     elif any(piece != identity for piece in pieces):
         raise ValueError(
-            f"model must end with its last Linear, since the loss takes its logits; remove {path!r} ({module}) behind it."
+            f"model must end with its last Linear, whose output are the logits; remove {path!r} ({module}) "
+            "behind it."
         )
     if not any(isinstance(m, nn.Linear) for m in model.modules()):
         raise ValueError(f"model must hold at least one Linear, but {type(model).__name__} holds none.")
@@ -356,7 +385,7 @@ def _check_chain(stages: list[Stage]) -> None:
             owners[id(parameter)] = stage.name
             if not parameter.is_contiguous():
                 raise ValueError(f"a parameter of stage {stage.name!r} must be contiguous.")
-    for below, stage in zip(stages, stages[1:], strict=False):
+    for below, stage in itertools.pairwise(stages):
         if below.map.n_out != stage.map.n_in:
             raise ValueError(
                 f"stage {stage.name!r} takes {stage.map.n_in} features, but stage {below.name!r} below it gives "

@@ -36,7 +36,9 @@ class _Backprop(Method):
             except RuntimeError as error:
                 raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
             if logits.ndim != 2:
-                raise ValueError(f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}.")
+                raise ValueError(
+                    f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}."
+                )
             if not self.loss.counts_correct:
                 self.loss.check_target_values(y, logits.shape[1])
             try:
@@ -47,7 +49,9 @@ class _Backprop(Method):
         correct = (logits.argmax(1) == y).sum() if self.loss.counts_correct else None
         gradients = torch.autograd.grad(loss, self._trained, allow_unused=True)
         loss = loss.detach()
-        report = StepReport(loss, correct, loss.double().reshape(1) if self.options.report_objective else None)
+        report = StepReport(
+            loss, correct, loss.double().reshape(1) if self.options.report_objective else None
+        )
         if self._diverged(loss, gradients):
             return report
         for parameter, gradient in zip(self._trained, gradients, strict=True):

@@ -42,7 +42,13 @@ class MethodOptions:
             raise TypeError(f"{name} must be a {kind.__name__}, but is {value!r}.")
 
     def _check_number(
-        self, name: str, minimum: float, *, exclusive: bool = False, below: float = math.inf, infinite: bool = False
+        self,
+        name: str,
+        minimum: float,
+        *,
+        exclusive: bool = False,
+        below: float = math.inf,
+        infinite: bool = False,
     ) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -176,9 +182,13 @@ class Method(abc.ABC):
             raise TypeError(f"x must be {self.dtype} like the model, but is {x.dtype}.")
         for name, tensor in (("x", x), ("y", y)):
             if tensor.device != self.device:
-                raise ValueError(f"{name} must be on {self.device} like the model, but is on {tensor.device}.")
+                raise ValueError(
+                    f"{name} must be on {self.device} like the model, but is on {tensor.device}."
+                )
         if x.ndim < 2:
-            raise ValueError(f"x must be (B, ...) with at least two dimensions, but has shape {tuple(x.shape)}.")
+            raise ValueError(
+                f"x must be (B, ...) with at least two dimensions, but has shape {tuple(x.shape)}."
+            )
         if x.shape[0] == 0:
             raise ValueError("x must hold at least one sample, but is empty.")
         if y.ndim == 0 or y.shape[0] != x.shape[0]:

@@ -14,6 +14,7 @@ moves by less than a unit in the last place of its value.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -42,7 +43,8 @@ class OnlineAMOptions(MethodOptions):
 
     lr_out: float | None = option(None, "learning rate of the predictor (None: lr)")
     lr_codes: float | str | None = option(
-        None, "step size of the codes, or 'auto': one over a bound of the local curvature (None: 'auto'; released .3)"
+        None,
+        "step size of the codes, or 'auto': one over a bound of the local curvature (None: 'auto'; released .3)",
     )
     stage_scaling: str | None = option(
         None, "'displacement' or 'none' (None: 'displacement' with lr_codes='auto', else 'none')"
@@ -105,17 +107,20 @@ class _Buffers:
 
     Memory: batch x (sum of hidden widths) x 5 numbers, 7 with several code iterations; made once for the largest
     batch seen, smaller ones use a part. A displacement of an activation exists for every code but the top one,
-    which no other code is tied to.
+    which no other code is tied to. Where ``in_place`` says so, an activation takes the place of its code.
     """
 
-    def __init__(self, batch: int, widths: list[int], n_out: int, several: bool, like: Tensor) -> None:
+    def __init__(
+        self, batch: int, widths: list[int], in_place: list[bool], n_out: int, several: bool, like: Tensor
+    ) -> None:
         def matrices(widths: list[int]) -> list[Tensor]:
             return [like.new_empty(batch, width) for width in widths]
 
         self.batch = batch
         self.code = matrices(widths)
         self.displacement = matrices(widths)
-        self.activation = matrices(widths)
+        rows = zip(self.code, widths, in_place, strict=True)
+        self.activation = [code if shared else like.new_empty(batch, width) for code, width, shared in rows]
         self.activation_displacement = matrices(widths[:-1])
         self.residual = matrices(widths)
         self.velocity = matrices(widths if several else [])
@@ -161,6 +166,12 @@ class OnlineAM(Method):
         self._auto = options.lr_codes == "auto"
         self._several = options.code_iterations is not None and options.code_iterations > 1
 
+        # A relu at rest has no derivative and stays at rest, so sigma(c0) tells a single iteration all it needs.
+        single = not self._several and options.weight_iterations == 1 and options.l1_codes == 0
+        self._in_place = [
+            single and isinstance(stage.map, LinearMap) and above.pre.passes_or_rests
+            for stage, above in itertools.pairwise(self._stages)
+        ]
         count = len(self._stages)
         block = torch.zeros(count - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
         self._scalars = block
@@ -177,9 +188,9 @@ class OnlineAM(Method):
         self._part: _Buffers | None = None
         generator = torch.Generator().manual_seed(self.seed)
         self._singular_vectors = [
-            nn.functional.normalize(torch.randn(stage.map.n_in, generator=generator, dtype=torch.float64), dim=0).to(
-                self.device, self.dtype
-            )
+            nn.functional.normalize(
+                torch.randn(stage.map.n_in, generator=generator, dtype=torch.float64), dim=0
+            ).to(self.device, self.dtype)
             for stage in self._stages[1:]
         ]
         self._singular_vectors_ready = [False] * len(self._hidden)
@@ -259,9 +270,7 @@ class OnlineAM(Method):
         """The derivative of the loss in the logits, per sample, with the mean loss and the correct count."""
         predictor, residual = self._predictor.map, buffers.output_residual
         if correct is None:
-            ops.mse_residual(
-                buffers.logits, predictor.bias, y, residual, predictor.bias_gradient, loss, flag
-            )
+            ops.mse_residual(buffers.logits, predictor.bias, y, residual, predictor.bias_gradient, loss, flag)
         else:
             ops.softmax_residual(
                 buffers.logits, predictor.bias, y, residual, predictor.bias_gradient, loss, correct, flag
@@ -315,7 +324,9 @@ class OnlineAM(Method):
             if activation_displacement is not None:
                 activation_displacement.copy_(pre.difference(code, displacement, row[CodeScalar.unit]))
 
-    def _add_gram_product(self, above: LinearMap, gram: Tensor | None, buffers: _Buffers, l: int) -> Tensor | None:
+    def _add_gram_product(
+        self, above: LinearMap, gram: Tensor | None, buffers: _Buffers, l: int
+    ) -> Tensor | None:
         """change = W^T W (a - a0), through the Gram matrix where that takes fewer products."""
         moved, change = buffers.activation_displacement[l], buffers.change[l]
         remaining = (self.options.code_iterations or 1) - 1
@@ -387,7 +398,8 @@ class OnlineAM(Method):
         if self._buffers is None or self._buffers.batch < batch:
             widths = [stage.map.n_out for stage in self._hidden]
             like = torch.empty(0, dtype=self.dtype, device=self.device)
-            self._buffers = self._part = _Buffers(batch, widths, self.n_out, self._several, like)
+            self._buffers = _Buffers(batch, widths, self._in_place, self.n_out, self._several, like)
+            self._part = self._buffers
         if self._part is None or self._part.batch != batch:
             self._part = self._buffers if self._buffers.batch == batch else self._buffers.part(batch)
         return self._part
@@ -450,8 +462,8 @@ class OnlineAM(Method):
         stage, weights = raised[0] % len(self._stages), raised[0] >= len(self._stages)
         variable = "weight gradient" if weights else "code" if stage < len(self._hidden) else "loss"
         raise DivergenceError(
-            f"the {variable} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite at step {self.steps + 1}; "
-            "check x for NaN or Inf, or lower lr or lr_codes."
+            f"the {variable} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite at step "
+            f"{self.steps + 1}; check x for NaN or Inf, or lower lr or lr_codes."
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -467,7 +479,9 @@ class OnlineAM(Method):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         shapes = [tuple(v.shape) for v in state.get("singular_vectors", ())]
         if state.get("method") == self.name and shapes != [tuple(v.shape) for v in self._singular_vectors]:
-            raise ValueError(f"state must be of a model like this one, but its stages take {shapes} features.")
+            raise ValueError(
+                f"state must be of a model like this one, but its stages take {shapes} features."
+            )
         if state.get("method") == self.name:
             self._update.load_state_dict(state["update"])
         super().load_state_dict(state)

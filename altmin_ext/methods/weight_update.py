@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from altmin_ext import ops
 from altmin_ext.network import Stage
@@ -25,7 +25,7 @@ class WeightUpdate(abc.ABC):
     """
 
     def __init__(self, stages: Sequence[Stage], guard: Tensor, first_flag: int) -> None:
-        self.weights: list[nn.Parameter] = [p for stage in stages for p in stage.map.parameters]
+        self.weights: list[Tensor] = [p for stage in stages for p in stage.map.parameters]
         self.gradients: list[Tensor] = [g for stage in stages for g in stage.map.gradients]
         owners = [i for i, stage in enumerate(stages) for _ in stage.map.parameters]
         self._owners = owners
@@ -98,9 +98,11 @@ class AdamUpdate(WeightUpdate):
         for name, own in (("first_moments", self._first_moments), ("second_moments", self._second_moments)):
             shapes = [tuple(t.shape) for t in state[name]]
             if shapes != [tuple(t.shape) for t in own]:
-                raise ValueError(f"state's {name} must have the shapes of the model's weights, but have {shapes}.")
-        for own, kept in zip(self._first_moments, state["first_moments"], strict=True):
-            own.copy_(kept)
-        for own, kept in zip(self._second_moments, state["second_moments"], strict=True):
-            own.copy_(kept)
+                raise ValueError(
+                    f"state's {name} must have the shapes of the model's weights, but have {shapes}."
+                )
+        moments = zip(self._first_moments, state["first_moments"], strict=True)
+        squares = zip(self._second_moments, state["second_moments"], strict=True)
+        for moment, kept in (*moments, *squares):
+            moment.copy_(kept)
         self._adam[AdamScalar.step] = state["updates"]

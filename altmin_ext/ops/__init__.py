@@ -63,7 +63,7 @@ def activate(
         code: (B, n), in and out.
         bias: (n,) or None.
         mask: (B, n) dropout mask, 0 or 1/(1-p), or None.
-        activation: (B, n), out.
+        activation: (B, n), out; may be ``code``, which then is lost.
         sigma: the activation.
         guard: (1,) float64, raised if a code is not finite.
 
@@ -96,13 +96,13 @@ def code_step(
     The code c is held as its displacement from the encode, c0 - c = unit * displacement.
 
     Args:
-        code: (B, n), c0.
+        code: (B, n), c0. With relu or the identity, and a single iteration without threshold, sigma(c0) will do.
         pulled_back: (B, n), W^T times the residual of the stage above, in the unit of the code above.
         pulled_back_change: (B, n), W^T W (a - a0) in this code's unit, or None.
         mask: (B, n) dropout mask or None.
         displacement: (B, n), in and out; only out on the first iteration, where it may be ``pulled_back``.
         velocity: (B, n), momentum's memory, likewise; None without momentum or for a single iteration.
-        activation: (B, n), out: mask * sigma(c).
+        activation: (B, n), out: mask * sigma(c); with relu or the identity it may be ``code`` on the first iteration.
         activation_displacement: (B, n), out: mask * (sigma(c) - sigma(c0)) / unit, free of cancellation;
             None where nobody needs it.
         scalars: this code's parameter block, a row of :class:`CodeScalar`.
@@ -250,9 +250,13 @@ def adam_update(
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
     """
     if kernels := _native(adam):
-        kernels.adam_update(weights, gradients, first_moments, second_moments, scalars, adam, guard, guard_index)
+        kernels.adam_update(
+            weights, gradients, first_moments, second_moments, scalars, adam, guard, guard_index
+        )
     else:
-        reference.adam_update(weights, gradients, first_moments, second_moments, scalars, adam, guard, guard_index)
+        reference.adam_update(
+            weights, gradients, first_moments, second_moments, scalars, adam, guard, guard_index
+        )
 
 
 def sgd_update(

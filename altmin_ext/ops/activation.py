@@ -38,7 +38,7 @@ _formulas: dict[str, _Formula] = {
     "relu": _Formula(lambda c, p: torch.relu(c), lambda c, p: (c > 0).to(c.dtype), lambda p: 1.0),
     "leaky_relu": _Formula(
         lambda c, p: F.leaky_relu(c, p),
-        lambda c, p: torch.where(c > 0, 1.0, p).to(c.dtype),
+        lambda c, p: torch.where(c > 0, torch.ones_like(c), p),
         lambda p: max(1.0, abs(p)),
     ),
     "elu": _Formula(

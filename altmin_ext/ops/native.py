@@ -45,7 +45,10 @@ def _load() -> tuple[ModuleType | None, str]:
         return None, f"the native module altmin_ext._C cannot be loaded ({error}); {_remedy}."
     version = altmin_ext.__version__
     if module.version != version:
-        return None, f"the native module is of version {module.version}, but altmin_ext is {version}; {_remedy}."
+        return (
+            None,
+            f"the native module is of version {module.version}, but altmin_ext is {version}; {_remedy}.",
+        )
     return module, ""
 
 

@@ -23,17 +23,22 @@ def _raise_unless_finite(guard: Tensor | None, value: Tensor) -> None:
 
 def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
     """argmin_u threshold |u| + (u - x)^2 / 2."""
-    return x - torch.clamp(x, -threshold, threshold)
+    return torch.sign(x) * torch.relu(x.abs() - threshold)
 
 
 def activate(
-    code: Tensor, bias: Tensor | None, mask: Tensor | None, activation: Tensor, sigma: Activation, guard: Tensor | None
+    code: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    activation: Tensor,
+    sigma: Activation,
+    guard: Tensor | None,
 ) -> None:
     if bias is not None:
         code += bias
+    _raise_unless_finite(guard, code.double().square().sum())
     a = sigma.value(code)
     activation.copy_(a if mask is None else a * mask)
-    _raise_unless_finite(guard, code.double().square().sum())
 
 
 def code_step(
@@ -77,9 +82,9 @@ def code_step(
 
     shrunk = (code - soft_threshold(code - unit * displacement, eta * scalars[s.threshold])) / unit
     displacement.copy_(torch.where(scalars[s.threshold] > 0, shrunk, displacement))
-    activation.copy_(m * sigma.value(code - unit * displacement))
     if activation_displacement is not None:
         activation_displacement.copy_(m * sigma.difference(code, displacement, unit))
+    activation.copy_(m * sigma.value(code - unit * displacement))
 
     square = displacement.double().square().sum()
     rms = (square / max(1, displacement.numel())).sqrt()

@@ -42,7 +42,9 @@ void activate(const Tensor& code, const Tensor& bias, const Tensor& mask, const 
   check_dimensions(code, "code", 2);
   const int64_t batch = code.shape(0), width = code.shape(1);
   check<double>(guard, "guard", {1});
-  check_overlap({{"code", code}, {"activation", activation}}, {{"bias", bias}, {"mask", mask}});
+  const bool in_place = code.data<char>() == activation.data<char>();
+  check_overlap({{"code", code}, {"activation", in_place ? Tensor{} : activation}},
+                {{"bias", bias}, {"mask", mask}});
   dispatch_dtype(code, "code", [&](auto zero) {
     using T = decltype(zero);
     check<T>(code, "code", {batch, width});
@@ -80,13 +82,21 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
                  {"velocity", velocity},
                  {"activation", activation},
                  {"activation_displacement", activation_displacement}},
-                {{"code", code}, {"pulled_back_change", pulled_back_change}, {"mask", mask}});
-  const bool in_place = first && displacement.data<char>() == pulled_back.data<char>();
+                {{"pulled_back_change", pulled_back_change}, {"mask", mask}});
+  // What may share memory is left out of the second comparison.
+  const Activation sigma = activation_kind(kind);
+  const bool at_rest = sigma == Activation::relu || sigma == Activation::identity;
+  const bool displaces_in_place = first && displacement.data<char>() == pulled_back.data<char>();
+  const bool activates_in_place = first && at_rest && activation.data<char>() == code.data<char>();
   check_overlap({{"velocity", velocity},
-                 {"activation", activation},
                  {"activation_displacement", activation_displacement},
-                 {"displacement", in_place ? Tensor{} : displacement}},
+                 {"displacement", displaces_in_place ? Tensor{} : displacement}},
                 {{"pulled_back", pulled_back}});
+  check_overlap({{"displacement", displacement},
+                 {"velocity", velocity},
+                 {"activation_displacement", activation_displacement},
+                 {"activation", activates_in_place ? Tensor{} : activation}},
+                {{"code", code}});
   dispatch_dtype(code, "code", [&](auto zero) {
     using T = decltype(zero);
     for (const Named& named :
@@ -107,7 +117,7 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
                                 scalars.data<CodeScalars>(),
                                 above.data<CodeScalars>(),
                                 first,
-                                activation_kind(kind),
+                                sigma,
                                 static_cast<T>(parameter),
                                 guard.data<double>()};
     py::gil_scoped_release release;

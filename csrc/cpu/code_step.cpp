@@ -77,25 +77,27 @@ T move_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, T* __r
   return square;
 }
 
+// The displacement of the activation first: `activation` may be `code`.
 template <typename T, typename Sigma>
 void activate_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, int64_t i, int64_t n) {
-  const T* __restrict code = o.code + i;
+  const T* code = o.code + i;
+  T* activation = o.activation + i;
   const T* __restrict delta = o.displacement + i;
   const T* __restrict mask = o.mask ? o.mask + i : nullptr;
-  T* __restrict activation = o.activation + i;
+  if (o.activation_displacement) {
+    T* __restrict activation_displacement = o.activation_displacement + i;
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) activation_displacement[j] = sigma.difference(code[j], delta[j], f.unit);
+    if (mask) {
+#pragma omp simd
+      for (int64_t j = 0; j < n; ++j) activation_displacement[j] *= mask[j];
+    }
+  }
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) activation[j] = sigma.value(code[j] - f.unit * delta[j]);
   if (mask) {
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j) activation[j] *= mask[j];
-  }
-  if (!o.activation_displacement) return;
-  T* __restrict activation_displacement = o.activation_displacement + i;
-#pragma omp simd
-  for (int64_t j = 0; j < n; ++j) activation_displacement[j] = sigma.difference(code[j], delta[j], f.unit);
-  if (mask) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) activation_displacement[j] *= mask[j];
   }
 }
 

@@ -1,7 +1,8 @@
 // activate: code <- code + bias;  activation = mask * sigma(code).
 //
 // The epilogue of the encode: one pass over the pre-activations that a matrix product left.
-// Raises the guard when a code is not finite. Nothing may overlap.
+// Raises the guard when a code is not finite. `activation` may be `code`, which then is lost; nothing else may
+// overlap.
 #pragma once
 
 #include <cstdint>

@@ -1,15 +1,20 @@
 // code_step: one gradient step of a code on its local objective, per element
 //
 //   c      = c0 - unit delta
-//   g      = downstream (unit_above / scale_above * pulled_back + pulled_back_change) mask sigma'(c) - anchor
-//   delta v      = momentum v + g delta <- delta + eta (g + momentum v)             then, with a threshold, c
-//   <- soft(c, eta threshold) activation              = mask sigma(c0 - unit delta) activation_displacement =
-//   mask (sigma(c0 - unit delta) - sigma(c0)) / unit
+//   p      = unit_above / scale_above * pulled_back + pulled_back_change
+//   g      = downstream p mask sigma'(c) - anchor delta
+//   v      = momentum v + g
+//   delta <- delta + eta (g + momentum v);  with a threshold also c <- soft(c, eta threshold)
+//   activation              = mask sigma(c0 - unit delta)
+//   activation_displacement = mask (sigma(c0 - unit delta) - sigma(c0)) / unit
 //
 // with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0 and
 // unit = scale_above (1 for the top code, and with a threshold). Afterwards scale = unit * RMS(delta) if
-// normalised, else unit. Raises the guard when delta is not finite. On the first iteration `displacement` may
-// be `pulled_back`; nothing else may overlap.
+// normalised, else unit. Raises the guard when delta is not finite.
+//
+// On the first iteration `displacement` may be `pulled_back`. With relu and the identity, where a single
+// iteration without threshold is all, `code` may hold sigma(c0) instead of c0, since a unit at rest has no
+// derivative and stays there, and `activation` may be `code`. Nothing else may overlap.
 #pragma once
 
 #include <cstdint>

@@ -574,7 +574,9 @@ def test_auto_approaches_the_exact_bound(loss: str, activation: str, mu: float) 
     method = altmin_ext.make_method("am-sgd", model, loss=loss, mu=mu, lr=0.0)
     for x, y in batches((8,) * 200, loss=loss):
         method.step(x, y)
-    assert eta_list(method) == pytest.approx(exact, rel=5e-3)
+    # The steepest slopes of these two are known to the library as rounded numbers.
+    tolerance = 2e-3 if activation in ("gelu", "silu") else 1e-6
+    assert eta_list(method) == pytest.approx(exact, rel=tolerance)
 
 
 def test_auto_with_dropout() -> None:
@@ -583,7 +585,7 @@ def test_auto_with_dropout() -> None:
     method = altmin_ext.make_method("am-sgd", model, lr=0.0)
     for x, y in batches((8,) * 200):
         method.step(x, y)
-    assert eta_list(method) == pytest.approx(exact, rel=5e-3)
+    assert eta_list(method) == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -628,7 +630,7 @@ def test_auto_follows_mu_and_the_weights() -> None:
         exact = reference.auto_step_sizes()
         method.step(x, y)
         if number >= 20:
-            assert eta_list(method) == pytest.approx(exact, rel=5e-2)
+            assert eta_list(method) == pytest.approx(exact, rel=1e-3)
     assert exact[-1] > 0.9  # a large mu leaves almost nothing but the anchor
 
 

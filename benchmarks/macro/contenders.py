@@ -1,0 +1,112 @@
+"""One training step of the paper's MLPs, by everything worth comparing.
+
+Each contender is a function of (x, y) that trains its own copy of the network by one minibatch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import altmin_ext
+
+Step = Callable[[Tensor, Tensor], object]
+Maker = Callable[[int, int], Step]  # (features, width) -> step
+
+batch, classes = 200, 10
+networks = {"2x100": (784, 100), "2x500": (784, 500)}
+released_code = "ALTMIN_RELEASED_CODE"
+
+
+def minibatch(n_in: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Standard normal inputs and uniform labels."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, n_in, generator=generator)
+    return x, torch.randint(classes, (batch,), generator=generator)
+
+
+def _network(n_in: int, width: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    return altmin_ext.models.mlp(n_in, (width, width), classes)
+
+
+def _method(name: str, **options: object) -> Maker:
+    def make(n_in: int, width: int) -> Step:
+        return altmin_ext.make_method(name, _network(n_in, width), **options).step
+
+    return make
+
+
+def autograd(n_in: int, width: int) -> Step:
+    """What people write today: eager torch with Adam(fused=True)."""
+    net = _network(n_in, width)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+    criterion = nn.CrossEntropyLoss()
+
+    def step(x: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        criterion(net(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def compiled_autograd(n_in: int, width: int) -> Step:
+    """The same with forward and backward through torch.compile."""
+    net = _network(n_in, width)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+    criterion = nn.CrossEntropyLoss()
+    loss = torch.compile(lambda x, y: criterion(net(x), y))
+
+    def step(x: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        loss(x, y).backward()
+        optimizer.step()
+
+    return step
+
+
+def released(n_in: int, width: int) -> Step:
+    """The authors' code, from a checkout of IBM/online-alt-min that the environment points at.
+
+    Without BatchNorm, since the step it is compared with has none either; K = 5, momentum .9, as it comes.
+    """
+    folder = os.environ.get(released_code)
+    if not folder:
+        raise LookupError(f"set {released_code} to a checkout of github.com/IBM/online-alt-min to time it.")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    altmin, models = importlib.import_module("altmin"), importlib.import_module("models")
+    torch.manual_seed(0)
+    net = models.FFNet(n_in, width, n_hidden_layers=2, n_outputs=classes, bias=True, batchnorm=False)
+    stages = altmin.get_mods(
+        net, optimizer="Adam", optimizer_params={"lr": 0.008}, scheduler=lambda epoch: 1 / 2 ** (epoch // 8)
+    )
+    criterion = nn.CrossEntropyLoss()
+    for stage in stages:
+        stage.train()
+
+    def step(x: Tensor, y: Tensor) -> None:
+        with torch.no_grad():
+            _, codes = altmin.get_codes(stages, x)
+        codes = altmin.update_codes(codes, stages, y, criterion, 0.003, lambda_c=0, n_iter=5, lr=0.3)
+        altmin.update_last_layer_(stages[-1], codes[-1], y, criterion, n_iter=1)
+        altmin.update_hidden_weights_adam_(stages, x, codes, lambda_w=0, n_iter=1)
+
+    return step
+
+
+contenders: dict[str, Maker] = {
+    "am-adam": _method("am-adam"),
+    "am-sgd": _method("am-sgd"),
+    "am-adam, released scaling": _method("am-adam", scaling="released"),
+    "yardstick adam": _method("adam"),
+    "autograd, Adam(fused)": autograd,
+    "torch.compile, Adam(fused)": compiled_autograd,
+    "authors' released code": released,
+}
