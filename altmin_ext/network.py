@@ -122,11 +122,13 @@ class Map(abc.ABC):
         bias: (n_out,), which the caller adds to :meth:`forward`'s output; None: it is in there, or there is none.
         parameters: the trainable parameters; a frozen one is left out.
         gradients: one buffer per entry of ``parameters``.
+        bias_gradient: where the sum of the residual over the batch belongs; None if nobody needs it.
     """
 
     n_in: int
     n_out: int
-    bias: Tensor | None
+    bias: Tensor | None = None
+    bias_gradient: Tensor | None = None
     parameters: list[nn.Parameter]
     gradients: list[Tensor]
 
@@ -146,13 +148,8 @@ class Map(abc.ABC):
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         """gradients = J_w^T residual, J_w the Jacobian in the parameters where forward was last called.
 
-        The bias's own sum over the batch is left to the kernel that made the residual, see :attr:`bias_gradient`.
+        The bias's own sum over the batch is left to the kernel that made the residual, see ``bias_gradient``.
         """
-
-    @property
-    def bias_gradient(self) -> Tensor | None:
-        """Where the sum of the residual over the batch belongs; None if nobody needs it."""
-        return None
 
     @abc.abstractmethod
     def matrix(self) -> Tensor:
@@ -166,38 +163,26 @@ class LinearMap(Map):
     """A single Linear: every product is one matrix product into a buffer."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        self._linear = linear
+        self.weight, self.bias = linear.weight, linear.bias
         self.n_in, self.n_out = linear.in_features, linear.out_features
         self.parameters = [p for p in linear.parameters() if p.requires_grad]
         self.gradients: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         of = dict(zip(map(id, self.parameters), self.gradients, strict=True))
         self._weight_gradient = of.get(id(linear.weight))
-        self._bias_gradient = of.get(id(linear.bias))
-
-    @property
-    def weight(self) -> Tensor:
-        return self._linear.weight
-
-    @property
-    def bias(self) -> Tensor | None:  # type: ignore[override]
-        return self._linear.bias
-
-    @property
-    def bias_gradient(self) -> Tensor | None:
-        return self._bias_gradient
+        self.bias_gradient = of.get(id(linear.bias))
 
     def forward(self, activation: Tensor, out: Tensor) -> None:
-        torch.mm(activation, self._linear.weight.t(), out=out)
+        torch.mm(activation, self.weight.t(), out=out)
 
     def pull_back(self, residual: Tensor, out: Tensor) -> None:
-        torch.mm(residual, self._linear.weight, out=out)
+        torch.mm(residual, self.weight, out=out)
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         if self._weight_gradient is not None:
             torch.mm(residual.t(), activation, out=self._weight_gradient)
 
     def matrix(self) -> Tensor:
-        return self._linear.weight
+        return self.weight
 
 
 class ChainMap(Map):
@@ -206,8 +191,6 @@ class ChainMap(Map):
     Batch normalisation uses the statistics of the batch at every evaluation of a step; the running statistics
     move once per step, by those of the encode.
     """
-
-    bias = None
 
     def __init__(self, modules: list[nn.Linear | nn.BatchNorm1d]) -> None:
         self._modules = modules

@@ -205,8 +205,9 @@ class OnlineAM(Method):
         x = self._flatten(x)
         if not self.loss.counts_correct:
             self.loss.check_target_values(y, self.n_out)
-        buffers = self._buffers_for(len(x))
-        self._refresh_scalars(len(x))
+        batch = x.shape[0]
+        buffers = self._buffers_for(batch)
+        self._refresh_scalars(batch)
 
         activation = self._encode(x, buffers)
         loss = torch.empty((), dtype=self.dtype, device=self.device)

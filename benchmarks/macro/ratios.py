@@ -15,7 +15,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -66,15 +66,17 @@ def measure(
     return times, left_out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--networks", nargs="+", choices=list(networks), default=list(networks))
     parser.add_argument("--contenders", nargs="+", choices=list(contenders), default=list(contenders))
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     rows = []
     print("| network | threads | contender | ms per step | ratio | to | quartiles |")
@@ -85,7 +87,12 @@ def main() -> None:
             times, left_out = measure(network, arguments.contenders, arguments.rounds, clock)
             for name, values in times.items():
                 to = pairs.get(name, "")
-                row = {"network": network, "threads": threads, "contender": name, "ms": statistics.median(values)}
+                row = {
+                    "network": network,
+                    "threads": threads,
+                    "contender": name,
+                    "ms": statistics.median(values),
+                }
                 if to in times:
                     ratios = [a / b for a, b in zip(values, times[to], strict=True)]
                     low, row["ratio"], high = statistics.quantiles(ratios, n=4)

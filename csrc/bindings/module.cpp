@@ -274,7 +274,7 @@ T* like_weight(const py::list& list, size_t i, const char* name, const Tensor& w
                      " torch.Tensor like the other weights, but is ", tensor ? tensor.describe_dtype() : "None",
                      ".");
   if (!same_place) raise_value_error(name, "[", i, "] must be contiguous and on the CPU.");
-  if (tensor.describe_shape() != weight.describe_shape())
+  if (!tensor.has_shape_of(weight))
     raise_value_error(name, "[", i, "] must have shape ", weight.describe_shape(), ", but has shape ",
                       tensor.describe_shape(), ".");
   if (tensor.data<char>() != weight.data<char>() && overlap(tensor, weight))

@@ -5,6 +5,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <sstream>
@@ -67,6 +68,10 @@ class Tensor {
     std::string text = "(";
     for (int i = 0; i < view.dimensions; ++i) text += (i ? ", " : "") + std::to_string(view.shape[i]);
     return text + (view.dimensions == 1 ? ",)" : ")");
+  }
+  bool has_shape_of(const Tensor& other) const {
+    return view.dimensions == other.view.dimensions &&
+           std::equal(view.shape, view.shape + view.dimensions, other.view.shape);
   }
   bool is_contiguous() const {
     if (!view.strides) return true;

@@ -16,7 +16,7 @@ struct Factors {
 };
 
 // Elements [begin, end); returns how many were refused.
-template <typename T>
+template <bool Threshold, typename T>
 int update_range(const AdamTensor<T>& tensor, const Factors<T> f, int64_t begin, int64_t end) {
   T* __restrict weight = tensor.weight;
   T* __restrict first_moment = tensor.first_moment;
@@ -28,8 +28,8 @@ int update_range(const AdamTensor<T>& tensor, const Factors<T> f, int64_t begin,
     const T g = f.gradient * gradient[i];
     const T m = f.beta1 * first_moment[i] + f.rest1 * g;
     const T v = f.beta2 * second_moment[i] + f.rest2 * g * g;
-    const T moved = f.keep * weight[i] - f.step * m / (std::sqrt(v) * f.root2 + f.epsilon);
-    const T w = soft_threshold(moved, f.threshold);
+    T w = f.keep * weight[i] - f.step * m / (std::sqrt(v) * f.root2 + f.epsilon);
+    if (Threshold) w = soft_threshold(w, f.threshold);
     const bool finite = is_finite(w) & is_finite(v);  // not &&: a branch would not vectorise
     weight[i] = finite ? w : weight[i];
     first_moment[i] = finite ? m : first_moment[i];
@@ -60,7 +60,8 @@ void adam_update(const AdamUpdate<T>& o) {
                                 static_cast<T>(1 - s.learning_rate * s.decay),
                                 static_cast<T>(s.learning_rate / correction1),
                                 static_cast<T>(s.learning_rate * s.threshold)};
-    return update_range(tensor, factors, begin, end);
+    return factors.threshold > 0 ? update_range<true>(tensor, factors, begin, end)
+                                 : update_range<false>(tensor, factors, begin, end);
   });
 }
 

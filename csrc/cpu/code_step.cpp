@@ -4,6 +4,7 @@
 
 #include "ops/proximal.h"
 #include "parallel.h"
+#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -71,10 +72,7 @@ T move_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, T* __r
     for (int64_t j = 0; j < n; ++j)
       delta[j] = (code[j] - soft_threshold(code[j] - f.unit * delta[j], f.eta * f.threshold)) / f.unit;
   }
-  T square = 0;
-#pragma omp simd reduction(+ : square)
-  for (int64_t j = 0; j < n; ++j) square += delta[j] * delta[j];
-  return square;
+  return sum_of_squares(delta, n);
 }
 
 // The displacement of the activation first: `activation` may be `code`.

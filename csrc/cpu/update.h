@@ -1,6 +1,7 @@
 // What the weight updates share: the guard, and one flat range of elements over many tensors.
 #pragma once
 
+#include <cmath>
 #include <limits>
 
 #include "ops/proximal.h"
@@ -37,7 +38,7 @@ void for_each_element(const Update& o, const Body& body) {
 
 template <typename T>
 inline bool is_finite(T w) {
-  return (w >= -std::numeric_limits<T>::max()) & (w <= std::numeric_limits<T>::max());
+  return std::fabs(w) <= std::numeric_limits<T>::max();
 }
 
 }  // namespace altmin::cpu::ALTMIN_ISA

@@ -1,6 +1,7 @@
 #include "ops/weight_residual.h"
 
 #include "parallel.h"
+#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -36,10 +37,7 @@ double residual_range(const WeightResidual<T>& o, const T of_displacement, const
 #pragma omp simd
       for (int64_t j = begin; j < end; ++j) residual[j] += of_product * bias[j];
     }
-    T square = 0;
-#pragma omp simd reduction(+ : square)
-    for (int64_t j = begin; j < end; ++j) square += residual[j] * residual[j];
-    sum += square;
+    sum += sum_of_squares(residual + begin, end - begin);
     if (bias_gradient) {
 #pragma omp simd
       for (int64_t j = begin; j < end; ++j) bias_gradient[j] += residual[j];

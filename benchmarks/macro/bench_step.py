@@ -1,0 +1,35 @@
+"""One training step in pytest-benchmark: ours, autograd, compiled autograd, and the authors' code if it is at hand.
+
+For ratios use ``python -m benchmarks.macro.ratios``, whose contenders take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.macro.contenders import contenders, minibatch, networks
+
+
+@pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads} threads")
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("contender", contenders)
+@pytest.mark.parametrize("network", networks)
+def test_step(benchmark: Any, network: str, contender: str, threads: int) -> None:
+    benchmark.group = f"step, {network}, batch 200, {threads} threads"
+    n_in, width = networks[network]
+    try:
+        step = contenders[contender](n_in, width)
+    except LookupError as reason:
+        pytest.skip(str(reason))
+    x, y = minibatch(n_in)
+    benchmark.pedantic(step, (x, y), iterations=5, rounds=20, warmup_rounds=3)
