@@ -342,7 +342,8 @@ def split(model: nn.Module) -> list[Stage]:
         elif isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim in (-1, 1):
             flatten = True
         else:
-            raise ValueError(f"model cannot be split at {path!r}: {module} is not one of {_known}.")
+            what = repr(module) if "\n" not in repr(module) else type(module).__name__
+            raise ValueError(f"model cannot be split at {path!r}: {what} is not one of {_known}.")
     if maps:
         stages.append(Stage(name, flatten, pieces, maps))
     elif any(piece != identity for piece in pieces):

@@ -39,6 +39,10 @@ class OnlineAMOptions(MethodOptions):
 
     ``lr_codes``, ``mu``, ``code_iterations`` and ``code_momentum`` default to None, which stands for the value of
     the chosen scaling: "auto", .5, 1 and 0 for "paper"; .3, .003, 5 and .9 for "released".
+
+    With ``stage_scaling="displacement"`` the weight objective of a stage is divided by the RMS displacement of its
+    code. That moves no minimiser, but its curvature grows as much: AM-SGD with several ``weight_iterations`` needs
+    a smaller ``lr`` then.
     """
 
     lr_out: float | None = option(None, "learning rate of the predictor (None: lr)")
