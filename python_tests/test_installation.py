@@ -1,0 +1,104 @@
+"""Finding the native module, each time in a process of its own. Oracle: the promised sentence, or the file given."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+
+import altmin_ext
+from altmin_ext.ops import native
+
+report = """
+import altmin_ext
+from altmin_ext.ops import native
+print(altmin_ext.__file__, native.module and native.module.__file__, native.reason, sep="\\n")
+"""
+
+
+@pytest.fixture
+def source_tree(tmp_path):
+    """A folder with the package as it lies in a clone: without the native module."""
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    shutil.copytree(Path(altmin_ext.__file__).parent, tmp_path / "clone" / "altmin_ext", ignore=ignored)
+    return tmp_path / "clone"
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A folder that looks to importlib like site-packages with the package installed, still without the module."""
+    (tmp_path / "site" / "altmin_ext").mkdir(parents=True)
+    information = tmp_path / "site" / f"altmin_ext-{altmin_ext.__version__}.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Name: altmin_ext\nVersion: {altmin_ext.__version__}\n")
+    return tmp_path / "site"
+
+
+def run(source_tree, installed, *arguments):
+    """Run Python where the source tree hides the installed package; -S keeps an editable installation out."""
+    path = os.pathsep.join(map(str, [source_tree, installed, *filter(None, sys.path)]))
+    return subprocess.run(
+        [sys.executable, "-S", *arguments],
+        cwd=source_tree,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def found(source_tree, installed):
+    """Where the package lies, where its native module does, and the reason if there is none."""
+    done = run(source_tree, installed, "-c", report)
+    assert done.returncode == 0, done.stderr
+    package, module, reason = done.stdout.split("\n")[:3]
+    assert Path(package) == source_tree / "altmin_ext" / "__init__.py"
+    return module, reason
+
+
+@pytest.mark.skipif(native.module is None, reason="the native module is not built")
+def test_source_tree_finds_the_module_of_the_installed_package(source_tree, installed):
+    copy = shutil.copy(native.module.__file__, installed / "altmin_ext")
+    assert found(source_tree, installed) == (str(copy), "")
+
+
+def test_missing_module_is_explained(source_tree, installed):
+    module, reason = found(source_tree, installed)
+    assert module == "None"
+    assert "never built" in reason
+    assert str(source_tree) in reason
+    assert "pip install" in reason
+
+
+@pytest.mark.parametrize("content", [b"", b"no library"])
+def test_broken_module_is_explained(source_tree, installed, content):
+    (installed / "altmin_ext" / f"_C{EXTENSION_SUFFIXES[0]}").write_bytes(content)
+    module, reason = found(source_tree, installed)
+    assert module == "None"
+    assert "cannot be loaded" in reason
+    assert "pip install" in reason
+
+
+@pytest.mark.skipif(native.module is None, reason="the native module is not built")
+def test_module_of_another_version_is_explained(source_tree, installed):
+    shutil.copy(native.module.__file__, installed / "altmin_ext")
+    start = source_tree / "altmin_ext" / "__init__.py"
+    start.write_text(start.read_text().replace(f'"{altmin_ext.__version__}"', '"99.0"'))
+    module, reason = found(source_tree, installed)
+    assert module == "None"
+    assert altmin_ext.__version__ in reason
+    assert "99.0" in reason
+    assert "pip install" in reason
+
+
+def test_commands_fail_with_one_sentence(source_tree, installed):
+    info = run(source_tree, installed, "-m", "altmin_ext", "info")
+    assert info.returncode == 0, info.stderr
+    assert "never built" in info.stdout
+    train = run(source_tree, installed, "-m", "altmin_ext", "train", "--epochs", "1", "--quiet")
+    assert train.returncode == 2
+    assert train.stderr.count("\n") == 1
+    assert "never built" in train.stderr
