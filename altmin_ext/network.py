@@ -159,6 +159,20 @@ class Map(abc.ABC):
         """Keep what the last encode saw: the running statistics of batch normalisation."""
 
 
+class _Transposed:
+    """Keeps the transposed view of a matrix between steps: making one costs as much as a small product."""
+
+    def __init__(self) -> None:
+        self._matrix = self._view = torch.empty(0, 0)
+        self._address = -1
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        # The address too: ``parameter.data = ...`` gives the same object other memory.
+        if matrix is not self._matrix or matrix.data_ptr() != self._address:
+            self._matrix, self._view, self._address = matrix, matrix.detach().t(), matrix.data_ptr()
+        return self._view
+
+
 class LinearMap(Map):
     """A single Linear: every product is one matrix product into a buffer."""
 
@@ -170,16 +184,17 @@ class LinearMap(Map):
         of = dict(zip(map(id, self.parameters), self.gradients, strict=True))
         self._weight_gradient = of.get(id(linear.weight))
         self.bias_gradient = of.get(id(linear.bias))
+        self._weight_transposed, self._residual_transposed = _Transposed(), _Transposed()
 
     def forward(self, activation: Tensor, out: Tensor) -> None:
-        torch.mm(activation, self.weight.t(), out=out)
+        torch.mm(activation, self._weight_transposed(self.weight), out=out)
 
     def pull_back(self, residual: Tensor, out: Tensor) -> None:
         torch.mm(residual, self.weight, out=out)
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         if self._weight_gradient is not None:
-            torch.mm(residual.t(), activation, out=self._weight_gradient)
+            torch.mm(self._residual_transposed(residual), activation, out=self._weight_gradient)
 
     def matrix(self) -> Tensor:
         return self.weight

@@ -182,6 +182,8 @@ class OnlineAM(Method):
         self._rows = list(block)
         self._sigma_squared = [row[CodeScalar.sigma_squared :][:1] for row in self._rows]
         self._guard = torch.zeros(2 * count, dtype=torch.float64, device=self.device)
+        # On the CPU a list of the flags, through numpy, costs a tenth of asking torch.
+        self._guard_list = (self._guard.numpy() if self.device.type == "cpu" else self._guard).tolist
         self._flags = [self._guard[i : i + 1] for i in range(2 * count)]
         correct = torch.empty((), dtype=torch.int64, device=self.device) if self.loss.counts_correct else None
         self._scratch = (torch.empty((), dtype=self.dtype, device=self.device), correct)
@@ -214,8 +216,9 @@ class OnlineAM(Method):
         self._refresh_scalars(batch)
 
         activation = self._encode(x, buffers)
-        loss = torch.empty((), dtype=self.dtype, device=self.device)
-        correct = torch.empty((), dtype=torch.int64, device=self.device) if self.loss.counts_correct else None
+        loss, correct = torch.empty_like(self._scratch[0]), None
+        if self._scratch[1] is not None:
+            correct = torch.empty_like(self._scratch[1])
         self._residual_of_loss(buffers, y, loss, correct, self._flags[len(self._hidden)])
         for code in reversed(range(len(self._hidden))):
             self._update_code(code, buffers, y)
@@ -458,7 +461,7 @@ class OnlineAM(Method):
 
     def _diverged(self) -> bool:
         """Whether a flag is up, and so the step was not taken; raises where the user asked for it."""
-        if not self._guard.any():
+        if not any(self._guard_list()):
             return False
         raised = self._guard.nonzero()[:, 0].tolist()
         self._guard.zero_()

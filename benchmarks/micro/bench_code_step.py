@@ -21,18 +21,18 @@ def test_single_iteration(
     hidden_shape: tuple[int, int],
     sigma: str,
 ) -> None:
-    """What a step with one code iteration calls: the displacement in place of the pulled-back residual."""
-    pulled_back = normal(*hidden_shape)
+    """What a step with one code iteration calls, but for the memory of the displacement.
+
+    A step puts it in place of the pulled-back residual, which calls in a row would shrink until it underflows.
+    """
     time(
         "code_step",
         f"{network}, {sigma}, one iteration",
-        code=normal(
-            *hidden_shape
-        ).abs(),  # all units active: relu would empty the memory that is used in place
-        pulled_back=pulled_back,
+        code=normal(*hidden_shape),
+        pulled_back=normal(*hidden_shape),
         pulled_back_change=None,
         mask=None,
-        displacement=pulled_back,
+        displacement=torch.empty(hidden_shape),
         velocity=None,
         activation=torch.empty(hidden_shape),
         activation_displacement=torch.empty(hidden_shape),
@@ -54,9 +54,9 @@ def test_later_iteration_with_momentum(
     hidden_shape: tuple[int, int],
     sigma: str,
 ) -> None:
-    """One of several code iterations; the anchor and a small step keep calls in a row from running off."""
+    """One of several code iterations, with a step size of 0: converging calls would underflow, and slow down."""
     scalars = code_block()
-    scalars[CodeScalar.momentum], scalars[CodeScalar.step_taken] = 0.9, 0.01
+    scalars[CodeScalar.momentum], scalars[CodeScalar.step_taken] = 0.9, 0.0
     time(
         "code_step",
         f"{network}, {sigma}, later iteration with momentum",

@@ -97,7 +97,7 @@ def guard() -> Tensor:
 
 @pytest.fixture
 def code_block() -> Callable[[], Tensor]:
-    """code_block(): a code's parameter block under which repeated calls in place do not run off to 0 or infinity."""
+    """code_block(): a code's parameter block."""
 
     def make() -> Tensor:
         block = torch.zeros(len(CodeScalar), dtype=torch.float64)
