@@ -42,7 +42,7 @@ def _native(tensor: Tensor) -> ModuleType | Any:
     Raises:
         ImportError: the kernels are needed but cannot be loaded; says why and what to do.
     """
-    if _backend == "reference" or not tensor.is_cpu:
+    if _backend == "reference" or (isinstance(tensor, Tensor) and not tensor.is_cpu):
         return None
     if native.module is None:
         raise ImportError(native.reason)
@@ -244,7 +244,7 @@ def adam_update(
         scalars: (len(weights), 4) float64, rows of :class:`UpdateScalar`.
         adam: (4,) float64, :class:`AdamScalar`; its ``step`` is advanced.
         guard: (flags,) float64 or None.
-        guard_index: (len(weights),) int64, which flag belongs to which tensor; or None.
+        guard_index: (len(weights),) int64, which flag belongs to which tensor; None: all have the first.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
@@ -274,7 +274,7 @@ def sgd_update(
         weights, gradients: lists of contiguous tensors, alike entry by entry.
         scalars: (len(weights), 4) float64, rows of :class:`UpdateScalar`.
         guard: (flags,) float64 or None.
-        guard_index: (len(weights),) int64, which flag belongs to which tensor; or None.
+        guard_index: (len(weights),) int64, which flag belongs to which tensor; None: all have the first.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.

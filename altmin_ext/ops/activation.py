@@ -99,15 +99,18 @@ class Activation:
     def difference(self, c0: Tensor, delta: Tensor, unit: Tensor | float) -> Tensor:
         """(sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation.
 
-        A small displacement goes through the two-point Gauss rule of sigma', unless it crosses zero, where sigma'
-        may jump but nothing cancels.
+        A small displacement goes through the two-point Gauss rule of sigma', unless it crosses a kink at zero, where
+        sigma' jumps but nothing cancels.
         """
         d = unit * delta
         node = (1 - 1 / math.sqrt(3)) / 2
         slope = (self.derivative(c0 - node * d) + self.derivative(c0 - (1 - node) * d)) / 2
         plain = (self.value(c0 - d) - self.value(c0)) / unit
-        small = d.abs() < (1e-3 if c0.dtype == torch.float64 else 0.1)
-        return torch.where(small & ((c0 > 0) == (c0 - d > 0)), -delta * slope, plain)
+        sharpness = max(1.0, self.parameter) if self.name == "softplus" else 1.0
+        smooth = d.abs() * sharpness < (1e-3 if c0.dtype == torch.float64 else 0.1)
+        if self.name in ("relu", "leaky_relu", "elu"):
+            smooth &= (c0 > 0) == (c0 - d > 0)
+        return torch.where(smooth, -delta * slope, plain)
 
     @property
     def steepest(self) -> float:

@@ -145,12 +145,11 @@ def weight_residual(
     guard: Tensor | None,
 ) -> None:
     s = CodeScalar
-    value = scalars[s.unit] * displacement
-    if product is not None:
-        fit = product if bias is None else product + bias
-        fit = fit if code is None else fit - code
-        value = value + (1.0 if below is None else below[s.unit]) * fit
-    residual.copy_(value / scalars[s.scale])
+    fit = torch.zeros_like(displacement) if product is None else product
+    fit = fit if bias is None else fit + bias
+    fit = fit if code is None else fit - code
+    factor = 1.0 if below is None else below[s.unit]
+    residual.copy_((scalars[s.unit] * displacement + factor * fit) / scalars[s.scale])
     if bias_gradient is not None:
         torch.sum(residual, 0, out=bias_gradient)
     scalars[s.residual_square] = residual.double().square().sum()

@@ -74,7 +74,7 @@ experiments = {
     "cifar-10-2x100": Experiment(
         "cifar-10",
         (100, 100),
-        50,
+        30,
         0.53,
         20,
         lr=(1e-3, 2e-3),
@@ -166,9 +166,12 @@ def tune(name: str) -> None:
 
 def best_trial(name: str, method: str) -> dict[str, Any]:
     """The setting with the best validation accuracy."""
-    return max((r for r in _records(name, "tuning") if r["method"] == method), key=lambda r: r["accuracy"])[
-        "trial"
-    ]
+    records = [r for r in _records(experiments[name].tuned_as or name, "tuning") if r["method"] == method]
+    if not records:
+        raise SystemExit(
+            f"{name} has not been tuned for {method}: run `tune {experiments[name].tuned_as or name}`."
+        )
+    return max(records, key=lambda r: r["accuracy"])["trial"]
 
 
 def run(name: str, seeds: int, methods: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ static_assert(sizeof(UpdateScalars) == std::size(update_scalar_names) * sizeof(d
 static_assert(sizeof(AdamScalars) == std::size(adam_scalar_names) * sizeof(double));
 
 void require(const Tensor& tensor, const char* name) {
+  check_readable(tensor, name);
   if (!tensor) raise_type_error(name, " must be a torch.Tensor, but is None.");
 }
 
@@ -43,7 +44,7 @@ void activate(const Tensor& code, const Tensor& bias, const Tensor& mask, const 
   const int64_t batch = code.shape(0), width = code.shape(1);
   check<double>(guard, "guard", {1});
   const bool in_place = code.data<char>() == activation.data<char>();
-  check_overlap({{"code", code}, {"activation", in_place ? Tensor{} : activation}},
+  check_overlap({{"code", code}, {"activation", in_place ? Tensor{} : activation}, {"guard", guard}},
                 {{"bias", bias}, {"mask", mask}});
   dispatch_dtype(code, "code", [&](auto zero) {
     using T = decltype(zero);
@@ -81,8 +82,10 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
   check_overlap({{"displacement", displacement},
                  {"velocity", velocity},
                  {"activation", activation},
-                 {"activation_displacement", activation_displacement}},
-                {{"pulled_back_change", pulled_back_change}, {"mask", mask}});
+                 {"activation_displacement", activation_displacement},
+                 {"scalars", scalars},
+                 {"guard", guard}},
+                {{"pulled_back_change", pulled_back_change}, {"mask", mask}, {"above", above}});
   // What may share memory is left out of the second comparison.
   const Activation sigma = activation_kind(kind);
   const bool at_rest = sigma == Activation::relu || sigma == Activation::identity;
@@ -90,12 +93,17 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
   const bool activates_in_place = first && at_rest && activation.data<char>() == code.data<char>();
   check_overlap({{"velocity", velocity},
                  {"activation_displacement", activation_displacement},
-                 {"displacement", displaces_in_place ? Tensor{} : displacement}},
+                 {"displacement", displaces_in_place ? Tensor{} : displacement},
+                 {"activation", activation},
+                 {"scalars", scalars},
+                 {"guard", guard}},
                 {{"pulled_back", pulled_back}});
   check_overlap({{"displacement", displacement},
                  {"velocity", velocity},
                  {"activation_displacement", activation_displacement},
-                 {"activation", activates_in_place ? Tensor{} : activation}},
+                 {"activation", activates_in_place ? Tensor{} : activation},
+                 {"scalars", scalars},
+                 {"guard", guard}},
                 {{"code", code}});
   dispatch_dtype(code, "code", [&](auto zero) {
     using T = decltype(zero);
@@ -137,7 +145,10 @@ void softmax_residual(const Tensor& logits, const Tensor& bias, const Tensor& la
   check<int64_t>(labels, "labels", {batch});
   check<int64_t>(correct, "correct", {});
   check<double>(guard, "guard", {1});
-  check_overlap({{"residual", residual}, {"bias_gradient", bias_gradient}}, {{"bias", bias}});
+  check_overlap({{"bias_gradient", bias_gradient}, {"loss", loss}, {"correct", correct}, {"guard", guard}},
+                {{"logits", logits}, {"residual", residual}, {"bias", bias}, {"labels", labels}});
+  check_overlap({{"residual", residual}}, {{"bias", bias}, {"labels", labels}});
+  check_replacement({"residual", residual}, {{"logits", logits}});
   const int64_t wrong = dispatch_dtype(logits, "logits", [&](auto zero) {
     using T = decltype(zero);
     check<T>(logits, "logits", {batch, classes});
@@ -171,8 +182,10 @@ void mse_residual(const Tensor& logits, const Tensor& bias, const Tensor& target
   check_dimensions(logits, "logits", 2);
   const int64_t batch = logits.shape(0), width = logits.shape(1);
   check<double>(guard, "guard", {1});
-  check_overlap({{"residual", residual}, {"bias_gradient", bias_gradient}},
-                {{"bias", bias}, {"targets", targets}});
+  check_overlap({{"bias_gradient", bias_gradient}, {"loss", loss}, {"guard", guard}},
+                {{"logits", logits}, {"residual", residual}, {"bias", bias}, {"targets", targets}});
+  check_overlap({{"residual", residual}}, {{"bias", bias}, {"targets", targets}});
+  check_replacement({"residual", residual}, {{"logits", logits}});
   dispatch_dtype(logits, "logits", [&](auto zero) {
     using T = decltype(zero);
     check<T>(logits, "logits", {batch, width});
@@ -206,7 +219,15 @@ void weight_residual(const Tensor& displacement, const Tensor& product, const Te
   check<double>(scalars, "scalars", {code_scalar_count});
   check<double>(below, "below", {code_scalar_count});
   check<double>(guard, "guard", {1});
-  check_overlap({{"residual", residual}, {"bias_gradient", bias_gradient}}, {{"bias", bias}, {"code", code}});
+  check_overlap({{"bias_gradient", bias_gradient}, {"scalars", scalars}, {"guard", guard}},
+                {{"displacement", displacement},
+                 {"product", product},
+                 {"residual", residual},
+                 {"bias", bias},
+                 {"code", code},
+                 {"below", below}});
+  check_overlap({{"residual", residual}}, {{"bias", bias}, {"code", code}, {"below", below}});
+  check_replacement({"residual", residual}, {{"displacement", displacement}, {"product", product}});
   dispatch_dtype(displacement, "displacement", [&](auto zero) {
     using T = decltype(zero);
     for (const Named& named : {Named{"displacement", displacement}, Named{"product", product},
@@ -231,6 +252,7 @@ void weight_residual(const Tensor& displacement, const Tensor& product, const Te
 }
 
 int64_t guard_size(const Tensor& guard) {
+  check_readable(guard, "guard");
   if (!guard) return 0;
   check_dimensions(guard, "guard", 1);
   check<double>(guard, "guard", {guard.shape(0)});
@@ -251,6 +273,7 @@ struct UpdateArguments {
     require(scalars, "scalars");
     check<double>(scalars, "scalars", {count, static_cast<int64_t>(std::size(update_scalar_names))});
     check<int64_t>(guard_index, "guard_index", {count});
+    check_overlap({{"guard", guard}}, {{"scalars", scalars}, {"guard_index", guard_index}});
     for (int64_t i = 0; guard && guard_index && i < count; ++i) {
       const int64_t index = guard_index.data<int64_t>()[i];
       if (index < 0 || index >= guard.shape(0))
@@ -258,8 +281,10 @@ struct UpdateArguments {
                           index, ".");
     }
   }
+  // The flag of a tensor; without an index all have the first.
   double* flag(size_t i) const {
-    return guard && guard_index ? guard.data<double>() + guard_index.data<int64_t>()[i] : nullptr;
+    if (!guard || guard.shape(0) == 0) return nullptr;
+    return guard.data<double>() + (guard_index ? guard_index.data<int64_t>()[i] : 0);
   }
 };
 
@@ -267,6 +292,7 @@ struct UpdateArguments {
 template <typename T>
 T* like_weight(const py::list& list, size_t i, const char* name, const Tensor& weight) {
   const Tensor tensor = py::cast<Tensor>(list[i]);
+  if (tensor.unreadable) check_readable(tensor, name + ("[" + std::to_string(i) + "]"));
   const bool same_type = tensor && tensor.is_float(8 * sizeof(T));
   const bool same_place = tensor && tensor.view.device.type == dlpack::cpu_device && tensor.is_contiguous();
   if (!same_type)
@@ -277,9 +303,16 @@ T* like_weight(const py::list& list, size_t i, const char* name, const Tensor& w
   if (!tensor.has_shape_of(weight))
     raise_value_error(name, "[", i, "] must have shape ", weight.describe_shape(), ", but has shape ",
                       tensor.describe_shape(), ".");
-  if (tensor.data<char>() != weight.data<char>() && overlap(tensor, weight))
-    raise_value_error(name, "[", i, "] and weights[", i, "] must not share memory.");
   return tensor.data<T>();
+}
+
+// Raises if two of the tensors that belong to weight i share memory.
+template <typename T, size_t n>
+void check_row_overlap(size_t i, int64_t size, const std::pair<const char*, const T*> (&row)[n]) {
+  for (size_t a = 0; a < n; ++a)
+    for (size_t b = a + 1; b < n; ++b)
+      if (row[a].second < row[b].second + size && row[b].second < row[a].second + size)
+        raise_value_error(row[a].first, "[", i, "] and ", row[b].first, "[", i, "] must not share memory.");
 }
 
 template <typename Body>
@@ -299,17 +332,26 @@ void adam_update(const py::list& weights, const py::list& gradients, const py::l
       {{"gradients", &gradients}, {"first_moments", &first_moments}, {"second_moments", &second_moments}});
   require(adam, "adam");
   check<double>(adam, "adam", {static_cast<int64_t>(std::size(adam_scalar_names))});
+  check_overlap({{"adam", adam}, {"guard", guard}}, {{"scalars", scalars}, {"guard_index", guard_index}});
   for_update_dtype(weights, [&](auto zero) {
     using T = decltype(zero);
     AdamUpdate<T> arguments{{}, adam.data<AdamScalars>(), guard.data<double>(), guards};
     arguments.tensors.reserve(weights.size());
     for (size_t i = 0; i < weights.size(); ++i) {
       const Tensor weight = py::cast<Tensor>(weights[i]);
-      arguments.tensors.push_back({weight.size(), like_weight<T>(weights, i, "weights", weight),
-                                   like_weight<T>(gradients, i, "gradients", weight),
-                                   like_weight<T>(first_moments, i, "first_moments", weight),
-                                   like_weight<T>(second_moments, i, "second_moments", weight),
-                                   scalars.data<UpdateScalars>() + i, common.flag(i)});
+      const AdamTensor<T> tensor{weight.size(),
+                                 like_weight<T>(weights, i, "weights", weight),
+                                 like_weight<T>(gradients, i, "gradients", weight),
+                                 like_weight<T>(first_moments, i, "first_moments", weight),
+                                 like_weight<T>(second_moments, i, "second_moments", weight),
+                                 scalars.data<UpdateScalars>() + i,
+                                 common.flag(i)};
+      check_row_overlap<T>(i, tensor.size,
+                           {{"weights", tensor.weight},
+                            {"gradients", tensor.gradient},
+                            {"first_moments", tensor.first_moment},
+                            {"second_moments", tensor.second_moment}});
+      arguments.tensors.push_back(tensor);
     }
     py::gil_scoped_release release;
     cpu::adam_update(arguments);
@@ -327,9 +369,11 @@ void sgd_update(const py::list& weights, const py::list& gradients, const Tensor
     arguments.tensors.reserve(weights.size());
     for (size_t i = 0; i < weights.size(); ++i) {
       const Tensor weight = py::cast<Tensor>(weights[i]);
-      arguments.tensors.push_back({weight.size(), like_weight<T>(weights, i, "weights", weight),
-                                   like_weight<T>(gradients, i, "gradients", weight),
-                                   scalars.data<UpdateScalars>() + i, common.flag(i)});
+      const SgdTensor<T> tensor{weight.size(), like_weight<T>(weights, i, "weights", weight),
+                                like_weight<T>(gradients, i, "gradients", weight),
+                                scalars.data<UpdateScalars>() + i, common.flag(i)};
+      check_row_overlap<T>(i, tensor.size, {{"weights", tensor.weight}, {"gradients", tensor.gradient}});
+      arguments.tensors.push_back(tensor);
     }
     py::gil_scoped_release release;
     cpu::sgd_update(arguments);
@@ -342,7 +386,7 @@ void power_iteration(const Tensor& weight, const Tensor& vector, const Tensor& s
   require(sigma_squared, "sigma_squared");
   check_dimensions(weight, "weight", 2);
   check<double>(sigma_squared, "sigma_squared", {1});
-  check_overlap({{"vector", vector}}, {{"weight", weight}});
+  check_overlap({{"vector", vector}, {"sigma_squared", sigma_squared}}, {{"weight", weight}});
   dispatch_dtype(weight, "weight", [&](auto zero) {
     using T = decltype(zero);
     check<T>(weight, "weight", {weight.shape(0), weight.shape(1)});

@@ -36,11 +36,12 @@ inline const dlpack::ExchangeApi* exchange_api(py::handle object) {
   return api;
 }
 
-// A torch tensor seen from C++. Empty where Python passed None.
+// A torch tensor seen from C++. Empty where Python passed None, or something `unreadable`.
 class Tensor {
  public:
   dlpack::Tensor view{};
   bool present = false;
+  py::handle unreadable;  // no tensor, or one whose memory cannot be viewed; check_readable names it
 
   explicit operator bool() const { return present; }
 
@@ -74,7 +75,7 @@ class Tensor {
            std::equal(view.shape, view.shape + view.dimensions, other.view.shape);
   }
   bool is_contiguous() const {
-    if (!view.strides) return true;
+    if (!view.strides || size() == 0) return true;
     int64_t expected = 1;
     for (int i = view.dimensions - 1; i >= 0; --i) {
       if (view.shape[i] != 1 && view.strides[i] != expected) return false;
@@ -98,6 +99,16 @@ template <typename... Parts>
   throw py::type_error(text.str());
 }
 
+inline void check_readable(const Tensor& tensor, const std::string& name) {
+  if (!tensor.unreadable) return;
+  if (!exchange_api(tensor.unreadable))
+    raise_type_error(name, " must be a torch.Tensor, but is of type ",
+                     Py_TYPE(tensor.unreadable.ptr())->tp_name, ".");
+  raise_value_error(name, " must be a dense tensor on the CPU, but is on device ",
+                    std::string(py::str(tensor.unreadable.attr("device"))), " with layout ",
+                    std::string(py::str(tensor.unreadable.attr("layout"))), ".");
+}
+
 template <typename T>
 constexpr const char* dtype_name() {
   if constexpr (std::is_same_v<T, float>) return "float32";
@@ -108,6 +119,7 @@ constexpr const char* dtype_name() {
 // Raises unless the tensor is contiguous, on the CPU, of type T and of the given shape.
 template <typename T>
 void check(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+  if (tensor.unreadable) check_readable(tensor, name);
   if (!tensor) return;
   constexpr uint8_t code = std::is_floating_point_v<T> ? dlpack::float_code : dlpack::integer_code;
   if (tensor.view.dtype.code != code || tensor.view.dtype.bits != 8 * sizeof(T) || tensor.view.dtype.lanes != 1)
@@ -143,6 +155,13 @@ inline bool overlap(const Tensor& a, const Tensor& b) {
   return a && b && first < second + b.bytes() && second < first + a.bytes();
 }
 
+// Raises if an output shares memory with an input that it may replace, but not as a whole.
+inline void check_replacement(const Named& output, std::initializer_list<Named> inputs) {
+  for (const Named& input : inputs)
+    if (overlap(output.tensor, input.tensor) && output.tensor.data<char>() != input.tensor.data<char>())
+      raise_value_error(output.name, " must be ", input.name, " itself or share no memory with it.");
+}
+
 // Raises if an output shares memory with another output or with an input it may not replace.
 inline void check_overlap(std::initializer_list<Named> outputs, std::initializer_list<Named> inputs) {
   for (const Named* output = outputs.begin(); output != outputs.end(); ++output) {
@@ -173,9 +192,11 @@ struct type_caster<altmin::Tensor> {
   bool load(handle source, bool) {
     if (source.is_none()) return true;
     const altmin::dlpack::ExchangeApi* api = altmin::exchange_api(source);
-    if (!api) return false;
-    if (api->view_from_object(source.ptr(), &value.view)) throw error_already_set();
-    value.present = true;
+    value.present = api && api->view_from_object(source.ptr(), &value.view) == 0;
+    if (!value.present) {
+      PyErr_Clear();
+      value.unreadable = source;
+    }
     return true;
   }
 };

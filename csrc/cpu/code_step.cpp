@@ -39,8 +39,8 @@ void downstream_chunk(const CodeStep<T>& o, const Factors<T> f, T* __restrict gr
 
 // Moves delta of elements [i, i + n), n at most chunk; returns its sum of squares.
 template <typename T, typename Sigma>
-T move_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, T* __restrict gradient, int64_t i,
-             int64_t n) {
+double move_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, T* __restrict gradient,
+                  int64_t i, int64_t n) {
   const T* __restrict code = o.code + i;
   T* __restrict delta = o.displacement + i;
   if (o.first) {

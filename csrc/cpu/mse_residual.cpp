@@ -3,13 +3,13 @@
 #include <cmath>
 
 #include "parallel.h"
+#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
 // Single-threaded for the same reason as softmax_residual.
 template <typename T>
 void mse_residual(const MseResidual<T>& o) {
-  if (o.bias_gradient) std::fill_n(o.bias_gradient, o.width, T(0));
   const T factor = T(2) / static_cast<T>(o.width);
   double sum = 0;
   for (int64_t b = 0; b < o.batch; ++b) {
@@ -24,13 +24,11 @@ void mse_residual(const MseResidual<T>& o) {
       residual[j] = factor * error;
     }
     sum += square;
-    if (o.bias_gradient) {
-#pragma omp simd
-      for (int64_t j = 0; j < o.width; ++j) o.bias_gradient[j] += residual[j];
-    }
   }
-  raise_unless_finite(sum, o.guard);
-  *o.loss = static_cast<T>(sum / static_cast<double>(o.batch * o.width));
+  if (o.bias_gradient) sum_columns(o.residual, o.batch, o.width, o.bias_gradient);
+  const double mean = sum / static_cast<double>(o.batch * o.width);
+  raise_unless_finite(std::fabs(mean), o.guard);
+  *o.loss = static_cast<T>(mean);
 }
 
 ALTMIN_INSTANTIATE(mse_residual, void, MseResidual)

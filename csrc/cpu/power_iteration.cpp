@@ -61,8 +61,8 @@ void power_iteration(const PowerIteration<T>& o) {
   const double norm = std::sqrt(square);
   *o.sigma_squared = norm;
   if (!(norm > 0) || std::isinf(norm)) return;
-  const T inverse = static_cast<T>(1 / norm);
-  for (int64_t j = 0; j < n; ++j) o.vector[j] = sums[j] * inverse;
+  const double inverse = 1 / norm;  // of a tiny matrix no number of float
+  for (int64_t j = 0; j < n; ++j) o.vector[j] = static_cast<T>(inverse * static_cast<double>(sums[j]));
 }
 
 ALTMIN_INSTANTIATE(power_iteration, void, PowerIteration)

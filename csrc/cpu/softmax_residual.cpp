@@ -4,6 +4,7 @@
 
 #include "ops/activation.h"
 #include "parallel.h"
+#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -28,7 +29,6 @@ int64_t softmax_residual(const SoftmaxResidual<T>& o) {
   const int64_t classes = o.classes;
   for (int64_t b = 0; b < o.batch; ++b)
     if (o.labels[b] < 0 || o.labels[b] >= classes) return b;
-  if (o.bias_gradient) std::fill_n(o.bias_gradient, classes, T(0));
   const int64_t rows = std::max<int64_t>(1, chunk / classes);
   double loss = 0;
   int64_t correct = 0;
@@ -52,18 +52,18 @@ int64_t softmax_residual(const SoftmaxResidual<T>& o) {
     exponential_in_place(o.residual + start * classes, (stop - start) * classes);
     for (int64_t b = start; b < stop; ++b) {
       T* residual = o.residual + b * classes;
-      T sum = 0;
+      double sum = 0;  // of a thousand classes, too
       for (int64_t j = 0; j < classes; ++j) sum += residual[j];
-      loss += std::log(static_cast<double>(sum));
-      const T inverse = T(1) / sum;
+      loss += std::log(sum);
+      const T inverse = static_cast<T>(1 / sum);
       for (int64_t j = 0; j < classes; ++j) residual[j] *= inverse;
       residual[o.labels[b]] -= T(1);
-      if (o.bias_gradient)
-        for (int64_t j = 0; j < classes; ++j) o.bias_gradient[j] += residual[j];
     }
   }
-  raise_unless_finite(std::fabs(loss), o.guard);
-  *o.loss = static_cast<T>(loss / static_cast<double>(o.batch));
+  if (o.bias_gradient) sum_columns(o.residual, o.batch, classes, o.bias_gradient);
+  const double mean = loss / static_cast<double>(o.batch);
+  raise_unless_finite(std::fabs(mean), o.guard);
+  *o.loss = static_cast<T>(mean);
   *o.correct = correct;
   return -1;
 }

@@ -9,17 +9,15 @@ namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
-// Rows [begin, end), their sum added to `bias_gradient`; returns the sum of squares of the residual.
+// One row. What cancels, product + bias - code, is taken first, so that only what is left of it is scaled.
 template <typename T>
-double residual_rows(const WeightResidual<T>& o, const T of_displacement, const T of_product,
-                     T* __restrict bias_gradient, int64_t begin, int64_t end) {
+void residual_row(const WeightResidual<T>& o, const T of_displacement, const T of_product, int64_t row) {
   const int64_t width = o.width;
-  double sum = 0;
-  for (int64_t row = begin; row < end; ++row) {
-    const T* displacement = o.displacement + row * width;
-    T* residual = o.residual + row * width;
-    if (o.product) {
-      const T* product = o.product + row * width;
+  const T* displacement = o.displacement + row * width;
+  T* residual = o.residual + row * width;  // no __restrict: it may be `displacement` or `product`
+  const T* product = o.product ? o.product + row * width : nullptr;
+  if (!o.bias && !o.code) {
+    if (product) {
 #pragma omp simd
       for (int64_t j = 0; j < width; ++j)
         residual[j] = of_displacement * displacement[j] + of_product * product[j];
@@ -27,54 +25,58 @@ double residual_rows(const WeightResidual<T>& o, const T of_displacement, const 
 #pragma omp simd
       for (int64_t j = 0; j < width; ++j) residual[j] = of_displacement * displacement[j];
     }
-    if (o.code) {
-      const T* __restrict code = o.code + row * width;
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) residual[j] -= of_product * code[j];
-    }
-    if (o.bias) {
-      const T* __restrict bias = o.bias;
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) residual[j] += of_product * bias[j];
-    }
-    sum += sum_of_squares(residual, width);
-    if (bias_gradient) {
-#pragma omp simd
-      for (int64_t j = 0; j < width; ++j) bias_gradient[j] += residual[j];
-    }
+    return;
   }
-  return sum;
+  const T* bias = o.bias;
+  const T* code = o.code ? o.code + row * width : nullptr;
+#pragma omp simd
+  for (int64_t j = 0; j < width; ++j) {
+    const T fit = (product ? product[j] : T(0)) + (bias ? bias[j] : T(0)) - (code ? code[j] : T(0));
+    residual[j] = of_displacement * displacement[j] + of_product * fit;
+  }
 }
 
 }  // namespace
 
 // Threads own ranges of rows, where a column range each would have them fetch half of every row from the other's
-// cache. The first sums into the bias gradient itself, the others beside it, added in thread order.
+// cache. Their column sums are added in thread order.
 template <typename T>
 void weight_residual(const WeightResidual<T>& o) {
   CodeScalars& s = *o.scalars;
   const T of_displacement = static_cast<T>(s.unit / s.scale);
   const T of_product = static_cast<T>((o.below ? o.below->unit : 1.0) / s.scale);
   const int threads = threads_for(o.batch * o.width);
-  static thread_local std::vector<T> buffer;  // grows once, to the largest stage
+  static thread_local std::vector<T> blocks;  // grow once, to the largest stage
+  static thread_local std::vector<double> totals;
   if (o.bias_gradient) {
-    std::fill_n(o.bias_gradient, o.width, T(0));
-    buffer.assign(static_cast<size_t>((threads - 1) * o.width), T(0));
+    blocks.resize(static_cast<size_t>(threads * o.width));
+    totals.assign(static_cast<size_t>(threads * o.width), 0.0);
   }
-  T* const others = buffer.data();
+  T* const all_blocks = blocks.data();
+  double* const all_totals = totals.data();
   double squares[max_threads] = {};
   parallel_ranges(
       o.batch, threads,
       [&](int thread, int64_t begin, int64_t end) {
-        T* const sums = thread == 0 || !o.bias_gradient ? o.bias_gradient : others + (thread - 1) * o.width;
-        squares[thread] = residual_rows(o, of_displacement, of_product, sums, begin, end);
+        const int64_t place = thread * o.width;
+        ColumnSums<T> sums(all_blocks + place, all_totals + place, o.bias_gradient ? o.width : 0);
+        double square = 0;
+        for (int64_t row = begin; row < end; ++row) {
+          const T* residual = o.residual + row * o.width;
+          residual_row(o, of_displacement, of_product, row);
+          square += sum_of_squares(residual, o.width);
+          if (o.bias_gradient) sums.add(residual);
+        }
+        sums.totals();
+        squares[thread] = square;
       },
       1);
   s.residual_square = 0;
-  for (int thread = 0; thread < threads; ++thread) {
-    s.residual_square += squares[thread];
-    if (thread == 0 || !o.bias_gradient) continue;
-    for (int64_t j = 0; j < o.width; ++j) o.bias_gradient[j] += others[(thread - 1) * o.width + j];
+  for (int thread = 0; thread < threads; ++thread) s.residual_square += squares[thread];
+  for (int64_t j = 0; o.bias_gradient && j < o.width; ++j) {
+    double sum = 0;
+    for (int thread = 0; thread < threads; ++thread) sum += all_totals[thread * o.width + j];
+    o.bias_gradient[j] = static_cast<T>(sum);
   }
   raise_unless_finite(s.residual_square, o.guard);
 }

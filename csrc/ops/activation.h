@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "platform.h"
 
@@ -83,9 +84,9 @@ ALTMIN_HOST_DEVICE inline T logistic(T x) {
   return T(1) / (T(1) + exponential(-x));
 }
 
-// Below this displacement the two-point Gauss rule of sigma' is exact to rounding, above it the plain
-// difference has lost few enough digits. Across zero, where a derivative may jump, both activations are as
-// small as the displacement, and their plain difference loses nothing.
+// Below this displacement, times the sharpness of the bend, the two-point Gauss rule of sigma' is exact to
+// rounding, above it the plain difference has lost few enough digits. Across a kink at zero the rule does not
+// hold, but there both activations are as small as the displacement, and their plain difference loses nothing.
 template <typename T>
 struct SmallDisplacement;
 template <>
@@ -99,6 +100,8 @@ struct SmallDisplacement<double> {
 
 template <typename T, typename Self>
 struct Smooth {
+  static constexpr bool kink_at_zero = false;
+  ALTMIN_HOST_DEVICE T sharpness() const { return T(1); }
   ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
     const Self& self = static_cast<const Self&>(*this);
     const T d = unit * delta;
@@ -106,7 +109,8 @@ struct Smooth {
     const T node = T(0.21132486540518711775);  // (1 - 1/sqrt 3) / 2
     const T slope = (self.derivative(c0 - node * d) + self.derivative(c0 - (T(1) - node) * d)) / T(2);
     const T plain = (self.value(c0 - d) - self.value(c0)) / unit;
-    const bool smooth = (magnitude < SmallDisplacement<T>::value) & ((c0 > T(0)) == (c0 - d > T(0)));
+    const bool small = magnitude * self.sharpness() < SmallDisplacement<T>::value;
+    const bool smooth = small & (!Self::kink_at_zero | ((c0 > T(0)) == (c0 - d > T(0))));
     return smooth ? -delta * slope : plain;
   }
 };
@@ -140,12 +144,14 @@ struct LeakyRelu {
     const T c = c0 - unit * delta;
     const T before = c0 > T(0) ? T(1) : slope;
     const T after = c > T(0) ? T(1) : slope;
-    return -after * delta + (after - before) * (c0 / unit);
+    const T bend = after == before ? T(0) : (after - before) * (c0 / unit);  // not 0 times infinity
+    return bend - after * delta;
   }
 };
 
 template <typename T>
 struct Elu : Smooth<T, Elu<T>> {
+  static constexpr bool kink_at_zero = true;
   T alpha;
   ALTMIN_HOST_DEVICE explicit Elu(T alpha_) : alpha(alpha_) {}
   ALTMIN_HOST_DEVICE T value(T c) const { return c > T(0) ? c : alpha * T(std::expm1(c)); }
@@ -162,7 +168,7 @@ struct Tanh {
   // tanh x - tanh y = tanh(x - y) (1 - tanh x tanh y)
   ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
     const T d = unit * delta;
-    const T step = d * d < T(1e-12) ? delta : hyperbolic_tangent(d) / unit;
+    const T step = d * d < std::numeric_limits<T>::epsilon() ? delta : hyperbolic_tangent(d) / unit;
     return -step * (T(1) - hyperbolic_tangent(c0) * hyperbolic_tangent(c0 - d));
   }
 };
@@ -211,6 +217,7 @@ template <typename T>
 struct Softplus : Smooth<T, Softplus<T>> {
   T beta;
   ALTMIN_HOST_DEVICE explicit Softplus(T beta_) : beta(beta_) {}
+  ALTMIN_HOST_DEVICE T sharpness() const { return beta > T(1) ? beta : T(1); }
   ALTMIN_HOST_DEVICE T value(T c) const {
     const T x = beta * c;
     const T magnitude = x < T(0) ? -x : x;
