@@ -41,8 +41,8 @@ class OnlineAMOptions(MethodOptions):
     the chosen scaling: "auto", .5, 1 and 0 for "paper"; .3, .003, 5 and .9 for "released".
 
     With ``stage_scaling="displacement"`` the weight objective of a stage is divided by the RMS displacement of its
-    code. That moves no minimiser, but its curvature grows as much: AM-SGD with several ``weight_iterations`` needs
-    a smaller ``lr`` then.
+    code. That moves no minimiser, but its curvature grows as much, without bound as the loss goes to zero. Adam does
+    not mind; plain gradient steps diverge, so AM-SGD does not scale unless asked to, and then wants an ``lr`` of .01.
     """
 
     lr_out: float | None = option(None, "learning rate of the predictor (None: lr)")
@@ -51,7 +51,8 @@ class OnlineAMOptions(MethodOptions):
         "step size of the codes, or 'auto': one over a bound of the local curvature (None: 'auto'; released .3)",
     )
     stage_scaling: str | None = option(
-        None, "'displacement' or 'none' (None: 'displacement' with lr_codes='auto', else 'none')"
+        None,
+        "'displacement' or 'none' (None: 'displacement' for am-adam with lr_codes='auto', else 'none')",
     )
     code_iterations: int | None = option(None, "gradient steps on each code (None: 1; released 5)")
     code_momentum: float | None = option(None, "Nesterov momentum of these steps (None: 0; released .9)")
@@ -66,6 +67,7 @@ class OnlineAMOptions(MethodOptions):
         "paper", "'paper': sums per sample, as published; 'released': means, as in the authors' code"
     )
 
+    _scales_by_default: ClassVar[bool] = True
     _defaults: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"lr_codes": "auto", "mu": 0.5, "code_iterations": 1, "code_momentum": 0.0},
         "released": {"lr_codes": 0.3, "mu": 0.003, "code_iterations": 5, "code_momentum": 0.9},
@@ -79,7 +81,8 @@ class OnlineAMOptions(MethodOptions):
         if self.lr_out is None:
             object.__setattr__(self, "lr_out", self.lr)
         if self.stage_scaling is None:
-            object.__setattr__(self, "stage_scaling", "displacement" if self.lr_codes == "auto" else "none")
+            scales = self._scales_by_default and self.lr_codes == "auto"
+            object.__setattr__(self, "stage_scaling", "displacement" if scales else "none")
         super().__post_init__()
 
     def check(self) -> None:
@@ -511,6 +514,8 @@ class AMAdam(OnlineAM):
 @dataclasses.dataclass(frozen=True)
 class AMSGDOptions(OnlineAMOptions):
     """Options of :class:`AMSGD`."""
+
+    _scales_by_default: ClassVar[bool] = False
 
     lr: float = option(0.1, "learning rate of the weights")
 

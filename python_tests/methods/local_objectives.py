@@ -164,7 +164,8 @@ class LocalObjectives:
         self.code_momentum = defaults["code_momentum"] if code_momentum is None else code_momentum
         self.mu = defaults["mu"] if mu is None else mu
         if stage_scaling is None:
-            stage_scaling = "displacement" if self.lr_codes == "auto" else "none"
+            scales = self.lr_codes == "auto" and name == "am-adam"
+            stage_scaling = "displacement" if scales else "none"
         self.displacement = stage_scaling == "displacement"
         self.weight_iterations, self.weight_decay = weight_iterations, weight_decay
         self.mu_increment, self.mu_multiplier, self.mu_max = mu_increment, mu_multiplier, mu_max

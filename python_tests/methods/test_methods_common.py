@@ -29,7 +29,7 @@ class Case:
 METHODS = {
     "adam": Case({"lr": 0.01}, codes=False, mu=False),
     "am-adam": Case({"lr": 0.01}),
-    "am-sgd": Case({"lr": 0.05}),
+    "am-sgd": Case({"lr": 0.5}),
     "sgd": Case({"lr": 0.1}, codes=False, mu=False),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
