@@ -15,6 +15,8 @@ from torch import Tensor
 from altmin_ext.ops.activation import Activation
 from altmin_ext.ops.scalars import AdamScalar, CodeScalar, UpdateScalar
 
+smallest_displacement = 1e-8  # of the top code: below it, stages are scaled down with it
+
 
 def _raise_unless_finite(guard: Tensor | None, value: Tensor) -> None:
     if guard is not None:
@@ -88,7 +90,10 @@ def code_step(
 
     square = displacement.double().square().sum()
     rms = (square / max(1, displacement.numel())).sqrt()
-    scalars[s.scale] = torch.where((scalars[s.normalised] != 0) & (rms > 0), unit * rms, unit)
+    own = torch.where(rms > 0, (smallest_displacement / rms).clamp(min=1.0), 1.0)
+    scalars[s.damping] = own if above is None else above[s.damping]
+    normalised = (scalars[s.normalised] != 0) & (rms > 0)
+    scalars[s.scale] = torch.where(normalised, unit * rms * scalars[s.damping], unit)
     _raise_unless_finite(guard, square)
 
 

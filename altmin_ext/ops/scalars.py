@@ -19,7 +19,8 @@ class CodeScalar(IntEnum):
     step_taken = 8
     unit = 9
     scale = 10
-    residual_square = 11
+    damping = 11
+    residual_square = 12
 
 
 class UpdateScalar(IntEnum):

@@ -68,6 +68,10 @@ def compiled_autograd(n_in: int, width: int) -> Step:
         loss(x, y).backward()
         optimizer.step()
 
+    try:
+        step(*minibatch(n_in))
+    except Exception as error:  # it needs a compiler that suits it, and fails in many ways without
+        raise LookupError(f"torch.compile fails here: {str(error).splitlines()[0]}") from error
     return step
 
 

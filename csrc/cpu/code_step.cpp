@@ -130,7 +130,9 @@ void code_step(const CodeStep<T>& o) {
   });
   raise_unless_finite(sum, o.guard);
   const double rms = o.size > 0 ? std::sqrt(sum / static_cast<double>(o.size)) : 0.0;
-  s.scale = s.normalised != 0 && rms > 0 ? s.unit * rms : s.unit;
+  const double own = rms > 0 ? std::max(1.0, smallest_displacement / rms) : 1.0;
+  s.damping = o.above ? o.above->damping : own;
+  s.scale = s.normalised != 0 && rms > 0 ? s.unit * rms * s.damping : s.unit;
 }
 
 ALTMIN_INSTANTIATE(code_step, void, CodeStep)

@@ -9,8 +9,9 @@
 //   activation_displacement = mask (sigma(c0 - unit delta) - sigma(c0)) / unit
 //
 // with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0 and
-// unit = scale_above (1 for the top code, and with a threshold). Afterwards scale = unit * RMS(delta) if
-// normalised, else unit. Raises the guard when delta is not finite.
+// unit = scale_above (1 for the top code, and with a threshold). Afterwards scale = unit * RMS(delta) * damping if
+// normalised, else unit; damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of
+// zero from being blown up into steps of full size. Raises the guard when delta is not finite.
 //
 // On the first iteration `displacement` may be `pulled_back`. With relu and the identity, where a single
 // iteration without threshold is all, `code` may hold sigma(c0) instead of c0, since a unit at rest has no
@@ -24,6 +25,9 @@
 #include "scalars.h"
 
 namespace altmin {
+
+// Below it the displacement of the top code is scaled down with it: what Adam's epsilon is to a gradient.
+inline constexpr double smallest_displacement = 1e-8;
 
 template <typename T>
 struct CodeStep {

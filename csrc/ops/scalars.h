@@ -17,16 +17,17 @@ struct CodeScalars {
   double threshold;   // soft threshold of the code per unit of step size; 0: none
   double normalised;  // not 0: scale is the displacement's RMS; 0: scale is unit
   // written by kernels
-  double sigma_squared;    // power_iteration: estimate of sigma_max(W)^2 of the stage above
-  double step_taken;       // code_step: the eta of the last step
-  double unit;             // code_step: what delta is measured in
-  double scale;            // code_step: what the weight objective of the stage is divided by
+  double sigma_squared;  // power_iteration: estimate of sigma_max(W)^2 of the stage above
+  double step_taken;     // code_step: the eta of the last step
+  double unit;           // code_step: what delta is measured in
+  double scale;          // code_step: what the weight objective of the stage is divided by
+  double damping;        // code_step: how much more that is than the displacement's RMS, from the top code down
   double residual_square;  // weight_residual: sum of squares of its residual
 };
 
-inline constexpr const char* code_scalar_names[] = {"step_size",  "curvature", "downstream", "anchor",
-                                                    "momentum",   "threshold", "normalised", "sigma_squared",
-                                                    "step_taken", "unit",      "scale",      "residual_square"};
+inline constexpr const char* code_scalar_names[] = {
+    "step_size",     "curvature",  "downstream", "anchor", "momentum", "threshold",      "normalised",
+    "sigma_squared", "step_taken", "unit",       "scale",  "damping",  "residual_square"};
 
 // One row per parameter tensor of the weight phase; all written by the host.
 struct UpdateScalars {

@@ -668,3 +668,17 @@ def test_seed_draws_the_power_iteration(name: str) -> None:
 
     assert etas(3) == etas(3)
     assert etas(3) != etas(4)
+
+
+def test_a_loss_of_zero_is_a_place_to_stay() -> None:
+    """A minibatch learned by heart leaves nothing to do: the displacements vanish, and no scaling may revive them.
+
+    Scaled without a floor they become steps of full size in directions of rounding error, and the weights blow up.
+    """
+    torch.manual_seed(0)
+    model = altmin_ext.models.mlp(20, [64, 64], 4)
+    method = altmin_ext.make_method("am-adam", model, lr=1e-2)
+    x, y = torch.randn(32, 20), torch.randint(4, (32,))
+    losses = [float(method.step(x, y).loss) for _ in range(1500)]
+    assert losses[-1] < 1e-6
+    assert max(losses[500:]) < 1e-2

@@ -211,7 +211,7 @@ def assert_close(result: Tensor, exact: Tensor, tolerance: float, what: str = ""
 def code_block(**values: float) -> Tensor:
     """A code's parameter block; what is not named is neutral."""
     block = torch.zeros(len(CodeScalar), dtype=torch.float64)
-    neutral = {"step_size": 0.4, "downstream": 1.0, "anchor": 1.0, "unit": 1.0, "scale": 1.0}
+    neutral = {"step_size": 0.4, "downstream": 1.0, "anchor": 1.0, "unit": 1.0, "scale": 1.0, "damping": 1.0}
     for name, value in (neutral | values).items():
         block[CodeScalar[name]] = value
     return block

@@ -188,6 +188,8 @@ def code_step(arguments: dict[str, Any]) -> dict[str, Tensor]:
         delta = (code - soft_threshold(code - unit * delta, eta * s["threshold"])) / unit
 
     rms = float(delta.square().mean().sqrt()) if delta.numel() else 0.0
+    own = max(1.0, 1e-8 / rms) if rms > 0 else 1.0
+    damping = own if above is None else float(above[CodeScalar.damping])
     outputs = {
         "displacement": delta,
         "activation": mask * value(sigma, code - unit * delta),
@@ -200,7 +202,8 @@ def code_step(arguments: dict[str, Any]) -> dict[str, Tensor]:
     for entry, number in (
         (CodeScalar.unit, unit),
         (CodeScalar.step_taken, eta),
-        (CodeScalar.scale, unit * rms if s["normalised"] and rms > 0 else unit),
+        (CodeScalar.scale, unit * rms * damping if s["normalised"] and rms > 0 else unit),
+        (CodeScalar.damping, damping),
     ):
         outputs["scalars"][entry] = number
     return outputs

@@ -268,6 +268,19 @@ def test_scale_of_tiny_and_huge_displacements(size: float) -> None:
     assert result.guard == 0
 
 
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize(("size", "damped"), [(1e-3, False), (1e-12, True), (1e-20, True)])
+def test_scale_of_the_top_code_has_a_floor(size: float, damped: bool) -> None:
+    """A loss of zero is not blown up: below an RMS of 1e-8 the scale stays, and the code below inherits it."""
+    arguments = case(Random(16), 9, 133, IDENTITY, top=True, normalised=1.0)
+    arguments["pulled_back"] *= size
+    result = call(ops.code_step, arguments, torch.float64)
+    rms = float(result.displacement.square().mean().sqrt())
+    scale, damping = (float(result.scalars[entry]) for entry in (CodeScalar.scale, CodeScalar.damping))
+    assert scale == pytest.approx(1e-8 if damped else rms, rel=1e-12)
+    assert damping == pytest.approx(1e-8 / rms if damped else 1.0, rel=1e-12)
+
+
 # ----------------------------------------------------------------------- free of cancellation
 
 
