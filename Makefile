@@ -46,7 +46,7 @@ lint: $(installed)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc python_tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 # One thread: with several, tests that run beside other work would wait for each other's OpenMP threads.
 test: lint

@@ -73,7 +73,8 @@ def train(
             :class:`altmin_ext.callbacks.EarlyStopping`.
         lr_schedule: "constant", "cosine", or a callable that maps the number of finished epochs to a factor
             of the learning rates.
-        **method_options: options of the method, and ``on_nonfinite``; see :func:`altmin_ext.make_method`.
+        **method_options: options of the method, ``on_nonfinite`` and ``graph``; see
+            :func:`altmin_ext.make_method`.
 
     Returns:
         The :class:`History` of the run.
@@ -149,6 +150,8 @@ def _run(
                 interrupt.release()
                 record.add(report, len(x))
                 state.step += 1
+                if state.step % _STEPS_UNSEEN == 0:
+                    method.raise_if_diverged()
                 if bar is not None:
                     bar.update()
                 state.report = report
@@ -161,6 +164,7 @@ def _run(
                     f"data must yield at least one minibatch, but was empty in epoch {epoch}"
                     f"{': an iterable that is to serve several epochs must start anew' if epoch > 1 else ''}."
                 )
+            method.raise_if_diverged()
             method.end_epoch()
             record.close(epoch, method.learning_rate_factor)
             row = state.history.epochs[-1]
@@ -191,6 +195,7 @@ class Evaluation:
 
 
 _EVALUATION_BATCH = 1000
+_STEPS_UNSEEN = 1000  # on a GPU: how many may go by before it is asked whether they were finite
 
 
 def evaluate(

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from altmin_ext import ops
-from altmin_ext.ops import AdamScalar, CodeScalar, UpdateScalar, activation, native, reference
+from altmin_ext.ops import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar, activation, native, reference
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     "csrc/ops/{}.h",
     "csrc/cpu/{}.cpp",
+    "csrc/cuda/{}.cu",
     "python_tests/ops/test_{}.py",
     "benchmarks/micro/bench_{}.py",
 )
@@ -22,6 +23,7 @@ FLOORS = (
 NOT_OPS = {
     "csrc/ops/{}.h": {"activation", "backend", "platform", "proximal", "scalars"},
     "csrc/cpu/{}.cpp": {"instruction_set"},
+    "csrc/cuda/{}.cu": {"device", "workspace"},
     "python_tests/ops/test_{}.py": {"activation", "native"},
     "benchmarks/micro/bench_{}.py": set(),
 }
@@ -64,6 +66,7 @@ def test_every_function_with_a_twin_is_an_op() -> None:
         ("code_scalar_names", CodeScalar),
         ("update_scalar_names", UpdateScalar),
         ("adam_scalar_names", AdamScalar),
+        ("memory_scalar_names", MemoryScalar),
     ],
 )
 def test_parameter_blocks_have_the_same_columns(table: str, scalars: type[IntEnum]) -> None:

@@ -32,7 +32,7 @@ class Recorder(Method):
         self.ended_epochs = 0
         self.objective = None
 
-    def _step(self, x, y):
+    def _compute(self, x, y):
         self.batches.append((x.clone(), y.clone()))
         self.factors.append(self.learning_rate_factor)
         correct = (y == 0).sum() if self.loss.counts_correct else None
@@ -518,10 +518,10 @@ def test_large_finite_values_are_not_mistaken_for_infinite_ones():
 
 
 class Fails(Recorder):
-    def _step(self, x, y):
+    def _compute(self, x, y):
         if self.steps == 2:
             raise DivergenceError("code of stage '0' is not finite at step 2.")
-        return super()._step(x, y)
+        return super()._compute(x, y)
 
 
 def test_divergence_reaches_the_caller():
@@ -536,11 +536,11 @@ class Interrupted(Recorder):
 
     finished = 0
 
-    def _step(self, x, y):
+    def _compute(self, x, y):
         if self.steps == 1:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0)
-        report = super()._step(x, y)
+        report = super()._compute(x, y)
         self.finished += 1
         return report
 

@@ -36,6 +36,7 @@ def make_method(
     seed: int = 0,
     device: torch.device | str | None = None,
     on_nonfinite: str = "raise",
+    graph: bool = False,
     **options: Any,
 ) -> Method:
     """Bind a training method to a model, for step-wise use.
@@ -47,6 +48,8 @@ def make_method(
         seed: of the method's own random numbers; torch's global generator is left alone.
         device: where to train; None keeps the model where it is.
         on_nonfinite: "raise" a DivergenceError when a code or weight is not finite, or "skip" the minibatch.
+        graph: on a GPU, capture a step for every shape of minibatch as a CUDA graph and replay it, which takes the
+            launches off the host. Needs a model and options whose steps always run the same kernels.
         **options: the method's options; see the ``Options`` class of the method.
 
     Returns:
@@ -60,7 +63,15 @@ def make_method(
     for key in options:
         if key not in known:
             raise unknown_name(f"option of {name!r}:", key, known)
-    return cls(model, cls.Options(**options), loss=loss, seed=seed, device=device, on_nonfinite=on_nonfinite)
+    return cls(
+        model,
+        cls.Options(**options),
+        loss=loss,
+        seed=seed,
+        device=device,
+        on_nonfinite=on_nonfinite,
+        graph=graph,
+    )
 
 
 __all__ = ["Method", "MethodOptions", "StepReport", "make_method", "method_class", "names"]

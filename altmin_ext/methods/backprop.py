@@ -25,11 +25,28 @@ class _Backprop(Method):
         if not self._trained:
             raise ValueError("model must have a parameter that requires a gradient, but all are frozen.")
         self.optimizer = self._make_optimizer(self._trained)
+        self._looks_later = self.device.type == "cuda"
+        self._looked_after = 0  # how many steps
+        self._not_finite = torch.zeros((), device=self.device)
+        if self._looks_later:
+            # The fused optimisers then leave the weights alone, and their rates can change under a CUDA graph.
+            self.optimizer.found_inf = self._not_finite  # type: ignore[attr-defined]
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"], device=self.device)
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         raise NotImplementedError
 
-    def _step(self, x: Tensor, y: Tensor) -> StepReport:
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        for group in self.optimizer.param_groups:
+            rate = self.options.lr * self.learning_rate_factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        return x, y
+
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         with torch.enable_grad():
             try:
                 logits = self.model(x)
@@ -56,8 +73,6 @@ class _Backprop(Method):
             return report
         for parameter, gradient in zip(self._trained, gradients, strict=True):
             parameter.grad = gradient
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.options.lr * self.learning_rate_factor
         self.optimizer.step()
         self.optimizer.zero_grad()
         return report
@@ -65,6 +80,11 @@ class _Backprop(Method):
     def _diverged(self, loss: Tensor, gradients: tuple[Tensor | None, ...]) -> bool:
         """Whether this step must not be taken; raises where the user asked for it."""
         total = loss + sum(g.sum() for g in gradients if g is not None)
+        if self._looks_later:
+            if self.on_nonfinite == "skip":
+                self._not_finite.zero_()
+            self._not_finite.logical_or_(~torch.isfinite(total))
+            return False
         if torch.isfinite(total):
             return False
         if self.on_nonfinite == "raise":
@@ -73,6 +93,15 @@ class _Backprop(Method):
                 "lower lr, or check the inputs."
             )
         return True
+
+    def raise_if_diverged(self) -> None:
+        first, self._looked_after = self._looked_after + 1, self.steps
+        if self._looks_later and self.on_nonfinite == "raise" and bool(self._not_finite):
+            self._not_finite.zero_()
+            raise DivergenceError(
+                f"the loss or a gradient is not finite at one of the steps {first} to {self.steps}; lower lr, or "
+                "check the inputs."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -116,4 +145,7 @@ class BackpropAdam(_Backprop):
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         o = self.options
-        return torch.optim.AdamW(parameters, lr=o.lr, weight_decay=o.weight_decay, fused=True)
+        on_gpu = parameters[0].is_cuda
+        return torch.optim.AdamW(
+            parameters, lr=o.lr, weight_decay=o.weight_decay, fused=True, capturable=on_gpu
+        )

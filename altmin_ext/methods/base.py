@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from altmin_ext.graph import CapturedSteps
 from altmin_ext.losses import Loss, make_loss
 
 
@@ -117,6 +118,7 @@ class Method(abc.ABC):
         seed: int = 0,
         device: torch.device | str | None = None,
         on_nonfinite: str = "raise",
+        graph: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
@@ -134,6 +136,15 @@ class Method(abc.ABC):
                 f"model must be float32 or float64 throughout, but its parameters are {found}; "
                 "call model.float() or model.double()."
             )
+        if not isinstance(graph, bool):
+            raise TypeError(f"graph must be a bool, but is {graph!r}.")
+        if graph:
+            place = parameters[0].device if device is None else torch.device(device)
+            reason = self._why_not_captured(model, options)
+            if place.type != "cuda":
+                reason = f"a CUDA graph needs a GPU, and the model trains on {place}"
+            if reason is not None:
+                raise ValueError(f"graph must be False here: {reason}.")
         self.loss: Loss = make_loss(loss)
         if device is not None:
             model.to(device)
@@ -145,6 +156,7 @@ class Method(abc.ABC):
         self.dtype: torch.dtype = parameters[0].dtype
         self.steps = 0
         self.learning_rate_factor = 1.0
+        self._captured = CapturedSteps(self, self._captured_memory) if graph else None
 
     def step(self, x: Tensor, y: Tensor) -> StepReport:
         """Train on one minibatch.
@@ -159,7 +171,8 @@ class Method(abc.ABC):
         Raises:
             TypeError, ValueError: the minibatch does not fit the model; the model is unchanged.
             DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``); the model keeps
-                the last finite weights.
+                the last finite weights. On a GPU, where to look would mean to wait, that is found out by
+                :meth:`raise_if_diverged`; the weights stand still until then.
         """
         y = self.check_batch(x, y)
         if not self.model.training:
@@ -168,6 +181,42 @@ class Method(abc.ABC):
             report = self._step(x.detach() if x.requires_grad else x, y)
         self.steps += 1
         return report
+
+    def _step(self, x: Tensor, y: Tensor) -> StepReport:
+        """The method's own minibatch step; called without autograd, on a checked minibatch."""
+        if self._captured is not None:
+            report: StepReport = self._captured(x, y)
+        else:
+            report = self._compute(*self._prepare(x, y))
+        self._finish()
+        return report
+
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes before a step's arithmetic: checks, buffers, scalars; returns the minibatch to use."""
+        return x, y
+
+    @abc.abstractmethod
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        """The step's arithmetic: all that is captured where steps are CUDA graphs."""
+
+    def _finish(self) -> None:  # noqa: B027  (most methods keep no books)
+        """What comes after it on the host, such as raising a penalty."""
+
+    @classmethod
+    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
+        """Why the steps cannot be CUDA graphs, as the end of a sentence; None if they can."""
+        return None
+
+    def _captured_memory(self) -> Any:
+        """What a captured step uses and the method might replace later."""
+        return None
+
+    def raise_if_diverged(self) -> None:  # noqa: B027  (where steps look for themselves there is nothing to do)
+        """Raise a DivergenceError if a step since the last call was not finite and had to be left out.
+
+        Does something only on a GPU, which it waits for. :func:`altmin_ext.train` calls it at the end of an epoch
+        and every thousand steps.
+        """
 
     def check_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """Raise unless ``(x, y)`` is a minibatch this method can train on; return y in its working dtype.
@@ -196,10 +245,6 @@ class Method(abc.ABC):
                 f"y must have one entry for each of the {len(x)} samples of x, but has shape {tuple(y.shape)}."
             )
         return self.loss.check_targets(y, self.dtype)
-
-    @abc.abstractmethod
-    def _step(self, x: Tensor, y: Tensor) -> StepReport:
-        """The method's own minibatch step; called without autograd, on a checked minibatch."""
 
     def end_epoch(self) -> None:  # noqa: B027  (a method without an epoch schedule has nothing to do)
         """Apply what the method does between epochs, such as raising the penalty."""

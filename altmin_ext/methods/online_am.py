@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
-from altmin_ext.methods.weight_update import AdamUpdate, SGDUpdate, WeightUpdate
+from altmin_ext.methods.weight_update import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
 from altmin_ext.network import LinearMap, Stage, split
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.activation import identity
@@ -185,6 +185,11 @@ class OnlineAM(Method):
         self._rows = list(block)
         self._sigma_squared = [row[CodeScalar.sigma_squared :][:1] for row in self._rows]
         self._guard = torch.zeros(2 * count, dtype=torch.float64, device=self.device)
+        # To read a flag is to wait for the GPU, so that is put off where nothing depends on it: raised flags stop the
+        # weights, but not the running statistics of batch normalisation.
+        self._looks_later = self.device.type == "cuda" and all(isinstance(s.map, LinearMap) for s in stages)
+        self._looked_after = 0  # how many steps
+        self._taken = True
         # On the CPU a list of the flags, through numpy, costs a tenth of asking torch.
         self._guard_list = (self._guard.numpy() if self.device.type == "cpu" else self._guard).tolist
         self._flags = [self._guard[i : i + 1] for i in range(2 * count)]
@@ -210,14 +215,17 @@ class OnlineAM(Method):
 
     # ------------------------------------------------------------------------------------------ a step
 
-    def _step(self, x: Tensor, y: Tensor) -> StepReport:
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = self._flatten(x)
         if not self.loss.counts_correct:
             self.loss.check_target_values(y, self.n_out)
-        batch = x.shape[0]
-        buffers = self._buffers_for(batch)
-        self._refresh_scalars(batch)
+        self._refresh_scalars(x.shape[0])
+        return x, y
 
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        buffers = self._buffers_for(x.shape[0])
+        if self._looks_later and self.on_nonfinite == "skip":
+            self._guard.zero_()  # only what is raised in this step stops it
         activation = self._encode(x, buffers)
         loss, correct = torch.empty_like(self._scratch[0]), None
         if self._scratch[1] is not None:
@@ -230,15 +238,33 @@ class OnlineAM(Method):
             terms = self._weight_gradients(activation, buffers, y, iteration)
             objective = terms if iteration == 0 else objective
             self._update.update()
-        if self._diverged():
-            return StepReport(loss, correct, objective)
-        for stage in self._stages:
-            stage.map.commit()
-        if self._auto:
-            for l in range(len(self._hidden)):
-                self._iterate_singular_vector(l, 1)
-        self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)
+        self._taken = self._looks_later or not self._diverged()
+        if self._taken:
+            for stage in self._stages:
+                stage.map.commit()
+            if self._auto:
+                for l in range(len(self._hidden)):
+                    self._iterate_singular_vector(l, 1)
         return StepReport(loss, correct, objective)
+
+    def _finish(self) -> None:
+        if self._taken:
+            self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)
+
+    def raise_if_diverged(self) -> None:
+        if self._looks_later and self.on_nonfinite == "raise":
+            self._diverged()
+        self._looked_after = self.steps
+
+    @classmethod
+    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
+        for stage in split(model):
+            if not isinstance(stage.map, LinearMap):
+                return f"stage {stage.name!r} holds BatchNorm1d, whose gradients are taken by autograd"
+        return "report_objective=True makes new tensors in each step" if options.report_objective else None
+
+    def _captured_memory(self) -> Any:
+        return self._part
 
     def end_epoch(self) -> None:
         """Multiply mu by ``mu_multiplier``, up to ``mu_max``."""
@@ -365,27 +391,36 @@ class OnlineAM(Method):
         Returns the objective of every stage if the user asked for it.
         """
         count = len(self._stages)
-        for l, stage in enumerate(self._hidden):
-            below = x if l == 0 else buffers.activation[l - 1]
-            residual, row = buffers.residual[l], self._rows[l]
-            product: Tensor | None = residual
-            bias = code = row_below = None
-            if iteration == 0 and isinstance(stage.map, LinearMap):
-                # W a + b - c = W (a - a0) + (c0 - c), both small: nothing cancels. The input has not moved.
-                if l == 0:
-                    product = None
-                    residual = buffers.displacement[0] if self.options.weight_iterations == 1 else residual
-                else:
-                    row_below = self._rows[l - 1]
-                    stage.map.forward(buffers.activation_displacement[l - 1], residual)
+        below = [x, *buffers.activation][: len(self._hidden)]
+        hidden = range(len(self._hidden))
+        maps = [stage.map for stage in self._hidden]
+        # W a + b - c = W (a - a0) + (c0 - c), both small: nothing cancels. The first stage's input has not moved.
+        apart = [iteration == 0 and isinstance(map, LinearMap) for map in maps]
+        residuals = list(buffers.residual)
+        products: list[Tensor | None] = list(residuals)
+        for l, map in enumerate(maps):
+            if not apart[l]:
+                map.forward(below[l], residuals[l])
+            elif l > 0:
+                map.forward(buffers.activation_displacement[l - 1], residuals[l])
             else:
-                stage.map.forward(below, residual)
-                bias, code = stage.map.bias, buffers.code[l]
-            ops.weight_residual(
-                buffers.displacement[l], product, bias, code, residual, stage.map.bias_gradient, row, row_below,
-                self._flags[count + l],
-            )  # fmt: skip
-            stage.map.weight_gradients(residual, below)
+                products[0] = None
+                residuals[0] = (
+                    buffers.displacement[0] if self.options.weight_iterations == 1 else residuals[0]
+                )
+        ops.weight_residual(
+            buffers.displacement,
+            products,
+            [None if apart[l] else maps[l].bias for l in hidden],
+            [None if apart[l] else buffers.code[l] for l in hidden],
+            residuals,
+            [map.bias_gradient for map in maps],
+            self._rows,
+            [self._rows[l - 1] if apart[l] and l > 0 else None for l in hidden],
+            self._guard[count : 2 * count - 1],
+        )
+        for l, map in enumerate(maps):
+            map.weight_gradients(residuals[l], below[l])
         top = buffers.activation[-1] if self._hidden else x
         if self._hidden or iteration > 0:
             self._predictor.map.forward(top, buffers.logits)
@@ -445,7 +480,7 @@ class OnlineAM(Method):
             factors.append(1 / batch if paper else 2 / (batch * stage.map.n_out))
         for l, row in enumerate(rows):
             host = torch.tensor([row[c] for c in sorted(row)], dtype=torch.float64)
-            self._rows[l][: len(host)].copy_(host)
+            copy_from_host(self._rows[l][: len(host)], host)
         rates = [o.lr * self.learning_rate_factor] * len(self._hidden)
         self._update.set_scalars(
             [*rates, (o.lr_out or 0.0) * self.learning_rate_factor],
@@ -466,15 +501,19 @@ class OnlineAM(Method):
         """Whether a flag is up, and so the step was not taken; raises where the user asked for it."""
         if not any(self._guard_list()):
             return False
-        raised = self._guard.nonzero()[:, 0].tolist()
+        raised = [i for i, flag in enumerate(self._guard.tolist()) if flag]
         self._guard.zero_()
         if self.on_nonfinite == "skip":
             return True
         stage, weights = raised[0] % len(self._stages), raised[0] >= len(self._stages)
         variable = "weight gradient" if weights else "code" if stage < len(self._hidden) else "loss"
+        when, causes = f"at step {self.steps + 1}", "check x for NaN or Inf"
+        if self._looks_later:
+            when = f"at one of the steps {self._looked_after + 1} to {self.steps}"
+            causes = f"check x for NaN or Inf, y for labels outside [0, {self.n_out})"
         raise DivergenceError(
-            f"the {variable} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite at step "
-            f"{self.steps + 1}; check x for NaN or Inf, or lower lr or lr_codes."
+            f"the {variable} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite {when}; "
+            f"{causes}, or lower lr or lr_codes."
         )
 
     def state_dict(self) -> dict[str, Any]:

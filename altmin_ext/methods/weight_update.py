@@ -14,6 +14,11 @@ from altmin_ext.network import Stage
 from altmin_ext.ops import AdamScalar, UpdateScalar
 
 
+def copy_from_host(to: Tensor, host: Tensor) -> None:
+    """to <- host, without waiting for the GPU that ``to`` may be on."""
+    to.copy_(host.pin_memory() if to.is_cuda else host, non_blocking=True)
+
+
 class WeightUpdate(abc.ABC):
     """One gradient step on the parameters of all stages in one call.
 
@@ -31,7 +36,7 @@ class WeightUpdate(abc.ABC):
         self._owners = owners
         self._device = guard.device
         self._guard = guard
-        self._guard_index = torch.tensor(owners, dtype=torch.int64, device=guard.device) + first_flag
+        self._guard_index = torch.tensor(owners, dtype=torch.int64) + first_flag
         self._scalars = torch.zeros(len(owners), len(UpdateScalar), dtype=torch.float64, device=guard.device)
 
     def set_scalars(
@@ -42,7 +47,7 @@ class WeightUpdate(abc.ABC):
             (learning_rates[stage], gradient_factors[stage], decay, l1 if weight.ndim > 1 else 0.0)
             for stage, weight in zip(self._owners, self.weights, strict=True)
         ]
-        self._scalars.copy_(torch.tensor(rows, dtype=torch.float64).reshape(self._scalars.shape))
+        copy_from_host(self._scalars, torch.tensor(rows, dtype=torch.float64).reshape(self._scalars.shape))
 
     @abc.abstractmethod
     def update(self) -> None:

@@ -9,7 +9,7 @@ result is not finite; it is never lowered.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from altmin_ext.errors import unknown_name
 from altmin_ext.ops import native, reference, scalars
 from altmin_ext.ops.activation import Activation, activation_of
-from altmin_ext.ops.scalars import AdamScalar, CodeScalar, UpdateScalar
+from altmin_ext.ops.scalars import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
 
 _backend = "native"
 
@@ -36,13 +36,15 @@ def backend(name: str) -> Iterator[None]:
         _backend = before
 
 
-def _native(tensor: Tensor) -> ModuleType | Any:
+def _native(tensor: Tensor | None) -> ModuleType | Any:
     """The native module if it has a kernel for this tensor's device, else None.
 
     Raises:
         ImportError: the kernels are needed but cannot be loaded; says why and what to do.
     """
-    if _backend == "reference" or (isinstance(tensor, Tensor) and not tensor.is_cpu):
+    if _backend == "reference":
+        return None
+    if isinstance(tensor, Tensor) and not tensor.is_cpu and not (tensor.is_cuda and native.has_cuda_kernels):
         return None
     if native.module is None:
         raise ImportError(native.reason)
@@ -141,7 +143,7 @@ def softmax_residual(
     Args:
         logits: (B, C).
         bias: (C,) or None.
-        labels: (B,) int64.
+        labels: (B,) int64; on a GPU one outside [0, C) makes the loss NaN, which raises the guard.
         residual: (B, C), out; may be ``logits``.
         bias_gradient: (C,), out: sum over the batch of the residual; or None.
         loss: 0-d, out: batch mean of the cross-entropy.
@@ -149,7 +151,7 @@ def softmax_residual(
         guard: (1,) float64, raised if the loss is not finite.
 
     Raises:
-        ValueError: a label outside [0, C), a wrong shape or device, or shared memory.
+        ValueError: a label outside [0, C) (on the CPU), a wrong shape or device, or shared memory.
         TypeError: a wrong dtype.
     """
     if kernels := _native(logits):
@@ -188,39 +190,41 @@ def mse_residual(
 
 
 def weight_residual(
-    displacement: Tensor,
-    product: Tensor | None,
-    bias: Tensor | None,
-    code: Tensor | None,
-    residual: Tensor,
-    bias_gradient: Tensor | None,
-    scalars: Tensor,
-    below: Tensor | None,
+    displacements: Sequence[Tensor],
+    products: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+    codes: Sequence[Tensor | None],
+    residuals: Sequence[Tensor],
+    bias_gradients: Sequence[Tensor | None],
+    scalars: Sequence[Tensor],
+    below: Sequence[Tensor | None],
     guard: Tensor | None = None,
 ) -> None:
-    """Residual W a + b - c of a hidden stage's weight subproblem (equation 6), divided by the stage's scale.
+    """Residuals W a + b - c of hidden stages' weight subproblems (equation 6), each divided by its stage's scale.
+
+    Every argument but the guard is a list with an entry for each stage; all stages have the same B.
 
     Args:
-        displacement: (B, n), of the stage's code, in its unit.
-        product: (B, n), W times the activation displacement where ``below`` is given, else W a; None: zero.
-        bias: (n,) or None.
-        code: (B, n), c0, or None.
-        residual: (B, n), out; may be ``displacement`` or ``product``.
-        bias_gradient: (n,), out: sum over the batch of the residual; or None.
-        scalars: this code's parameter block, a row of :class:`CodeScalar`.
+        displacements: (B, n), of the stage's code, in its unit.
+        products: (B, n), W times the activation displacement where ``below`` is given, else W a; None: zero.
+        biases: (n,) or None.
+        codes: (B, n), c0, or None.
+        residuals: (B, n), out; may be the stage's displacement or product.
+        bias_gradients: (n,), out: sum over the batch of the residual; or None.
+        scalars: the code's parameter block, a row of :class:`CodeScalar`.
         below: the block of the code below, or None.
-        guard: (1,) float64, raised if the residual is not finite.
+        guard: (stages,) float64, a flag each, raised if the residual is not finite.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
     """
-    if kernels := _native(displacement):
+    if kernels := _native(displacements[0] if displacements else None):
         kernels.weight_residual(
-            displacement, product, bias, code, residual, bias_gradient, scalars, below, guard
+            displacements, products, biases, codes, residuals, bias_gradients, scalars, below, guard
         )
     else:
         reference.weight_residual(
-            displacement, product, bias, code, residual, bias_gradient, scalars, below, guard
+            displacements, products, biases, codes, residuals, bias_gradients, scalars, below, guard
         )
 
 
@@ -244,7 +248,8 @@ def adam_update(
         scalars: (len(weights), 4) float64, rows of :class:`UpdateScalar`.
         adam: (4,) float64, :class:`AdamScalar`; its ``step`` is advanced.
         guard: (flags,) float64 or None.
-        guard_index: (len(weights),) int64, which flag belongs to which tensor; None: all have the first.
+        guard_index: (len(weights),) int64 on the CPU, which flag belongs to which tensor; None: all have the
+            first.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
@@ -274,7 +279,8 @@ def sgd_update(
         weights, gradients: lists of contiguous tensors, alike entry by entry.
         scalars: (len(weights), 4) float64, rows of :class:`UpdateScalar`.
         guard: (flags,) float64 or None.
-        guard_index: (len(weights),) int64, which flag belongs to which tensor; None: all have the first.
+        guard_index: (len(weights),) int64 on the CPU, which flag belongs to which tensor; None: all have the
+            first.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
@@ -302,6 +308,60 @@ def power_iteration(weight: Tensor, vector: Tensor, sigma_squared: Tensor) -> No
         reference.power_iteration(weight, vector, sigma_squared)
 
 
+def memory_update(activation: Tensor, code: Tensor, gram: Tensor, cross: Tensor, scalars: Tensor) -> None:
+    """gram <- (1 - forgetting) gram + sum_b a~ a~^T; cross <- (1 - forgetting) cross + sum_b c a~^T.
+
+    With these two matrices a stage remembers all its past data (AM-mem, Choromanska et al. 2019, equation 7).
+
+    Args:
+        activation: (B, n), a.
+        code: (B, m), c.
+        gram: (n, n), or (n + 1, n + 1) where a~ = [a; 1] carries the bias; in and out, both triangles.
+        cross: (m, n) or (m, n + 1), in and out.
+        scalars: (2,) float64, :class:`MemoryScalar`.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(activation):
+        kernels.memory_update(activation, code, gram, cross, scalars)
+    else:
+        reference.memory_update(activation, code, gram, cross, scalars)
+
+
+def bcd_columns(
+    weight: Tensor,
+    gram: Tensor,
+    cross: Tensor,
+    scalars: Tensor,
+    sweeps: int = 1,
+    has_bias: bool = False,
+    nonnegative: bool = False,
+) -> None:
+    """Block coordinate descent over the columns of W: w_j <- w_j + (b_j - W a_j) / A_jj for j = 0, 1, ...
+
+    Each sweep goes once through the columns, in increasing order (AM-mem, Choromanska et al. 2019, algorithm 3; with
+    ``nonnegative`` the HALS update of non-negative matrix factorisation, Cichocki & Phan 2009).
+
+    Args:
+        weight: (m, n), W, in and out.
+        gram: (n, n), A, symmetric; a column with A_jj <= eps max_k A_kk keeps its w_j.
+        cross: (m, n), B.
+        scalars: (2,) float64, :class:`MemoryScalar`: after its step w_j is soft-thresholded by threshold / A_jj.
+        sweeps: how many.
+        has_bias: the last column is the bias, which is neither thresholded nor clipped.
+        nonnegative: clip w_j at zero.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, ``sweeps`` is less than 1, or arguments share
+            memory.
+    """
+    if kernels := _native(weight):
+        kernels.bcd_columns(weight, gram, cross, scalars, sweeps, has_bias, nonnegative)
+    else:
+        reference.bcd_columns(weight, gram, cross, scalars, sweeps, has_bias, nonnegative)
+
+
 names = (
     "activate",
     "code_step",
@@ -311,6 +371,8 @@ names = (
     "adam_update",
     "sgd_update",
     "power_iteration",
+    "memory_update",
+    "bcd_columns",
 )
 
 __all__ = [
@@ -318,6 +380,7 @@ __all__ = [
     "Activation",
     "AdamScalar",
     "CodeScalar",
+    "MemoryScalar",
     "UpdateScalar",
     "activation_of",
     "backend",

@@ -53,6 +53,7 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 module, reason = _load()
+has_cuda_kernels = module is not None and module.cuda_compiled_version() > 0
 
 
 def describe() -> dict[str, Any]:

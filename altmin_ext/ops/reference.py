@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from altmin_ext.ops.activation import Activation
-from altmin_ext.ops.scalars import AdamScalar, CodeScalar, UpdateScalar
+from altmin_ext.ops.scalars import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
 
 smallest_displacement = 1e-8  # of the top code: below it, stages are scaled down with it
 
@@ -139,6 +139,25 @@ def mse_residual(
 
 
 def weight_residual(
+    displacements: Sequence[Tensor],
+    products: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+    codes: Sequence[Tensor | None],
+    residuals: Sequence[Tensor],
+    bias_gradients: Sequence[Tensor | None],
+    scalars: Sequence[Tensor],
+    below: Sequence[Tensor | None],
+    guard: Tensor | None,
+) -> None:
+    flags = [None if guard is None else guard[i : i + 1] for i in range(len(displacements))]
+    stages = zip(
+        displacements, products, biases, codes, residuals, bias_gradients, scalars, below, flags, strict=True
+    )
+    for stage in stages:
+        _stage_residual(*stage)
+
+
+def _stage_residual(
     displacement: Tensor,
     product: Tensor | None,
     bias: Tensor | None,
@@ -225,3 +244,33 @@ def power_iteration(weight: Tensor, vector: Tensor, sigma_squared: Tensor) -> No
     sigma_squared.copy_(norm)
     moved = (norm > 0) & torch.isfinite(norm)
     vector.copy_(torch.where(moved, t / norm.to(t.dtype), vector))
+
+
+def memory_update(activation: Tensor, code: Tensor, gram: Tensor, cross: Tensor, scalars: Tensor) -> None:
+    if len(gram) > activation.shape[1]:
+        activation = F.pad(activation, (0, 1), value=1.0)
+    keep = 1 - scalars[MemoryScalar.forgetting]
+    gram.copy_(keep * gram + activation.T @ activation)
+    cross.copy_(keep * cross + code.T @ activation)
+
+
+def bcd_columns(
+    weight: Tensor,
+    gram: Tensor,
+    cross: Tensor,
+    scalars: Tensor,
+    sweeps: int,
+    has_bias: bool,
+    nonnegative: bool,
+) -> None:
+    if len(gram) == 0:
+        return
+    diagonal = gram.diagonal()
+    smallest = torch.finfo(gram.dtype).eps * diagonal.max()
+    for _ in range(sweeps):
+        for j in range(len(gram)):
+            w = weight[:, j] + (cross[:, j] - weight @ gram[:, j]) / diagonal[j]
+            if not (has_bias and j == len(gram) - 1):
+                w = soft_threshold(w, scalars[MemoryScalar.threshold] / diagonal[j])
+                w = torch.relu(w) if nonnegative else w
+            weight[:, j] = torch.where(diagonal[j] <= smallest, weight[:, j], w)

@@ -39,3 +39,10 @@ class AdamScalar(IntEnum):
     beta2 = 1
     epsilon = 2
     step = 3
+
+
+class MemoryScalar(IntEnum):
+    """Entries of the block of a stage that remembers its past in two matrices."""
+
+    forgetting = 0
+    threshold = 1

@@ -1,4 +1,4 @@
-"""weight_residual: on the codes of one hidden layer."""
+"""weight_residual: on the codes of all hidden layers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ def test_weight_residual(
     time: Callable[..., None],
     normal: Callable[..., Tensor],
     code_block: Callable[[], Tensor],
-    guard: Tensor,
     network: str,
+    widths: tuple[int, ...],
     hidden_shape: tuple[int, int],
     first: bool,
 ) -> None:
-    """First from W (a - a0), which is small; afterwards from W a + b - c."""
+    """First from W (a - a0), which is small, and for the lowest layer nothing; afterwards from W a + b - c."""
+    layers = range(len(widths) - 2)
+    scalars = [code_block() for _ in layers]
     time(
         "weight_residual",
         f"{network}, {'first' if first else 'later'} weight iteration",
-        displacement=normal(*hidden_shape),
-        product=normal(*hidden_shape),
-        bias=None if first else normal(hidden_shape[1]),
-        code=None if first else normal(*hidden_shape),
-        residual=torch.empty(hidden_shape),
-        bias_gradient=torch.empty(hidden_shape[1]),
-        scalars=code_block(),
-        below=code_block() if first else None,
-        guard=guard,
+        displacements=[normal(*hidden_shape) for _ in layers],
+        products=[None if first and l == 0 else normal(*hidden_shape) for l in layers],
+        biases=[None if first else normal(hidden_shape[1]) for _ in layers],
+        codes=[None if first else normal(*hidden_shape) for _ in layers],
+        residuals=[torch.empty(hidden_shape) for _ in layers],
+        bias_gradients=[torch.empty(hidden_shape[1]) for _ in layers],
+        scalars=scalars,
+        below=[scalars[l - 1] if first and l > 0 else None for l in layers],
+        guard=torch.zeros(len(layers), dtype=torch.float64),
     )

@@ -11,7 +11,13 @@ namespace altmin::dlpack {
 struct Device {
   int32_t type, id;
 };
-inline constexpr int32_t cpu_device = 1, cuda_device = 2;
+inline constexpr int32_t cpu_device = 1;
+// Tests give the number of the CPU here, to run the CUDA kernels on CPU tensors under an emulator.
+#if defined(ALTMIN_CUDA_DEVICE)
+inline constexpr int32_t cuda_device = ALTMIN_CUDA_DEVICE;
+#else
+inline constexpr int32_t cuda_device = 2;
+#endif
 
 struct DataType {
   uint8_t code, bits;

@@ -9,7 +9,9 @@
 #include "cuda/device.h"
 #include "ops/activate.h"
 #include "ops/adam_update.h"
+#include "ops/bcd_columns.h"
 #include "ops/code_step.h"
+#include "ops/memory_update.h"
 #include "ops/mse_residual.h"
 #include "ops/power_iteration.h"
 #include "ops/sgd_update.h"
@@ -21,14 +23,51 @@ namespace altmin {
 namespace {
 
 constexpr int64_t code_scalar_count = std::size(code_scalar_names);
+constexpr int64_t memory_scalar_count = std::size(memory_scalar_names);
 static_assert(sizeof(CodeScalars) == code_scalar_count * sizeof(double));
 static_assert(sizeof(UpdateScalars) == std::size(update_scalar_names) * sizeof(double));
 static_assert(sizeof(AdamScalars) == std::size(adam_scalar_names) * sizeof(double));
+static_assert(sizeof(MemoryScalars) == memory_scalar_count * sizeof(double));
 
 void require(const Tensor& tensor, const char* name) {
   check_readable(tensor, name);
   if (!tensor) raise_type_error(name, " must be a torch.Tensor, but is None.");
 }
+
+// Runs an op's kernel for the device of its arguments, without the interpreter's lock.
+#if defined(ALTMIN_WITH_CUDA)
+cuda::Stream current_stream(const dlpack::Device& device) {
+  void* stream = nullptr;
+  const dlpack::ExchangeApi* api = exchange_api_in_use();
+  if (api->current_work_stream(device.type, device.id, &stream) != 0) throw py::error_already_set();
+  return static_cast<cuda::Stream>(stream);
+}
+
+template <typename OnCpu, typename OnCuda>
+auto run(const dlpack::Device& device, const OnCpu& on_cpu, const OnCuda& on_cuda) {
+  if (device.type == dlpack::cuda_device) {
+    const cuda::Stream stream = current_stream(device);
+    py::gil_scoped_release release;
+    const cuda::DeviceGuard guard(device.id);
+    return on_cuda(stream);
+  }
+  py::gil_scoped_release release;
+  return on_cpu();
+}
+#define ALTMIN_RUN(op, device, arguments)           \
+  run((device), [&] { return cpu::op(arguments); }, \
+      [&](cuda::Stream stream) { return cuda::op(arguments, stream); })
+#else
+template <typename OnCpu>
+auto run(const dlpack::Device& device, const OnCpu& on_cpu) {
+  if (device.type != dlpack::cpu_device)
+    raise_value_error("the arguments must be on the CPU, but are on ", describe_device(device),
+                      ": this build has no CUDA kernels (", ALTMIN_CUDA_REASON, ").");
+  py::gil_scoped_release release;
+  return on_cpu();
+}
+#define ALTMIN_RUN(op, device, arguments) run((device), [&] { return cpu::op(arguments); })
+#endif
 
 Activation activation_kind(int kind) {
   if (kind < 0 || kind >= static_cast<int>(std::size(activation_names)))
@@ -44,6 +83,8 @@ void activate(const Tensor& code, const Tensor& bias, const Tensor& mask, const 
   const int64_t batch = code.shape(0), width = code.shape(1);
   check<double>(guard, "guard", {1});
   const bool in_place = code.data<char>() == activation.data<char>();
+  const dlpack::Device device =
+      device_of({{"code", code}, {"bias", bias}, {"mask", mask}, {"activation", activation}, {"guard", guard}});
   check_overlap({{"code", code}, {"activation", in_place ? Tensor{} : activation}, {"guard", guard}},
                 {{"bias", bias}, {"mask", mask}});
   dispatch_dtype(code, "code", [&](auto zero) {
@@ -61,8 +102,7 @@ void activate(const Tensor& code, const Tensor& bias, const Tensor& mask, const 
                                 activation_kind(kind),
                                 static_cast<T>(parameter),
                                 guard.data<double>()};
-    py::gil_scoped_release release;
-    cpu::activate(arguments);
+    ALTMIN_RUN(activate, device, arguments);
   });
 }
 
@@ -79,6 +119,17 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
   check<double>(scalars, "scalars", {code_scalar_count});
   check<double>(above, "above", {code_scalar_count});
   check<double>(guard, "guard", {1});
+  const dlpack::Device device = device_of({{"code", code},
+                                           {"pulled_back", pulled_back},
+                                           {"pulled_back_change", pulled_back_change},
+                                           {"mask", mask},
+                                           {"displacement", displacement},
+                                           {"velocity", velocity},
+                                           {"activation", activation},
+                                           {"activation_displacement", activation_displacement},
+                                           {"scalars", scalars},
+                                           {"above", above},
+                                           {"guard", guard}});
   check_overlap({{"displacement", displacement},
                  {"velocity", velocity},
                  {"activation", activation},
@@ -128,8 +179,7 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
                                 sigma,
                                 static_cast<T>(parameter),
                                 guard.data<double>()};
-    py::gil_scoped_release release;
-    cpu::code_step(arguments);
+    ALTMIN_RUN(code_step, device, arguments);
   });
 }
 
@@ -141,6 +191,14 @@ void softmax_residual(const Tensor& logits, const Tensor& bias, const Tensor& la
     require(named.tensor, named.name);
   check_dimensions(logits, "logits", 2);
   const int64_t batch = logits.shape(0), classes = logits.shape(1);
+  const dlpack::Device device = device_of({{"logits", logits},
+                                           {"bias", bias},
+                                           {"labels", labels},
+                                           {"residual", residual},
+                                           {"bias_gradient", bias_gradient},
+                                           {"loss", loss},
+                                           {"correct", correct},
+                                           {"guard", guard}});
   if (classes == 0) raise_value_error("logits must have at least one column, but has none.");
   check<int64_t>(labels, "labels", {batch});
   check<int64_t>(correct, "correct", {});
@@ -166,8 +224,7 @@ void softmax_residual(const Tensor& logits, const Tensor& bias, const Tensor& la
                                        loss.data<T>(),
                                        correct.data<int64_t>(),
                                        guard.data<double>()};
-    py::gil_scoped_release release;
-    return cpu::softmax_residual(arguments);
+    return ALTMIN_RUN(softmax_residual, device, arguments);
   });
   if (wrong >= 0)
     raise_value_error("y must lie in [0, ", classes, "), but y[", wrong, "] is ", labels.data<int64_t>()[wrong],
@@ -182,6 +239,13 @@ void mse_residual(const Tensor& logits, const Tensor& bias, const Tensor& target
   check_dimensions(logits, "logits", 2);
   const int64_t batch = logits.shape(0), width = logits.shape(1);
   check<double>(guard, "guard", {1});
+  const dlpack::Device device = device_of({{"logits", logits},
+                                           {"bias", bias},
+                                           {"targets", targets},
+                                           {"residual", residual},
+                                           {"bias_gradient", bias_gradient},
+                                           {"loss", loss},
+                                           {"guard", guard}});
   check_overlap({{"bias_gradient", bias_gradient}, {"loss", loss}, {"guard", guard}},
                 {{"logits", logits}, {"residual", residual}, {"bias", bias}, {"targets", targets}});
   check_overlap({{"residual", residual}}, {{"bias", bias}, {"targets", targets}});
@@ -203,22 +267,35 @@ void mse_residual(const Tensor& logits, const Tensor& bias, const Tensor& target
                                    bias_gradient.data<T>(),
                                    loss.data<T>(),
                                    guard.data<double>()};
-    py::gil_scoped_release release;
-    cpu::mse_residual(arguments);
+    ALTMIN_RUN(mse_residual, device, arguments);
   });
 }
 
-void weight_residual(const Tensor& displacement, const Tensor& product, const Tensor& bias, const Tensor& code,
-                     const Tensor& residual, const Tensor& bias_gradient, const Tensor& scalars,
-                     const Tensor& below, const Tensor& guard) {
+// Runs the checks of one entry of list arguments, and says of which one an error is.
+template <typename Body>
+void naming_stage(size_t stage, const Body& body) {
+  try {
+    body();
+  } catch (const py::value_error& error) {
+    raise_value_error("stage ", stage, ": ", error.what());
+  } catch (const py::type_error& error) {
+    raise_type_error("stage ", stage, ": ", error.what());
+  }
+}
+
+template <typename T>
+WeightResidualStage<T> weight_residual_stage(const Tensor& displacement, const Tensor& product,
+                                             const Tensor& bias, const Tensor& code, const Tensor& residual,
+                                             const Tensor& bias_gradient, const Tensor& scalars,
+                                             const Tensor& below, const Tensor& guard, size_t i,
+                                             int64_t batch) {
   for (const Named& named :
        {Named{"displacement", displacement}, Named{"residual", residual}, Named{"scalars", scalars}})
     require(named.tensor, named.name);
   check_dimensions(displacement, "displacement", 2);
-  const int64_t batch = displacement.shape(0), width = displacement.shape(1);
+  const int64_t width = displacement.shape(1);
   check<double>(scalars, "scalars", {code_scalar_count});
   check<double>(below, "below", {code_scalar_count});
-  check<double>(guard, "guard", {1});
   check_overlap({{"bias_gradient", bias_gradient}, {"scalars", scalars}, {"guard", guard}},
                 {{"displacement", displacement},
                  {"product", product},
@@ -228,26 +305,71 @@ void weight_residual(const Tensor& displacement, const Tensor& product, const Te
                  {"below", below}});
   check_overlap({{"residual", residual}}, {{"bias", bias}, {"code", code}, {"below", below}});
   check_replacement({"residual", residual}, {{"displacement", displacement}, {"product", product}});
-  dispatch_dtype(displacement, "displacement", [&](auto zero) {
+  for (const Named& named : {Named{"displacement", displacement}, Named{"product", product},
+                             Named{"code", code}, Named{"residual", residual}})
+    check<T>(named.tensor, named.name, {batch, width});
+  check<T>(bias, "bias", {width});
+  check<T>(bias_gradient, "bias_gradient", {width});
+  return {width,
+          displacement.data<T>(),
+          product.data<T>(),
+          bias.data<T>(),
+          code.data<T>(),
+          residual.data<T>(),
+          bias_gradient.data<T>(),
+          scalars.data<CodeScalars>(),
+          below.data<CodeScalars>(),
+          guard ? guard.data<double>() + i : nullptr};
+}
+
+void weight_residual(const py::list& displacements, const py::list& products, const py::list& biases,
+                     const py::list& codes, const py::list& residuals, const py::list& bias_gradients,
+                     const py::list& scalars, const py::list& below, const Tensor& guard) {
+  const size_t stages = displacements.size();
+  const std::pair<const char*, const py::list&> lists[] = {{"products", products},
+                                                           {"biases", biases},
+                                                           {"codes", codes},
+                                                           {"residuals", residuals},
+                                                           {"bias_gradients", bias_gradients},
+                                                           {"scalars", scalars},
+                                                           {"below", below}};
+  for (const auto& [name, list] : lists)
+    if (list.size() != stages)
+      raise_value_error(name, " must have one entry for each of the ", stages, " displacements, but has ",
+                        list.size(), ".");
+  check<double>(guard, "guard", {static_cast<int64_t>(stages)});
+  if (stages == 0) return;
+  const Tensor first = py::cast<Tensor>(displacements[0]);
+  naming_stage(0, [&] {
+    require(first, "displacement");
+    check_dimensions(first, "displacement", 2);
+  });
+  const dlpack::Device device = device_of({{"displacement", first}, {"guard", guard}});
+  dispatch_dtype(first, "stage 0: displacement", [&](auto zero) {
     using T = decltype(zero);
-    for (const Named& named : {Named{"displacement", displacement}, Named{"product", product},
-                               Named{"code", code}, Named{"residual", residual}})
-      check<T>(named.tensor, named.name, {batch, width});
-    check<T>(bias, "bias", {width});
-    check<T>(bias_gradient, "bias_gradient", {width});
-    const WeightResidual<T> arguments{batch,
-                                      width,
-                                      displacement.data<T>(),
-                                      product.data<T>(),
-                                      bias.data<T>(),
-                                      code.data<T>(),
-                                      residual.data<T>(),
-                                      bias_gradient.data<T>(),
-                                      scalars.data<CodeScalars>(),
-                                      below.data<CodeScalars>(),
-                                      guard.data<double>()};
-    py::gil_scoped_release release;
-    cpu::weight_residual(arguments);
+    WeightResidual<T> arguments{first.shape(0), {}};
+    arguments.stages.reserve(stages);
+    for (size_t i = 0; i < stages; ++i) {
+      naming_stage(i, [&] {
+        const auto entry = [i](const py::list& list) { return py::cast<Tensor>(list[i]); };
+        const Tensor displacement = entry(displacements), product = entry(products), bias = entry(biases),
+                     code = entry(codes), residual = entry(residuals), bias_gradient = entry(bias_gradients),
+                     block = entry(scalars), block_below = entry(below);
+        device_of({{"the first displacement", first},
+                   {"displacement", displacement},
+                   {"product", product},
+                   {"bias", bias},
+                   {"code", code},
+                   {"residual", residual},
+                   {"bias_gradient", bias_gradient},
+                   {"scalars", block},
+                   {"below", block_below}});
+        arguments.stages.push_back(weight_residual_stage<T>(displacement, product, bias, code, residual,
+                                                            bias_gradient, block, block_below, guard, i,
+                                                            first.shape(0)));
+      });
+    }
+    ALTMIN_RUN(weight_residual, device, arguments);
   });
 }
 
@@ -273,6 +395,9 @@ struct UpdateArguments {
     require(scalars, "scalars");
     check<double>(scalars, "scalars", {count, static_cast<int64_t>(std::size(update_scalar_names))});
     check<int64_t>(guard_index, "guard_index", {count});
+    if (guard_index && guard_index.view.device.type != dlpack::cpu_device)
+      raise_value_error("guard_index must be on the CPU, where it is read, but is on ",
+                        describe_device(guard_index.view.device), ".");
     check_overlap({{"guard", guard}}, {{"scalars", scalars}, {"guard_index", guard_index}});
     for (int64_t i = 0; guard && guard_index && i < count; ++i) {
       const int64_t index = guard_index.data<int64_t>()[i];
@@ -290,16 +415,17 @@ struct UpdateArguments {
 
 // A tensor of a list argument, shaped like the weight it belongs to.
 template <typename T>
-T* like_weight(const py::list& list, size_t i, const char* name, const Tensor& weight) {
+T* like_weight(const py::list& list, size_t i, const char* name, const Tensor& weight,
+               const dlpack::Device& device) {
   const Tensor tensor = py::cast<Tensor>(list[i]);
   if (tensor.unreadable) check_readable(tensor, name + ("[" + std::to_string(i) + "]"));
   const bool same_type = tensor && tensor.is_float(8 * sizeof(T));
-  const bool same_place = tensor && tensor.view.device.type == dlpack::cpu_device && tensor.is_contiguous();
   if (!same_type)
     raise_type_error(name, "[", i, "] must be a ", dtype_name<T>(),
                      " torch.Tensor like the other weights, but is ", tensor ? tensor.describe_dtype() : "None",
                      ".");
-  if (!same_place) raise_value_error(name, "[", i, "] must be contiguous and on the CPU.");
+  check_device(tensor, name, device, "scalars");
+  if (!tensor.is_contiguous()) raise_value_error(name, "[", i, "] must be contiguous.");
   if (!tensor.has_shape_of(weight))
     raise_value_error(name, "[", i, "] must have shape ", weight.describe_shape(), ", but has shape ",
                       tensor.describe_shape(), ".");
@@ -333,6 +459,7 @@ void adam_update(const py::list& weights, const py::list& gradients, const py::l
   require(adam, "adam");
   check<double>(adam, "adam", {static_cast<int64_t>(std::size(adam_scalar_names))});
   check_overlap({{"adam", adam}, {"guard", guard}}, {{"scalars", scalars}, {"guard_index", guard_index}});
+  const dlpack::Device device = device_of({{"scalars", scalars}, {"adam", adam}, {"guard", guard}});
   for_update_dtype(weights, [&](auto zero) {
     using T = decltype(zero);
     AdamUpdate<T> arguments{{}, adam.data<AdamScalars>(), guard.data<double>(), guards};
@@ -340,10 +467,10 @@ void adam_update(const py::list& weights, const py::list& gradients, const py::l
     for (size_t i = 0; i < weights.size(); ++i) {
       const Tensor weight = py::cast<Tensor>(weights[i]);
       const AdamTensor<T> tensor{weight.size(),
-                                 like_weight<T>(weights, i, "weights", weight),
-                                 like_weight<T>(gradients, i, "gradients", weight),
-                                 like_weight<T>(first_moments, i, "first_moments", weight),
-                                 like_weight<T>(second_moments, i, "second_moments", weight),
+                                 like_weight<T>(weights, i, "weights", weight, device),
+                                 like_weight<T>(gradients, i, "gradients", weight, device),
+                                 like_weight<T>(first_moments, i, "first_moments", weight, device),
+                                 like_weight<T>(second_moments, i, "second_moments", weight, device),
                                  scalars.data<UpdateScalars>() + i,
                                  common.flag(i)};
       check_row_overlap<T>(i, tensor.size,
@@ -353,8 +480,7 @@ void adam_update(const py::list& weights, const py::list& gradients, const py::l
                             {"second_moments", tensor.second_moment}});
       arguments.tensors.push_back(tensor);
     }
-    py::gil_scoped_release release;
-    cpu::adam_update(arguments);
+    ALTMIN_RUN(adam_update, device, arguments);
   });
 }
 
@@ -363,20 +489,20 @@ void sgd_update(const py::list& weights, const py::list& gradients, const Tensor
   const UpdateArguments common{weights, gradients, scalars, guard, guard_index};
   const int64_t guards = guard_size(guard);
   common.check_lists({{"gradients", &gradients}});
+  const dlpack::Device device = device_of({{"scalars", scalars}, {"guard", guard}});
   for_update_dtype(weights, [&](auto zero) {
     using T = decltype(zero);
     SgdUpdate<T> arguments{{}, guard.data<double>(), guards};
     arguments.tensors.reserve(weights.size());
     for (size_t i = 0; i < weights.size(); ++i) {
       const Tensor weight = py::cast<Tensor>(weights[i]);
-      const SgdTensor<T> tensor{weight.size(), like_weight<T>(weights, i, "weights", weight),
-                                like_weight<T>(gradients, i, "gradients", weight),
+      const SgdTensor<T> tensor{weight.size(), like_weight<T>(weights, i, "weights", weight, device),
+                                like_weight<T>(gradients, i, "gradients", weight, device),
                                 scalars.data<UpdateScalars>() + i, common.flag(i)};
       check_row_overlap<T>(i, tensor.size, {{"weights", tensor.weight}, {"gradients", tensor.gradient}});
       arguments.tensors.push_back(tensor);
     }
-    py::gil_scoped_release release;
-    cpu::sgd_update(arguments);
+    ALTMIN_RUN(sgd_update, device, arguments);
   });
 }
 
@@ -386,6 +512,8 @@ void power_iteration(const Tensor& weight, const Tensor& vector, const Tensor& s
   require(sigma_squared, "sigma_squared");
   check_dimensions(weight, "weight", 2);
   check<double>(sigma_squared, "sigma_squared", {1});
+  const dlpack::Device device =
+      device_of({{"weight", weight}, {"vector", vector}, {"sigma_squared", sigma_squared}});
   check_overlap({{"vector", vector}, {"sigma_squared", sigma_squared}}, {{"weight", weight}});
   dispatch_dtype(weight, "weight", [&](auto zero) {
     using T = decltype(zero);
@@ -393,8 +521,68 @@ void power_iteration(const Tensor& weight, const Tensor& vector, const Tensor& s
     check<T>(vector, "vector", {weight.shape(1)});
     const PowerIteration<T> arguments{weight.shape(0), weight.shape(1), weight.data<T>(), vector.data<T>(),
                                       sigma_squared.data<double>()};
-    py::gil_scoped_release release;
-    cpu::power_iteration(arguments);
+    ALTMIN_RUN(power_iteration, device, arguments);
+  });
+}
+
+void memory_update(const Tensor& activation, const Tensor& code, const Tensor& gram, const Tensor& cross,
+                   const Tensor& scalars) {
+  for (const Named& named : {Named{"activation", activation}, Named{"code", code}, Named{"gram", gram},
+                             Named{"cross", cross}, Named{"scalars", scalars}})
+    require(named.tensor, named.name);
+  check_dimensions(activation, "activation", 2);
+  check_dimensions(code, "code", 2);
+  check_dimensions(gram, "gram", 2);
+  check<double>(scalars, "scalars", {memory_scalar_count});
+  const dlpack::Device device = device_of(
+      {{"activation", activation}, {"code", code}, {"gram", gram}, {"cross", cross}, {"scalars", scalars}});
+  check_overlap({{"gram", gram}, {"cross", cross}},
+                {{"activation", activation}, {"code", code}, {"scalars", scalars}});
+  const int64_t batch = activation.shape(0), n_in = activation.shape(1), n_out = code.shape(1);
+  const int64_t n_gram = gram.shape(0);
+  if (n_gram != n_in && n_gram != n_in + 1)
+    raise_value_error("gram must have as many rows as activation has columns, ", n_in,
+                      ", or one more for the bias, but has shape ", gram.describe_shape(), ".");
+  dispatch_dtype(activation, "activation", [&](auto zero) {
+    using T = decltype(zero);
+    check<T>(activation, "activation", {batch, n_in});
+    check<T>(code, "code", {batch, n_out});
+    check<T>(gram, "gram", {n_gram, n_gram});
+    check<T>(cross, "cross", {n_out, n_gram});
+    const MemoryUpdate<T> arguments{batch,
+                                    n_in,
+                                    n_out,
+                                    n_gram,
+                                    activation.data<T>(),
+                                    code.data<T>(),
+                                    gram.data<T>(),
+                                    cross.data<T>(),
+                                    scalars.data<MemoryScalars>()};
+    ALTMIN_RUN(memory_update, device, arguments);
+  });
+}
+
+void bcd_columns(const Tensor& weight, const Tensor& gram, const Tensor& cross, const Tensor& scalars,
+                 int sweeps, bool has_bias, bool nonnegative) {
+  for (const Named& named :
+       {Named{"weight", weight}, Named{"gram", gram}, Named{"cross", cross}, Named{"scalars", scalars}})
+    require(named.tensor, named.name);
+  check_dimensions(weight, "weight", 2);
+  check<double>(scalars, "scalars", {memory_scalar_count});
+  const dlpack::Device device =
+      device_of({{"weight", weight}, {"gram", gram}, {"cross", cross}, {"scalars", scalars}});
+  check_overlap({{"weight", weight}}, {{"gram", gram}, {"cross", cross}, {"scalars", scalars}});
+  if (sweeps < 1) raise_value_error("sweeps must be at least 1, but is ", sweeps, ".");
+  const int64_t rows = weight.shape(0), columns = weight.shape(1);
+  dispatch_dtype(weight, "weight", [&](auto zero) {
+    using T = decltype(zero);
+    check<T>(weight, "weight", {rows, columns});
+    check<T>(gram, "gram", {columns, columns});
+    check<T>(cross, "cross", {rows, columns});
+    const BcdColumns<T> arguments{rows,           columns,         weight.data<T>(),
+                                  gram.data<T>(), cross.data<T>(), scalars.data<MemoryScalars>(),
+                                  sweeps,         has_bias,        nonnegative};
+    ALTMIN_RUN(bcd_columns, device, arguments);
   });
 }
 
@@ -419,11 +607,14 @@ PYBIND11_MODULE(_C, module) {
   module.def("adam_update", &adam_update);
   module.def("sgd_update", &sgd_update);
   module.def("power_iteration", &power_iteration);
+  module.def("memory_update", &memory_update);
+  module.def("bcd_columns", &bcd_columns);
 
   module.attr("activation_names") = name_tuple(activation_names);
   module.attr("code_scalar_names") = name_tuple(code_scalar_names);
   module.attr("update_scalar_names") = name_tuple(update_scalar_names);
   module.attr("adam_scalar_names") = name_tuple(adam_scalar_names);
+  module.attr("memory_scalar_names") = name_tuple(memory_scalar_names);
 
   module.attr("version") = ALTMIN_VERSION;
   module.attr("compiler") = ALTMIN_COMPILER;

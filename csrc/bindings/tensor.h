@@ -18,11 +18,16 @@ namespace altmin {
 
 namespace py = pybind11;
 
-inline const dlpack::ExchangeApi* exchange_api(py::handle object) {
+// The table of the tensor class that was seen last; there is hardly ever another than torch's.
+inline const dlpack::ExchangeApi*& exchange_api_in_use() {
   static const dlpack::ExchangeApi* cached = nullptr;
+  return cached;
+}
+
+inline const dlpack::ExchangeApi* exchange_api(py::handle object) {
   static PyTypeObject* cached_type = nullptr;
   PyTypeObject* type = Py_TYPE(object.ptr());
-  if (type == cached_type) return cached;
+  if (type == cached_type) return exchange_api_in_use();
   py::object capsule = py::getattr(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__", py::none());
   if (capsule.is_none()) return nullptr;
   auto* header =
@@ -31,7 +36,7 @@ inline const dlpack::ExchangeApi* exchange_api(py::handle object) {
   while (header && header->version.major > 1) header = header->previous;
   const auto* api = reinterpret_cast<const dlpack::ExchangeApi*>(header);
   if (!api || !api->view_from_object) return nullptr;
-  cached = api;
+  exchange_api_in_use() = api;
   cached_type = type;
   return api;
 }
@@ -104,7 +109,7 @@ inline void check_readable(const Tensor& tensor, const std::string& name) {
   if (!exchange_api(tensor.unreadable))
     raise_type_error(name, " must be a torch.Tensor, but is of type ",
                      Py_TYPE(tensor.unreadable.ptr())->tp_name, ".");
-  raise_value_error(name, " must be a dense tensor on the CPU, but is on device ",
+  raise_value_error(name, " must be a dense tensor on the CPU or a GPU, but is on device ",
                     std::string(py::str(tensor.unreadable.attr("device"))), " with layout ",
                     std::string(py::str(tensor.unreadable.attr("layout"))), ".");
 }
@@ -116,7 +121,7 @@ constexpr const char* dtype_name() {
   return "int64";
 }
 
-// Raises unless the tensor is contiguous, on the CPU, of type T and of the given shape.
+// Raises unless the tensor is contiguous, of type T and of the given shape.
 template <typename T>
 void check(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
   if (tensor.unreadable) check_readable(tensor, name);
@@ -124,9 +129,6 @@ void check(const Tensor& tensor, const char* name, std::initializer_list<int64_t
   constexpr uint8_t code = std::is_floating_point_v<T> ? dlpack::float_code : dlpack::integer_code;
   if (tensor.view.dtype.code != code || tensor.view.dtype.bits != 8 * sizeof(T) || tensor.view.dtype.lanes != 1)
     raise_type_error(name, " must be ", dtype_name<T>(), ", but is ", tensor.describe_dtype(), ".");
-  if (tensor.view.device.type != dlpack::cpu_device)
-    raise_value_error(name, " must be on the CPU like the other arguments, but is on device type ",
-                      tensor.view.device.type, ".");
   bool fits = tensor.view.dimensions == static_cast<int32_t>(shape.size());
   int i = 0;
   for (int64_t extent : shape) fits = fits && tensor.view.shape[i++] == extent;
@@ -149,6 +151,31 @@ struct Named {
   const char* name;
   const Tensor& tensor;
 };
+
+inline std::string describe_device(const dlpack::Device& device) {
+  if (device.type == dlpack::cpu_device) return "the CPU";
+  if (device.type == dlpack::cuda_device) return "cuda:" + std::to_string(device.id);
+  return "a device of DLPack's type " + std::to_string(device.type);
+}
+
+// Raises unless the tensor is on that device, where `other` is.
+inline void check_device(const Tensor& tensor, const std::string& name, const dlpack::Device& device,
+                         const char* other) {
+  if (!tensor || (tensor.view.device.type == device.type && tensor.view.device.id == device.id)) return;
+  raise_value_error(name, " must be on ", describe_device(device), " like ", other, ", but is on ",
+                    describe_device(tensor.view.device), ".");
+}
+
+// The device that all of a call's tensors are on.
+inline dlpack::Device device_of(std::initializer_list<Named> tensors) {
+  const Named* first = nullptr;
+  for (const Named& named : tensors) {
+    if (!named.tensor) continue;
+    if (!first) first = &named;
+    check_device(named.tensor, named.name, first->tensor.view.device, first->name);
+  }
+  return first ? first->tensor.view.device : dlpack::Device{dlpack::cpu_device, 0};
+}
 
 inline bool overlap(const Tensor& a, const Tensor& b) {
   const char *first = a.data<char>(), *second = b.data<char>();

@@ -11,7 +11,7 @@ namespace {
 
 // One row. What cancels, product + bias - code, is taken first, so that only what is left of it is scaled.
 template <typename T>
-void residual_row(const WeightResidual<T>& o, const T of_displacement, const T of_product, int64_t row) {
+void residual_row(const WeightResidualStage<T>& o, const T of_displacement, const T of_product, int64_t row) {
   const int64_t width = o.width;
   const T* displacement = o.displacement + row * width;
   T* residual = o.residual + row * width;  // no __restrict: it may be `displacement` or `product`
@@ -36,16 +36,14 @@ void residual_row(const WeightResidual<T>& o, const T of_displacement, const T o
   }
 }
 
-}  // namespace
-
 // Threads own ranges of rows, where a column range each would have them fetch half of every row from the other's
 // cache. Their column sums are added in thread order.
 template <typename T>
-void weight_residual(const WeightResidual<T>& o) {
+void stage_residual(const WeightResidualStage<T>& o, const int64_t batch) {
   CodeScalars& s = *o.scalars;
   const T of_displacement = static_cast<T>(s.unit / s.scale);
   const T of_product = static_cast<T>((o.below ? o.below->unit : 1.0) / s.scale);
-  const int threads = threads_for(o.batch * o.width);
+  const int threads = threads_for(batch * o.width);
   static thread_local std::vector<T> blocks;  // grow once, to the largest stage
   static thread_local std::vector<double> totals;
   if (o.bias_gradient) {
@@ -56,7 +54,7 @@ void weight_residual(const WeightResidual<T>& o) {
   double* const all_totals = totals.data();
   double squares[max_threads] = {};
   parallel_ranges(
-      o.batch, threads,
+      batch, threads,
       [&](int thread, int64_t begin, int64_t end) {
         const int64_t place = thread * o.width;
         ColumnSums<T> sums(all_blocks + place, all_totals + place, o.bias_gradient ? o.width : 0);
@@ -79,6 +77,13 @@ void weight_residual(const WeightResidual<T>& o) {
     o.bias_gradient[j] = static_cast<T>(sum);
   }
   raise_unless_finite(s.residual_square, o.guard);
+}
+
+}  // namespace
+
+template <typename T>
+void weight_residual(const WeightResidual<T>& o) {
+  for (const WeightResidualStage<T>& stage : o.stages) stage_residual(stage, o.batch);
 }
 
 ALTMIN_INSTANTIATE(weight_residual, void, WeightResidual)

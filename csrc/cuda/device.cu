@@ -1,6 +1,6 @@
 #include "device.h"
 
-#include <cuda_runtime.h>
+#include "launch.h"
 
 namespace altmin::cuda {
 
@@ -10,5 +10,13 @@ int device_count() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : -1;
 }
+
+DeviceGuard::DeviceGuard(int device) : before_(device) {
+  check(cudaGetDevice(&before_), "cudaGetDevice");
+  if (before_ != device) check(cudaSetDevice(device), "cudaSetDevice");
+}
+
+// Setting a device that was in use a moment ago does not fail.
+DeviceGuard::~DeviceGuard() { cudaSetDevice(before_); }
 
 }  // namespace altmin::cuda

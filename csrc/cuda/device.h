@@ -8,4 +8,16 @@ int compiled_version();
 // How many devices the driver offers, or -1 where there is no usable driver.
 int device_count();
 
+// Makes a device the current one, and the one before it again.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device);
+  ~DeviceGuard();
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_;
+};
+
 }  // namespace altmin::cuda

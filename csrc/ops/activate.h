@@ -26,4 +26,4 @@ struct Activate {
 
 }  // namespace altmin
 
-ALTMIN_CPU_OP(activate, void, Activate)
+ALTMIN_OP(activate, void, Activate)

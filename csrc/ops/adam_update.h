@@ -37,4 +37,4 @@ struct AdamUpdate {
 
 }  // namespace altmin
 
-ALTMIN_CPU_OP(adam_update, void, AdamUpdate)
+ALTMIN_OP(adam_update, void, AdamUpdate)

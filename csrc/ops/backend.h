@@ -1,5 +1,13 @@
-// Declares an op for every backend: cpu::<op>, chosen among instruction sets at run time.
+// Declares an op for every backend: cpu::<op>, chosen among instruction sets at run time, and cuda::<op>.
 #pragma once
+
+struct CUstream_st;
+
+namespace altmin::cuda {
+
+using Stream = CUstream_st*;  // CUDA's own cudaStream_t, without its header
+
+}  // namespace altmin::cuda
 
 namespace altmin::cpu {
 
@@ -40,6 +48,17 @@ extern bool avx2_in_use;
   }                                          \
   }
 #endif
+
+// An op on a CUDA device: launched on the stream, neither waited for nor allocating in the steady state.
+#define ALTMIN_CUDA_OP(op, result, Arguments)    \
+  namespace altmin::cuda {                       \
+  template <typename T>                          \
+  result op(const Arguments<T>&, Stream stream); \
+  }
+
+#define ALTMIN_OP(op, result, Arguments) \
+  ALTMIN_CPU_OP(op, result, Arguments)   \
+  ALTMIN_CUDA_OP(op, result, Arguments)
 
 // Compiles the op of this file for both dtypes, in the instruction set's namespace.
 #define ALTMIN_INSTANTIATE(op, result, Arguments)     \

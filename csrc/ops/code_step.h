@@ -50,4 +50,4 @@ struct CodeStep {
 
 }  // namespace altmin
 
-ALTMIN_CPU_OP(code_step, void, CodeStep)
+ALTMIN_OP(code_step, void, CodeStep)

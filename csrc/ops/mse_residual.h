@@ -26,4 +26,4 @@ struct MseResidual {
 
 }  // namespace altmin
 
-ALTMIN_CPU_OP(mse_residual, void, MseResidual)
+ALTMIN_OP(mse_residual, void, MseResidual)

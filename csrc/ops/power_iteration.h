@@ -21,4 +21,4 @@ struct PowerIteration {
 
 }  // namespace altmin
 
-ALTMIN_CPU_OP(power_iteration, void, PowerIteration)
+ALTMIN_OP(power_iteration, void, PowerIteration)

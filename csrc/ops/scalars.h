@@ -46,4 +46,12 @@ struct AdamScalars {
 
 inline constexpr const char* adam_scalar_names[] = {"beta1", "beta2", "epsilon", "step"};
 
+// Of a stage that remembers its past in two matrices.
+struct MemoryScalars {
+  double forgetting;  // memory_update: how much of the past is dropped before the minibatch is added
+  double threshold;   // bcd_columns: soft threshold of the weights, times A_jj
+};
+
+inline constexpr const char* memory_scalar_names[] = {"forgetting", "threshold"};
+
 }  // namespace altmin

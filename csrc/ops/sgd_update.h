@@ -32,4 +32,4 @@ struct SgdUpdate {
 
 }  // namespace altmin
 
-ALTMIN_CPU_OP(sgd_update, void, SgdUpdate)
+ALTMIN_OP(sgd_update, void, SgdUpdate)

@@ -28,4 +28,4 @@ struct SoftmaxResidual {
 
 }  // namespace altmin
 
-ALTMIN_CPU_OP(softmax_residual, int64_t, SoftmaxResidual)
+ALTMIN_OP(softmax_residual, int64_t, SoftmaxResidual)

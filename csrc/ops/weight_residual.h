@@ -1,15 +1,17 @@
-// weight_residual: residual of a hidden stage's weight subproblem, divided by the stage's scale
+// weight_residual: residuals of hidden stages' weight subproblems, each divided by its stage's scale
 //
 //   residual      = (unit delta + factor (product + bias - code)) / scale
 //   bias_gradient = sum over the batch of residual
 //
 // With `below`, product = W activation_displacement and factor = unit_below: then W a + b - c is the sum of two
 // small terms, and nothing cancels. Without it product = W a and factor = 1. A null product, bias or code
-// counts as zero. `residual` may be `displacement` or `product`; nothing else may overlap.
-// Leaves the residual's sum of squares in the scalars, and raises the guard when that is not finite.
+// counts as zero. `residual` may be `displacement` or `product` of its stage; nothing else may overlap.
+// Leaves the residual's sum of squares in the scalars, and raises the stage's flag when that is not finite.
+// All stages of a network in one call: on a GPU that is one launch.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "backend.h"
 #include "scalars.h"
@@ -17,8 +19,8 @@
 namespace altmin {
 
 template <typename T>
-struct WeightResidual {
-  int64_t batch, width;
+struct WeightResidualStage {
+  int64_t width;
   const T* displacement;  // delta (batch, width)
   const T* product;       // (batch, width) or null
   const T* bias;          // (width) or null
@@ -30,6 +32,12 @@ struct WeightResidual {
   double* guard;
 };
 
+template <typename T>
+struct WeightResidual {
+  int64_t batch;
+  std::vector<WeightResidualStage<T>> stages;
+};
+
 }  // namespace altmin
 
-ALTMIN_CPU_OP(weight_residual, void, WeightResidual)
+ALTMIN_OP(weight_residual, void, WeightResidual)

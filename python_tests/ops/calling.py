@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from altmin_ext.ops import AdamScalar, CodeScalar, UpdateScalar
+from altmin_ext.ops import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
 
 WRITTEN = {
     "activate": ("code", "activation", "guard"),
@@ -26,10 +26,12 @@ WRITTEN = {
     ),
     "softmax_residual": ("residual", "bias_gradient", "loss", "correct", "guard"),
     "mse_residual": ("residual", "bias_gradient", "loss", "guard"),
-    "weight_residual": ("residual", "bias_gradient", "scalars", "guard"),
+    "weight_residual": ("residuals", "bias_gradients", "scalars", "guard"),
     "adam_update": ("weights", "first_moments", "second_moments", "adam", "guard"),
     "sgd_update": ("weights", "guard"),
     "power_iteration": ("vector", "sigma_squared"),
+    "memory_update": ("gram", "cross"),
+    "bcd_columns": ("weight",),
 }  # fmt: skip
 PARAMETER_BLOCKS = (
     "scalars",
@@ -59,6 +61,10 @@ def _buffer(size: int, dtype: torch.dtype) -> Tensor:
     return torch.full((size + 2 * MARGIN,), POISON[dtype], dtype=dtype)
 
 
+def _entries(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 class _Copies:
     """Copies of the arguments in buffers with margins."""
 
@@ -79,7 +85,7 @@ class _Copies:
                 self.arguments[name] = self._copy(name, value)
         for name, other in alias.items():
             self.arguments[name] = self.arguments[other]
-        replaced = {id(self.arguments[name]) for name in alias}
+        replaced = {id(entry) for name in alias for entry in _entries(self.arguments[name])}
         self._kept = [(name, tensor, old) for name, tensor, old in self._kept if id(tensor) not in replaced]
 
     def _copy(self, name: str, value: Any) -> Any:
@@ -129,13 +135,14 @@ def call(
 
     Args:
         op: a function of ``altmin_ext.ops`` or ``altmin_ext.ops.reference``.
-        arguments: by name; a guard is added where there is none, and no guard_index where an op takes one.
+        arguments: by name; what an op takes and they lack is added: a guard, and a guard_index of None.
         dtype: what floating-point tensors are converted to, parameter blocks apart.
-        alias: output -> the argument whose memory it takes.
+        alias: output -> the argument whose memory it takes; of lists, entry by entry.
         threads: how many the op may use.
     """
-    if op.__name__ != "power_iteration":
-        arguments = {"guard": torch.zeros(1), **arguments}
+    if "guard" in WRITTEN[op.__name__]:
+        flags = len(arguments["displacements"]) if op.__name__ == "weight_residual" else 1
+        arguments = {"guard": torch.zeros(flags), **arguments}
     if op.__name__ in ("adam_update", "sgd_update"):
         arguments = {"guard_index": None, **arguments}
     copies = _Copies(op.__name__, arguments, dtype, alias or {})
@@ -162,8 +169,7 @@ def refused(error: type[Exception], *words: str) -> Iterator[None]:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    entries = value if isinstance(value, list) else [value]
-    return [entry for entry in entries if isinstance(entry, Tensor) and entry.device.type == "cpu"]
+    return [entry for entry in _entries(value) if isinstance(entry, Tensor) and entry.device.type == "cpu"]
 
 
 def call_refused(
@@ -231,6 +237,13 @@ def adam_block(**values: float) -> Tensor:
     block = torch.zeros(len(AdamScalar), dtype=torch.float64)
     for name, value in ({"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8} | values).items():
         block[AdamScalar[name]] = value
+    return block
+
+
+def memory_block(forgetting: float = 0.0, threshold: float = 0.0) -> Tensor:
+    """The parameter block of a stage that remembers its past in two matrices."""
+    block = torch.zeros(len(MemoryScalar), dtype=torch.float64)
+    block[MemoryScalar.forgetting], block[MemoryScalar.threshold] = forgetting, threshold
     return block
 
 

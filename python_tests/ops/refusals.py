@@ -24,8 +24,9 @@ def assert_refuses_bad_tensors(
     op: Callable[..., None],
     arguments: Mapping[str, Any],
     optional: Collection[str],
-    chooses_backend: str,
+    chooses_backend: str | None,
     any_length: Collection[str] = (),
+    sets_shape: Collection[str] = (),
 ) -> None:
     """Every tensor argument in turn: of a wrong type, dtype, shape, layout, device, or missing.
 
@@ -33,8 +34,10 @@ def assert_refuses_bad_tensors(
         op: the op.
         arguments: good ones, all optional ones given; at least two rows and two columns.
         optional: names of those that may be None.
-        chooses_backend: the argument whose device decides between the kernel and the reference.
+        chooses_backend: the argument whose device decides between the kernel and the reference, and with whose
+            dtype and shape others are compared; None: no tensor of ``arguments``.
         any_length: names of vectors whose length is free.
+        sets_shape: names of further tensors with whose shape others are compared.
     """
     good = _concrete(arguments, torch.float32)
     for name, value in good.items():
@@ -48,8 +51,8 @@ def assert_refuses_bad_tensors(
             call_refused(op, {**good, name: torch.ones(value.shape, dtype=dtype)}, TypeError, name)
         for shape in ((*value.shape, 1), (*value.shape[:-1], 17), ()):
             if shape != tuple(value.shape) and not (name in any_length and len(shape) == 1):
-                # Others are compared with the first tensor's shape, and then it is them the message names.
-                words = () if name == chooses_backend else (name,)
+                # Where others are compared with this one's shape, it is them the message names.
+                words = () if name == chooses_backend or name in sets_shape else (name,)
                 call_refused(op, {**good, name: torch.ones(shape, dtype=value.dtype)}, ValueError, *words)
         if value.numel() > 1:
             every_other = torch.stack([value, value], -1)[..., 0]
@@ -80,6 +83,7 @@ def assert_refuses_shared_memory(
     op: Callable[..., None],
     arguments: Mapping[str, Any],
     allowed: Collection[tuple[str, str]] = (),
+    written: Collection[str] | None = None,
 ) -> None:
     """Every output in turn with every other argument in the same memory, fully or in part.
 
@@ -87,15 +91,16 @@ def assert_refuses_shared_memory(
         op: the op.
         arguments: good ones, all optional ones given.
         allowed: (output, input) that may be one and the same tensor; overlap in part is refused all the same.
+        written: names of the outputs; None: as the op's.
     """
     good = _concrete(arguments, torch.float32)
     tensors = [name for name, value in good.items() if isinstance(value, Tensor)]
-    written = [name for name in tensors if name in WRITTEN[op.__name__]]
-    for output, other in itertools.product(written, tensors):
+    outputs = WRITTEN[op.__name__] if written is None else written
+    for output, other in itertools.product([name for name in tensors if name in outputs], tensors):
         if output == other:
             continue
         step = 8  # bytes: keeps float64 aligned
-        last = good[output].numel() * good[output].element_size() - step
+        last = (good[output].numel() * good[output].element_size() - step) // step * step
         offsets = {0, step, last} if last >= step else {0}
         for offset in offsets:
             whole = offset == 0 and good[output].shape == good[other].shape

@@ -1,0 +1,101 @@
+#include "ops/bcd_columns.h"
+
+#include <limits>
+
+#include "ops/proximal.h"
+#include "reduction.h"
+
+namespace altmin::cuda {
+
+namespace {
+
+constexpr int warps = 8;
+constexpr int tile = warp_size;  // columns of a block of columns, one per lane
+
+// The rows of W are independent problems with the same matrix: a block takes 8 `held` of them through all columns,
+// every warp `held`, and no block waits for another. For a block of columns J
+//
+//   1. residual = b_J - W a_J, a product of tiles over the columns as they stand now;
+//   2. one column after the other within J, whose part of the gram matrix is in shared memory: each step takes its
+//      change off the residuals of the columns behind it.
+template <int held, typename T>
+__global__ void __launch_bounds__(warps* warp_size) bcd_columns_kernel(BcdColumns<T> o) {
+  __shared__ T gram[tile][tile + 1];
+  __shared__ T weights[warps * held][tile + 1];
+  __shared__ double largest_shared;
+  const int lane = threadIdx.x, warp = threadIdx.y;
+  const int64_t n = o.columns, first_row = blockIdx.x * int64_t{warps * held};
+  const auto row_of = [&](int i) { return first_row + i * warps + warp; };
+
+  if (warp == 0) {
+    double largest = 0;
+    for (int64_t j = lane; j < n; j += warp_size)
+      largest = fmax(largest, static_cast<double>(o.gram[j * n + j]));
+    for (int other = warp_size / 2; other > 0; other /= 2)
+      largest = fmax(largest, __shfl_xor_sync(whole_warp, largest, other));
+    if (lane == 0) largest_shared = largest;
+  }
+  __syncthreads();
+  const T smallest = static_cast<T>(largest_shared) * std::numeric_limits<T>::epsilon();
+  const T threshold = static_cast<T>(o.scalars->threshold);
+
+  for (int sweep = 0; sweep < o.sweeps; ++sweep) {
+    for (int64_t first = 0; first < n; first += tile) {
+      const int64_t column = first + lane;
+      const bool inside = column < n;
+      T residual[held], own[held];
+      for (int i = 0; i < held; ++i) {
+        const bool any = inside && row_of(i) < o.rows;
+        residual[i] = any ? o.cross[row_of(i) * n + column] : T(0);
+        own[i] = any ? o.weight[row_of(i) * n + column] : T(0);
+      }
+      for (int64_t k = 0; k < n; k += tile) {
+        for (int r = warp; r < tile; r += warps)
+          gram[r][lane] = inside && k + r < n ? o.gram[(k + r) * n + column] : T(0);
+        for (int i = 0; i < held; ++i)
+          weights[i * warps + warp][lane] =
+              k + lane < n && row_of(i) < o.rows ? o.weight[row_of(i) * n + k + lane] : T(0);
+        __syncthreads();
+        for (int r = 0; r < tile; ++r)
+          for (int i = 0; i < held; ++i) residual[i] -= weights[i * warps + warp][r] * gram[r][lane];
+        __syncthreads();
+      }
+
+      for (int r = warp; r < tile; r += warps)
+        gram[r][lane] = inside && first + r < n ? o.gram[(first + r) * n + column] : T(0);
+      __syncthreads();
+      for (int j = 0; j < tile && first + j < n; ++j) {
+        const T diagonal = gram[j][j];
+        if (diagonal <= smallest) continue;  // a NaN goes on, to be seen
+        const bool free = o.has_bias && first + j == n - 1;
+        for (int i = 0; i < held; ++i) {
+          const T before = __shfl_sync(whole_warp, own[i], j);
+          T after = before + __shfl_sync(whole_warp, residual[i], j) / diagonal;
+          if (threshold > T(0) && !free) after = soft_threshold(after, threshold / diagonal);
+          if (o.nonnegative && !free) after = after > T(0) ? after : after * T(0);
+          residual[i] -= (after - before) * gram[j][lane];
+          if (lane == j) own[i] = after;
+        }
+      }
+      for (int i = 0; i < held; ++i)
+        if (inside && row_of(i) < o.rows) o.weight[row_of(i) * n + column] = own[i];
+      __syncthreads();
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void bcd_columns(const BcdColumns<T>& o, Stream stream) {
+  if (o.rows * o.columns == 0) return;
+  // More rows to a warp read the gram matrix less often, where there are rows enough for every multiprocessor.
+  const bool many = o.rows >= int64_t{4} * warps * multiprocessors();
+  const auto kernel = many ? bcd_columns_kernel<4, T> : bcd_columns_kernel<1, T>;
+  const int64_t rows = warps * (many ? 4 : 1);
+  launch(kernel, static_cast<unsigned>(ceil_divide(o.rows, rows)), dim3(warp_size, warps), stream, o);
+}
+
+ALTMIN_INSTANTIATE_CUDA(bcd_columns, void, BcdColumns)
+
+}  // namespace altmin::cuda

@@ -1,0 +1,32 @@
+// bcd_columns: sweeps of block coordinate descent over the columns of W, for min_W tr(W A W^T) / 2 - tr(W B^T)
+//
+//   for j = 0, 1, ...:  w_j <- w_j + (b_j - W a_j) / A_jj
+//
+// with A = gram (symmetric) and B = cross. After each such step w_j <- soft(w_j, threshold / A_jj), and w_j <-
+// max(w_j, 0) where nonnegative; neither touches the last column where that is the bias. A column whose A_jj is at
+// most eps max_k A_kk stays as it is: nothing was seen of it. With nonnegative this is the HALS update of
+// non-negative matrix factorisation. Nothing may overlap.
+#pragma once
+
+#include <cstdint>
+
+#include "backend.h"
+#include "scalars.h"
+
+namespace altmin {
+
+template <typename T>
+struct BcdColumns {
+  int64_t rows, columns;
+  T* weight;       // W (rows, columns), in and out
+  const T* gram;   // A (columns, columns)
+  const T* cross;  // B (rows, columns)
+  const MemoryScalars* scalars;
+  int sweeps;
+  bool has_bias;  // the last column is the bias
+  bool nonnegative;
+};
+
+}  // namespace altmin
+
+ALTMIN_OP(bcd_columns, void, BcdColumns)

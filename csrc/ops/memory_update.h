@@ -1,0 +1,31 @@
+// memory_update: the two matrices in which a stage remembers its past, after one more minibatch
+//
+//   gram  <- (1 - forgetting) gram  + sum over the batch of a~ a~^T
+//   cross <- (1 - forgetting) cross + sum over the batch of c a~^T
+//
+// with a~ = [a; 1] where gram has a row more than the activation has columns, else a~ = a. Both triangles of gram
+// are written, from one computation, so that it stays symmetric to the last bit. The sums are taken in a fixed
+// order. Nothing may overlap.
+#pragma once
+
+#include <cstdint>
+
+#include "backend.h"
+#include "scalars.h"
+
+namespace altmin {
+
+template <typename T>
+struct MemoryUpdate {
+  int64_t batch, n_in, n_out;
+  int64_t n_gram;       // n_in, or n_in + 1 with the bias
+  const T* activation;  // a (batch, n_in)
+  const T* code;        // c (batch, n_out)
+  T* gram;              // A (n_gram, n_gram), in and out
+  T* cross;             // B (n_out, n_gram), in and out
+  const MemoryScalars* scalars;
+};
+
+}  // namespace altmin
+
+ALTMIN_OP(memory_update, void, MemoryUpdate)

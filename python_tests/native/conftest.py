@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+from altmin_ext.ops import native
+
+from . import build
+from .emulation import EmulatedModule, load_module
+
+
+@pytest.fixture(scope="session")
+def emulated_module() -> EmulatedModule:
+    """The native module with its CUDA kernels on the emulator, compiled if need be."""
+    if reason := build.missing():
+        pytest.skip(reason)
+    return load_module(*build.module())
+
+
+@pytest.fixture
+def emulated(
+    emulated_module: EmulatedModule, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> EmulatedModule:
+    """Runs the ops of this test on the emulator, with a schedule that belongs to the test."""
+    monkeypatch.setattr(native, "module", emulated_module)
+    emulated_module.emulator.seed(zlib.crc32(request.node.nodeid.encode()))
+    return emulated_module

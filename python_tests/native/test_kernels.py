@@ -1,0 +1,356 @@
+"""The CUDA kernels on the emulator: what only a GPU's way of running them could get wrong.
+
+What the ops compute is held against float64 in python_tests/ops, on these kernels as on the CPU's. Here are the
+order of threads and blocks, which must not change a bit; the number of multiprocessors, which decides who adds up
+what; launches that have to be split; and whole training steps. Oracles: the same call under another schedule, the
+CPU's kernels, and the formulas in float64. Every call is watched for races, for memory out of bounds or never
+written, and for barriers that not all threads reach.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from altmin_ext import make_method, ops
+from altmin_ext.ops import Activation, AdamScalar, CodeScalar, native, reference
+
+from ..ops import test_code_step
+from ..ops.calling import Output, Random, adam_block, assert_close, call, code_block, same_bits, update_blocks
+from .emulation import EmulatedModule
+
+RELU, GELU = Activation("relu"), Activation("gelu")
+SEEDS = range(8)
+CPU = native.module
+
+
+def softmax_case(random: Random, batch: int, classes: int) -> dict[str, Any]:
+    return {
+        "logits": random.normal(batch, classes, scale=3.0),
+        "bias": random.normal(classes),
+        "labels": random.labels(batch, classes),
+        "residual": Output((batch, classes)),
+        "bias_gradient": Output((classes,)),
+        "loss": Output(),
+        "correct": Output(dtype=torch.int64),
+    }
+
+
+def mse_case(random: Random, batch: int, width: int) -> dict[str, Any]:
+    return {
+        "logits": random.normal(batch, width),
+        "bias": random.normal(width),
+        "targets": random.normal(batch, width),
+        "residual": Output((batch, width)),
+        "bias_gradient": Output((width,)),
+        "loss": Output(),
+    }
+
+
+def residual_case(random: Random, batch: int, widths: tuple[int, ...]) -> dict[str, Any]:
+    def matrices() -> list[Tensor]:
+        return [random.normal(batch, width) for width in widths]
+
+    return {
+        "displacements": matrices(),
+        "products": matrices(),
+        "biases": [random.normal(width) for width in widths],
+        "codes": matrices(),
+        "residuals": [Output((batch, width)) for width in widths],
+        "bias_gradients": [Output((width,)) for width in widths],
+        "scalars": [code_block(unit=0.01, scale=0.003) for _ in widths],
+        "below": [code_block(unit=0.05) for _ in widths],
+        "guard": torch.zeros(len(widths)),
+    }
+
+
+def adam_case(random: Random, sizes: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "weights": [random.normal(size) for size in sizes],
+        "gradients": [random.normal(size) for size in sizes],
+        "first_moments": [random.normal(size, scale=0.1) for size in sizes],
+        "second_moments": [random.normal(size, scale=0.1).abs() for size in sizes],
+        "scalars": update_blocks([{"decay": 0.1, "threshold": 0.2}] * len(sizes)),
+        "adam": adam_block(step=3.0),
+        "guard": torch.zeros(len(sizes)),
+        "guard_index": torch.arange(len(sizes)),
+    }
+
+
+def sgd_case(random: Random, sizes: tuple[int, ...]) -> dict[str, Any]:
+    names = ("weights", "gradients", "scalars", "guard", "guard_index")
+    return {name: value for name, value in adam_case(random, sizes).items() if name in names}
+
+
+def memory_case(random: Random, batch: int, n_in: int, n_out: int) -> dict[str, Any]:
+    past = random.normal(n_in + 1, n_in + 1)
+    return {
+        "activation": random.normal(batch, n_in),
+        "code": random.normal(batch, n_out),
+        "gram": past + past.T,
+        "cross": random.normal(n_out, n_in + 1),
+        "scalars": torch.tensor([0.1, 0.0], dtype=torch.float64),
+    }
+
+
+def bcd_case(random: Random, rows: int, columns: int) -> dict[str, Any]:
+    samples = random.normal(2 * columns, columns)
+    return {
+        "weight": random.normal(rows, columns),
+        "gram": samples.T @ samples,
+        "cross": random.normal(rows, columns),
+        "scalars": torch.tensor([0.0, 0.5], dtype=torch.float64),
+        "sweeps": 2,
+        "has_bias": True,
+        "nonnegative": True,
+    }
+
+
+def step_case(random: Random, batch: int, width: int) -> dict[str, Any]:
+    options = {"first": False, "change": True, "mask": True, "velocity": True, "momentum": 0.9}
+    return test_code_step.case(random, batch, width, GELU, **options)
+
+
+# One call of every op, large enough for several blocks to share the work.
+CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
+    "activate": lambda random: {
+        "code": random.normal(70, 260),
+        "bias": random.normal(260),
+        "mask": random.mask(70, 260),
+        "activation": Output((70, 260)),
+        "sigma": GELU,
+    },
+    "code_step": lambda random: step_case(random, 61, 127),
+    "softmax_residual": lambda random: softmax_case(random, 67, 10),
+    "mse_residual": lambda random: mse_case(random, 67, 130),
+    "weight_residual": lambda random: residual_case(random, 67, (100, 33, 4)),
+    "adam_update": lambda random: adam_case(random, (5000, 33, 1, 2048)),
+    "sgd_update": lambda random: sgd_case(random, (5000, 33, 1, 2048)),
+    "power_iteration": lambda random: {
+        "weight": random.normal(50, 90),
+        "vector": random.normal(90) / 90**0.5,
+        "sigma_squared": Output((1,), torch.float64),
+    },
+    "memory_update": lambda random: memory_case(random, 37, 70, 66),
+    "bcd_columns": lambda random: bcd_case(random, 20, 70),
+}
+
+
+def tensors(value: Any) -> list[Tensor]:
+    return [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, Tensor)]
+
+
+def results(arguments: Any) -> list[Tensor]:
+    return [tensor for value in vars(arguments).values() for tensor in tensors(value)]
+
+
+def test_every_op_has_a_case() -> None:
+    assert set(CASES) == set(ops.names)
+
+
+@pytest.mark.parametrize("op", ops.names)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_schedule_changes_a_bit(emulated: EmulatedModule, op: str, dtype: torch.dtype) -> None:
+    case = CASES[op](Random(3))
+    first = results(call(getattr(ops, op), case, dtype))
+    for seed in SEEDS:
+        emulated.emulator.seed(seed)
+        again = results(call(getattr(ops, op), case, dtype))
+        assert all(same_bits(a, b) for a, b in zip(first, again, strict=True)), f"seed {seed}"
+
+
+@pytest.mark.parametrize("op", ops.names)
+@pytest.mark.parametrize("multiprocessors", [1, 2, 132])
+def test_any_number_of_multiprocessors(emulated: EmulatedModule, op: str, multiprocessors: int) -> None:
+    """The twin in float64 is the oracle; sums may only differ by their order."""
+    case = CASES[op](Random(4))
+    exact = results(call(getattr(reference, op), case))
+    emulated.emulator.set_multiprocessors(multiprocessors)
+    try:
+        found = results(call(getattr(ops, op), case))
+    finally:
+        emulated.emulator.set_multiprocessors(3)
+    for own, twin in zip(found, exact, strict=True):
+        assert_close(own, twin, 1e-10, op)
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("classes", [1, 2, 31, 32, 33, 255, 256, 257, 1000])
+@pytest.mark.parametrize("batch", [1, 9, 150])
+def test_softmax_of_any_number_of_classes(batch: int, classes: int) -> None:
+    """Up to 32 a lane keeps one logit, up to 256 eight, beyond that rows are read again."""
+    case = softmax_case(Random(5), batch, classes)
+    exact, result = call(reference.softmax_residual, case), call(ops.softmax_residual, case)
+    for name in ("residual", "bias_gradient", "loss"):
+        assert_close(getattr(result, name), getattr(exact, name), 1e-12, name)
+    assert result.correct == exact.correct
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("classes", [10, 300])
+@pytest.mark.parametrize("label", [-1, 2**40, -(2**62)])
+def test_a_label_outside_the_classes_raises_the_guard(classes: int, label: int) -> None:
+    case = softmax_case(Random(6), 40, classes)
+    case["labels"][23] = label
+    result = call(ops.softmax_residual, case)
+    assert result.guard == 1
+    assert torch.isnan(result.loss)
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("op", ["adam_update", "sgd_update"])
+class TestManyTensors:
+    """Of more than a launch takes along, 32, so that an update is two or three launches."""
+
+    sizes = (7, 2050, 1, *(3,) * 67)
+
+    def case(self, op: str) -> dict[str, Any]:
+        return (adam_case if op == "adam_update" else sgd_case)(Random(7), self.sizes)
+
+    def test_they_move_like_one_by_one(self, op: str) -> None:
+        case = self.case(op)
+        together = call(getattr(ops, op), case)
+        lists = [name for name, value in case.items() if isinstance(value, list)]
+        for i in range(len(self.sizes)):
+            alone = {name: [case[name][i]] if name in lists else case[name] for name in case}
+            alone |= {"scalars": case["scalars"][i : i + 1], "guard": torch.zeros(1), "guard_index": None}
+            assert same_bits(call(getattr(ops, op), alone).weights[0], together.weights[i])
+        if op == "adam_update":
+            assert together.adam[AdamScalar.step] == 4
+
+    @pytest.mark.parametrize("bad", [0, 40, 69])
+    def test_what_one_refuses_does_not_stop_the_others(self, op: str, bad: int) -> None:
+        case = self.case(op)
+        fine = call(getattr(ops, op), case)
+        case["gradients"][bad][0] = float("nan")
+        result = call(getattr(ops, op), case)
+        assert result.guard.nonzero().flatten().tolist() == [bad]
+        for i, (own, other, start) in enumerate(
+            zip(result.weights, fine.weights, case["weights"], strict=True)
+        ):
+            assert same_bits(own[1 if i == bad else 0 :], other[1 if i == bad else 0 :])
+            assert i != bad or own[0] == start[0]
+        # The flags that the kernels keep between launches are down again.
+        again = call(getattr(ops, op), self.case(op))
+        assert all(same_bits(a, b) for a, b in zip(results(again), results(fine), strict=True))
+
+    @pytest.mark.parametrize("raised", [0, 69])
+    def test_a_raised_flag_stops_all(self, op: str, raised: int) -> None:
+        case = self.case(op)
+        case["guard"][raised] = 1.0
+        result = call(getattr(ops, op), case)
+        for own, start in zip(result.weights, case["weights"], strict=True):
+            assert same_bits(own, start)
+        if op == "adam_update":
+            assert result.adam[AdamScalar.step] == 3
+
+
+@pytest.mark.usefixtures("emulated")
+def test_residuals_of_more_stages_than_a_launch_takes() -> None:
+    case = residual_case(Random(8), 9, tuple(1 + i % 7 for i in range(60)))
+    case["displacements"][55][2, 0] = float("inf")
+    exact, result = call(reference.weight_residual, case), call(ops.weight_residual, case)
+    assert result.guard.nonzero().flatten().tolist() == [55]
+    for i in range(55):
+        assert_close(result.residuals[i], exact.residuals[i], 1e-13)
+        assert_close(result.bias_gradients[i], exact.bias_gradients[i], 1e-12)
+        square, expected = (r.scalars[i][CodeScalar.residual_square] for r in (result, exact))
+        torch.testing.assert_close(square, expected, rtol=1e-12, atol=0)
+
+
+class Aligned:
+    """The same arguments at addresses that are multiples of 16, where kernels read 16 bytes at a time."""
+
+    def __init__(self, case: dict[str, Any], dtype: torch.dtype) -> None:
+        blocks = ("scalars", "above", "below", "adam", "guard", "sigma_squared")
+        self.arguments: dict[str, Any] = {}
+        for name, value in case.items():
+            own = torch.float64 if name in blocks else dtype
+            self.arguments[name] = (
+                [self._made(v, own) for v in value] if isinstance(value, list) else self._made(value, own)
+            )
+
+    def _made(self, value: Any, dtype: torch.dtype) -> Any:
+        if isinstance(value, Output):
+            return torch.full(value.shape, -77, dtype=value.dtype or dtype)
+        if isinstance(value, Tensor):
+            return value.to(dtype if value.is_floating_point() else value.dtype).clone()
+        return value
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("op", ops.names)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_alignment_changes_nothing_but_the_order_of_sums(op: str, dtype: torch.dtype) -> None:
+    case = {"guard": torch.zeros(1), **CASES[op](Random(9))}
+    if op in ("power_iteration", "memory_update", "bcd_columns"):
+        del case["guard"]
+    apart = call(getattr(ops, op), case, dtype)
+    aligned = Aligned(case, dtype).arguments
+    getattr(ops, op)(**aligned)
+    sums = ("scalars", "bias_gradient", "bias_gradients", "loss")
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-13
+    for name, value in aligned.items():
+        for own, other in zip(tensors(value), tensors(getattr(apart, name)), strict=True):
+            if name in sums:
+                assert_close(own, other, tolerance, name)
+            else:
+                assert same_bits(own, other), name
+
+
+# ---------------------------------------------------------------------------------------------- whole steps
+
+
+def trained(module: Any, model: nn.Sequential, n_in: int, n_out: int, **options: Any) -> list[Tensor]:
+    """Weights and reports after a few minibatches, the last of them a smaller one."""
+    before, native.module = native.module, module
+    try:
+        method = make_method(**{"name": "am-adam", "model": model, **options})
+        generator, reports = torch.Generator().manual_seed(1), []
+        for batch in (40, 40, 40, 13, 1):
+            x = torch.randn(batch, n_in, generator=generator, dtype=torch.float64)
+            y: Tensor = torch.randint(n_out, (batch,), generator=generator)
+            if options.get("loss") == "mse":
+                y = nn.functional.one_hot(y, n_out).double()
+            report = method.step(x, y)
+            reports += [report.loss, report.correct]
+    finally:
+        native.module = before
+    return [*(p.detach() for p in model.parameters()), *(r for r in reports if r is not None)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stage_scaling": "none", "mu": 0.01},
+        {"code_iterations": 5, "code_momentum": 0.9},
+        {"scaling": "released"},
+        {"weight_iterations": 2, "weight_decay": 0.1, "l1_weights": 0.01},
+        {"l1_codes": 0.01},
+        {"loss": "mse"},
+        {"name": "am-sgd", "lr": 0.05},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_steps_equal_those_of_the_cpu(
+    emulated_module: EmulatedModule, options: dict[str, Any], activation: type[nn.Module]
+) -> None:
+    """In float64, up to the order of sums."""
+
+    def model() -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            widths = itertools.pairwise((12, 20, 17, 9))
+            layers = [layer for n_in, n_out in widths for layer in (nn.Linear(n_in, n_out), activation())]
+            return nn.Sequential(*layers, nn.Linear(9, 5)).double()
+
+    on_gpu, on_cpu = (trained(module, model(), 12, 5, **options) for module in (emulated_module, CPU))
+    for own, other in zip(on_gpu, on_cpu, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-11, atol=1e-12)

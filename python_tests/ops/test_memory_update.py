@@ -1,0 +1,209 @@
+"""memory_update: the two matrices in which a stage remembers its past, after one more minibatch.
+
+The oracle is the formula in float64.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from altmin_ext import ops
+from altmin_ext.ops import MemoryScalar, reference
+
+from .calling import Random, assert_accurate, assert_close, call, call_refused, memory_block, same_bits
+from .refusals import assert_refuses_bad_tensors, assert_refuses_shared_memory
+
+EXTENTS = (0, 1, 3, 33, 127, 200)
+INF, NAN = float("inf"), float("nan")
+
+
+def arguments(
+    random: Random, batch: int, n_in: int, n_out: int, *, bias: bool = True, forgetting: float = 0.1
+) -> dict[str, Any]:
+    """``bias``: whether the two matrices have a place for it."""
+    n = n_in + bias
+    past = random.normal(n, n)
+    return {
+        "activation": random.normal(batch, n_in),
+        "code": random.normal(batch, n_out),
+        "gram": past.tril() + past.tril(-1).T,
+        "cross": random.normal(n_out, n),
+        "scalars": memory_block(forgetting=forgetting),
+    }
+
+
+def formula(case: dict[str, Any]) -> dict[str, Tensor]:
+    activation, code, gram = case["activation"], case["code"], case["gram"]
+    if len(gram) == activation.shape[1] + 1:
+        activation = torch.cat([activation, activation.new_ones(len(activation), 1)], 1)
+    keep = 1 - float(case["scalars"][MemoryScalar.forgetting])
+    return {
+        "gram": keep * gram + torch.einsum("bi,bj->ij", activation, activation),
+        "cross": keep * case["cross"] + torch.einsum("bk,bi->ki", code, activation),
+    }
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("forgetting", [0.0, 0.1, 1.0])
+def test_against_float64(dtype: torch.dtype, bias: bool, forgetting: float) -> None:
+    random = Random(91)
+    for batch, n_in, n_out in itertools.product(EXTENTS, EXTENTS, (0, 1, 33, 127)):
+        case = arguments(random, batch, n_in, n_out, bias=bias, forgetting=forgetting)
+        result = call(ops.memory_update, case, dtype)
+        twin = call(reference.memory_update, case, dtype) if dtype == torch.float32 else None
+        for name, value in formula(case).items():
+            what = f"{name}, {batch} x {n_in} and {n_out}"
+            if twin is not None:
+                assert_accurate(getattr(result, name), getattr(twin, name), value, what)
+            else:
+                assert_close(getattr(result, name), value, 1e-13, what)
+        assert same_bits(result.gram, result.gram.T.contiguous())
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_large_batch(mean: float) -> None:
+    """Sums that add their samples one by one would lose digits that torch keeps."""
+    case = arguments(Random(92), 5000, 65, 17, forgetting=0.0)
+    for name in ("activation", "code"):
+        case[name] = (case[name] + mean).float().double()
+    result, twin = (call(op, case, torch.float32) for op in (ops.memory_update, reference.memory_update))
+    for name, value in formula(case).items():
+        assert_accurate(getattr(result, name), getattr(twin, name), value, name)
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_bias_sees_a_one_in_every_sample(dtype: torch.dtype) -> None:
+    case = arguments(Random(93), 200, 5, 3, forgetting=1.0)
+    result = call(ops.memory_update, case, dtype)
+    assert result.gram[5, 5] == 200
+    assert_close(result.gram[5, :5], case["activation"].sum(0), 32 * torch.finfo(dtype).eps)
+    assert_close(result.cross[:, 5], case["code"].sum(0), 32 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_empty_batch_only_forgets(dtype: torch.dtype) -> None:
+    for forgetting in (0.0, 0.5, 1.0):
+        case = arguments(Random(94), 0, 33, 7, forgetting=forgetting)
+        result = call(ops.memory_update, case, dtype)
+        for name in ("gram", "cross"):
+            assert torch.equal(getattr(result, name), (1 - forgetting) * case[name].to(dtype))
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("cut", [1, 100, 163])
+def test_a_batch_may_come_in_parts(bias: bool, cut: int) -> None:
+    """Where nothing is forgotten, two minibatches leave what both at once do."""
+    case = arguments(Random(95), 200, 33, 17, bias=bias, forgetting=0.0)
+    whole = call(ops.memory_update, case)
+    parts = [
+        {name: case[name][rows] for name in ("activation", "code")} for rows in (slice(cut), slice(cut, None))
+    ]
+    first = call(ops.memory_update, {**case, **parts[0]})
+    second = call(ops.memory_update, {**case, **parts[1], "gram": first.gram, "cross": first.cross})
+    assert_close(second.gram, whole.gram, 1e-12)
+    assert_close(second.cross, whole.cross, 1e-12)
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gram_stays_symmetric(dtype: torch.dtype) -> None:
+    """To the last bit, however many minibatches it has seen."""
+    random = Random(96)
+    case = arguments(random, 0, 65, 3)
+    for batch in (1, 33, 200, 77):
+        new = arguments(random, batch, 65, 3)
+        result = call(ops.memory_update, {**new, "gram": case["gram"], "cross": case["cross"]}, dtype)
+        assert same_bits(result.gram, result.gram.T.contiguous())
+        case = {"gram": result.gram, "cross": result.cross}
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_nonfinite_activations_and_codes_are_seen(dtype: torch.dtype, bad: float) -> None:
+    """In all that they take part in, and nowhere else."""
+    for forgetting, column in itertools.product((0.1, 1.0), (0, 16, 64)):
+        case = arguments(Random(97), 40, 65, 33, forgetting=forgetting)
+        clean = call(ops.memory_update, case, dtype)
+        others = torch.arange(66) != column
+        activation = case["activation"].clone()
+        activation[35, column] = bad
+        result = call(ops.memory_update, {**case, "activation": activation}, dtype)
+        for row in (result.gram[column], result.gram[:, column], result.cross[:, column]):
+            assert not torch.isfinite(row).any()
+        assert same_bits(result.gram[others][:, others], clean.gram[others][:, others])
+        assert same_bits(result.cross[:, others], clean.cross[:, others])
+
+        code, row = case["code"].clone(), column // 2
+        code[35, row] = bad
+        result = call(ops.memory_update, {**case, "code": code}, dtype)
+        assert not torch.isfinite(result.cross[row]).any()
+        others = torch.arange(33) != row
+        assert same_bits(result.cross[others], clean.cross[others])
+        assert same_bits(result.gram, clean.gram)
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(50, 200, 127), (33, 3, 20_000), (5000, 190, 1)])
+def test_threads(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    """They may add in another order than one does, but always in the same."""
+    case = arguments(Random(98), *shape)
+    alone, both, again = (call(ops.memory_update, case, dtype, threads=threads) for threads in (1, 2, 2))
+    for name in ("gram", "cross"):
+        assert same_bits(getattr(both, name), getattr(again, name))
+        assert_close(getattr(both, name), getattr(alone, name), 32 * torch.finfo(dtype).eps, name)
+    assert same_bits(both.gram, both.gram.T.contiguous())
+
+
+def test_tensors_that_require_grad() -> None:
+    """Under no no_grad(): the op is below autograd."""
+    case = arguments(Random(99), 9, 5, 3)
+    expected = call(ops.memory_update, case)
+    gram, cross = case["gram"].clone().requires_grad_(), case["cross"].clone().requires_grad_()
+    ops.memory_update(case["activation"].requires_grad_(), case["code"], gram, cross, case["scalars"])
+    assert same_bits(gram.detach(), expected.gram)
+    assert same_bits(cross.detach(), expected.cross)
+
+
+def test_bad_arguments_are_refused() -> None:
+    for bias in (False, True):
+        case = {
+            "activation": torch.zeros(3, 4), "code": torch.zeros(3, 6), "gram": torch.zeros(4 + bias, 4 + bias),
+            "cross": torch.zeros(6, 4 + bias), "scalars": memory_block(),
+        }  # fmt: skip
+        assert_refuses_bad_tensors(
+            ops.memory_update, case, optional=(), chooses_backend="activation", sets_shape=("code",)
+        )
+        assert_refuses_shared_memory(ops.memory_update, case)
+
+
+def test_matrices_of_other_shapes_are_refused() -> None:
+    case = {
+        "activation": torch.zeros(3, 4), "code": torch.zeros(3, 6), "gram": torch.zeros(5, 5),
+        "cross": torch.zeros(6, 5), "scalars": memory_block(),
+    }  # fmt: skip
+    for wrong in ((3, 3), (6, 6), (0, 0), (4, 5), (5, 4)):
+        bad = {**case, "gram": torch.zeros(wrong)}
+        call_refused(ops.memory_update, bad, ValueError, "gram", str(wrong))
+    # Those of a stage without a bias, one of the two at a time.
+    call_refused(
+        ops.memory_update, {**case, "cross": torch.zeros(6, 4)}, ValueError, "cross", "(6, 5)", "(6, 4)"
+    )
+    call_refused(
+        ops.memory_update, {**case, "gram": torch.zeros(4, 4)}, ValueError, "cross", "(6, 4)", "(6, 5)"
+    )
+    call_refused(
+        ops.memory_update, {**case, "code": torch.zeros(2, 6)}, ValueError, "code", "(3, 6)", "(2, 6)"
+    )
