@@ -459,8 +459,13 @@ def _info(arguments: argparse.Namespace) -> None:
             continue
         print(name)
         for key, item in value.items():
-            absent = "not here; downloaded when first used" if name == "data" else "-"
-            print(f"  {key:<16}{absent if item is None else _words(item)}")
+            print(f"  {key:<16}{_absent(name, key) if item is None else _words(item)}")
+
+
+def _absent(table: str, key: str) -> str:
+    if table != "data":
+        return "-"
+    return "not here; needs scikit-learn" if key == "digits" else "not here; downloaded when first used"
 
 
 def _words(value: Any) -> str:

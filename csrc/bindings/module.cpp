@@ -322,17 +322,18 @@ WeightResidualStage<T> weight_residual_stage(const Tensor& displacement, const T
           guard ? guard.data<double>() + i : nullptr};
 }
 
-void weight_residual(const py::list& displacements, const py::list& products, const py::list& biases,
-                     const py::list& codes, const py::list& residuals, const py::list& bias_gradients,
-                     const py::list& scalars, const py::list& below, const Tensor& guard) {
+void weight_residual(const py::sequence& displacements, const py::sequence& products,
+                     const py::sequence& biases, const py::sequence& codes, const py::sequence& residuals,
+                     const py::sequence& bias_gradients, const py::sequence& scalars, const py::sequence& below,
+                     const Tensor& guard) {
   const size_t stages = displacements.size();
-  const std::pair<const char*, const py::list&> lists[] = {{"products", products},
-                                                           {"biases", biases},
-                                                           {"codes", codes},
-                                                           {"residuals", residuals},
-                                                           {"bias_gradients", bias_gradients},
-                                                           {"scalars", scalars},
-                                                           {"below", below}};
+  const std::pair<const char*, const py::sequence&> lists[] = {{"products", products},
+                                                               {"biases", biases},
+                                                               {"codes", codes},
+                                                               {"residuals", residuals},
+                                                               {"bias_gradients", bias_gradients},
+                                                               {"scalars", scalars},
+                                                               {"below", below}};
   for (const auto& [name, list] : lists)
     if (list.size() != stages)
       raise_value_error(name, " must have one entry for each of the ", stages, " displacements, but has ",
@@ -351,7 +352,7 @@ void weight_residual(const py::list& displacements, const py::list& products, co
     arguments.stages.reserve(stages);
     for (size_t i = 0; i < stages; ++i) {
       naming_stage(i, [&] {
-        const auto entry = [i](const py::list& list) { return py::cast<Tensor>(list[i]); };
+        const auto entry = [i](const py::sequence& list) { return py::cast<Tensor>(list[i]); };
         const Tensor displacement = entry(displacements), product = entry(products), bias = entry(biases),
                      code = entry(codes), residual = entry(residuals), bias_gradient = entry(bias_gradients),
                      block = entry(scalars), block_below = entry(below);
@@ -383,10 +384,10 @@ int64_t guard_size(const Tensor& guard) {
 
 // What both weight updates read from their arguments, one row per tensor of `weights`.
 struct UpdateArguments {
-  const py::list &weights, &gradients;
+  const py::sequence &weights, &gradients;
   const Tensor &scalars, &guard, &guard_index;
 
-  void check_lists(std::initializer_list<std::pair<const char*, const py::list*>> lists) const {
+  void check_lists(std::initializer_list<std::pair<const char*, const py::sequence*>> lists) const {
     const int64_t count = static_cast<int64_t>(weights.size());
     for (const auto& [name, list] : lists)
       if (list->size() != weights.size())
@@ -415,7 +416,7 @@ struct UpdateArguments {
 
 // A tensor of a list argument, shaped like the weight it belongs to.
 template <typename T>
-T* like_weight(const py::list& list, size_t i, const char* name, const Tensor& weight,
+T* like_weight(const py::sequence& list, size_t i, const char* name, const Tensor& weight,
                const dlpack::Device& device) {
   const Tensor tensor = py::cast<Tensor>(list[i]);
   if (tensor.unreadable) check_readable(tensor, name + ("[" + std::to_string(i) + "]"));
@@ -442,16 +443,16 @@ void check_row_overlap(size_t i, int64_t size, const std::pair<const char*, cons
 }
 
 template <typename Body>
-void for_update_dtype(const py::list& weights, const Body& body) {
+void for_update_dtype(const py::sequence& weights, const Body& body) {
   if (weights.empty()) return;
   const Tensor first = py::cast<Tensor>(weights[0]);
   require(first, "weights[0]");
   dispatch_dtype(first, "weights[0]", body);
 }
 
-void adam_update(const py::list& weights, const py::list& gradients, const py::list& first_moments,
-                 const py::list& second_moments, const Tensor& scalars, const Tensor& adam, const Tensor& guard,
-                 const Tensor& guard_index) {
+void adam_update(const py::sequence& weights, const py::sequence& gradients, const py::sequence& first_moments,
+                 const py::sequence& second_moments, const Tensor& scalars, const Tensor& adam,
+                 const Tensor& guard, const Tensor& guard_index) {
   const UpdateArguments common{weights, gradients, scalars, guard, guard_index};
   const int64_t guards = guard_size(guard);
   common.check_lists(
@@ -484,8 +485,8 @@ void adam_update(const py::list& weights, const py::list& gradients, const py::l
   });
 }
 
-void sgd_update(const py::list& weights, const py::list& gradients, const Tensor& scalars, const Tensor& guard,
-                const Tensor& guard_index) {
+void sgd_update(const py::sequence& weights, const py::sequence& gradients, const Tensor& scalars,
+                const Tensor& guard, const Tensor& guard_index) {
   const UpdateArguments common{weights, gradients, scalars, guard, guard_index};
   const int64_t guards = guard_size(guard);
   common.check_lists({{"gradients", &gradients}});

@@ -28,8 +28,8 @@ __global__ void __launch_bounds__(threads, 1) activate_kernel(Activate<T> o, Sig
         finite = finite && has_finite_square(static_cast<double>(code[i]));
         activation[i] = mask[i] * sigma.value(code[i]);
       }
-      if (o.bias) store(o.code + place, code);
-      store(o.activation + place, activation);  // after the code, whose place it may take
+      if (o.bias && o.code != o.activation) store(o.code + place, code);
+      store(o.activation + place, activation);
     }
   }
   if (!finite) raise(o.guard);

@@ -56,8 +56,10 @@ __global__ void __launch_bounds__(warps* warp_size) bcd_columns_kernel(BcdColumn
           weights[i * warps + warp][lane] =
               k + lane < n && row_of(i) < o.rows ? o.weight[row_of(i) * n + k + lane] : T(0);
         __syncthreads();
+        T product[held] = {};  // added up apart, so that many columns lose no digits
         for (int r = 0; r < tile; ++r)
-          for (int i = 0; i < held; ++i) residual[i] -= weights[i * warps + warp][r] * gram[r][lane];
+          for (int i = 0; i < held; ++i) product[i] += weights[i * warps + warp][r] * gram[r][lane];
+        for (int i = 0; i < held; ++i) residual[i] -= product[i];
         __syncthreads();
       }
 

@@ -78,7 +78,9 @@ __device__ __forceinline__ double move(const CodeStep<T>& o, const Factors<T>& f
 template <int width, typename T, typename Sigma>
 __global__ void __launch_bounds__(threads, 1)
     code_step_kernel(CodeStep<T> o, Sigma sigma, Workspace workspace) {
-  const Factors<T> f = factors_of(o);
+  __shared__ Factors<T> f;  // quotients in double: once per block is enough
+  if (threadIdx.x == 0) f = factors_of(o);
+  __syncthreads();
   const int64_t thread = blockIdx.x * int64_t{threads} + threadIdx.x, stride = int64_t{gridDim.x} * threads;
   const int64_t packs = o.size / width;
   double square = 0;

@@ -46,6 +46,7 @@ __global__ void __launch_bounds__(threads) memory_update_kernel(MemoryUpdate<T> 
 
   T sums[own][own] = {};
   for (int64_t start = 0; start < o.batch; start += depth) {
+    T slice[own][own] = {};  // added up apart, so that many samples lose no digits
     for (int i = thread; i < depth * tile; i += threads) {
       const int64_t sample = start + i / tile, offset = i % tile;
       const bool inside = sample < o.batch;
@@ -62,8 +63,10 @@ __global__ void __launch_bounds__(threads) memory_update_kernel(MemoryUpdate<T> 
         b[i] = right[k][column + i * side];
       }
       for (int i = 0; i < own; ++i)
-        for (int j = 0; j < own; ++j) sums[i][j] += a[i] * b[j];
+        for (int j = 0; j < own; ++j) slice[i][j] += a[i] * b[j];
     }
+    for (int i = 0; i < own; ++i)
+      for (int j = 0; j < own; ++j) sums[i][j] += slice[i][j];
     __syncthreads();
   }
 

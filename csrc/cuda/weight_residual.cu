@@ -39,8 +39,12 @@ __global__ void __launch_bounds__(tile_threads) weight_residual_kernel(Stages<T>
   while (blockIdx.x >= stages.end[l]) ++l;
   const WeightResidualStage<T>& o = stages.stage[l];
   CodeScalars& s = *o.scalars;
-  const T of_displacement = static_cast<T>(s.unit / s.scale);
-  const T of_product = static_cast<T>((o.below ? o.below->unit : 1.0) / s.scale);
+  __shared__ T of_displacement, of_product;  // quotients in double: once per block is enough
+  if (thread_in_block() == 0) {
+    of_displacement = static_cast<T>(s.unit / s.scale);
+    of_product = static_cast<T>((o.below ? o.below->unit : 1.0) / s.scale);
+  }
+  __syncthreads();
   residual_tile<pack>(
       stages.batch, o.width, stages.tiling[l], blockIdx.x - (l > 0 ? stages.end[l - 1] : 0u), o.residual,
       o.bias_gradient, workspace.numbers + stages.numbers[l], workspace.counters + l,

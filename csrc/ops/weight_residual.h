@@ -5,7 +5,8 @@
 //
 // With `below`, product = W activation_displacement and factor = unit_below: then W a + b - c is the sum of two
 // small terms, and nothing cancels. Without it product = W a and factor = 1. A null product, bias or code
-// counts as zero. `residual` may be `displacement` or `product` of its stage; nothing else may overlap.
+// counts as zero. `residual` may be `displacement` or `product` of its stage; nothing else may overlap, nor may
+// what belongs to different stages, but that `below` is the scalars of another.
 // Leaves the residual's sum of squares in the scalars, and raises the stage's flag when that is not finite.
 // All stages of a network in one call: on a GPU that is one launch.
 #pragma once

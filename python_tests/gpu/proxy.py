@@ -11,7 +11,7 @@ from torch import Tensor
 
 # The argument that an op reads on the CPU wherever the others are.
 GUARD_INDEX = {"adam_update": 7, "sgd_update": 4}
-ALIGNMENT = 256  # at least that of any allocation on a GPU
+ALIGNMENT = 256  # more than any kernel asks for
 
 
 def _bytes(memory: torch.UntypedStorage) -> Tensor:
@@ -36,8 +36,9 @@ class _Copies:
             return value
         storage = value.untyped_storage()
         if storage.data_ptr() not in self._copies:
-            shift, size = storage.data_ptr() % ALIGNMENT, storage.nbytes()
+            size = storage.nbytes()
             memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8, device=self._device)
+            shift = (storage.data_ptr() - memory.data_ptr()) % ALIGNMENT
             on_cpu, on_gpu = _bytes(storage), memory[shift : shift + size]
             on_gpu.copy_(on_cpu)
             self._copies[storage.data_ptr()] = (on_cpu, on_gpu, memory.untyped_storage(), shift)

@@ -6,16 +6,7 @@ import pytest
 
 from altmin_ext.ops import native
 
-from . import build
-from .emulation import EmulatedModule, load_module
-
-
-@pytest.fixture(scope="session")
-def emulated_module() -> EmulatedModule:
-    """The native module with its CUDA kernels on the emulator, compiled if need be."""
-    if reason := build.missing():
-        pytest.skip(reason)
-    return load_module(*build.module())
+from .emulation import EmulatedModule
 
 
 @pytest.fixture

@@ -83,9 +83,12 @@ BUGS = (
     ),
     Bug("activate: a row too many", "activate.cu", "row < o.batch", "row <= o.batch", "activate"),
     Bug(
-        "activate: activation before the code it may replace", "activate.cu",
-        "if (o.bias) store(o.code + place, code);\n      store(o.activation + place, activation);",
-        "store(o.activation + place, activation);\n      if (o.bias) store(o.code + place, code);", "steps",
+        "activate: code left without its bias", "activate.cu",
+        "if (o.bias && o.code != o.activation)", "if (o.bias && o.code == o.activation)", "steps",
+    ),
+    _without(
+        "code step: barrier before the factors are read", "code_step.cu",
+        "f = factors_of(o);\n  __syncthreads();", BARRIER, "code_step",
     ),
     Bug(
         "code step: tail one too long", "code_step.cu",
@@ -118,6 +121,10 @@ BUGS = (
     Bug(
         "residual tile: columns behind the last", "residual_tiles.h",
         "if (column < width) {", "if (column <= width) {", "mse_residual",
+    ),
+    _without(
+        "weight residual: barrier before the factors are read", "weight_residual.cu",
+        "s.scale);\n  }\n  __syncthreads();", BARRIER, "weight_residual",
     ),
     Bug(
         "weight residual: one counter for all stages", "weight_residual.cu",
@@ -192,7 +199,7 @@ BUGS = (
     ),
     _without(
         "memory update: barrier before they are overwritten", "memory_update.cu",
-        "a[i] * b[j];\n    }\n    __syncthreads();", BARRIER, "memory_update",
+        "slice[i][j];\n    __syncthreads();", BARRIER, "memory_update",
     ),
     Bug(
         "memory update: end of a tile never written", "memory_update.cu",
@@ -216,7 +223,7 @@ BUGS = (
     ),
     Bug(
         "columns: weights of another warp", "bcd_columns.cu",
-        "residual[i] -= weights[i * warps + warp][r]", "residual[i] -= weights[i * warps + (warp ^ 1)][r]",
+        "product[i] += weights[i * warps + warp][r]", "product[i] += weights[i * warps + (warp ^ 1)][r]",
         "bcd_columns",
     ),
 )  # fmt: skip

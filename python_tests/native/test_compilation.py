@@ -29,7 +29,7 @@ BUDGET = {
     "adam_update": (48, 64),
     "bcd_columns": (64, 96),
     "code_step": (112, 216),
-    "memory_update": (64, 80),
+    "memory_update": (72, 128),
     "mse_residual": (56, 56),
     "power_iteration": (48, 48),
     "sgd_update": (32, 40),

@@ -1,18 +1,50 @@
 from __future__ import annotations
 
+import contextlib
+import zlib
 from collections.abc import Iterator
 
 import pytest
 
 from altmin_ext.ops import native
 
+from ..gpu import device
+from ..gpu.proxy import OnGpu
+from ..native.emulation import EmulatedModule
 
-@pytest.fixture(params=["baseline", "avx2"])
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs the test once per instruction set that kernels are compiled for."""
+INSTRUCTION_SETS = ["baseline", "avx2"]
+GPUS = [] if device.missing() else ["gpu"]
+
+
+@contextlib.contextmanager
+def _instruction_set(name: str) -> Iterator[None]:
     assert native.module is not None, native.reason
     before = native.module.instruction_set()
-    if not native.module.use_instruction_set(request.param):
-        pytest.skip(f"this processor or build lacks {request.param}")
-    yield request.param
+    if not native.module.use_instruction_set(name):
+        pytest.skip(f"this processor or build lacks {name}")
+    yield
     native.module.use_instruction_set(before)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def cpu_kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once per instruction set that the CPU's kernels are compiled for."""
+    with _instruction_set(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, "emulated", *GPUS])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Runs the test on the CPU's kernels, on the CUDA kernels under the emulator, and on a GPU if there is one."""
+    if request.param in INSTRUCTION_SETS:
+        with _instruction_set(request.param):
+            yield request.param
+        return
+    if request.param == "emulated":
+        module: EmulatedModule | OnGpu = request.getfixturevalue("emulated_module")
+        # The order of threads and blocks belongs to the test.
+        module.emulator.seed(zlib.crc32(request.node.nodeid.encode()))
+    else:
+        module = OnGpu(native.module, device.GPU)
+    monkeypatch.setattr(native, "module", module)
+    yield request.param

@@ -32,7 +32,7 @@ def arguments(
     }
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_against_float64(sigma: Activation, dtype: torch.dtype) -> None:
@@ -53,7 +53,7 @@ def test_against_float64(sigma: Activation, dtype: torch.dtype) -> None:
         assert result.guard == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 def test_far_from_zero(sigma: Activation) -> None:
     """Where exponentials saturate and the large values of one unit must not hide the errors of another."""
@@ -76,7 +76,7 @@ def test_far_from_zero(sigma: Activation) -> None:
         assert error <= 2 * plain + 4 * eps * max(abs(float(exact)), 0.25), f"at {float(code)}"
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_in_place_is_the_same(dtype: torch.dtype) -> None:
     random = Random(2)
@@ -88,7 +88,7 @@ def test_in_place_is_the_same(dtype: torch.dtype) -> None:
         assert in_place.guard == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("place", [(0, 0), (4, 17), (8, 32)])
@@ -117,7 +117,7 @@ def test_a_nonfinite_bias_raises_the_guard() -> None:
     assert call(ops.activate, case).guard == 1
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_a_large_code_is_finite() -> None:
     """Its square is not, in float32, which must not pass for divergence."""
     case = arguments(Random(5), 3, 5)
@@ -131,14 +131,14 @@ def test_the_guard_is_never_lowered_and_may_be_absent() -> None:
     call(ops.activate, {**case, "guard": None})
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_relu_at_and_below_zero() -> None:
     case = arguments(Random(7), 1, 4, bias=False)
     case["code"] = torch.tensor([[0.0, -0.0, -1.0, -float("inf")]])
     assert torch.equal(call(ops.activate, case, torch.float32).activation, torch.zeros(1, 4))
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sigma", [RELU, Activation("tanh"), Activation("gelu")], ids=oracle.label)
 def test_threads_change_nothing(sigma: Activation, dtype: torch.dtype) -> None:

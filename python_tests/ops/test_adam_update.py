@@ -65,7 +65,7 @@ def formula(case: dict[str, Any]) -> dict[str, list[Tensor]]:
     return exact
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("step", [0, 1, 3, 100, 100_000])
 def test_against_float64(dtype: torch.dtype, step: int) -> None:
@@ -89,7 +89,7 @@ def test_against_float64(dtype: torch.dtype, step: int) -> None:
         assert result.guard == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5), (0.99, 0.9999)])
 def test_against_torch_optim(decay: float, betas: tuple[float, float]) -> None:
@@ -115,7 +115,7 @@ def test_against_torch_optim(decay: float, betas: tuple[float, float]) -> None:
         torch.testing.assert_close(w, expected.detach(), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_raised_guard_stops_everything(dtype: torch.dtype) -> None:
     case = arguments(Random(63))
@@ -128,7 +128,7 @@ def test_a_raised_guard_stops_everything(dtype: torch.dtype) -> None:
         assert same_bits(stopped.guard, torch.tensor(flags, dtype=torch.float64))
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["gradients", "first_moments", "second_moments", "weights"])
 def test_an_element_that_would_not_be_finite_is_refused(dtype: torch.dtype, name: str) -> None:
@@ -152,7 +152,7 @@ def test_an_element_that_would_not_be_finite_is_refused(dtype: torch.dtype, name
                 assert same_bits(own, expected), f"{output}[{i}]"
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_a_square_that_overflows_is_refused() -> None:
     """A finite gradient of 1e30 has no second moment in float32, and would silence its weight for good."""
     case = arguments(Random(65))
@@ -178,7 +178,7 @@ def test_without_a_guard() -> None:
         assert result.weights[4][0, 0] == case["weights"][4][0, 0]
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_weights_within_the_threshold_are_zero() -> None:
     rows = [{"learning_rate": 0.5, "threshold": 4.0}] * len(SHAPES)
     result = call(ops.adam_update, arguments(Random(68), rows), torch.float32)
@@ -186,7 +186,7 @@ def test_weights_within_the_threshold_are_zero() -> None:
     assert 0.5 < zeros / sum(w.numel() for w in result.weights) < 1
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_change_nothing(dtype: torch.dtype) -> None:
     """Cuts between threads fall within tensors, and wherever they like."""

@@ -83,7 +83,7 @@ def random_case(random: Random, batch: int, width: int, sigma: Activation) -> di
     )
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_against_float64(sigma: Activation, dtype: torch.dtype) -> None:
@@ -156,7 +156,7 @@ class LocalObjective:
         ) @ self.weight
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("top", [True, False])
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
@@ -256,7 +256,7 @@ def test_nothing_moved_has_the_scale_of_its_unit(shape: tuple[int, int]) -> None
     assert call(ops.code_step, arguments).guard == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("size", [1e-24, 1e-22, 1e-20, 1e-10, 1e10, 1e20, 1e30])
 def test_scale_of_tiny_and_huge_displacements(size: float) -> None:
     """Whose squares float32 cannot hold."""
@@ -268,7 +268,7 @@ def test_scale_of_tiny_and_huge_displacements(size: float) -> None:
     assert result.guard == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("size", "damped"), [(1e-3, False), (1e-12, True), (1e-20, True)])
 def test_scale_of_the_top_code_has_a_floor(size: float, damped: bool) -> None:
     """A loss of zero is not blown up: below an RMS of 1e-8 the scale stays, and the code below inherits it."""
@@ -295,7 +295,7 @@ def displaced(
     return call(ops.code_step, arguments, dtype).activation_displacement.double(), exact
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("unit", [1.0, 0.1, 1e-3, 1e-6, 1e-20, 1e-30])
 def test_displacement_of_the_activation_is_free_of_cancellation(sigma: Activation, unit: float) -> None:
@@ -309,7 +309,7 @@ def test_displacement_of_the_activation_is_free_of_cancellation(sigma: Activatio
         assert float(((result - exact).abs() / delta.abs().clamp(min=0.1)).max()) < lost
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-6, 1e-20])
 def test_displacement_across_zero(sigma: Activation, unit: float) -> None:
@@ -322,7 +322,7 @@ def test_displacement_across_zero(sigma: Activation, unit: float) -> None:
         assert float((result - exact).abs().max()) < (60 * EPS if dtype == torch.float32 else 1e-11)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("unit", [0.1, 0.05, 1e-3])
 def test_displacement_at_a_sharp_bend(unit: float) -> None:
     """Softplus with a large beta bends within a tenth."""
@@ -332,7 +332,7 @@ def test_displacement_at_a_sharp_bend(unit: float) -> None:
     assert float((result - exact).abs().max()) < 60 * EPS
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("unit", [1e-38, 1e-40, 1e-45, 1e-60])
 def test_units_that_float32_cannot_hold(sigma: Activation, unit: float) -> None:
@@ -346,7 +346,7 @@ def test_units_that_float32_cannot_hold(sigma: Activation, unit: float) -> None:
 # ------------------------------------------------------------------------------------- special cases
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_first_iteration_in_place_of_the_pull(dtype: torch.dtype) -> None:
     random = Random(21)
@@ -360,7 +360,7 @@ def test_first_iteration_in_place_of_the_pull(dtype: torch.dtype) -> None:
             assert same_bits(getattr(in_place, name), getattr(apart, name)), name
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sigma", [RELU, IDENTITY], ids=oracle.label)
 def test_code_may_hold_its_activation(sigma: Activation, dtype: torch.dtype) -> None:
@@ -376,7 +376,7 @@ def test_code_may_hold_its_activation(sigma: Activation, dtype: torch.dtype) -> 
             assert torch.equal(getattr(in_place, name), getattr(apart, name)), name
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_relu_has_no_derivative_at_zero() -> None:
     arguments = case(Random(23), 2, 3, unit=0.1)
     arguments["code"] = torch.tensor([[0.0, -0.0, 1e-30], [-1e-30, 1.0, -1.0]])
@@ -386,7 +386,7 @@ def test_relu_has_no_derivative_at_zero() -> None:
     assert torch.equal(result.activation_displacement != 0, arguments["code"] > 0)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 def test_dropped_units_only_keep_their_anchor(sigma: Activation) -> None:
     for first in (True, False):
@@ -399,7 +399,7 @@ def test_dropped_units_only_keep_their_anchor(sigma: Activation) -> None:
         assert not result.activation_displacement[dropped].any()
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["pulled_back", "pulled_back_change", "displacement", "velocity"])
@@ -426,7 +426,7 @@ def test_nonfinite_displacements_raise_the_guard(sigma: Activation, dtype: torch
             assert result.guard == 1
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 def test_a_code_that_is_no_number_stays_none(sigma: Activation) -> None:
     """The encode has raised the guard already; the activation must not come out as a number."""
@@ -442,7 +442,7 @@ def test_the_guard_is_never_lowered_and_may_be_absent() -> None:
     call(ops.code_step, {**arguments, "guard": None})
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", [RELU, TANH, Activation("gelu")], ids=oracle.label)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_change_nothing_but_the_sum(sigma: Activation, dtype: torch.dtype) -> None:

@@ -50,7 +50,7 @@ def autograd(case: dict[str, Any]) -> dict[str, Tensor]:
     return exact
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_against_autograd(dtype: torch.dtype, in_place: bool) -> None:
@@ -71,7 +71,7 @@ def test_against_autograd(dtype: torch.dtype, in_place: bool) -> None:
         assert result.guard == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_large_batch() -> None:
     """A bias gradient that adds 5,000 rows one by one would lose digits that torch keeps."""
     case = arguments(Random(42), 5000, 10)
@@ -81,7 +81,7 @@ def test_large_batch() -> None:
         assert_accurate(getattr(result, name), getattr(twin, name), value, name)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["logits", "bias", "targets"])
 def test_nonfinite_values_raise_the_guard(dtype: torch.dtype, name: str) -> None:

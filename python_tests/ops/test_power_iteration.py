@@ -33,7 +33,7 @@ def formula(case: dict[str, Any]) -> dict[str, Tensor]:
     return {"vector": t / t.norm(), "sigma_squared": t.norm()[None]}
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_against_float64(dtype: torch.dtype) -> None:
     random = Random(81)
@@ -48,7 +48,7 @@ def test_against_float64(dtype: torch.dtype) -> None:
                 assert_close(getattr(result, name), value, 1e-13, what)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("shape", [(10, 100), (100, 10), (33, 33), (1, 7), (7, 1)])
 def test_it_converges_to_the_spectral_norm_from_below(shape: tuple[int, int]) -> None:
     random = Random(82)
@@ -64,7 +64,7 @@ def test_it_converges_to_the_spectral_norm_from_below(shape: tuple[int, int]) ->
     assert float(vector.norm()) == pytest.approx(1.0, rel=1e-14)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [1e-18, 1e-10, 1e10, 1e18])
 def test_matrices_of_any_size(dtype: torch.dtype, size: float) -> None:
@@ -78,7 +78,7 @@ def test_matrices_of_any_size(dtype: torch.dtype, size: float) -> None:
     assert_close(result.sigma_squared, exact["sigma_squared"], tolerance)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_a_vanishing_matrix_leaves_a_finite_vector() -> None:
     """Its square underflows nearly, or wholly, and the next step must still have a vector to go on from."""
     for size in (1e-19, 1e-20, 1e-21, 1e-22, 1e-24, 1e-30):
@@ -90,7 +90,7 @@ def test_a_vanishing_matrix_leaves_a_finite_vector() -> None:
         assert float(result.vector.norm()) == pytest.approx(1.0, rel=0.5), size
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(3, 4), (0, 4), (33, 65)])
 def test_a_zero_matrix_keeps_the_vector(dtype: torch.dtype, shape: tuple[int, int]) -> None:
@@ -105,7 +105,7 @@ def test_a_matrix_without_columns() -> None:
     assert float(call(ops.power_iteration, arguments(Random(86), 3, 0)).sigma_squared) == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_a_nonfinite_matrix_keeps_the_vector(dtype: torch.dtype, bad: float) -> None:
@@ -117,7 +117,7 @@ def test_a_nonfinite_matrix_keeps_the_vector(dtype: torch.dtype, bad: float) -> 
         assert not torch.isfinite(result.sigma_squared)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads(dtype: torch.dtype) -> None:
     """Two threads add in another order than one, but always in the same."""

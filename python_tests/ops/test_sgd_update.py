@@ -37,7 +37,7 @@ def formula(case: dict[str, Any]) -> list[Tensor]:
     return exact
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_against_float64(dtype: torch.dtype) -> None:
     random = Random(71)
@@ -61,7 +61,7 @@ def test_against_float64(dtype: torch.dtype) -> None:
         assert result.guard == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 def test_against_torch_optim(decay: float) -> None:
     """Thirty steps of torch's SGD in float64, whose coupled decay is the decoupled one without momentum."""
@@ -82,7 +82,7 @@ def test_against_torch_optim(decay: float) -> None:
         torch.testing.assert_close(w, expected.detach(), rtol=1e-13, atol=1e-14)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_raised_guard_stops_everything(dtype: torch.dtype) -> None:
     case = arguments(Random(73))
@@ -93,7 +93,7 @@ def test_a_raised_guard_stops_everything(dtype: torch.dtype) -> None:
         assert same_bits(stopped.guard, torch.tensor(flags, dtype=torch.float64))
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["gradients", "weights"])
 @pytest.mark.parametrize("threshold", [0.0, 0.1])
@@ -130,7 +130,7 @@ def test_without_a_guard() -> None:
     assert call(ops.sgd_update, case).weights[4][0, 0] == case["weights"][4][0, 0]
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_change_nothing(dtype: torch.dtype) -> None:
     """Cuts between threads fall within tensors, and wherever they like."""

@@ -53,7 +53,7 @@ def autograd(case: dict[str, Any]) -> dict[str, Tensor]:
     return exact
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_against_autograd(dtype: torch.dtype, in_place: bool) -> None:
@@ -80,7 +80,7 @@ def reference_correct(case: dict[str, Any]) -> Tensor:
     return (z.argmax(1) == case["labels"]).sum()
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_large_batch() -> None:
     """A bias gradient that adds 5,000 rows one by one would lose digits that torch keeps."""
     case = arguments(Random(32), 5000, 10)
@@ -92,7 +92,7 @@ def test_large_batch() -> None:
         assert_accurate(getattr(result, name), getattr(twin, name), value, name)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1e-6, 30.0, 1e3, 1e6])
 def test_flat_and_saturated(dtype: torch.dtype, scale: float) -> None:
@@ -107,7 +107,7 @@ def test_flat_and_saturated(dtype: torch.dtype, scale: float) -> None:
     assert result.guard == 0
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("shift", [1e4, -1e4])
 def test_a_common_shift_of_the_logits_changes_nothing(shift: float) -> None:
     case = arguments(Random(34), 33, 10, bias=False)
@@ -118,7 +118,7 @@ def test_a_common_shift_of_the_logits_changes_nothing(shift: float) -> None:
     assert float(shifted.loss) == pytest.approx(float(plain.loss), rel=1e-11)
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 def test_residuals_of_a_row_add_up_to_nothing() -> None:
     result = call(ops.softmax_residual, arguments(Random(35), 33, 10), torch.float32)
     assert result.residual.double().sum(1).abs().max() < 1e-6
@@ -130,7 +130,7 @@ def test_of_several_largest_logits_the_first_counts() -> None:
     assert int(call(ops.softmax_residual, case).correct) == 3
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_impossible_class(dtype: torch.dtype) -> None:
     """-Inf is a fine logit for a class that is not the label, and an infinite loss for the one that is."""
@@ -148,7 +148,7 @@ def test_an_impossible_class(dtype: torch.dtype) -> None:
     assert float(result.loss) == INF
 
 
-@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_nonfinite_logits_raise_the_guard(dtype: torch.dtype, bad: float) -> None:
