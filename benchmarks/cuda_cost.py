@@ -118,7 +118,7 @@ FLOPS: dict[str, Callable[..., int]] = {
     # the gradient 1, the moments 3 and 4, the weight 7, is it sparse and finite 3
     "adam_update": lambda weights, *_: 18 * sum(w.numel() for w in weights),
     # W v and W^T u
-    "power_iteration": lambda weight, *_: 4 * weight.numel(),
+    "power_iteration": lambda weights, *_: 4 * sum(w.numel() for w in weights),
 }
 
 

@@ -207,7 +207,7 @@ class OnlineAM(Method):
             ).to(self.device, self.dtype)
             for stage in self._stages[1:]
         ]
-        self._singular_vectors_ready = [False] * len(self._hidden)
+        self._singular_vectors_ready = False
 
     @property
     def code_step_sizes(self) -> Tensor:
@@ -231,6 +231,8 @@ class OnlineAM(Method):
         if self._scratch[1] is not None:
             correct = torch.empty_like(self._scratch[1])
         self._residual_of_loss(buffers, y, loss, correct, self._flags[len(self._hidden)])
+        if self._auto and not self._singular_vectors_ready:
+            self._iterate_singular_vectors(_first_power_iterations)
         for code in reversed(range(len(self._hidden))):
             self._update_code(code, buffers, y)
         objective = None
@@ -243,8 +245,7 @@ class OnlineAM(Method):
             for stage in self._stages:
                 stage.map.commit()
             if self._auto:
-                for l in range(len(self._hidden)):
-                    self._iterate_singular_vector(l, 1)
+                self._iterate_singular_vectors(1)
         return StepReport(loss, correct, objective)
 
     def _finish(self) -> None:
@@ -322,8 +323,6 @@ class OnlineAM(Method):
         # A single iteration turns the pulled-back residual into the displacement in place.
         pulled_back = buffers.residual[l] if self._several else buffers.displacement[l]
         change = None
-        if self._auto and not self._singular_vectors_ready[l]:
-            self._iterate_singular_vector(l, _first_power_iterations)
         above.pull_back(buffers.output_residual if top else buffers.displacement[l + 1], out=pulled_back)
         gram = None
         for iteration in range(iterations):
@@ -490,12 +489,12 @@ class OnlineAM(Method):
         )
         self._scalars_are_for = current
 
-    def _iterate_singular_vector(self, l: int, iterations: int) -> None:
-        """Power iterations on the matrix above a code, for its automatic step size."""
-        matrix = self._stages[l + 1].map.matrix()
+    def _iterate_singular_vectors(self, iterations: int) -> None:
+        """Power iterations on the matrix above every code, for its automatic step size."""
+        matrices = [stage.map.matrix() for stage in self._stages[1:]]
         for _ in range(iterations):
-            ops.power_iteration(matrix, self._singular_vectors[l], self._sigma_squared[l])
-        self._singular_vectors_ready[l] = True
+            ops.power_iteration(matrices, self._singular_vectors, self._sigma_squared)
+        self._singular_vectors_ready = True
 
     def _diverged(self) -> bool:
         """Whether a flag is up, and so the step was not taken; raises where the user asked for it."""
@@ -523,7 +522,7 @@ class OnlineAM(Method):
             "update": self._update.state_dict(),
             "singular_vectors": [v.clone() for v in self._singular_vectors],
             "sigma_squared": self._scalars[:, CodeScalar.sigma_squared].clone(),
-            "singular_vectors_ready": list(self._singular_vectors_ready),
+            "singular_vectors_ready": self._singular_vectors_ready,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -539,7 +538,7 @@ class OnlineAM(Method):
         for own, kept in zip(self._singular_vectors, state["singular_vectors"], strict=True):
             own.copy_(kept)
         self._scalars[:, CodeScalar.sigma_squared] = state["sigma_squared"]
-        self._singular_vectors_ready = list(state["singular_vectors_ready"])
+        self._singular_vectors_ready = bool(state["singular_vectors_ready"])
         self._scalars_are_for = None
 
 

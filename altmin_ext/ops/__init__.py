@@ -291,21 +291,23 @@ def sgd_update(
         reference.sgd_update(weights, gradients, scalars, guard, guard_index)
 
 
-def power_iteration(weight: Tensor, vector: Tensor, sigma_squared: Tensor) -> None:
-    """One step of power iteration towards the largest squared singular value of a matrix.
+def power_iteration(
+    weights: Sequence[Tensor], vectors: Sequence[Tensor], sigma_squared: Sequence[Tensor]
+) -> None:
+    """One step of power iteration towards the largest squared singular value of each matrix.
 
     Args:
-        weight: (rows, columns).
-        vector: (columns,), of unit norm, in and out.
-        sigma_squared: (1,) float64, out: ||W^T W v||, which approaches sigma_max(W)^2 from below.
+        weights: (rows, columns) each.
+        vectors: (columns,) each, of unit norm, in and out.
+        sigma_squared: (1,) float64 each, out: ||W^T W v||, which approaches sigma_max(W)^2 from below.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
     """
-    if kernels := _native(weight):
-        kernels.power_iteration(weight, vector, sigma_squared)
+    if kernels := _native(weights[0] if weights else None):
+        kernels.power_iteration(weights, vectors, sigma_squared)
     else:
-        reference.power_iteration(weight, vector, sigma_squared)
+        reference.power_iteration(weights, vectors, sigma_squared)
 
 
 def memory_update(activation: Tensor, code: Tensor, gram: Tensor, cross: Tensor, scalars: Tensor) -> None:

@@ -238,12 +238,15 @@ def sgd_update(
         w.copy_(torch.where(take, new_w, w))
 
 
-def power_iteration(weight: Tensor, vector: Tensor, sigma_squared: Tensor) -> None:
-    t = weight.T @ (weight @ vector)
-    norm = t.double().norm()
-    sigma_squared.copy_(norm)
-    moved = (norm > 0) & torch.isfinite(norm)
-    vector.copy_(torch.where(moved, t / norm.to(t.dtype), vector))
+def power_iteration(
+    weights: Sequence[Tensor], vectors: Sequence[Tensor], sigma_squared: Sequence[Tensor]
+) -> None:
+    for weight, vector, square in zip(weights, vectors, sigma_squared, strict=True):
+        t = weight.T @ (weight @ vector)
+        norm = t.double().norm()
+        square.copy_(norm)
+        moved = (norm > 0) & torch.isfinite(norm)
+        vector.copy_(torch.where(moved, t / norm.to(t.dtype), vector))
 
 
 def memory_update(activation: Tensor, code: Tensor, gram: Tensor, cross: Tensor, scalars: Tensor) -> None:

@@ -507,21 +507,46 @@ void sgd_update(const py::sequence& weights, const py::sequence& gradients, cons
   });
 }
 
-void power_iteration(const Tensor& weight, const Tensor& vector, const Tensor& sigma_squared) {
+template <typename T>
+PowerIterationMatrix<T> power_iteration_matrix(const Tensor& weight, const Tensor& vector,
+                                               const Tensor& sigma_squared) {
   require(weight, "weight");
   require(vector, "vector");
   require(sigma_squared, "sigma_squared");
   check_dimensions(weight, "weight", 2);
   check<double>(sigma_squared, "sigma_squared", {1});
-  const dlpack::Device device =
-      device_of({{"weight", weight}, {"vector", vector}, {"sigma_squared", sigma_squared}});
   check_overlap({{"vector", vector}, {"sigma_squared", sigma_squared}}, {{"weight", weight}});
-  dispatch_dtype(weight, "weight", [&](auto zero) {
+  check<T>(weight, "weight", {weight.shape(0), weight.shape(1)});
+  check<T>(vector, "vector", {weight.shape(1)});
+  return {weight.shape(0), weight.shape(1), weight.data<T>(), vector.data<T>(), sigma_squared.data<double>()};
+}
+
+void power_iteration(const py::sequence& weights, const py::sequence& vectors,
+                     const py::sequence& sigma_squared) {
+  const size_t count = weights.size();
+  const std::pair<const char*, const py::sequence&> lists[] = {{"vectors", vectors},
+                                                               {"sigma_squared", sigma_squared}};
+  for (const auto& [name, list] : lists)
+    if (list.size() != count)
+      raise_value_error(name, " must have one entry for each of the ", count, " weights, but has ", list.size(),
+                        ".");
+  if (count == 0) return;
+  const Tensor first = py::cast<Tensor>(weights[0]);
+  naming_stage(0, [&] { require(first, "weight"); });
+  const dlpack::Device device = device_of({{"weight", first}});
+  dispatch_dtype(first, "stage 0: weight", [&](auto zero) {
     using T = decltype(zero);
-    check<T>(weight, "weight", {weight.shape(0), weight.shape(1)});
-    check<T>(vector, "vector", {weight.shape(1)});
-    const PowerIteration<T> arguments{weight.shape(0), weight.shape(1), weight.data<T>(), vector.data<T>(),
-                                      sigma_squared.data<double>()};
+    PowerIteration<T> arguments;
+    arguments.matrices.reserve(count);
+    for (size_t i = 0; i < count; ++i) {
+      naming_stage(i, [&] {
+        const Tensor weight = py::cast<Tensor>(weights[i]), vector = py::cast<Tensor>(vectors[i]),
+                     square = py::cast<Tensor>(sigma_squared[i]);
+        device_of(
+            {{"the first weight", first}, {"weight", weight}, {"vector", vector}, {"sigma_squared", square}});
+        arguments.matrices.push_back(power_iteration_matrix<T>(weight, vector, square));
+      });
+    }
     ALTMIN_RUN(power_iteration, device, arguments);
   });
 }

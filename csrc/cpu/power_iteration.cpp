@@ -34,12 +34,10 @@ void add_row(const T* w, const T* __restrict v, T* __restrict t, int64_t n) {
   for (int64_t j = 0; j < n; ++j) t[j] += dot * w[j];
 }
 
-}  // namespace
-
 // t += w (w . v) for every row w, which is used twice while it is in the cache. Threads own ranges of rows and a t
 // each.
 template <typename T>
-void power_iteration(const PowerIteration<T>& o) {
+void iterate(const PowerIterationMatrix<T>& o) {
   const int64_t n = o.columns;
   const int threads = threads_for(o.rows * n);
   static thread_local std::vector<T> buffer;  // grows once, to the largest stage
@@ -63,6 +61,13 @@ void power_iteration(const PowerIteration<T>& o) {
   if (!(norm > 0) || std::isinf(norm)) return;
   const double inverse = 1 / norm;  // of a tiny matrix no number of float
   for (int64_t j = 0; j < n; ++j) o.vector[j] = static_cast<T>(inverse * static_cast<double>(sums[j]));
+}
+
+}  // namespace
+
+template <typename T>
+void power_iteration(const PowerIteration<T>& o) {
+  for (const PowerIterationMatrix<T>& matrix : o.matrices) iterate(matrix);
 }
 
 ALTMIN_INSTANTIATE(power_iteration, void, PowerIteration)

@@ -81,6 +81,6 @@ def test_an_op_runs_on_the_gpu() -> None:
     """power_iteration on diag(3, 1), from the eigenvector of 3: ||W^T W v|| is 9, and v stays."""
     weight = torch.diag(torch.tensor([3.0, 1.0]))
     vector, sigma_squared = torch.tensor([1.0, 0.0]), torch.zeros(1, dtype=torch.float64)
-    OnGpu(native.module, GPU).power_iteration(weight, vector, sigma_squared)
+    OnGpu(native.module, GPU).power_iteration([weight], [vector], [sigma_squared])
     assert sigma_squared.item() == 9.0
     assert vector.tolist() == [1.0, 0.0]

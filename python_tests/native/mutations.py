@@ -191,7 +191,11 @@ BUGS = (
     ),
     Bug(
         "power iteration: a row too many", "power_iteration.cu",
-        "row < o.rows; row += int64_t", "row <= o.rows; row += int64_t", "power_iteration",
+        "row < o.rows; row += int64_t{share", "row <= o.rows; row += int64_t{share", "power_iteration",
+    ),
+    Bug(
+        "power iteration: one counter for all matrices", "power_iteration.cu",
+        "workspace.counters + share.index", "workspace.counters", "power_iteration",
     ),
     _without(
         "memory update: barrier before the tiles are read", "memory_update.cu",

@@ -132,9 +132,9 @@ CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
     "adam_update": lambda random: adam_case(random, (5000, 33, 1, 2048)),
     "sgd_update": lambda random: sgd_case(random, (5000, 33, 1, 2048)),
     "power_iteration": lambda random: {
-        "weight": random.normal(50, 90),
-        "vector": random.normal(90) / 90**0.5,
-        "sigma_squared": Output((1,), torch.float64),
+        "weights": [random.normal(50, 90), random.normal(9, 40)],
+        "vectors": [random.normal(90) / 90**0.5, random.normal(40) / 40**0.5],
+        "sigma_squared": [Output((1,), torch.float64) for _ in range(2)],
     },
     "memory_update": lambda random: memory_case(random, 37, 70, 66),
     "bcd_columns": lambda random: bcd_case(random, 20, 70),

@@ -29,7 +29,7 @@ WRITTEN = {
     "weight_residual": ("residuals", "bias_gradients", "scalars", "guard"),
     "adam_update": ("weights", "first_moments", "second_moments", "adam", "guard"),
     "sgd_update": ("weights", "guard"),
-    "power_iteration": ("vector", "sigma_squared"),
+    "power_iteration": ("vectors", "sigma_squared"),
     "memory_update": ("gram", "cross"),
     "bcd_columns": ("weight",),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from torch import Tensor
 from altmin_ext import ops
 from altmin_ext.ops import reference
 
-from .calling import Output, Random, assert_accurate, assert_close, call, same_bits
+from .calling import Arguments, Output, Random, assert_accurate, assert_close, call, refused, same_bits
 from .refusals import assert_refuses_bad_tensors, assert_refuses_shared_memory
 
 EXTENTS = (1, 3, 31, 32, 33, 127, 200)
+LISTS = {"weight": "weights", "vector": "vectors", "sigma_squared": "sigma_squared"}
 INF, NAN = float("inf"), float("nan")
 
 
@@ -26,6 +28,19 @@ def arguments(random: Random, rows: int, columns: int) -> dict[str, Any]:
         "vector": (v / v.norm() if columns else v).float().double(),
         "sigma_squared": Output((1,)),
     }
+
+
+def lists(*cases: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the op, which takes several matrices."""
+    return {name: [case[entry] for case in cases] for entry, name in LISTS.items()}
+
+
+def call_one(
+    op: Callable[..., None], case: Mapping[str, Any], dtype: torch.dtype = torch.float64, threads: int = 1
+) -> Arguments:
+    """Like ``call``, on a single matrix."""
+    result = call(op, lists(case), dtype, threads=threads)
+    return Arguments(**{entry: getattr(result, name)[0] for entry, name in LISTS.items()})
 
 
 def formula(case: dict[str, Any]) -> dict[str, Tensor]:
@@ -39,7 +54,7 @@ def test_against_float64(dtype: torch.dtype) -> None:
     random = Random(81)
     for rows, columns in (*itertools.product(EXTENTS, EXTENTS), (500, 500), (500, 784), (1500, 40)):
         case = arguments(random, rows, columns)
-        result, twin = (call(op, case, dtype) for op in (ops.power_iteration, reference.power_iteration))
+        result, twin = (call_one(op, case, dtype) for op in (ops.power_iteration, reference.power_iteration))
         for name, value in formula(case).items():
             what = f"{name}, {rows} x {columns}"
             if dtype == torch.float32:
@@ -48,7 +63,7 @@ def test_against_float64(dtype: torch.dtype) -> None:
                 assert_close(getattr(result, name), value, 1e-13, what)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")  # a thousand calls take a while under the emulator
 @pytest.mark.parametrize("shape", [(10, 100), (100, 10), (33, 33), (1, 7), (7, 1)])
 def test_it_converges_to_the_spectral_norm_from_below(shape: tuple[int, int]) -> None:
     random = Random(82)
@@ -57,7 +72,7 @@ def test_it_converges_to_the_spectral_norm_from_below(shape: tuple[int, int]) ->
     norm = float(torch.linalg.matrix_norm(weight, ord=2))
     before, estimate = 0.0, torch.empty(1, dtype=torch.float64)
     for _ in range(1000):
-        ops.power_iteration(weight, vector, estimate)
+        ops.power_iteration([weight], [vector], [estimate])
         assert before * (1 - 1e-14) <= float(estimate) <= norm**2 * (1 + 1e-13)
         before = float(estimate)
     assert before == pytest.approx(norm**2, rel=1e-8)
@@ -71,7 +86,7 @@ def test_matrices_of_any_size(dtype: torch.dtype, size: float) -> None:
     """sigma^2 = 1e-36 is a number of float32, its inverse is none."""
     case = arguments(Random(83), 33, 20)
     case["weight"] = (case["weight"] * size / 100).float().double()
-    result = call(ops.power_iteration, case, dtype)
+    result = call_one(ops.power_iteration, case, dtype)
     exact = formula(case)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-13
     assert_close(result.vector, exact["vector"], tolerance)
@@ -85,7 +100,7 @@ def test_a_vanishing_matrix_leaves_a_finite_vector() -> None:
         case = arguments(Random(84), 3, 4)
         case["weight"] = torch.full((3, 4), size)
         case["vector"] = torch.full((4,), 0.5)
-        result = call(ops.power_iteration, case, torch.float32)
+        result = call_one(ops.power_iteration, case, torch.float32)
         assert torch.isfinite(result.vector).all(), size
         assert float(result.vector.norm()) == pytest.approx(1.0, rel=0.5), size
 
@@ -96,13 +111,13 @@ def test_a_vanishing_matrix_leaves_a_finite_vector() -> None:
 def test_a_zero_matrix_keeps_the_vector(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     case = arguments(Random(85), *shape)
     case["weight"] = torch.zeros(shape)
-    result = call(ops.power_iteration, case, dtype)
+    result = call_one(ops.power_iteration, case, dtype)
     assert same_bits(result.vector, case["vector"].to(dtype))
     assert float(result.sigma_squared) == 0
 
 
 def test_a_matrix_without_columns() -> None:
-    assert float(call(ops.power_iteration, arguments(Random(86), 3, 0)).sigma_squared) == 0
+    assert float(call_one(ops.power_iteration, arguments(Random(86), 3, 0)).sigma_squared) == 0
 
 
 @pytest.mark.usefixtures("kernels")
@@ -112,7 +127,7 @@ def test_a_nonfinite_matrix_keeps_the_vector(dtype: torch.dtype, bad: float) -> 
     for place in ((0, 0), (6, 64), (32, 64)):
         case = arguments(Random(87), 33, 65)
         case["weight"][place] = bad
-        result = call(ops.power_iteration, case, dtype)
+        result = call_one(ops.power_iteration, case, dtype)
         assert same_bits(result.vector, case["vector"].to(dtype))
         assert not torch.isfinite(result.sigma_squared)
 
@@ -124,7 +139,7 @@ def test_threads(dtype: torch.dtype) -> None:
     for rows, columns in ((301, 127), (7, 9000), (2, 40_000)):
         case = arguments(Random(88), rows, columns)
         alone, both, again = (
-            call(ops.power_iteration, case, dtype, threads=threads) for threads in (1, 2, 2)
+            call_one(ops.power_iteration, case, dtype, threads=threads) for threads in (1, 2, 2)
         )
         assert same_bits(both.vector, again.vector)
         assert same_bits(both.sigma_squared, again.sigma_squared)
@@ -136,13 +151,49 @@ def test_threads(dtype: torch.dtype) -> None:
 def test_a_parameter_that_requires_grad() -> None:
     case = arguments(Random(89), 3, 4)
     vector, sigma_squared = case["vector"].clone(), torch.empty(1, dtype=torch.float64)
-    ops.power_iteration(torch.nn.Parameter(case["weight"]), vector, sigma_squared)
-    assert same_bits(vector, call(ops.power_iteration, case).vector)
+    ops.power_iteration([torch.nn.Parameter(case["weight"])], [vector], [sigma_squared])
+    assert same_bits(vector, call_one(ops.power_iteration, case).vector)
 
 
-def test_bad_arguments_are_refused() -> None:
-    case = {
-        "weight": torch.zeros(3, 4), "vector": torch.zeros(4), "sigma_squared": torch.zeros(1, dtype=torch.float64)
-    }  # fmt: skip
-    assert_refuses_bad_tensors(ops.power_iteration, case, optional=(), chooses_backend="weight")
-    assert_refuses_shared_memory(ops.power_iteration, case)
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("op", [ops.power_iteration, reference.power_iteration])
+def test_several_matrices_equal_a_call_each(op: Callable[..., None]) -> None:
+    random = Random(90)
+    cases = [arguments(random, rows, columns) for rows, columns in ((33, 65), (1, 1), (0, 3), (200, 31))]
+    together = call(op, lists(*cases))
+    for i, case in enumerate(cases):
+        alone = call_one(op, case)
+        assert same_bits(together.vectors[i], alone.vector)
+        assert same_bits(together.sigma_squared[i], alone.sigma_squared)
+    call(op, lists())
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_bad_arguments_are_refused(place: int) -> None:
+    """Of two matrices, in each of them; the error says in which."""
+
+    def matrix(rows: int, columns: int) -> dict[str, Any]:
+        square = torch.zeros(1, dtype=torch.float64)
+        return {"weight": torch.zeros(rows, columns), "vector": torch.zeros(columns), "sigma_squared": square}
+
+    def op(**entries: Any) -> None:
+        cases = [matrix(5, 6)]
+        cases.insert(place, entries)
+        try:
+            ops.power_iteration(**lists(*cases))
+        except (TypeError, ValueError) as error:
+            if not str(error).startswith(f"stage {place}: "):
+                pytest.fail(f"{error} does not name stage {place}")
+            raise
+
+    case = matrix(3, 4)
+    first = "weight" if place == 0 else None
+    assert_refuses_bad_tensors(op, case, optional=(), chooses_backend=first, sets_shape=("weight",))
+    assert_refuses_shared_memory(op, case, written=("vector", "sigma_squared"))
+
+
+def test_lists_must_be_of_the_same_length() -> None:
+    good = lists(*[arguments(Random(91), 3, 4) for _ in range(2)])
+    for name in ("vectors", "sigma_squared"):
+        with refused(ValueError, name, "2 weights"):
+            call(ops.power_iteration, {**good, name: good[name][:1]})
