@@ -15,13 +15,15 @@ pip := $(python) -m pip --quiet
 installed := $(VENV)/.installed
 sources := CMakeLists.txt pyproject.toml altmin_ext/__init__.py $(shell find csrc -type f)
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-gpu lint bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo [DATA=fashion-mnist]   train AM-Adam beside Adam and write runs/"
 	@echo "make test                        lint, type-check and test"
+	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
 	@echo "make bench                       micro and macro benchmarks, into runs/benchmarks/"
+	@echo "make bench-gpu                   step times on a GPU, into runs/benchmarks/"
 	@echo "make clean                       remove .venv, the build and the caches"
 
 $(python):
@@ -52,8 +54,14 @@ lint: $(installed)
 test: lint
 	OMP_NUM_THREADS=1 $(python) -m pytest
 
+test-gpu: $(installed)
+	OMP_NUM_THREADS=1 $(python) -m pytest python_tests/gpu python_tests/ops -rs
+
 bench: $(installed)
 	$(python) -m benchmarks
+
+bench-gpu: $(installed)
+	$(python) -m benchmarks.macro.gpu --output runs/benchmarks/gpu-steps.json
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .benchmarks

@@ -38,22 +38,29 @@ class CapturedSteps:
         method: its ``_prepare`` may do anything; its ``_compute`` may neither synchronise nor decide anything by
             values on the GPU.
         memory: returns what must outlive the graphs, such as buffers that a later step may replace.
+        device: of the model.
     """
 
-    def __init__(self, method: Capturable, memory: Callable[[], Any]) -> None:
+    def __init__(self, method: Capturable, memory: Callable[[], Any], device: torch.device) -> None:
         self._method = method
         self._memory = memory
         self._seen: set[tuple[torch.Size, torch.Size]] = set()
         self._captures: dict[tuple[torch.Size, torch.Size], _Capture] = {}
-        self._stream = torch.cuda.Stream()
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
 
     def __call__(self, x: Tensor, y: Tensor) -> Any:
         """The report of a step on (x, y), in tensors of its own."""
+        with torch.cuda.device(self._device):
+            return self._step(x, y)
+
+    def _step(self, x: Tensor, y: Tensor) -> Any:
         x, y = self._method._prepare(x, y)
         shape = (x.shape, y.shape)
         if shape not in self._seen:
-            self._seen.add(shape)
-            return self._warm_up(x, y)
+            report = self._warm_up(x, y)
+            self._seen.add(shape)  # not where it was refused
+            return report
         if shape not in self._captures:
             self._captures[shape] = self._capture(x, y)
         capture = self._captures[shape]

@@ -176,7 +176,7 @@ class FakeCuda:
             return report
 
         method._compute = compute_or_capture  # type: ignore[method-assign]
-        method._captured = CapturedSteps(method, method._captured_memory)
+        method._captured = CapturedSteps(method, method._captured_memory, method.device)
         return method
 
 

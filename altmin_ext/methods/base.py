@@ -156,7 +156,7 @@ class Method(abc.ABC):
         self.dtype: torch.dtype = parameters[0].dtype
         self.steps = 0
         self.learning_rate_factor = 1.0
-        self._captured = CapturedSteps(self, self._captured_memory) if graph else None
+        self._captured = CapturedSteps(self, self._captured_memory, self.device) if graph else None
 
     def step(self, x: Tensor, y: Tensor) -> StepReport:
         """Train on one minibatch.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import altmin_ext
+from altmin_ext.network import split
 
 Step = Callable[[Tensor, Tensor], object]
 Maker = Callable[[int, int], Step]  # (features, width) -> step
@@ -105,6 +106,35 @@ def released(n_in: int, width: int) -> Step:
     return step
 
 
+def _products(again: bool) -> Maker:
+    """A step's matrix products alone, into buffers: what no kernel between them can undercut.
+
+    Alternating minimisation takes those of all stages but the first ``again`` after the codes have moved.
+    """
+
+    def make(n_in: int, width: int) -> Step:
+        maps = [stage.map for stage in split(_network(n_in, width))]
+        activations = [torch.randn(batch, map.n_in) for map in maps]
+        codes = [torch.randn(batch, map.n_out) for map in maps]
+        outputs = [torch.empty(batch, map.n_out) for map in maps]
+        pulled_back = [torch.empty(batch, map.n_in) for map in maps]
+
+        def step(x: Tensor, y: Tensor) -> None:
+            with torch.no_grad():
+                for l, map in enumerate(maps):
+                    map.forward(x if l == 0 else activations[l], outputs[l])
+                for l in range(len(maps) - 1, 0, -1):
+                    maps[l].pull_back(codes[l], pulled_back[l])
+                for l, map in enumerate(maps):
+                    if again and l > 0:
+                        map.forward(activations[l], outputs[l])
+                    map.weight_gradients(codes[l], x if l == 0 else activations[l])
+
+        return step
+
+    return make
+
+
 contenders: dict[str, Maker] = {
     "am-adam": _method("am-adam"),
     "am-sgd": _method("am-sgd"),
@@ -113,4 +143,6 @@ contenders: dict[str, Maker] = {
     "autograd, Adam(fused)": autograd,
     "torch.compile, Adam(fused)": compiled_autograd,
     "authors' released code": released,
+    "am-adam's products alone": _products(again=True),
+    "autograd's products alone": _products(again=False),
 }

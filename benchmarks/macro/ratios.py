@@ -28,6 +28,8 @@ pairs = {
     "am-sgd": base,
     "yardstick adam": base,
     "torch.compile, Adam(fused)": base,
+    "am-adam's products alone": base,
+    "autograd's products alone": base,
     "am-adam, released scaling": "authors' released code",
 }
 round_seconds = 0.15

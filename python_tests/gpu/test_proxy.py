@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altmin_ext.ops import native
+from altmin_ext.ops import Activation, native
 
 from .device import GPU
 from .proxy import OnGpu
@@ -78,9 +78,11 @@ def test_the_guard_index_stays_on_the_cpu() -> None:
 
 
 def test_an_op_runs_on_the_gpu() -> None:
-    """power_iteration on diag(3, 1), from the eigenvector of 3: ||W^T W v|| is 9, and v stays."""
-    weight = torch.diag(torch.tensor([3.0, 1.0]))
-    vector, sigma_squared = torch.tensor([1.0, 0.0]), torch.zeros(1, dtype=torch.float64)
-    OnGpu(native.module, GPU).power_iteration([weight], [vector], [sigma_squared])
-    assert sigma_squared.item() == 9.0
-    assert vector.tolist() == [1.0, 0.0]
+    """relu(c + b) in place, which only the copy on the GPU can have computed."""
+    code, bias = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([1.0, 1.0, -1.0])
+    guard = torch.zeros(1, dtype=torch.float64)
+    relu = Activation("relu")
+    OnGpu(native.module, GPU).activate(code, bias, None, code, relu.kind, relu.parameter, guard)
+    assert code.tolist() == [[2.0, 0.0, 0.0]]
+    assert bias.tolist() == [1.0, 1.0, -1.0]
+    assert guard.item() == 0.0

@@ -138,7 +138,7 @@ def test_relu_at_and_below_zero() -> None:
     assert torch.equal(call(ops.activate, case, torch.float32).activation, torch.zeros(1, 4))
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sigma", [RELU, Activation("tanh"), Activation("gelu")], ids=oracle.label)
 def test_threads_change_nothing(sigma: Activation, dtype: torch.dtype) -> None:

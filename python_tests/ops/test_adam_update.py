@@ -186,7 +186,7 @@ def test_weights_within_the_threshold_are_zero() -> None:
     assert 0.5 < zeros / sum(w.numel() for w in result.weights) < 1
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_change_nothing(dtype: torch.dtype) -> None:
     """Cuts between threads fall within tensors, and wherever they like."""

@@ -91,12 +91,12 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_against_float64(dtype: torch.dtype, options: dict[str, Any]) -> None:
+def test_against_float64(kernels: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
     random = Random(101)
-    for rows, columns in itertools.product(ROWS, COLUMNS):
+    shapes = list(itertools.product(ROWS, COLUMNS))
+    for rows, columns in shapes[:: 5 if kernels == "emulated" else 1]:  # the emulator takes its time
         case = arguments(random, rows, columns, **options, sweeps=random.choice((1, 2)))
         result, exact = call(ops.bcd_columns, case, dtype).weight, formula(case)
         what = f"{rows} x {columns}"
@@ -117,7 +117,7 @@ def test_a_sweep_is_a_triangular_solve() -> None:
         assert_close(call(ops.bcd_columns, case).weight, expected, 1e-10, f"{rows} x {columns}")
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")  # 300 sweeps take a while under the emulator
 @pytest.mark.parametrize("columns", [1, 2, 33, 65])
 def test_many_sweeps_solve_the_least_squares_problem(columns: int) -> None:
     case = arguments(Random(103), 7, columns, sweeps=300)
@@ -125,7 +125,7 @@ def test_many_sweeps_solve_the_least_squares_problem(columns: int) -> None:
     assert_close(call(ops.bcd_columns, case).weight, expected, 1e-10)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")  # 400 sweeps take a while under the emulator
 @pytest.mark.parametrize("options", OPTIONS)
 def test_many_sweeps_end_at_the_optimum(options: dict[str, Any]) -> None:
     """By its conditions (Karush, Kuhn and Tucker): they hold nowhere else, the objective being strictly convex."""
@@ -226,7 +226,7 @@ def test_two_sweeps_equal_two_calls(dtype: torch.dtype, options: dict[str, Any])
     assert not same_bits(twice.weight, once.weight)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")  # a thousand calls take a while under the emulator
 def test_hals_factorises_a_nonnegative_matrix() -> None:
     """X = W H of rank 4, from other factors: alternating sweeps over W and H bring W H closer to X each time."""
     random = Random(109)
@@ -282,7 +282,7 @@ def test_rows_are_independent(dtype: torch.dtype, rows: int) -> None:
         assert same_bits(call(ops.bcd_columns, {**case, **part}, dtype).weight, result[chosen])
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(301, 127), (5000, 7), (70, 500)])
 def test_threads_change_nothing(dtype: torch.dtype, shape: tuple[int, int]) -> None:

@@ -442,7 +442,7 @@ def test_the_guard_is_never_lowered_and_may_be_absent() -> None:
     call(ops.code_step, {**arguments, "guard": None})
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")
 @pytest.mark.parametrize("sigma", [RELU, TANH, Activation("gelu")], ids=oracle.label)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_change_nothing_but_the_sum(sigma: Activation, dtype: torch.dtype) -> None:

@@ -176,11 +176,11 @@ def test_threads_follow_torch() -> None:
         torch.set_num_threads(before)
 
 
-def test_instruction_sets(instruction_set: str) -> None:
+def test_instruction_sets(cpu_kernels: str) -> None:
     assert native.module is not None
-    assert native.describe()["isa"] == instruction_set
+    assert native.describe()["isa"] == cpu_kernels
     assert not native.module.use_instruction_set("avx1024")
-    assert native.describe()["isa"] == instruction_set
+    assert native.describe()["isa"] == cpu_kernels
 
 
 def test_instruction_sets_are_compiled_apart() -> None:

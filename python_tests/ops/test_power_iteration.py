@@ -132,7 +132,7 @@ def test_a_nonfinite_matrix_keeps_the_vector(dtype: torch.dtype, bad: float) -> 
         assert not torch.isfinite(result.sigma_squared)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads(dtype: torch.dtype) -> None:
     """Two threads add in another order than one, but always in the same."""

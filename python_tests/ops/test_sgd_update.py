@@ -130,7 +130,7 @@ def test_without_a_guard() -> None:
     assert call(ops.sgd_update, case).weights[4][0, 0] == case["weights"][4][0, 0]
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_change_nothing(dtype: torch.dtype) -> None:
     """Cuts between threads fall within tensors, and wherever they like."""

@@ -264,7 +264,7 @@ def test_squares_that_float32_cannot_hold(size: float) -> None:
     assert result.guard == 0
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(301, 127), (2000, 18)])
 def test_threads_change_nothing_but_the_sums(dtype: torch.dtype, shape: tuple[int, int]) -> None:
