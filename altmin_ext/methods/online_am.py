@@ -134,11 +134,13 @@ class _Buffers:
         self.change = matrices(widths if several else [])
         self.logits = like.new_empty(batch, n_out)
         self.output_residual = like.new_empty(batch, n_out)
+        self.residual_calls: dict[tuple[range, bool], dict[str, Any]] = {}
 
     def part(self, batch: int) -> _Buffers:
         """The first ``batch`` rows of all of them."""
         view = object.__new__(_Buffers)
         view.batch = batch
+        view.residual_calls = {}
         for name, value in vars(self).items():
             if isinstance(value, list):
                 setattr(view, name, [matrix[:batch] for matrix in value])
@@ -185,6 +187,10 @@ class OnlineAM(Method):
         self._rows = list(block)
         self._sigma_squared = [row[CodeScalar.sigma_squared :][:1] for row in self._rows]
         self._guard = torch.zeros(2 * count, dtype=torch.float64, device=self.device)
+        # One launch on a GPU; on a CPU one after the other, while each is in the cache.
+        hidden = range(count - 1)
+        on_gpu = self.device.type == "cuda"
+        self._residuals_at_once = [hidden] if on_gpu else [range(l, l + 1) for l in hidden]
         # To read a flag is to wait for the GPU, so that is put off where nothing depends on it: raised flags stop the
         # weights, but not the running statistics of batch normalisation.
         self._looks_later = self.device.type == "cuda" and all(isinstance(s.map, LinearMap) for s in stages)
@@ -389,43 +395,53 @@ class OnlineAM(Method):
 
         Returns the objective of every stage if the user asked for it.
         """
-        count = len(self._stages)
-        below = [x, *buffers.activation][: len(self._hidden)]
-        hidden = range(len(self._hidden))
-        maps = [stage.map for stage in self._hidden]
-        # W a + b - c = W (a - a0) + (c0 - c), both small: nothing cancels. The first stage's input has not moved.
-        apart = [iteration == 0 and isinstance(map, LinearMap) for map in maps]
-        residuals = list(buffers.residual)
-        products: list[Tensor | None] = list(residuals)
-        for l, map in enumerate(maps):
-            if not apart[l]:
-                map.forward(below[l], residuals[l])
-            elif l > 0:
-                map.forward(buffers.activation_displacement[l - 1], residuals[l])
-            else:
-                products[0] = None
-                residuals[0] = (
-                    buffers.displacement[0] if self.options.weight_iterations == 1 else residuals[0]
-                )
-        ops.weight_residual(
-            buffers.displacement,
-            products,
-            [None if apart[l] else maps[l].bias for l in hidden],
-            [None if apart[l] else buffers.code[l] for l in hidden],
-            residuals,
-            [map.bias_gradient for map in maps],
-            self._rows,
-            [self._rows[l - 1] if apart[l] and l > 0 else None for l in hidden],
-            self._guard[count : 2 * count - 1],
-        )
-        for l, map in enumerate(maps):
-            map.weight_gradients(residuals[l], below[l])
-        top = buffers.activation[-1] if self._hidden else x
+        inputs = [x, *buffers.activation]
+        for stages in self._residuals_at_once:
+            self._hidden_gradients(stages, inputs, buffers, iteration)
         if self._hidden or iteration > 0:
-            self._predictor.map.forward(top, buffers.logits)
-        self._residual_of_loss(buffers, y, *self._scratch, self._flags[2 * count - 1])
-        self._predictor.map.weight_gradients(buffers.output_residual, top)
+            self._predictor.map.forward(inputs[-1], buffers.logits)
+        self._residual_of_loss(buffers, y, *self._scratch, self._flags[2 * len(self._stages) - 1])
+        self._predictor.map.weight_gradients(buffers.output_residual, inputs[-1])
         return self._objective(len(x)) if self.options.report_objective else None
+
+    def _hidden_gradients(
+        self, stages: range, inputs: list[Tensor], buffers: _Buffers, iteration: int
+    ) -> None:
+        """The same of some hidden stages, whose residuals are formed in one call."""
+        first = iteration == 0
+        if (stages, first) not in buffers.residual_calls:
+            buffers.residual_calls[stages, first] = self._residual_call(stages, buffers, first)
+        call = buffers.residual_calls[stages, first]
+        for l, product in zip(stages, call["products"], strict=True):
+            if product is not None:
+                moved = buffers.activation_displacement[l - 1] if self._apart(l, first) else inputs[l]
+                self._hidden[l].map.forward(moved, product)
+        ops.weight_residual(**call)
+        for l, residual in zip(stages, call["residuals"], strict=True):
+            self._hidden[l].map.weight_gradients(residual, inputs[l])
+
+    def _apart(self, l: int, first: bool) -> bool:
+        """Whether W a + b - c is taken as W (a - a0) + (c0 - c), both small, so that nothing cancels."""
+        return first and isinstance(self._hidden[l].map, LinearMap)
+
+    def _residual_call(self, stages: range, buffers: _Buffers, first: bool) -> dict[str, Any]:
+        """Arguments of weight_residual, which are the same tensors in every step."""
+        maps, apart = {l: self._hidden[l].map for l in stages}, {l: self._apart(l, first) for l in stages}
+        # The input of the first stage has not moved, and its displacement is as good as used up.
+        unmoved = [l for l in stages if l == 0 and apart[l]]
+        in_place = unmoved if self.options.weight_iterations == 1 else []
+        first_flag = len(self._stages)
+        return {
+            "displacements": [buffers.displacement[l] for l in stages],
+            "products": [None if l in unmoved else buffers.residual[l] for l in stages],
+            "biases": [None if apart[l] else maps[l].bias for l in stages],
+            "codes": [None if apart[l] else buffers.code[l] for l in stages],
+            "residuals": [buffers.displacement[l] if l in in_place else buffers.residual[l] for l in stages],
+            "bias_gradients": [maps[l].bias_gradient for l in stages],
+            "scalars": [self._rows[l] for l in stages],
+            "below": [self._rows[l - 1] if apart[l] and l > 0 else None for l in stages],
+            "guard": self._guard[first_flag + stages.start : first_flag + stages.stop],
+        }
 
     def _objective(self, batch: int) -> Tensor:
         """Local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, and the loss."""

@@ -5,13 +5,14 @@ For ratios use ``python -m benchmarks.macro.ratios``, whose contenders take turn
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.macro.contenders import contenders, minibatch, networks
+from benchmarks.macro.contenders import contenders, minibatches, networks
 
 
 @pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads} threads")
@@ -31,5 +32,5 @@ def test_step(benchmark: Any, network: str, contender: str, threads: int) -> Non
         step = contenders[contender](n_in, width)
     except LookupError as reason:
         pytest.skip(str(reason))
-    x, y = minibatch(n_in)
-    benchmark.pedantic(step, (x, y), iterations=5, rounds=20, warmup_rounds=3)
+    data = itertools.cycle(minibatches(n_in))
+    benchmark.pedantic(lambda: step(*next(data)), iterations=5, rounds=20, warmup_rounds=3)

@@ -24,11 +24,17 @@ networks = {"2x100": (784, 100), "2x500": (784, 500)}
 released_code = "ALTMIN_RELEASED_CODE"
 
 
-def minibatch(n_in: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Standard normal inputs and uniform labels."""
+def minibatches(n_in: int, count: int = 100, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Standard normal inputs and uniform labels.
+
+    Many of them: a single one is learned by heart within fifty steps, and then the gradients of a loss of zero are
+    denormal numbers, with which processors are several times slower than with those of any real training.
+    """
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, n_in, generator=generator)
-    return x, torch.randint(classes, (batch,), generator=generator)
+    return [
+        (torch.randn(batch, n_in, generator=generator), torch.randint(classes, (batch,), generator=generator))
+        for _ in range(count)
+    ]
 
 
 def _network(n_in: int, width: int) -> nn.Sequential:
@@ -70,7 +76,7 @@ def compiled_autograd(n_in: int, width: int) -> Step:
         optimizer.step()
 
     try:
-        step(*minibatch(n_in))
+        step(*minibatches(n_in, 1)[0])
     except Exception as error:  # it needs a compiler that suits it, and fails in many ways without
         raise LookupError(f"torch.compile fails here: {str(error).splitlines()[0]}") from error
     return step

@@ -10,6 +10,7 @@ less; it is meaningful for one thread. Run it with nothing else running.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.macro.contenders import contenders, minibatch, networks
+from benchmarks.macro.contenders import contenders, minibatches, networks
 
 base = "autograd, Adam(fused)"
 pairs = {
@@ -40,7 +41,7 @@ def measure(
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Milliseconds per step of every contender in every round, and why some were left out."""
     n_in, width = networks[network]
-    x, y = minibatch(n_in)
+    data = minibatches(n_in)
     steps, left_out = {}, {}
     for name in names:
         try:
@@ -49,10 +50,10 @@ def measure(
             left_out[name] = str(reason)
     counts = {}
     for name, step in steps.items():
-        for _ in range(5):
+        for x, y in data[:5]:
             step(x, y)
         start = time.perf_counter()
-        for _ in range(5):
+        for x, y in data[5:10]:
             step(x, y)
         counts[name] = max(3, int(round_seconds / ((time.perf_counter() - start) / 5)))
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -60,9 +61,10 @@ def measure(
         order = list(steps) if number % 2 == 0 else list(reversed(steps))
         for name in order:
             step, count = steps[name], counts[name]
-            step(x, y)  # the caches belong to the contender before
+            step(*data[0])  # the caches belong to the contender before
+            ahead = itertools.islice(itertools.cycle(data[1:]), count)
             start = clock()
-            for _ in range(count):
+            for x, y in ahead:
                 step(x, y)
             times[name].append(1e3 * (clock() - start) / count)
     return times, left_out

@@ -25,8 +25,10 @@ def placed(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [placed(entry, device) for entry in value]
     if isinstance(value, Output):
-        value = torch.zeros(value.shape, dtype=value.dtype or torch.float64)
-    return value.to(device) if isinstance(value, Tensor) else value
+        value = torch.zeros(value.shape, dtype=value.dtype)
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, torch.float64 if value.is_floating_point() else value.dtype)
 
 
 def on_gpu(op: str) -> dict[str, Any]:
