@@ -149,6 +149,7 @@ def _run(
                 report = method.step(x, y)
                 interrupt.release()
                 record.add(report, len(x))
+                del x, y  # the next minibatch then takes their memory, which is still in the cache
                 state.step += 1
                 if state.step % _STEPS_UNSEEN == 0:
                     method.raise_if_diverged()
