@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_Shape = tuple[torch.Size, torch.Size, tuple[int, ...]]
 
 
 class Capturable(Protocol):
     """What a step must be cut into. Only :meth:`_compute` is captured: its kernels, and none of its Python."""
+
+    model: nn.Module
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -44,8 +48,8 @@ class CapturedSteps:
     def __init__(self, method: Capturable, memory: Callable[[], Any], device: torch.device) -> None:
         self._method = method
         self._memory = memory
-        self._seen: set[tuple[torch.Size, torch.Size]] = set()
-        self._captures: dict[tuple[torch.Size, torch.Size], _Capture] = {}
+        self._seen: set[_Shape] = set()
+        self._captures: dict[_Shape, _Capture] = {}
         self._device = device
         self._stream = torch.cuda.Stream(device)
 
@@ -56,7 +60,9 @@ class CapturedSteps:
 
     def _step(self, x: Tensor, y: Tensor) -> Any:
         x, y = self._method._prepare(x, y)
-        shape = (x.shape, y.shape)
+        # A graph knows the weights by their place in memory, which moving the model to and fro changes.
+        places = tuple(parameter.data_ptr() for parameter in self._method.model.parameters())
+        shape = (x.shape, y.shape, places)
         if shape not in self._seen:
             report = self._warm_up(x, y)
             self._seen.add(shape)  # not where it was refused
@@ -73,15 +79,17 @@ class CapturedSteps:
         # On the stream of the capture, as torch asks for: some libraries keep memory per stream.
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            report = self._method._compute(x, y)
-        current.wait_stream(self._stream)
-        return report
+        try:
+            with torch.cuda.stream(self._stream):
+                return self._method._compute(x, y)
+        finally:
+            current.wait_stream(self._stream)
 
     def _capture(self, x: Tensor, y: Tensor) -> _Capture:
         x, y = x.clone(), y.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # Other threads, such as a DataLoader's, may go on using the GPU.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             report = self._method._compute(x, y)
         return _Capture(graph, x, y, report, self._memory())
 

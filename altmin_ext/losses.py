@@ -29,7 +29,7 @@ class Loss(abc.ABC):
 
     @abc.abstractmethod
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The mean loss over the minibatch, 0-d, differentiable."""
+        """The mean loss over the minibatch, 0-d, differentiable; NaN on a GPU where a label is out of range."""
 
     @abc.abstractmethod
     def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
@@ -50,9 +50,13 @@ class CrossEntropy(Loss):
         return 0.5  # diag(p) - p p^T has no eigenvalue above 1/2
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(
-            logits, y, ignore_index=torch.iinfo(torch.int64).min
-        )  # torch's -100 is an error here
+        if logits.is_cuda:
+            # There a label out of range ends the process's use of the GPU; to look for one would be to wait.
+            inside = (y >= 0) & (y < logits.shape[1])
+            loss = F.cross_entropy(logits, y.clamp(0, logits.shape[1] - 1))
+            return torch.where(inside.all(), loss, torch.nan)
+        # torch's -100 is an error here
+        return F.cross_entropy(logits, y, ignore_index=torch.iinfo(torch.int64).min)
 
     def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:

@@ -305,7 +305,8 @@ def _check_method_object(
         )
     if loss not in ("cross_entropy", method.loss.name):
         raise ValueError(f"loss must be the method's, {method.loss.name!r}, but is {loss!r}: leave it out.")
-    if device is not None and torch.device(device) != method.device:
+    wanted = method.device if device is None else torch.device(device)
+    if wanted.type != method.device.type or wanted.index not in (None, method.device.index):
         raise ValueError(f"device must be the method's, {method.device}, but is {device}: leave it out.")
 
 

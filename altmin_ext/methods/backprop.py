@@ -5,6 +5,7 @@ To them the whole network is one stage, whose objective is the loss.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -27,12 +28,23 @@ class _Backprop(Method):
         self.optimizer = self._make_optimizer(self._trained)
         self._looks_later = self.device.type == "cuda"
         self._looked_after = 0  # how many steps
-        self._not_finite = torch.zeros((), device=self.device)
-        if self._looks_later:
-            # The fused optimisers then leave the weights alone, and their rates can change under a CUDA graph.
-            self.optimizer.found_inf = self._not_finite  # type: ignore[attr-defined]
-            for group in self.optimizer.param_groups:
-                group["lr"] = torch.tensor(group["lr"], device=self.device)
+        self._not_finite = torch.zeros((), dtype=torch.float32, device=self.device)
+        self._prepare_for_gpu()
+
+    def _prepare_for_gpu(self) -> None:
+        """Have the optimiser skip steps that are not finite, and take rates that change under a CUDA graph."""
+        if not self._looks_later:
+            return
+        self.optimizer.found_inf = self._not_finite  # type: ignore[attr-defined]
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=self.device)
+            if "capturable" in group:
+                group["capturable"] = True
+            if group.get("momentum"):
+                # Else torch makes them of no content and leaves that to the first step, which may be skipped.
+                for parameter in group["params"]:
+                    state = self.optimizer.state[parameter]
+                    state.setdefault("momentum_buffer", torch.zeros_like(parameter))
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         raise NotImplementedError
@@ -50,6 +62,8 @@ class _Backprop(Method):
         with torch.enable_grad():
             try:
                 logits = self.model(x)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
             if logits.ndim != 2:
@@ -100,15 +114,16 @@ class _Backprop(Method):
             self._not_finite.zero_()
             raise DivergenceError(
                 f"the loss or a gradient is not finite at one of the steps {first} to {self.steps}; lower lr, or "
-                "check the inputs."
+                "check x for NaN or Inf and y for labels out of range."
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**super().state_dict(), "optimizer": copy.deepcopy(self.optimizer.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
+        self._prepare_for_gpu()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +160,4 @@ class BackpropAdam(_Backprop):
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         o = self.options
-        on_gpu = parameters[0].is_cuda
-        return torch.optim.AdamW(
-            parameters, lr=o.lr, weight_decay=o.weight_decay, fused=True, capturable=on_gpu
-        )
+        return torch.optim.AdamW(parameters, lr=o.lr, weight_decay=o.weight_decay, fused=True)

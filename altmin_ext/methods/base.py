@@ -156,7 +156,8 @@ class Method(abc.ABC):
         self.dtype: torch.dtype = parameters[0].dtype
         self.steps = 0
         self.learning_rate_factor = 1.0
-        self._captured = CapturedSteps(self, self._captured_memory, self.device) if graph else None
+        self._graph = graph
+        self._captured = self._new_captures()
 
     def step(self, x: Tensor, y: Tensor) -> StepReport:
         """Train on one minibatch.
@@ -201,6 +202,9 @@ class Method(abc.ABC):
 
     def _finish(self) -> None:  # noqa: B027  (most methods keep no books)
         """What comes after it on the host, such as raising a penalty."""
+
+    def _new_captures(self) -> CapturedSteps | None:
+        return CapturedSteps(self, self._captured_memory, self.device) if self._graph else None
 
     @classmethod
     def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
@@ -261,5 +265,6 @@ class Method(abc.ABC):
         """
         if state.get("method") != self.name:
             raise ValueError(f"state must be of method {self.name!r}, but is of {state.get('method')!r}.")
+        self._captured = self._new_captures()  # whose graphs know what they move by its place in memory
         self.steps = int(state["steps"])
         self.learning_rate_factor = float(state["learning_rate_factor"])

@@ -182,6 +182,7 @@ class OnlineAM(Method):
             for stage, above in itertools.pairwise(self._stages)
         ]
         count = len(self._stages)
+        self._widths = torch.tensor([stage.map.n_out for stage in self._hidden], device=self.device)
         block = torch.zeros(count - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
         self._scalars = block
         self._rows = list(block)
@@ -259,9 +260,11 @@ class OnlineAM(Method):
             self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)
 
     def raise_if_diverged(self) -> None:
-        if self._looks_later and self.on_nonfinite == "raise":
-            self._diverged()
-        self._looked_after = self.steps
+        try:
+            if self._looks_later and self.on_nonfinite == "raise":
+                self._diverged()
+        finally:
+            self._looked_after = self.steps
 
     @classmethod
     def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
@@ -446,12 +449,8 @@ class OnlineAM(Method):
     def _objective(self, batch: int) -> Tensor:
         """Local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, and the loss."""
         terms = self._scalars[:, CodeScalar.residual_square] * self._scalars[:, CodeScalar.scale] ** 2
-        if self.options.scaling == "paper":
-            terms = terms * (self.mu / batch)
-        else:
-            widths = torch.tensor([stage.map.n_out for stage in self._hidden], device=self.device)
-            terms = terms / (batch * widths)
-        return torch.cat([terms, self._scratch[0].double().reshape(1)])
+        share = self.mu / batch if self.options.scaling == "paper" else 1 / (batch * self._widths)
+        return torch.cat([terms * share, self._scratch[0].double().reshape(1)])
 
     # ------------------------------------------------------------------------------- what a step needs
 

@@ -113,9 +113,10 @@ def softmax_residual(
         first = int(outside.nonzero()[0, 0])
         raise ValueError(f"y must lie in [0, {classes}), but y[{first}] is {int(labels[first])}.")
     z = logits if bias is None else logits + bias
-    loss.copy_(F.cross_entropy(z, labels))
+    inside = labels.clamp(0, classes - 1)
+    loss.copy_(torch.where(outside.any(), torch.nan, F.cross_entropy(z, inside)))
     correct.copy_((z.argmax(1) == labels).sum())
-    residual.copy_(z.softmax(1) - F.one_hot(labels, classes))
+    residual.copy_(z.softmax(1) - F.one_hot(inside, classes))
     if bias_gradient is not None:
         torch.sum(residual, 0, out=bias_gradient)
     _raise_unless_finite(guard, loss)

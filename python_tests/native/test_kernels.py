@@ -112,7 +112,14 @@ def bcd_case(random: Random, rows: int, columns: int) -> dict[str, Any]:
 
 
 def step_case(random: Random, batch: int, width: int) -> dict[str, Any]:
-    options = {"first": False, "change": True, "mask": True, "velocity": True, "momentum": 0.9}
+    options = {
+        "first": False,
+        "change": True,
+        "mask": True,
+        "velocity": True,
+        "momentum": 0.9,
+        "normalised": 1.0,
+    }
     return test_code_step.case(random, batch, width, GELU, **options)
 
 
