@@ -182,7 +182,8 @@ class OnlineAM(Method):
             for stage, above in itertools.pairwise(self._stages)
         ]
         count = len(self._stages)
-        self._widths = torch.tensor([stage.map.n_out for stage in self._hidden], device=self.device)
+        widths = [stage.map.n_out for stage in self._hidden]
+        self._widths = torch.tensor(widths, dtype=torch.float64, device=self.device)
         block = torch.zeros(count - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
         self._scalars = block
         self._rows = list(block)
