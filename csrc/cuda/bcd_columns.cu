@@ -19,7 +19,7 @@ constexpr int tile = warp_size;  // columns of a block of columns, one per lane
 //   2. one column after the other within J, whose part of the gram matrix is in shared memory: each step takes its
 //      change off the residuals of the columns behind it.
 template <int held, typename T>
-__global__ void __launch_bounds__(warps* warp_size) bcd_columns_kernel(BcdColumns<T> o) {
+__global__ void __launch_bounds__(warps* warp_size, 1) bcd_columns_kernel(BcdColumns<T> o) {
   __shared__ T gram[tile][tile + 1];
   __shared__ T weights[warps * held][tile + 1];
   __shared__ double largest_shared;

@@ -149,7 +149,9 @@ BUGS = (
     ),
     Bug(
         "softmax: stride of a single block", "softmax_residual.cu",
-        "row += int64_t{gridDim.x} * warps", "row += warps", "softmax_residual",
+        "* warps) {\n    const T* logits = o.logits + row * o.classes;\n    const int64_t label",
+        "/ gridDim.x * warps) {\n    const T* logits = o.logits + row * o.classes;\n    const int64_t label",
+        "softmax_residual",
     ),
     Bug(
         "update: refusal raises the guard at once", "update.h",
@@ -191,7 +193,7 @@ BUGS = (
     ),
     Bug(
         "power iteration: a row too many", "power_iteration.cu",
-        "row < o.rows; row += int64_t{share", "row <= o.rows; row += int64_t{share", "power_iteration",
+        "row < o.rows;\n", "row <= o.rows;\n", "power_iteration",
     ),
     Bug(
         "power iteration: one counter for all matrices", "power_iteration.cu",
@@ -219,7 +221,7 @@ BUGS = (
     ),
     Bug(
         "columns: part of the gram matrix overwritten too early", "bcd_columns.cu",
-        "gram[r][lane];\n        __syncthreads();\n      }", "gram[r][lane];\n      }", "bcd_columns",
+        "-= product[i];\n        __syncthreads();", "-= product[i];", "bcd_columns",
     ),
     Bug(
         "columns: columns of the block behind the last", "bcd_columns.cu",

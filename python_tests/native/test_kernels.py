@@ -199,6 +199,14 @@ def test_softmax_of_any_number_of_classes(batch: int, classes: int) -> None:
 
 
 @pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("classes", [10, 100, 300])
+def test_softmax_residual_takes_the_first_of_equal_logits(classes: int) -> None:
+    """As the CPU's kernel and torch's argmax do; all logits are equal here, so only label 0 is right."""
+    case = {**softmax_case(Random(10), 30, classes), "logits": torch.zeros(30, classes), "bias": None}
+    assert call(ops.softmax_residual, case).correct == (case["labels"] == 0).sum()
+
+
+@pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("classes", [10, 300])
 @pytest.mark.parametrize("label", [-1, 2**40, -(2**62)])
 def test_a_label_outside_the_classes_raises_the_guard(classes: int, label: int) -> None:
