@@ -66,9 +66,9 @@ __global__ void __launch_bounds__(warps* warp_size, 1) bcd_columns_kernel(BcdCol
       for (int r = warp; r < tile; r += warps)
         gram[r][lane] = inside && first + r < n ? o.gram[(first + r) * n + column] : T(0);
       __syncthreads();
-      for (int j = 0; j < tile && first + j < n; ++j) {
+      for (int j = 0; j < tile; ++j) {
         const T diagonal = gram[j][j];
-        if (diagonal <= smallest) continue;  // a NaN goes on, to be seen
+        if (diagonal <= smallest) continue;  // 0 behind the last column; a NaN goes on, to be seen
         const bool free = o.has_bias && first + j == n - 1;
         for (int i = 0; i < held; ++i) {
           const T before = __shfl_sync(whole_warp, own[i], j);

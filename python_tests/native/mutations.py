@@ -224,10 +224,6 @@ BUGS = (
         "-= product[i];\n        __syncthreads();", "-= product[i];", "bcd_columns",
     ),
     Bug(
-        "columns: columns of the block behind the last", "bcd_columns.cu",
-        "j < tile && first + j < n; ++j", "j < tile; ++j", "bcd_columns",
-    ),
-    Bug(
         "columns: weights of another warp", "bcd_columns.cu",
         "product[i] += weights[i * warps + warp][r]", "product[i] += weights[i * warps + (warp ^ 1)][r]",
         "bcd_columns",

@@ -27,7 +27,7 @@ TARGETS = {
 BUDGET = {
     "activate": (56, 72),
     "adam_update": (48, 64),
-    "bcd_columns": (64, 128),
+    "bcd_columns": (96, 128),
     "code_step": (112, 216),
     "memory_update": (80, 128),
     "mse_residual": (56, 56),

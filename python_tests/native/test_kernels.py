@@ -254,6 +254,15 @@ class TestManyTensors:
         again = call(getattr(ops, op), self.case(op))
         assert all(same_bits(a, b) for a, b in zip(results(again), results(fine), strict=True))
 
+    def test_all_may_refuse_at_once(self, op: str) -> None:
+        """Every thread of every block has the same to say."""
+        case = self.case(op)
+        case["gradients"] = [torch.full_like(gradient, float("nan")) for gradient in case["gradients"]]
+        result = call(getattr(ops, op), case)
+        assert result.guard.tolist() == [1.0] * len(self.sizes)
+        for own, start in zip(result.weights, case["weights"], strict=True):
+            assert same_bits(own, start)
+
     @pytest.mark.parametrize("raised", [0, 69])
     def test_a_raised_flag_stops_all(self, op: str, raised: int) -> None:
         case = self.case(op)
