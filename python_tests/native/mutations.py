@@ -260,8 +260,9 @@ def outcome(bug: Bug, folder: Path) -> str:
     if done.returncode == 0:
         return ""
     # What the emulator saw follows the error that the launch ended with.
-    reports = re.findall(r"^E +AssertionError: (\S.*)$", done.stdout, re.MULTILINE)
-    return reports[-1] if reports else f"pytest stopped with {done.returncode}"
+    faults = re.findall(r"^E +AssertionError: (\S.*)$", done.stdout, re.MULTILINE)
+    reports = re.findall(r"^E +(\S.*)$", done.stdout, re.MULTILINE)
+    return (faults[-1:] or reports[:1] or [f"pytest stopped with {done.returncode}"])[0]
 
 
 def main() -> None:
