@@ -27,7 +27,6 @@ class _Backprop(Method):
             raise ValueError("model must have a parameter that requires a gradient, but all are frozen.")
         self.optimizer = self._make_optimizer(self._trained)
         self._looks_later = self.device.type == "cuda"
-        self._looked_after = 0  # how many steps
         self._not_finite = torch.zeros((), dtype=torch.float32, device=self.device)
         self._prepare_for_gpu()
 
@@ -103,19 +102,19 @@ class _Backprop(Method):
             return False
         if self.on_nonfinite == "raise":
             raise DivergenceError(
-                f"{'the loss' if not torch.isfinite(loss) else 'a gradient'} is not finite at step {self.steps + 1}; "
+                f"{'the loss' if not torch.isfinite(loss) else 'a gradient'} is not finite {self._when()}; "
                 "lower lr, or check the inputs."
             )
         return True
 
-    def raise_if_diverged(self) -> None:
-        first, self._looked_after = self._looked_after + 1, self.steps
-        if self._looks_later and self.on_nonfinite == "raise" and bool(self._not_finite):
-            self._not_finite.zero_()
-            raise DivergenceError(
-                f"the loss or a gradient is not finite at one of the steps {first} to {self.steps}; lower lr, or "
-                "check x for NaN or Inf and y for labels out of range."
-            )
+    def _look(self) -> None:
+        if not bool(self._not_finite):
+            return
+        self._not_finite.zero_()
+        raise DivergenceError(
+            f"the loss or a gradient is not finite {self._when()}; lower lr, or check x for NaN or Inf and y for "
+            "labels out of range."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "optimizer": copy.deepcopy(self.optimizer.state_dict())}

@@ -156,6 +156,9 @@ class Method(abc.ABC):
         self.dtype: torch.dtype = parameters[0].dtype
         self.steps = 0
         self.learning_rate_factor = 1.0
+        # To read a flag is to wait for the GPU: methods that need not do so look for divergence only now and then.
+        self._looks_later = False
+        self._looked_after = 0  # how many steps
         self._graph = graph
         self._captured = self._new_captures()
 
@@ -215,12 +218,26 @@ class Method(abc.ABC):
         """What a captured step uses and the method might replace later."""
         return None
 
-    def raise_if_diverged(self) -> None:  # noqa: B027  (where steps look for themselves there is nothing to do)
+    def raise_if_diverged(self) -> None:
         """Raise a DivergenceError if a step since the last call was not finite and had to be left out.
 
         Does something only on a GPU, which it waits for. :func:`altmin_ext.train` calls it at the end of an epoch
         and every thousand steps.
         """
+        try:
+            if self._looks_later and self.on_nonfinite == "raise":
+                self._look()
+        finally:
+            self._looked_after = self.steps
+
+    def _look(self) -> None:  # noqa: B027  (only methods that look later have something to see)
+        """Raise a DivergenceError if a flag is up, and lower it."""
+
+    def _when(self) -> str:
+        """Which step an error that was found just now is about."""
+        if self._looks_later:
+            return f"at one of the steps {self._looked_after + 1} to {self.steps}"
+        return f"at step {self.steps + 1}"
 
     def check_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """Raise unless ``(x, y)`` is a minibatch this method can train on; return y in its working dtype.

@@ -196,7 +196,6 @@ class OnlineAM(Method):
         # To read a flag is to wait for the GPU, so that is put off where nothing depends on it: raised flags stop the
         # weights, but not the running statistics of batch normalisation.
         self._looks_later = self.device.type == "cuda" and all(isinstance(s.map, LinearMap) for s in stages)
-        self._looked_after = 0  # how many steps
         self._taken = True
         # On the CPU a list of the flags, through numpy, costs a tenth of asking torch.
         self._guard_list = (self._guard.numpy() if self.device.type == "cpu" else self._guard).tolist
@@ -260,12 +259,8 @@ class OnlineAM(Method):
         if self._taken:
             self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)
 
-    def raise_if_diverged(self) -> None:
-        try:
-            if self._looks_later and self.on_nonfinite == "raise":
-                self._diverged()
-        finally:
-            self._looked_after = self.steps
+    def _look(self) -> None:
+        self._diverged()
 
     @classmethod
     def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
@@ -522,12 +517,11 @@ class OnlineAM(Method):
             return True
         stage, weights = raised[0] % len(self._stages), raised[0] >= len(self._stages)
         variable = "weight gradient" if weights else "code" if stage < len(self._hidden) else "loss"
-        when, causes = f"at step {self.steps + 1}", "check x for NaN or Inf"
+        causes = "check x for NaN or Inf"
         if self._looks_later:
-            when = f"at one of the steps {self._looked_after + 1} to {self.steps}"
-            causes = f"check x for NaN or Inf, y for labels outside [0, {self.n_out})"
+            causes += f", y for labels outside [0, {self.n_out})"
         raise DivergenceError(
-            f"the {variable} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite {when}; "
+            f"the {variable} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite {self._when()}; "
             f"{causes}, or lower lr or lr_codes."
         )
 

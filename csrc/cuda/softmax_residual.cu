@@ -27,6 +27,17 @@ __device__ __forceinline__ void warp_maximum(T& value, int64_t& index) {
 struct Score {
   double loss;
   long long correct;
+
+  // A row whose powers add up to `total`; every lane brings the shifted logit of the label, or 0.
+  template <typename T>
+  __device__ __forceinline__ void add(T of_label, double total, int64_t winner, int64_t label,
+                                      int64_t classes) {
+    loss -= static_cast<double>(of_label);
+    if (threadIdx.x != 0) return;
+    const bool inside = label >= 0 && label < classes;
+    loss += inside ? log(total) : std::numeric_limits<double>::quiet_NaN();
+    correct += winner == label;
+  }
 };
 
 // One warp per row. Its lanes keep up to `kept` numbers each of the row in registers, and of the column sums.
@@ -70,12 +81,7 @@ __device__ Score keep_rows(const SoftmaxResidual<T>& o, double (&sums)[kept]) {
       o.residual[row * o.classes + j] = residual;
       sums[k] += static_cast<double>(residual);
     }
-    score.loss -= static_cast<double>(of_label);
-    if (lane == 0) {
-      const bool inside = label >= 0 && label < o.classes;
-      score.loss += inside ? log(total) : std::numeric_limits<double>::quiet_NaN();
-      score.correct += winner == label;
-    }
+    score.add(of_label, total, winner, label, o.classes);
   }
   return score;
 }
@@ -111,12 +117,7 @@ __device__ Score stream_rows(const SoftmaxResidual<T>& o) {
     const T inverse = static_cast<T>(1 / total);
     for (int64_t j = lane; j < o.classes; j += warp_size)
       residual[j] = residual[j] * inverse - (j == label ? T(1) : T(0));
-    score.loss -= static_cast<double>(of_label);
-    if (lane == 0) {
-      const bool inside = label >= 0 && label < o.classes;
-      score.loss += inside ? log(total) : std::numeric_limits<double>::quiet_NaN();
-      score.correct += winner == label;
-    }
+    score.add(of_label, total, winner, label, o.classes);
   }
   return score;
 }
