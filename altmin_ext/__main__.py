@@ -150,6 +150,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=0, help="of the initial weights, the data's order and the method (0)")
     add("--device", help="cpu, cuda, ... (cpu)")
+    add("--graph", action="store_true", help="on a GPU: capture the step as a CUDA graph and replay it")
     add("--threads", type=int, metavar="N", help="CPU threads (as many as torch chooses)")
     add("--on-nonfinite", default="raise", help="raise, or skip a minibatch that is not finite (raise)")
     add("--output", type=Path, metavar="DIR", help="write model, history and learning curve there")
@@ -305,6 +306,7 @@ def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -
             seed=arguments.seed,
             device=arguments.device,
             on_nonfinite=arguments.on_nonfinite,
+            graph=arguments.graph,
             **options,
         )
         for label, (name, options) in chosen.items()

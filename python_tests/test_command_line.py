@@ -203,6 +203,10 @@ def test_global_generator_of_an_importing_program_is_left_alone(capsys):
         (["train", "--activation", "rellu"], "unknown activation 'rellu': did you mean 'relu'"),
         (["train", "--threads", "0"], "--threads must be at least 1, but is 0."),
         (["train", "--device", "abacus"], "--device must be usable, but is 'abacus': "),
+        (
+            ["train", "--graph"],
+            "graph must be False here: a CUDA graph needs a GPU, and the model trains on cpu.",
+        ),
         (["train", "--patience", "3"], "--patience must come with --validation-fraction"),
         (["train", "--method", "sgd", "--compare", "sgd"], "--compare must name another method"),
         (["train", "--method", "sgd", "--compare", "adam:lr"], "--compare must be NAME[:OPTION=VALUE,...]"),
