@@ -14,14 +14,10 @@ namespace {
 // the first-level cache, so that optional terms cost neither a branch per element nor a pass over memory.
 constexpr int64_t chunk = 512;
 
-template <typename T>
-struct Factors {
-  T eta, unit, pulled_back, pulled_back_change, anchor, momentum, threshold;
-};
-
 // gradient = downstream of the code: all of it that does not depend on delta.
 template <typename T>
-void downstream_chunk(const CodeStep<T>& o, const Factors<T> f, T* __restrict gradient, int64_t i, int64_t n) {
+void downstream_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, T* __restrict gradient, int64_t i,
+                      int64_t n) {
   const T* __restrict pulled_back = o.pulled_back + i;
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) gradient[j] = f.pulled_back * pulled_back[j];
@@ -39,7 +35,7 @@ void downstream_chunk(const CodeStep<T>& o, const Factors<T> f, T* __restrict gr
 
 // Moves delta of elements [i, i + n), n at most chunk; returns its sum of squares.
 template <typename T, typename Sigma>
-double move_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, T* __restrict gradient,
+double move_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma sigma, T* __restrict gradient,
                   int64_t i, int64_t n) {
   const T* __restrict code = o.code + i;
   T* __restrict delta = o.displacement + i;
@@ -77,7 +73,7 @@ double move_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, T
 
 // The displacement of the activation first: `activation` may be `code`.
 template <typename T, typename Sigma>
-void activate_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma, int64_t i, int64_t n) {
+void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma sigma, int64_t i, int64_t n) {
   const T* code = o.code + i;
   T* activation = o.activation + i;
   const T* __restrict delta = o.displacement + i;
@@ -103,17 +99,7 @@ void activate_chunk(const CodeStep<T>& o, const Factors<T> f, const Sigma sigma,
 
 template <typename T>
 void code_step(const CodeStep<T>& o) {
-  CodeScalars& s = *o.scalars;
-  if (o.first) {
-    // A thresholded code is an exact zero only where nothing is rounded in c0 - unit (c0 / unit).
-    s.unit = o.above && !(s.threshold > 0) ? o.above->scale : 1.0;
-    s.step_taken = s.step_size >= 0 ? s.step_size : 1.0 / (1.0 + s.curvature * s.sigma_squared);
-  }
-  const double incoming = o.above ? o.above->unit / s.unit : 1.0;
-  const Factors<T> f = {
-      static_cast<T>(s.step_taken), static_cast<T>(s.unit),   static_cast<T>(s.downstream * incoming),
-      static_cast<T>(s.downstream), static_cast<T>(s.anchor), static_cast<T>(s.momentum),
-      static_cast<T>(s.threshold)};
+  const CodeStepFactors<T> f = factors_of(o);
   double sum = 0;
   dispatch_activation<T>(o.kind, o.parameter, [&](auto sigma) {
     sum = parallel_sum(o.size, threads_for(o.size), [&](int64_t begin, int64_t end) {
@@ -129,10 +115,7 @@ void code_step(const CodeStep<T>& o) {
     });
   });
   raise_unless_finite(sum, o.guard);
-  const double rms = o.size > 0 ? std::sqrt(sum / static_cast<double>(o.size)) : 0.0;
-  const double own = rms > 0 ? std::max(1.0, smallest_displacement / rms) : 1.0;
-  s.damping = o.above ? o.above->damping : own;
-  s.scale = s.normalised != 0 && rms > 0 ? s.unit * rms * s.damping : s.unit;
+  conclude(o, sum);
 }
 
 ALTMIN_INSTANTIATE(code_step, void, CodeStep)

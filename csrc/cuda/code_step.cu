@@ -12,38 +12,9 @@ namespace {
 
 constexpr int threads = 256;
 
-template <typename T>
-struct Factors {
-  T eta, unit, pulled_back, pulled_back_change, anchor, momentum, threshold;
-};
-
-// Nothing that this launch writes is read here: on the first iteration unit and step size are worked out anew by
-// every block, and the last one keeps them.
-template <typename T>
-__device__ double unit_of(const CodeStep<T>& o) {
-  if (!o.first) return o.scalars->unit;
-  return o.above && !(o.scalars->threshold > 0) ? o.above->scale : 1.0;
-}
-
-template <typename T>
-__device__ double step_of(const CodeStep<T>& o) {
-  const CodeScalars& s = *o.scalars;
-  if (!o.first) return s.step_taken;
-  return s.step_size >= 0 ? s.step_size : 1.0 / (1.0 + s.curvature * s.sigma_squared);
-}
-
-template <typename T>
-__device__ Factors<T> factors_of(const CodeStep<T>& o) {
-  const CodeScalars& s = *o.scalars;
-  const double unit = unit_of(o), incoming = o.above ? o.above->unit / unit : 1.0;
-  return {static_cast<T>(step_of(o)),   static_cast<T>(unit),     static_cast<T>(s.downstream * incoming),
-          static_cast<T>(s.downstream), static_cast<T>(s.anchor), static_cast<T>(s.momentum),
-          static_cast<T>(s.threshold)};
-}
-
 // Moves the elements from `place`; returns the sum of squares of their displacement.
 template <int width, typename T, typename Sigma>
-__device__ __forceinline__ double move(const CodeStep<T>& o, const Factors<T>& f, const Sigma& sigma,
+__device__ __forceinline__ double move(const CodeStep<T>& o, const CodeStepFactors<T>& f, const Sigma& sigma,
                                        int64_t place) {
   const auto code = load<width>(o.code + place);
   const auto pulled_back = load<width>(o.pulled_back + place);
@@ -78,7 +49,7 @@ __device__ __forceinline__ double move(const CodeStep<T>& o, const Factors<T>& f
 template <int width, typename T, typename Sigma>
 __global__ void __launch_bounds__(threads, 1)
     code_step_kernel(CodeStep<T> o, Sigma sigma, Workspace workspace) {
-  __shared__ Factors<T> f;  // quotients in double: once per block is enough
+  __shared__ CodeStepFactors<T> f;  // quotients in double: once per block is enough
   if (threadIdx.x == 0) f = factors_of(o);
   __syncthreads();
   const int64_t thread = blockIdx.x * int64_t{threads} + threadIdx.x, stride = int64_t{gridDim.x} * threads;
@@ -88,15 +59,7 @@ __global__ void __launch_bounds__(threads, 1)
   if (packs * width + thread < o.size) square += move<1>(o, f, sigma, packs * width + thread);
 
   launch_sum(square, workspace, [&](double sum) {
-    CodeScalars& s = *o.scalars;
-    const double unit = unit_of(o), step = step_of(o);
-    const double rms = o.size > 0 ? sqrt(sum / static_cast<double>(o.size)) : 0.0;
-    const double own = rms > 0 ? fmax(1.0, smallest_displacement / rms) : 1.0;
-    const double damping = o.above ? o.above->damping : own;
-    s.unit = unit;
-    s.step_taken = step;
-    s.damping = damping;
-    s.scale = s.normalised != 0 && rms > 0 ? unit * rms * damping : unit;
+    conclude(o, sum);  // no block reads the scalars any more
     if (!(sum <= 1.7976931348623157e308)) raise(o.guard);
   });
 }

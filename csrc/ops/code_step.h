@@ -22,6 +22,7 @@
 
 #include "activation.h"
 #include "backend.h"
+#include "platform.h"
 #include "scalars.h"
 
 namespace altmin {
@@ -47,6 +48,53 @@ struct CodeStep {
   T parameter;
   double* guard;
 };
+
+// The scalars of the formula, which are the same on every device.
+inline namespace ALTMIN_ISA {
+
+// Of this step; what the scalars hold as unit is that of the last one until conclude has been called.
+template <typename T>
+ALTMIN_HOST_DEVICE inline double unit_of(const CodeStep<T>& o) {
+  if (!o.first) return o.scalars->unit;
+  // A thresholded code is an exact zero only where nothing is rounded in c0 - unit (c0 / unit).
+  return o.above && !(o.scalars->threshold > 0) ? o.above->scale : 1.0;
+}
+
+template <typename T>
+ALTMIN_HOST_DEVICE inline double step_of(const CodeStep<T>& o) {
+  const CodeScalars& s = *o.scalars;
+  if (!o.first) return s.step_taken;
+  return s.step_size >= 0 ? s.step_size : 1.0 / (1.0 + s.curvature * s.sigma_squared);
+}
+
+template <typename T>
+struct CodeStepFactors {
+  T eta, unit, pulled_back, pulled_back_change, anchor, momentum, threshold;
+};
+
+template <typename T>
+ALTMIN_HOST_DEVICE inline CodeStepFactors<T> factors_of(const CodeStep<T>& o) {
+  const CodeScalars& s = *o.scalars;
+  const double unit = unit_of(o), incoming = o.above ? o.above->unit / unit : 1.0;
+  return {static_cast<T>(step_of(o)),   static_cast<T>(unit),     static_cast<T>(s.downstream * incoming),
+          static_cast<T>(s.downstream), static_cast<T>(s.anchor), static_cast<T>(s.momentum),
+          static_cast<T>(s.threshold)};
+}
+
+// Leaves in the scalars what the step has made of them, given the sum of squares of the displacement.
+template <typename T>
+ALTMIN_HOST_DEVICE inline void conclude(const CodeStep<T>& o, double square) {
+  CodeScalars& s = *o.scalars;
+  const double unit = unit_of(o), step = step_of(o);
+  const double rms = o.size > 0 ? std::sqrt(square / static_cast<double>(o.size)) : 0.0;
+  const double own = smallest_displacement > rms && rms > 0 ? smallest_displacement / rms : 1.0;
+  s.unit = unit;
+  s.step_taken = step;
+  s.damping = o.above ? o.above->damping : own;
+  s.scale = s.normalised != 0 && rms > 0 ? unit * rms * s.damping : unit;
+}
+
+}  // namespace ALTMIN_ISA
 
 }  // namespace altmin
 

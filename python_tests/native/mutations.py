@@ -103,7 +103,7 @@ BUGS = (
         "stride = int64_t{gridDim.x} * threads", "stride = threads", "code_step",
     ),
     _without(
-        "code step: step size not kept", "code_step.cu",
+        "code step: step size not kept", "../ops/code_step.h",
         "s.step_taken = step;", "s.step_taken = step;", "steps",
     ),
     _without(
