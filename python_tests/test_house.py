@@ -21,7 +21,7 @@ FLOORS = (
 )
 # Files of these folders that are no op's.
 NOT_OPS = {
-    "csrc/ops/{}.h": {"activation", "backend", "platform", "proximal", "scalars"},
+    "csrc/ops/{}.h": {"activation", "backend", "lanes", "platform", "proximal", "scalars"},
     "csrc/cpu/{}.cpp": {"instruction_set"},
     "csrc/cuda/{}.cu": {"device", "workspace"},
     "python_tests/ops/test_{}.py": {"activation", "native"},

@@ -17,63 +17,15 @@
 #include "ops/sgd_update.h"
 #include "ops/softmax_residual.h"
 #include "ops/weight_residual.h"
-#include "tensor.h"
+#include "run.h"
 
 namespace altmin {
 namespace {
 
-constexpr int64_t code_scalar_count = std::size(code_scalar_names);
-constexpr int64_t memory_scalar_count = std::size(memory_scalar_names);
 static_assert(sizeof(CodeScalars) == code_scalar_count * sizeof(double));
 static_assert(sizeof(UpdateScalars) == std::size(update_scalar_names) * sizeof(double));
 static_assert(sizeof(AdamScalars) == std::size(adam_scalar_names) * sizeof(double));
 static_assert(sizeof(MemoryScalars) == memory_scalar_count * sizeof(double));
-
-void require(const Tensor& tensor, const char* name) {
-  check_readable(tensor, name);
-  if (!tensor) raise_type_error(name, " must be a torch.Tensor, but is None.");
-}
-
-// Runs an op's kernel for the device of its arguments, without the interpreter's lock.
-#if defined(ALTMIN_WITH_CUDA)
-cuda::Stream current_stream(const dlpack::Device& device) {
-  void* stream = nullptr;
-  const dlpack::ExchangeApi* api = exchange_api_in_use();
-  if (api->current_work_stream(device.type, device.id, &stream) != 0) throw py::error_already_set();
-  return static_cast<cuda::Stream>(stream);
-}
-
-template <typename OnCpu, typename OnCuda>
-auto run(const dlpack::Device& device, const OnCpu& on_cpu, const OnCuda& on_cuda) {
-  if (device.type == dlpack::cuda_device) {
-    const cuda::Stream stream = current_stream(device);
-    py::gil_scoped_release release;
-    const cuda::DeviceGuard guard(device.id);
-    return on_cuda(stream);
-  }
-  py::gil_scoped_release release;
-  return on_cpu();
-}
-#define ALTMIN_RUN(op, device, arguments)           \
-  run((device), [&] { return cpu::op(arguments); }, \
-      [&](cuda::Stream stream) { return cuda::op(arguments, stream); })
-#else
-template <typename OnCpu>
-auto run(const dlpack::Device& device, const OnCpu& on_cpu) {
-  if (device.type != dlpack::cpu_device)
-    raise_value_error("the arguments must be on the CPU, but are on ", describe_device(device),
-                      ": this build has no CUDA kernels (", ALTMIN_CUDA_REASON, ").");
-  py::gil_scoped_release release;
-  return on_cpu();
-}
-#define ALTMIN_RUN(op, device, arguments) run((device), [&] { return cpu::op(arguments); })
-#endif
-
-Activation activation_kind(int kind) {
-  if (kind < 0 || kind >= static_cast<int>(std::size(activation_names)))
-    raise_value_error("kind must be an index of activation_names, but is ", kind, ".");
-  return static_cast<Activation>(kind);
-}
 
 void activate(const Tensor& code, const Tensor& bias, const Tensor& mask, const Tensor& activation, int kind,
               double parameter, const Tensor& guard) {
@@ -635,6 +587,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("power_iteration", &power_iteration);
   module.def("memory_update", &memory_update);
   module.def("bcd_columns", &bcd_columns);
+  for (const Registration::Function enter : Registration::all()) enter(module);
 
   module.attr("activation_names") = name_tuple(activation_names);
   module.attr("code_scalar_names") = name_tuple(code_scalar_names);

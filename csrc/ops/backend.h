@@ -11,42 +11,51 @@ using Stream = CUstream_st*;  // CUDA's own cudaStream_t, without its header
 
 namespace altmin::cpu {
 
-// "avx2" where the processor and the operating system offer AVX2 and FMA, else "baseline".
+enum class InstructionSet { baseline, avx2, avx512 };
+
+// The widest that the processor and the operating system offer, unless another is forced.
 const char* instruction_set();
 // Forces one by name for tests; false if this processor or build lacks it.
 bool use_instruction_set(const char* name);
-extern bool avx2_in_use;
+extern InstructionSet instruction_set_in_use;
 
 }  // namespace altmin::cpu
 
+#define ALTMIN_DECLARE_CPU_OP(isa, op, result, Arguments) \
+  namespace altmin::cpu::isa {                            \
+  template <typename T>                                   \
+  result op(const Arguments<T>&);                         \
+  }
+#define ALTMIN_CHOOSE_CPU_OP(op, result, Arguments, choice) \
+  namespace altmin::cpu {                                   \
+  template <typename T>                                     \
+  result op(const Arguments<T>& arguments) {                \
+    return choice;                                          \
+  }                                                         \
+  }
+
+// Compiled for AVX2 and FMA, and for any processor of the kind.
 #if defined(ALTMIN_WITH_AVX2)
-#define ALTMIN_CPU_OP(op, result, Arguments)                            \
-  namespace altmin::cpu {                                               \
-  namespace baseline {                                                  \
-  template <typename T>                                                 \
-  result op(const Arguments<T>&);                                       \
-  }                                                                     \
-  namespace avx2 {                                                      \
-  template <typename T>                                                 \
-  result op(const Arguments<T>&);                                       \
-  }                                                                     \
-  template <typename T>                                                 \
-  result op(const Arguments<T>& arguments) {                            \
-    return avx2_in_use ? avx2::op(arguments) : baseline::op(arguments); \
-  }                                                                     \
-  }
+#define ALTMIN_CPU_OP(op, result, Arguments)             \
+  ALTMIN_DECLARE_CPU_OP(baseline, op, result, Arguments) \
+  ALTMIN_DECLARE_CPU_OP(avx2, op, result, Arguments)     \
+  ALTMIN_CHOOSE_CPU_OP(                                  \
+      op, result, Arguments,                             \
+      instruction_set_in_use >= InstructionSet::avx2 ? avx2::op(arguments) : baseline::op(arguments))
+// For AVX-512, too: ops that do much arithmetic on what the caches hold.
+#define ALTMIN_WIDE_CPU_OP(op, result, Arguments)                                               \
+  ALTMIN_DECLARE_CPU_OP(baseline, op, result, Arguments)                                        \
+  ALTMIN_DECLARE_CPU_OP(avx2, op, result, Arguments)                                            \
+  ALTMIN_DECLARE_CPU_OP(avx512, op, result, Arguments)                                          \
+  ALTMIN_CHOOSE_CPU_OP(op, result, Arguments,                                                   \
+                       instruction_set_in_use == InstructionSet::avx512 ? avx512::op(arguments) \
+                       : instruction_set_in_use == InstructionSet::avx2 ? avx2::op(arguments)   \
+                                                                        : baseline::op(arguments))
 #else
-#define ALTMIN_CPU_OP(op, result, Arguments) \
-  namespace altmin::cpu {                    \
-  namespace baseline {                       \
-  template <typename T>                      \
-  result op(const Arguments<T>&);            \
-  }                                          \
-  template <typename T>                      \
-  result op(const Arguments<T>& arguments) { \
-    return baseline::op(arguments);          \
-  }                                          \
-  }
+#define ALTMIN_CPU_OP(op, result, Arguments)             \
+  ALTMIN_DECLARE_CPU_OP(baseline, op, result, Arguments) \
+  ALTMIN_CHOOSE_CPU_OP(op, result, Arguments, baseline::op(arguments))
+#define ALTMIN_WIDE_CPU_OP ALTMIN_CPU_OP
 #endif
 
 // An op on a CUDA device: launched on the stream, neither waited for nor allocating in the steady state.
@@ -58,6 +67,9 @@ extern bool avx2_in_use;
 
 #define ALTMIN_OP(op, result, Arguments) \
   ALTMIN_CPU_OP(op, result, Arguments)   \
+  ALTMIN_CUDA_OP(op, result, Arguments)
+#define ALTMIN_WIDE_OP(op, result, Arguments) \
+  ALTMIN_WIDE_CPU_OP(op, result, Arguments)   \
   ALTMIN_CUDA_OP(op, result, Arguments)
 
 // Compiles the op of this file for both dtypes, in the instruction set's namespace.

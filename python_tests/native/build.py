@@ -132,7 +132,7 @@ def module(flavour: str = "emulator") -> tuple[Path, Path]:
     cpu = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
     objects = _objects(
         [
-            (ROOT / "csrc" / "bindings" / "module.cpp", (*host, *include)),
+            *((path, (*host, *include)) for path in sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))),
             *(
                 (path, host if path.stem == "instruction_set" else (*host, "-DALTMIN_ISA=baseline"))
                 for path in cpu

@@ -13,6 +13,10 @@ from ..gpu.proxy import OnGpu
 from ..native.emulation import EmulatedModule
 
 INSTRUCTION_SETS = ["baseline", "avx2"]
+WIDE_INSTRUCTION_SETS = [
+    *INSTRUCTION_SETS,
+    "avx512",
+]  # what ops declared with ALTMIN_WIDE_OP are compiled for
 GPUS = [] if device.missing() else ["gpu"]
 
 

@@ -156,7 +156,7 @@ def test_describe() -> None:
     description = native.describe()
     assert description["available"] is True
     assert description["version"] == altmin_ext.__version__
-    assert description["isa"] in ("baseline", "avx2")
+    assert description["isa"] in ("baseline", "avx2", "avx512")
     assert description["threads"] >= 1
     for key in ("compiler", "flags", "cuda"):
         assert description[key]
