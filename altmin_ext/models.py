@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from altmin_ext.errors import unknown_name
+from altmin_ext.sign import Sign
 
 _activations: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -20,6 +21,12 @@ _activations: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "identity": nn.Identity,
 }
+
+
+def _checked(widths: list[int]) -> list[int]:
+    if min(widths) < 1:
+        raise ValueError(f"every width must be at least 1, but they are {widths}.")
+    return widths
 
 
 def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") -> nn.Sequential:
@@ -36,10 +43,33 @@ def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") 
     """
     if activation not in _activations:
         raise unknown_name("activation", activation, _activations)
-    widths = [n_in, *hidden, n_out]
-    if min(widths) < 1:
-        raise ValueError(f"every width must be at least 1, but they are {widths}.")
+    widths = _checked([n_in, *hidden, n_out])
     modules: list[nn.Module] = [nn.Flatten()]
     for width_in, width_out in itertools.pairwise(widths[:-1]):
         modules += [nn.Linear(width_in, width_out), _activations[activation]()]
+    return nn.Sequential(*modules, nn.Linear(widths[-2], n_out))
+
+
+def binary_mlp(
+    n_in: int = 784, hidden: Sequence[int] = (500, 500), n_out: int = 10, surrogate: str = "identity"
+) -> nn.Sequential:
+    """The binary network of Choromanska et al. (2019): flatten, Linear, Tanh, Sign, ..., Linear, Tanh, Linear.
+
+    Every hidden layer but the last hands on its signs alone.
+
+    Args:
+        n_in: features of one sample once flattened.
+        hidden: width of every hidden layer; with fewer than two there is no Sign.
+        n_out: classes, or outputs for ``loss="mse"``.
+        surrogate: what stands in for the derivative of :class:`Sign`: "identity", "clipped" or "none".
+
+    Raises:
+        ValueError: an unknown surrogate, or a width below 1.
+    """
+    widths = _checked([n_in, *hidden, n_out])
+    modules: list[nn.Module] = [nn.Flatten()]
+    for width_in, width_out in itertools.pairwise(widths[:-1]):
+        modules += [nn.Linear(width_in, width_out), nn.Tanh(), Sign(surrogate)]
+    if hidden:
+        modules.pop()
     return nn.Sequential(*modules, nn.Linear(widths[-2], n_out))

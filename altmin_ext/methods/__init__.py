@@ -12,8 +12,11 @@ from altmin_ext.errors import unknown_name
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport
 from altmin_ext.methods.online_am import AMSGD, AMAdam
+from altmin_ext.methods.straight_through import StraightThrough
 
-_methods: dict[str, type[Method]] = {cls.name: cls for cls in (AMSGD, AMAdam, BackpropSGD, BackpropAdam)}
+_methods: dict[str, type[Method]] = {
+    cls.name: cls for cls in (AMSGD, AMAdam, StraightThrough, BackpropSGD, BackpropAdam)
+}
 
 
 def names() -> list[str]:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from altmin_ext.sign import Sign, sign, surrogates
+
 
 def _normal(c: Tensor) -> Tensor:
     return (1 + torch.erf(c / math.sqrt(2))) / 2
@@ -30,6 +32,7 @@ class _Formula:
     value: Callable[[Tensor, float], Tensor]
     derivative: Callable[[Tensor, float], Tensor]
     steepest: Callable[[float], float]  # max |sigma'|
+    jumps: bool = False  # constant but for jumps: its derivative is a stand-in, of use for gradients alone
 
 
 # The order is that of the kernels' enumeration.
@@ -66,6 +69,14 @@ _formulas: dict[str, _Formula] = {
         lambda c, p: torch.where(p * c > 20, 1.0, torch.sigmoid(p * c)).to(c.dtype),
         lambda p: 1.0,
     ),
+    "sign": _Formula(lambda c, p: sign(c), lambda c, p: surrogates["identity"](c), lambda p: 1.0, jumps=True),
+    "sign_clipped": _Formula(
+        lambda c, p: sign(c), lambda c, p: surrogates["clipped"](c), lambda p: 1.0, jumps=True
+    ),
+    # Tanh and then a Sign: with either surrogate, since a tanh is at most 1.
+    "sign_of_tanh": _Formula(
+        lambda c, p: sign(c), lambda c, p: 1 - torch.tanh(c) ** 2, lambda p: 1.0, jumps=True
+    ),
 }
 
 names = tuple(_formulas)
@@ -93,16 +104,19 @@ class Activation:
         return _formulas[self.name].value(c, self.parameter)
 
     def derivative(self, c: Tensor) -> Tensor:
-        """sigma'(c), 0 at the kink of relu."""
+        """sigma'(c), 0 at the kink of relu, and of a sign its surrogate."""
         return _formulas[self.name].derivative(c, self.parameter)
 
     def difference(self, c0: Tensor, delta: Tensor, unit: Tensor | float) -> Tensor:
         """(sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation.
 
         A small displacement goes through the two-point Gauss rule of sigma', unless it crosses a kink at zero, where
-        sigma' jumps but nothing cancels.
+        sigma' jumps but nothing cancels. A sign has no derivative to go by, and is exact as it is.
         """
         d = unit * delta
+        if _formulas[self.name].jumps:
+            jump = self.value(c0 - d) - self.value(c0)
+            return torch.where(jump == 0, jump, jump / unit)  # of a unit that underflows, not 0 / 0
         node = (1 - 1 / math.sqrt(3)) / 2
         slope = (self.derivative(c0 - node * d) + self.derivative(c0 - (1 - node) * d)) / 2
         plain = (self.value(c0 - d) - self.value(c0)) / unit
@@ -120,6 +134,7 @@ class Activation:
 
 identity = Activation("identity")
 
+_signs = {"identity": "sign", "clipped": "sign_clipped"}
 _simple: dict[type[nn.Module], str] = {
     nn.Identity: "identity",
     nn.ReLU: "relu",
@@ -142,4 +157,17 @@ def activation_of(module: nn.Module) -> Activation | None:
         return Activation("gelu" if module.approximate == "none" else "gelu_tanh")
     if isinstance(module, nn.Softplus) and module.threshold == 20:
         return Activation("softplus", module.beta)
+    if isinstance(module, Sign) and module.surrogate in _signs:
+        return Activation(_signs[module.surrogate])
+    return None
+
+
+def fused(first: Activation, second: Activation) -> Activation | None:
+    """The activation that computes second(first(c)), or None if there is none among those the kernels know."""
+    if first == identity:
+        return second
+    if second == identity:
+        return first
+    if first.name == "tanh" and second.name in _signs.values():
+        return Activation("sign_of_tanh")
     return None

@@ -5,6 +5,8 @@
 //   derivative(c)                  sigma'(c), by convention 0 at the kink of relu
 //   difference(c0, delta, unit)    (sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation
 //
+// The derivative of a sign is a stand-in: 1, 1 where |c| <= 1, or that of the tanh which the sign is taken of.
+//
 // The difference is what carries the signal to the layers below: after a few layers a code moves by less than
 // one unit in the last place of its value, so subtracting two activations would return noise.
 #pragma once
@@ -18,10 +20,25 @@
 
 namespace altmin {
 
-enum class Activation : int { identity, relu, leaky_relu, elu, tanh, sigmoid, gelu, gelu_tanh, silu, softplus };
+enum class Activation : int {
+  identity,
+  relu,
+  leaky_relu,
+  elu,
+  tanh,
+  sigmoid,
+  gelu,
+  gelu_tanh,
+  silu,
+  softplus,
+  sign,
+  sign_clipped,
+  sign_of_tanh
+};
 
-inline constexpr const char* activation_names[] = {"identity", "relu", "leaky_relu", "elu",  "tanh",
-                                                   "sigmoid",  "gelu", "gelu_tanh",  "silu", "softplus"};
+inline constexpr const char* activation_names[] = {
+    "identity",  "relu", "leaky_relu", "elu",  "tanh",         "sigmoid",     "gelu",
+    "gelu_tanh", "silu", "softplus",   "sign", "sign_clipped", "sign_of_tanh"};
 
 // Kernels are compiled once per instruction set; a namespace of its own for each keeps the linker from taking
 // the AVX2 copy of an inline function for the baseline.
@@ -227,6 +244,27 @@ struct Softplus : Smooth<T, Softplus<T>> {
   ALTMIN_HOST_DEVICE T derivative(T c) const { return beta * c > T(20) ? T(1) : logistic(beta * c); }
 };
 
+// -1 up to zero and +1 above it.
+template <typename T>
+struct Sign {
+  ALTMIN_HOST_DEVICE T value(T c) const { return c > T(0) ? T(1) : (c <= T(0) ? T(-1) : c); }
+  ALTMIN_HOST_DEVICE T derivative(T) const { return T(1); }
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const T jump = value(c0 - unit * delta) - value(c0);
+    return jump == T(0) ? T(0) : jump / unit;  // of a unit that underflows, not 0 / 0
+  }
+};
+
+template <typename T>
+struct SignClipped : Sign<T> {
+  ALTMIN_HOST_DEVICE T derivative(T c) const { return (c >= T(-1)) & (c <= T(1)) ? T(1) : T(0); }
+};
+
+template <typename T>
+struct SignOfTanh : Sign<T> {
+  ALTMIN_HOST_DEVICE T derivative(T c) const { return Tanh<T>{}.derivative(c); }
+};
+
 // Calls body with the activation as a compile-time type. `parameter` is leaky_relu's slope, elu's
 // alpha or softplus's beta.
 template <typename T, typename Body>
@@ -242,6 +280,9 @@ void dispatch_activation(Activation kind, T parameter, Body&& body) {
     case Activation::gelu_tanh: return body(GeluTanh<T>{});
     case Activation::silu: return body(Silu<T>{});
     case Activation::softplus: return body(Softplus<T>{parameter});
+    case Activation::sign: return body(Sign<T>{});
+    case Activation::sign_clipped: return body(SignClipped<T>{});
+    case Activation::sign_of_tanh: return body(SignOfTanh<T>{});
   }
 }
 

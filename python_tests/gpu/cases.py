@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "am-sgd": {"lr": 2**-4, "mu_increment": 0.01, "mu_multiplier": 1.25},
     "adam": {"lr": 2**-7, "weight_decay": 2**-6},
     "sgd": {"lr": 2**-4, "momentum": 0.5},
+    "ste": {"lr": 2**-7},
 }
 METHODS_WITH_CODES = ("am-adam", "am-sgd")
 every_method = pytest.mark.parametrize("name", METHODS)

@@ -31,6 +31,7 @@ METHODS = {
     "am-adam": Case({"lr": 0.01}),
     "am-sgd": Case({"lr": 0.5}),
     "sgd": Case({"lr": 0.1}, codes=False, mu=False),
+    "ste": Case({"lr": 0.01}, codes=False, mu=False),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 methods_with_codes = pytest.mark.parametrize("name", [name for name, case in METHODS.items() if case.codes])

@@ -31,11 +31,20 @@ SIGMAS = (
     Activation("silu"),
     Activation("softplus", 1.0),
     Activation("softplus", 2.5),
+    Activation("sign"),
+    Activation("sign_clipped"),
+    Activation("sign_of_tanh"),
 )
 
 
 def label(sigma: Activation) -> str:
     return f"{sigma.name}-{sigma.parameter:g}" if sigma.parameter else sigma.name
+
+
+def _sign(c: Tensor, differentiated: Tensor) -> Tensor:
+    """The sign of c, whose derivative is that of ``differentiated``."""
+    jumps = 2 * torch.heaviside(c.detach(), torch.zeros_like(c)) - 1
+    return jumps + (differentiated - differentiated.detach())
 
 
 def _functional(sigma: Activation) -> Callable[[Tensor], Tensor]:
@@ -51,6 +60,9 @@ def _functional(sigma: Activation) -> Callable[[Tensor], Tensor]:
         "gelu_tanh": lambda c: F.gelu(c, approximate="tanh"),
         "silu": F.silu,
         "softplus": lambda c: F.softplus(c, parameter),
+        "sign": lambda c: _sign(c, c),
+        "sign_clipped": lambda c: _sign(c, c.clamp(-1, 1)),
+        "sign_of_tanh": lambda c: _sign(c, c.tanh()),
     }[sigma.name]
 
 
@@ -137,6 +149,10 @@ def _gelu_difference(x: Tensor, d: Tensor) -> Tensor:
     return -d * normal + (x + d) * _normal_difference(x, d)
 
 
+def _sign_difference(x: Tensor, d: Tensor) -> Tensor:
+    return 2 * ((x > 0).to(x.dtype) - (x + d > 0).to(x.dtype))
+
+
 def difference(sigma: Activation, c0: Tensor, delta: Tensor, unit: float) -> Tensor:
     """(sigma(c0 - unit delta) - sigma(c0)) / unit."""
     parameter = sigma.parameter
@@ -151,6 +167,9 @@ def difference(sigma: Activation, c0: Tensor, delta: Tensor, unit: float) -> Ten
         "gelu_tanh": _gelu_tanh_difference,
         "silu": _silu_difference,
         "softplus": lambda x, d: _softplus_difference(parameter, x, d),
+        "sign": _sign_difference,
+        "sign_clipped": _sign_difference,
+        "sign_of_tanh": _sign_difference,
     }[sigma.name]
     return -fall(c0, -unit * delta) / unit
 

@@ -1,0 +1,65 @@
+"""The binary activation, a step from -1 to +1, and what stands in for its derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext.errors import unknown_name
+
+# What stands in for the derivative of the sign.
+surrogates: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": torch.ones_like,
+    "clipped": lambda c: (c.abs() <= 1).to(c.dtype),
+    "none": torch.zeros_like,
+}
+
+
+def sign(c: Tensor) -> Tensor:
+    """-1 for c <= 0, +1 for c > 0; NaN stays NaN."""
+    return torch.where(c > 0, 1, torch.where(c <= 0, -1, c))
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, c: Tensor, surrogate: str) -> Tensor:
+        context.save_for_backward(c)
+        context.surrogate = surrogate
+        return sign(c)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (c,) = context.saved_tensors
+        return gradient * surrogates[context.surrogate](c), None
+
+
+class Sign(nn.Module):
+    """-1 where the input is at most 0, +1 where it is greater, elementwise; NaN stays NaN.
+
+    Its derivative is zero wherever there is one. Autograd takes a surrogate in its place, and so do the code updates
+    of alternating minimisation (straight-through: Bengio, Léonard & Courville 2013, arXiv 1308.3432; clipped:
+    Courbariaux et al. 2016, arXiv 1602.02830).
+
+    Args:
+        surrogate: "identity": 1 everywhere; "clipped": 1 where the input lies in [-1, 1], else 0; "none": 0, so that
+            backpropagation changes nothing below.
+
+    Raises:
+        ValueError: another surrogate.
+    """
+
+    def __init__(self, surrogate: str = "identity") -> None:
+        super().__init__()
+        if surrogate not in surrogates:
+            raise unknown_name("surrogate", surrogate, surrogates)
+        self.surrogate = surrogate
+
+    def forward(self, c: Tensor) -> Tensor:
+        value: Tensor = _StraightThrough.apply(c, self.surrogate)
+        return value
+
+    def extra_repr(self) -> str:
+        return f"surrogate={self.surrogate!r}"
