@@ -278,3 +278,14 @@ def bcd_columns(
                 w = soft_threshold(w, scalars[MemoryScalar.threshold] / diagonal[j])
                 w = torch.relu(w) if nonnegative else w
             weight[:, j] = torch.where(diagonal[j] <= smallest, weight[:, j], w)
+
+
+def interleave(rows: Tensor, lanes: Tensor) -> None:
+    groups, width, side = lanes.shape
+    filled = F.pad(rows, (0, 0, 0, groups * side - len(rows)))
+    lanes.copy_(filled.view(groups, side, width).transpose(1, 2))
+
+
+def deinterleave(lanes: Tensor, rows: Tensor) -> None:
+    groups, width, side = lanes.shape
+    rows.copy_(lanes.transpose(1, 2).reshape(groups * side, width)[: len(rows)])

@@ -29,6 +29,8 @@ BUDGET = {
     "adam_update": (48, 64),
     "bcd_columns": (96, 128),
     "code_step": (112, 216),
+    "deinterleave": (32, 32),
+    "interleave": (32, 32),
     "memory_update": (80, 128),
     "mse_residual": (56, 56),
     "power_iteration": (48, 48),

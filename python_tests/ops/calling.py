@@ -32,6 +32,8 @@ WRITTEN = {
     "power_iteration": ("vectors", "sigma_squared"),
     "memory_update": ("gram", "cross"),
     "bcd_columns": ("weight",),
+    "interleave": ("lanes",),
+    "deinterleave": ("rows",),
 }  # fmt: skip
 PARAMETER_BLOCKS = (
     "scalars",
