@@ -5,12 +5,14 @@ __version__ = "0.1.0"
 from altmin_ext import data, methods, models, ops, schedules
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods import Method, StepReport, make_method
+from altmin_ext.network import Stage
 from altmin_ext.training import History, evaluate, train
 
 __all__ = [
     "DivergenceError",
     "History",
     "Method",
+    "Stage",
     "StepReport",
     "data",
     "evaluate",

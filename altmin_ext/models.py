@@ -73,3 +73,31 @@ def binary_mlp(
     if hidden:
         modules.pop()
     return nn.Sequential(*modules, nn.Linear(widths[-2], n_out))
+
+
+def lenet5(in_channels: int = 1, size: int = 28, n_out: int = 10) -> nn.Sequential:
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max-pooling, as in Choromanska et al. (2019).
+
+    Two 5 x 5 convolutions of 6 and 16 channels, each with a ReLU and a 2 x 2 max-pooling, then 120, 84 and n_out
+    units.
+
+    Args:
+        in_channels: of the images.
+        size: height and width of the images, 28 or 32 in the paper; at least 16, for a pixel to be left.
+        n_out: classes, or outputs for ``loss="mse"``.
+
+    Raises:
+        ValueError: the images are too small, or a number is below 1.
+    """
+    if size < 16:
+        raise ValueError(f"size must be at least 16, for two convolutions and poolings, but is {size}.")
+    _checked([in_channels, n_out])
+    side = ((size - 4) // 2 - 4) // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * side * side, 120), nn.ReLU(),
+        nn.Linear(120, 84), nn.ReLU(),
+        nn.Linear(84, n_out),
+    )  # fmt: skip

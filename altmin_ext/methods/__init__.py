@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport
 from altmin_ext.methods.online_am import AMSGD, AMAdam
 from altmin_ext.methods.straight_through import StraightThrough
+from altmin_ext.network import as_chain
 
 _methods: dict[str, type[Method]] = {
     cls.name: cls for cls in (AMSGD, AMAdam, StraightThrough, BackpropSGD, BackpropAdam)
@@ -33,7 +35,7 @@ def method_class(name: str) -> type[Method]:
 
 def make_method(
     name: str,
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     *,
     loss: str = "cross_entropy",
     seed: int = 0,
@@ -46,7 +48,8 @@ def make_method(
 
     Args:
         name: one of :func:`names`.
-        model: an ``nn.Sequential`` (nesting allowed); trained in place.
+        model: an ``nn.Sequential`` (nesting allowed) or a list of modules such as :class:`altmin_ext.Stage`, one
+            behind the other; trained in place.
         loss: "cross_entropy" or "mse".
         seed: of the method's own random numbers; torch's global generator is left alone.
         device: where to train; None keeps the model where it is.
@@ -67,7 +70,7 @@ def make_method(
         if key not in known:
             raise unknown_name(f"option of {name!r}:", key, known)
     return cls(
-        model,
+        as_chain(model),
         cls.Options(**options),
         loss=loss,
         seed=seed,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.network import Stage
+from altmin_ext.network import BoundStage
 from altmin_ext.ops import AdamScalar, UpdateScalar
 
 
@@ -29,7 +29,7 @@ class WeightUpdate(abc.ABC):
         guard: the step's flags; the weights of stage i have flag ``first_flag + i``.
     """
 
-    def __init__(self, stages: Sequence[Stage], guard: Tensor, first_flag: int) -> None:
+    def __init__(self, stages: Sequence[BoundStage], guard: Tensor, first_flag: int) -> None:
         self.weights: list[Tensor] = [p for stage in stages for p in stage.map.parameters]
         self.gradients: list[Tensor] = [g for stage in stages for g in stage.map.gradients]
         owners = [i for i, stage in enumerate(stages) for _ in stage.map.parameters]
@@ -78,7 +78,7 @@ class SGDUpdate(WeightUpdate):
 class AdamUpdate(WeightUpdate):
     """Adam (Kingma & Ba 2015), betas .9 and .999, eps 1e-8, with bias correction."""
 
-    def __init__(self, stages: Sequence[Stage], guard: Tensor, first_flag: int) -> None:
+    def __init__(self, stages: Sequence[BoundStage], guard: Tensor, first_flag: int) -> None:
         super().__init__(stages, guard, first_flag)
         self._first_moments = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
         self._second_moments = [torch.zeros_like(w, requires_grad=False) for w in self.weights]

@@ -131,6 +131,13 @@ class Activation:
         """The largest |sigma'|."""
         return _formulas[self.name].steepest(self.parameter)
 
+    @property
+    def is_monotone(self) -> bool:
+        """Whether it never falls and has no jump, so that the largest of several codes has the largest activation."""
+        if self.name in ("leaky_relu", "elu"):
+            return self.parameter >= 0
+        return self.name in ("identity", "relu", "tanh", "sigmoid", "softplus")
+
 
 identity = Activation("identity")
 

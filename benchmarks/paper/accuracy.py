@@ -1,4 +1,4 @@
-"""Test accuracy on the paper's MLPs, am-adam beside backpropagation Adam tuned with the same effort.
+"""Test accuracy on the paper's networks, am-adam beside backpropagation tuned with the same effort.
 
     python -m benchmarks.paper.accuracy tune  mnist-2x100     # every trial of the grid, on a validation split
     python -m benchmarks.paper.accuracy run   mnist-2x100     # five seeds with the best trial of each method
@@ -17,7 +17,7 @@ import dataclasses
 import itertools
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,48 @@ import altmin_ext
 from altmin_ext.callbacks import EarlyStopping
 
 results = Path(__file__).parent.parent / "results" / "accuracy"
-methods = ("am-adam", "adam")
 held_out = 0.1
+Network = Callable[[Any, float], nn.Module]  # (data, dropout) -> network
+
+
+def mlp(*hidden: int) -> Network:
+    """The paper's MLP; with dropout, a Dropout behind every hidden activation and half as much on the input."""
+
+    def make(data: Any, dropout: float) -> nn.Module:
+        modules: list[nn.Module] = [nn.Flatten()]
+        if dropout:
+            modules.append(nn.Dropout(dropout / 2))
+        for width_in, width in itertools.pairwise((data.n_in, *hidden)):
+            modules += [nn.Linear(width_in, width), nn.ReLU()]
+            if dropout:
+                modules.append(nn.Dropout(dropout))
+        return nn.Sequential(*modules, nn.Linear(hidden[-1], data.classes))
+
+    return make
+
+
+def lenet5(data: Any, dropout: float) -> nn.Module:
+    """LeNet-5; with dropout, one in front of either of its hidden fully connected layers' successors."""
+    channels, size, _ = data.train[0].shape[1:]
+    network = altmin_ext.models.lenet5(channels, size, data.classes)
+    if not dropout:
+        return network
+    modules: list[nn.Module] = []
+    for below, module in itertools.pairwise((nn.Flatten(), *network)):
+        if isinstance(module, nn.Linear) and isinstance(below, nn.ReLU):
+            modules.append(nn.Dropout(dropout))
+        modules.append(module)
+    return nn.Sequential(*modules)
+
+
+def binary_mlp(data: Any, dropout: float) -> nn.Module:
+    """784-500-500-10 with a Sign behind the first hidden layer."""
+    return altmin_ext.models.binary_mlp(data.n_in)
+
+
+def derivative_free_binary_mlp(data: Any, dropout: float) -> nn.Module:
+    """The same without any derivative for the Sign."""
+    return altmin_ext.models.binary_mlp(data.n_in, surrogate="none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +77,18 @@ class Experiment:
     """A network on a data set, and the grid both methods are tuned on."""
 
     data: str
-    hidden: tuple[int, ...]
+    network: Network
     epochs: int
     goal: float
     tuning_epochs: int
     early_stopping: bool = False
     tuned_as: str = ""  # the experiment whose trials decide, when not its own
+    methods: tuple[str, ...] = ("am-adam", "adam")
+    batch_size: int = 200
     lr: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
+    faster: tuple[
+        tuple[str, float], ...
+    ] = ()  # (method, factor): its grid of lr is as many times the others'
     lr_schedule: tuple[str, ...] = ("constant", "cosine")
     weight_decay: tuple[float, ...] = (0.0, 0.1)
     dropout: tuple[float, ...] = (0.0,)
@@ -55,9 +100,10 @@ class Experiment:
     def trials(self, method: str) -> list[dict[str, Any]]:
         """The grid, then for every extra value the grid's points at its largest lr with that value set."""
         keys = ("lr", "lr_schedule", "weight_decay", "dropout")
-        grid = itertools.product(self.lr, self.lr_schedule, self.weight_decay, self.dropout)
+        rates = tuple(dict(self.faster).get(method, 1.0) * lr for lr in self.lr)
+        grid = itertools.product(rates, self.lr_schedule, self.weight_decay, self.dropout)
         trials = [dict(zip(keys, point, strict=True)) for point in grid]
-        base = [trial for trial in trials if trial["lr"] == max(self.lr)]
+        base = [trial for trial in trials if trial["lr"] == max(rates)]
         more = [(option, value) for owner, option, value in self.extra if owner == method]
         return trials + [{**trial, option: value} for option, value in more for trial in base]
 
@@ -65,15 +111,22 @@ class Experiment:
 cifar = {"lr_schedule": ("cosine",), "early_stopping": True}
 larger_mu_or_lr = (("am-adam", "mu", 5.0), ("adam", "lr", 4e-3))
 mnist_500 = {"lr": (1e-3, 2e-3), "weight_decay": (0.0, 0.1)}
+convolutional = {
+    "batch_size": 128,
+    "lr": (1e-3, 2e-3),
+    "lr_schedule": ("cosine",),
+    "weight_decay": (0.0, 0.1),
+}
+binary = {"batch_size": 100, "lr": (5e-4, 1e-3, 2e-3), "weight_decay": (0.0,)}
 experiments = {
-    "mnist-2x100": Experiment("mnist", (100, 100), 10, 0.977, 10),
-    "mnist-2x500": Experiment("mnist", (500, 500), 10, 0.980, 10, **mnist_500),
+    "mnist-2x100": Experiment("mnist", mlp(100, 100), 10, 0.977, 10),
+    "mnist-2x500": Experiment("mnist", mlp(500, 500), 10, 0.980, 10, **mnist_500),
     "mnist-2x100-long": Experiment("mnist", (100, 100), 50, 0.980, 10, tuned_as="mnist-2x100"),
     "mnist-2x500-long": Experiment("mnist", (500, 500), 50, 0.980, 10, tuned_as="mnist-2x500"),
-    "fashion-mnist-2x100": Experiment("fashion-mnist", (100, 100), 10, 0.880, 10),
+    "fashion-mnist-2x100": Experiment("fashion-mnist", mlp(100, 100), 10, 0.880, 10),
     "cifar-10-2x100": Experiment(
         "cifar-10",
-        (100, 100),
+        mlp(100, 100),
         30,
         0.53,
         20,
@@ -85,7 +138,7 @@ experiments = {
     ),
     "cifar-10-2x500": Experiment(
         "cifar-10",
-        (500, 500),
+        mlp(500, 500),
         12,
         0.55,
         8,
@@ -95,19 +148,16 @@ experiments = {
         extra=(("am-adam", "mu", 5.0), ("adam", "lr", 2e-3)),
         **cifar,
     ),
+    "mnist-lenet5": Experiment("mnist", lenet5, 10, 0.989, 10, **convolutional),
+    "fashion-mnist-lenet5": Experiment("fashion-mnist", lenet5, 10, 0.900, 10, **convolutional),
+    "cifar-10-lenet5": Experiment(
+        "cifar-10", lenet5, 20, 0.63, 12, dropout=(0.0, 0.1), weight_decay=(0.1,), **(convolutional | cifar)
+    ),
+    "mnist-binary": Experiment("mnist", binary_mlp, 10, 0.978, 10, methods=("am-adam", "ste"), **binary),
+    "mnist-binary-none": Experiment(
+        "mnist", derivative_free_binary_mlp, 10, 0.900, 10, methods=("am-adam",), **binary
+    ),
 }
-
-
-def network(n_in: int, hidden: tuple[int, ...], n_out: int, dropout: float) -> nn.Sequential:
-    """The paper's MLP; with dropout, a Dropout behind every hidden activation and half as much on the input."""
-    modules: list[nn.Module] = [nn.Flatten()]
-    if dropout:
-        modules.append(nn.Dropout(dropout / 2))
-    for width_in, width in itertools.pairwise((n_in, *hidden)):
-        modules += [nn.Linear(width_in, width), nn.ReLU()]
-        if dropout:
-            modules.append(nn.Dropout(dropout))
-    return nn.Sequential(*modules, nn.Linear(hidden[-1], n_out))
 
 
 def train_once(
@@ -123,10 +173,10 @@ def train_once(
         stopping = [EarlyStopping(patience=epochs)] if experiment.early_stopping else []
     options = {key: value for key, value in trial.items() if key != "dropout"}
     torch.manual_seed(seed)
-    model = network(data.n_in, experiment.hidden, data.classes, trial["dropout"])
+    model = experiment.network(data, trial["dropout"])
     history = altmin_ext.train(
-        model, train, method=method, epochs=epochs, batch_size=200, seed=seed, validation=validation,
-        progress=False, callbacks=stopping, **options,
+        model, train, method=method, epochs=epochs, batch_size=experiment.batch_size, seed=seed,
+        validation=validation, progress=False, callbacks=stopping, **options,
     )  # fmt: skip
     best = altmin_ext.evaluate(model, validation if tuning else judge).accuracy
     return {
@@ -151,13 +201,13 @@ def _append(name: str, kind: str, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def tune(name: str) -> None:
-    """Every trial of the grid for both methods; trials already recorded are kept."""
+def tune(name: str, methods: Sequence[str] | None) -> None:
+    """Every trial of the grid for all methods; trials already recorded are kept."""
     experiment = experiments[name]
     if experiment.tuned_as:
         return
     done = {(r["method"], json.dumps(r["trial"])) for r in _records(name, "tuning")}
-    for method, trial in ((m, trial) for m in methods for trial in experiment.trials(m)):
+    for method, trial in ((m, trial) for m in methods or experiment.methods for trial in experiment.trials(m)):
         if (method, json.dumps(trial)) not in done:
             record = train_once(experiment, method, trial, 1000, experiment.tuning_epochs, tuning=True)
             _append(name, "tuning", record)
@@ -174,11 +224,11 @@ def best_trial(name: str, method: str) -> dict[str, Any]:
     return max(records, key=lambda r: r["accuracy"])["trial"]
 
 
-def run(name: str, seeds: int, methods: Sequence[str]) -> None:
+def run(name: str, seeds: int, methods: Sequence[str] | None) -> None:
     """The best trial of each method from several seeds; runs already recorded are kept."""
     experiment = experiments[name]
     done = {(r["method"], r["seed"]) for r in _records(name, "runs")}
-    for seed, method in itertools.product(range(seeds), methods):
+    for seed, method in itertools.product(range(seeds), methods or experiment.methods):
         if (method, seed) not in done:
             record = train_once(
                 experiment, method, best_trial(name, method), seed, experiment.epochs, tuning=False
@@ -194,7 +244,7 @@ def table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, experiment in experiments.items():
-        for method in methods:
+        for method in experiment.methods:
             runs = [r for r in _records(name, "runs") if r["method"] == method]
             if len(runs) < 2:
                 continue
@@ -222,12 +272,12 @@ def main() -> None:
     parser.add_argument("action", choices=("tune", "run", "table"))
     parser.add_argument("experiment", nargs="*", choices=(*experiments, []))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
+    parser.add_argument("--methods", nargs="+")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.experiment or experiments:
         if arguments.action == "tune":
-            tune(name)
+            tune(name, arguments.methods)
         elif arguments.action == "run":
             run(name, arguments.seeds, arguments.methods)
     if arguments.action == "table":

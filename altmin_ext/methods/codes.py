@@ -1,0 +1,290 @@
+"""How the code of a hidden stage is held while a minibatch is trained on: made, moved, and fitted to.
+
+A code is held as its displacement delta from the encode, c0 - c = unit delta, since after a few layers a code moves
+by less than a unit in the last place of its value. It belongs to its own stage's map, which makes it, and to the
+pre-map of the stage above, which reads it.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altmin_ext import ops
+from altmin_ext.network import BoundStage, LinearMap
+from altmin_ext.ops import CodeScalar
+from altmin_ext.ops.activation import identity
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """A stage's flags of the guard: of its code, and of its weights."""
+
+    code: Tensor
+    weights: Tensor
+
+
+class Code(abc.ABC):
+    """The code of a hidden stage on the minibatch at hand.
+
+    Args:
+        stage: whose map makes it.
+        above: the stage that reads it.
+        row: its parameter block, a row of :class:`CodeScalar`.
+        flags: raised where it, or its stage's residual, is not finite.
+
+    Attributes:
+        unit: 0-d, what ``displacement`` is measured in; an entry of ``row``.
+        width: numbers per sample.
+        activation: what the stage above takes, at the code as it is now.
+        activation_displacement: (a - a0) / unit, shaped like it.
+    """
+
+    activation: Tensor
+    activation_displacement: Tensor | None
+
+    def __init__(self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags) -> None:
+        self.map, self.pre = stage.map, above.pre
+        self.row, self.flags = row, flags
+        self.unit = row[CodeScalar.unit]
+        self.shape = self.activation_shape = torch.Size()
+        self.width = 0
+
+    def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
+        """Say of which shape a sample's code and its activation are."""
+        self.shape, self.activation_shape, self.width = shape, activation_shape, shape.numel()
+
+    @abc.abstractmethod
+    def set_batch(self, batch: int, like: Tensor) -> None:
+        """Make buffers for a minibatch of this size; those of a larger one are used in part."""
+
+    @abc.abstractmethod
+    def encode(self, activation: Tensor) -> Tensor:
+        """c0 <- map(activation below); returns the activation for the stage above."""
+
+    @property
+    def destination(self) -> Tensor | None:
+        """Where the stage above may put what it pulls back for :meth:`step`."""
+        return None
+
+    @abc.abstractmethod
+    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
+        """A gradient step on the local objective, equation (4) for the top code and (5) for the others.
+
+        Args:
+            pulled_back: J^T of the stage above on its residual, in units of the code above.
+            change: J^T J of the stage above on the activation's displacement, in this code's unit, or None.
+            above: the parameter block of the code above; None for the top code.
+            first: whether it is the first step on this minibatch.
+        """
+
+    @abc.abstractmethod
+    def pull_back(self, out: Tensor | None) -> Tensor:
+        """J^T displacement, J of this code's own map: the residual W a + b - c before the activation below moved."""
+
+    @abc.abstractmethod
+    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+        """The same after it has: what :meth:`step` takes as ``pulled_back`` and ``change``.
+
+        Args:
+            below: the code that has moved.
+            pulled_back: what :meth:`pull_back` gave in this step.
+            more: how often this will be asked for in a step.
+        """
+
+    @abc.abstractmethod
+    def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
+        """The gradients of the weight objective, equation (6), into the map's buffers.
+
+        Args:
+            activation: the input of the map, as it is now.
+            below: the code it comes from; None for the network's input.
+            first: whether the weights are still those of the encode.
+        """
+
+    def memory(self) -> Any:
+        """What a captured step uses and the code may replace later."""
+        return None
+
+
+class MatrixCode(Code):
+    """A code as a (B, n) matrix, whatever its shape.
+
+    Memory: 5 numbers per sample and unit, 6 with several steps; made for the largest batch seen. The kernels compute
+    an activation with at most a dropout behind; any other pre-map is linearised, and the kernels see the identity.
+
+    Args:
+        several: whether the code takes more than one step.
+        once: whether a single step without threshold, and a single weight update, are all: then the code itself is
+            needed no more once it has been activated.
+        top: whether it is the last, which no other code is tied to.
+    """
+
+    def __init__(
+        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, several: bool, once: bool,
+        top: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(stage, above, row, flags)
+        self._several, self._once, self._top = several, once, top
+        self._sigma = above.pre.activation
+        # A relu at rest has no derivative and stays at rest, so sigma(c0) tells a single step all it needs.
+        self._in_place = once and not stage.map.saves_output and above.pre.passes_or_rests
+        # A map that is not one matrix remembers the activation of the encode by itself, and not by a copy.
+        self._remembered = above.pre.activation is not None and not above.map.uses_buffers
+        self._buffers: dict[str, Tensor] = {}
+        self._largest: dict[str, Tensor] = {}
+        self._batch = 0
+        self._mask: Tensor | None = None
+        self._calls: dict[bool, dict[str, Any]] = {}
+        self._gram: Tensor | None = None
+
+    def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
+        if (shape, activation_shape) != (self.shape, self.activation_shape):
+            self._largest, self._batch = {}, 0
+        super().set_shapes(shape, activation_shape)
+
+    def set_batch(self, batch: int, like: Tensor) -> None:
+        if batch == self._batch:
+            return
+        if not self._largest or len(self._largest["displacement"]) < batch:
+            names = ["displacement", "residual"]
+            names += ["code"] if self.map.uses_buffers else []
+            names += ["velocity"] if self._several else []
+            names += ["activation"] if not self._in_place else []
+            names += ["moved_activation"] if self._remembered else []
+            names += ["activation_displacement"] if not self._top and self._sigma is not None else []
+            self._largest = {name: like.new_empty(batch, self.width) for name in names}
+        full = len(self._largest["displacement"]) == batch
+        self._buffers = self._largest if full else {name: b[:batch] for name, b in self._largest.items()}
+        self._batch = batch
+        self._calls = {}
+        b = self._buffers
+        self.displacement, self._residual = b["displacement"], b["residual"]
+        self._velocity = b.get("velocity")
+        # A single step turns what was pulled back into the displacement in place.
+        self._destination = b["residual"] if self._several else b["displacement"]
+        self._flat_displacement = b.get("activation_displacement")
+        if self._flat_displacement is not None:
+            self.activation_displacement = self._flat_displacement.view(batch, *self.activation_shape)
+        else:
+            self.activation_displacement = None
+        self._use_code(b.get("code"))
+
+    def _use_code(self, code: Tensor | None) -> None:
+        if code is None:
+            return
+        self._code = code
+        self._flat = code if self._in_place else self._buffers["activation"]
+        self._moved_flat = self._buffers["moved_activation"] if self._remembered else self._flat
+        if self._sigma is not None:
+            shape = (self._batch, *self.activation_shape)
+            self._activation_of_encode, self._moved_activation = (
+                flat.view(shape) for flat in (self._flat, self._moved_flat)
+            )
+
+    def memory(self) -> Any:
+        return self._buffers
+
+    def _shaped(self, flat: Tensor) -> Tensor:
+        return flat.view(len(flat), *self.shape)
+
+    def encode(self, activation: Tensor) -> Tensor:
+        code = self.map.encode(activation, self._buffers.get("code"))
+        if not self.map.uses_buffers:
+            self._use_code(code.view(self._batch, self.width))
+        code = self._code
+        if self._sigma is not None:
+            self._mask = self.pre.draw_mask(code)
+            ops.activate(code, self.map.bias, self._mask, self._flat, self._sigma, self.flags.code)
+        else:
+            ops.activate(code, self.map.bias, None, code, identity, self.flags.code)
+            self._activation_of_encode = self.pre.begin(self._shaped(code)).contiguous()
+        self.activation = self._activation_of_encode
+        return self.activation
+
+    @property
+    def destination(self) -> Tensor | None:
+        return self._destination if self._sigma is not None else None
+
+    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
+        flat = (self._batch, self.width)
+        if self._sigma is None:
+            shape = (self._batch, *self.activation_shape)
+            pulled_back = self.pre.pull_back(pulled_back.view(shape)).reshape(flat)
+            change = None if change is None else self.pre.pull_back(change.view(shape)).reshape(flat)
+        else:
+            pulled_back = pulled_back.view(flat)
+        ops.code_step(
+            self._code, pulled_back, change, self._mask, self.displacement, self._velocity, self._moved_flat,
+            self._flat_displacement, self.row, above, first, self._sigma or identity, self.flags.code,
+        )  # fmt: skip
+        if self._sigma is None:
+            moved = self.pre.move(self._shaped(-self.displacement), self.unit)
+            self.activation_displacement = moved.contiguous()
+            self.activation = self._activation_of_encode + self.unit * moved
+        else:
+            self.activation = self._moved_activation
+
+    def pull_back(self, out: Tensor | None) -> Tensor:
+        self._gram = None
+        return self.map.pull_back(self._shaped(self.displacement), out)
+
+    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+        assert below.activation_displacement is not None
+        if isinstance(self.map, LinearMap):
+            return pulled_back, self._gram_product(self.map.weight, below.activation_displacement, more)
+        moved = self.map.move(below.activation_displacement, below.unit, None).view(self._batch, self.width)
+        residual = moved * (below.unit / self.unit) + self.displacement
+        return self.map.pull_back(self._shaped(residual), None), None
+
+    def _gram_product(self, weight: Tensor, moved: Tensor, more: int) -> Tensor:
+        """W^T W moved, through the Gram matrix where that takes fewer products."""
+        n_out, n_in = weight.shape
+        if n_out * n_in + more * self._batch * n_in < more * 2 * self._batch * n_out:
+            self._gram = weight.t() @ weight if self._gram is None else self._gram
+            return torch.mm(moved, self._gram)
+        return torch.mm(torch.mm(moved, weight.t(), out=self._residual), weight)
+
+    def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
+        call = self.residual_call(activation, below, first)
+        ops.weight_residual(**call)
+        self.finish_fit(activation, call)
+
+    def residual_call(self, activation: Tensor, below: Code | None, first: bool) -> dict[str, Any]:
+        """The arguments of weight_residual, for this stage alone."""
+        product = None
+        if not first:
+            product = self.map.forward(activation, self._residual)
+        elif below is not None:
+            # W a + b - c is W (a - a0) + (c0 - c), both small, so that nothing cancels.
+            assert below.activation_displacement is not None
+            product = self.map.move(below.activation_displacement, below.unit, self._residual)
+        if first in self._calls:
+            return self._calls[first]
+        residual = self._residual
+        if product is not None:
+            product = residual = product.view(self._batch, self.width)
+        elif self._once:
+            residual = self.displacement  # which is as good as used up
+        call: dict[str, Any] = {
+            "displacements": [self.displacement],
+            "products": [product],
+            "biases": [None if first else self.map.bias],
+            "codes": [None if first else self._code],
+            "residuals": [residual],
+            "bias_gradients": [self.map.bias_gradient],
+            "scalars": [self.row],
+            "below": [below.row if first and below is not None else None],
+            "guard": self.flags.weights,
+        }
+        if self.map.uses_buffers:
+            self._calls[first] = call
+        return call
+
+    def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
+        """What is left of :meth:`fit` once the residual is there."""
+        self.map.weight_gradients(self._shaped(call["residuals"][0]), activation)

@@ -1,0 +1,117 @@
+"""How steep the stages are: the norms that the automatic step sizes of the codes rest on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.network import BoundStage, LinearMap
+from altmin_ext.ops import CodeScalar
+
+_first_iterations = 20
+_samples = 8  # whose Jacobians stand for all where those depend on the sample
+
+
+class Steepness:
+    """sigma_max^2 of the map above every code, by power iteration: one step after each update of the weights.
+
+    Linear maps are iterated by the op, all others through their Jacobian and its transpose. Where the slope of a
+    pre-map has no bound, it is taken along, at the first samples of the minibatch.
+
+    Args:
+        stages: those above the codes.
+        rows: the codes' parameter blocks, where the results go.
+        seed: of the vectors that the iteration starts from.
+        like: their dtype and device.
+    """
+
+    def __init__(self, stages: Sequence[BoundStage], rows: Sequence[Tensor], seed: int, like: Tensor) -> None:
+        self._stages, self._like = stages, like
+        self._results = [row[CodeScalar.sigma_squared :][:1] for row in rows]
+        self._generator = torch.Generator().manual_seed(seed)
+        self._ready = False
+        self._linear = {
+            i: s.map
+            for i, s in enumerate(stages)
+            if isinstance(s.map, LinearMap) and s.pre.steepest is not None
+        }
+        self._others = [i for i in range(len(stages)) if i not in self._linear]
+        self._vectors: list[Tensor] = [like for _ in stages]
+        for i, map in self._linear.items():
+            self._vectors[i] = self._draw([map.n_in])
+        self._collect()
+
+    def _collect(self) -> None:
+        """The arguments of the op, which are the same in every step."""
+        self._arguments = (
+            [map.weight for map in self._linear.values()],
+            [self._vectors[i] for i in self._linear],
+            [self._results[i] for i in self._linear],
+        )
+
+    def _draw(self, shape: Sequence[int]) -> Tensor:
+        drawn = torch.randn(*shape, generator=self._generator, dtype=torch.float64)
+        return nn.functional.normalize(drawn.flatten(), dim=0).view(drawn.shape).to(self._like)
+
+    def set_shapes(self, codes: Sequence[torch.Size], inputs: Sequence[torch.Size]) -> None:
+        """Say of which shape the codes are, and what the maps above take of them, both for one sample."""
+        for i in self._others:
+            stage = self._stages[i]
+            alike = stage.pre.steepest is not None and stage.map.is_alike
+            shape = (1 if alike else _samples, *(inputs[i] if stage.pre.steepest is not None else codes[i]))
+            if self._vectors[i].numel() != math.prod(shape):
+                self._vectors[i] = self._draw(shape)
+                self._ready = False
+            self._vectors[i] = self._vectors[i].view(shape)
+
+    def begin(self, batch: int) -> None:
+        """The first iterations, before the first step; nothing later on."""
+        if not self._ready:
+            for _ in range(_first_iterations):
+                self.iterate(batch)
+            self._ready = True
+
+    def iterate(self, batch: int) -> None:
+        """An iteration, at the weights and the codes of this many samples as they are."""
+        if self._linear:
+            ops.power_iteration(*self._arguments)
+        for i in self._others:
+            stage, v = self._stages[i], self._vectors[i][:batch]
+            if stage.pre.steepest is not None:
+                image = stage.map.cotangent(stage.map.tangent(v))
+            else:
+                image = stage.pre.cotangent(stage.map.cotangent(stage.map.tangent(stage.pre.tangent(v))))
+            norm = image.norm()
+            self._results[i].copy_(norm / v.norm())
+            v.copy_(torch.where(norm > 0, image / norm, v))  # a map of zeros keeps its vector
+
+    def state_dict(self) -> dict[str, Any]:
+        """The vectors and what they have come to."""
+        return {
+            "singular_vectors": [v.clone() for v in self._vectors],
+            "sigma_squared": torch.cat([self._like.new_empty(0).double(), *self._results]),
+            "singular_vectors_ready": self._ready,
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise a ValueError unless the state is of stages like these."""
+        shapes = [tuple(v.shape) for v in state["singular_vectors"]]
+        own = [tuple(v.shape) for v in self._vectors]
+        if len(shapes) != len(own) or any(shapes[i] != own[i] for i in self._linear):
+            raise ValueError(
+                f"state must be of a model like this one, but its stages take {shapes} features."
+            )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        for i, kept in enumerate(state["singular_vectors"]):
+            self._vectors[i] = kept.to(self._like).clone()
+        self._collect()
+        for result, kept in zip(self._results, state["sigma_squared"], strict=True):
+            result.copy_(kept)
+        self._ready = bool(state["singular_vectors_ready"])

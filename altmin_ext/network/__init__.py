@@ -1,0 +1,16 @@
+"""Splits a chain of modules into stages.
+
+A stage is a pre-map (activation, dropout, pooling: what has no parameters) followed by a map (one Linear or
+convolution with the batch normalisation next to it, or any other module that has parameters); a *code* is the output
+of a stage's map. The last stage is the predictor, whose outputs are the logits::
+
+    x -> [pre | map] -> c_1 -> [pre | map] -> c_2 -> ... -> [pre | map] -> logits
+"""
+
+from __future__ import annotations
+
+from altmin_ext.network.chain import Chain, PreMap
+from altmin_ext.network.maps import LinearMap, LocalMap, Map
+from altmin_ext.network.splitting import BoundStage, Stage, as_chain, split
+
+__all__ = ["BoundStage", "Chain", "LinearMap", "LocalMap", "Map", "PreMap", "Stage", "as_chain", "split"]

@@ -1,0 +1,174 @@
+"""The part of a stage that has the parameters, and whose output is a code."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext.network.chain import Chain
+from altmin_ext.network.pieces import Piece
+
+
+class Map(abc.ABC):
+    """Where a stage's parameters are.
+
+    What a method returns is in ``out`` where that is given and saves a copy, and else a tensor of its own.
+
+    Attributes:
+        bias: (n,), which the caller adds to :meth:`forward`'s output; None: it is in there, or there is none.
+        parameters: the trainable parameters; a frozen one is left out.
+        gradients: one buffer per entry of ``parameters``.
+        bias_gradient: where the sum of the residual over the batch belongs; None if nobody needs it.
+        uses_buffers: whether results are put into ``out``.
+        saves_output: whether the output must stay as it is until the map is evaluated again.
+        is_alike: whether the Jacobian is that of every sample, apart from what couples the samples of a batch.
+    """
+
+    bias: Tensor | None = None
+    bias_gradient: Tensor | None = None
+    parameters: list[nn.Parameter]
+    gradients: list[Tensor]
+    uses_buffers = False
+    saves_output = False
+    is_alike = True
+
+    @abc.abstractmethod
+    def output_shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of a sample's output, given its input's; ValueError, half a sentence, if it does not fit."""
+
+    @abc.abstractmethod
+    def encode(self, activation: Tensor, out: Tensor | None) -> Tensor:
+        """map(activation) without ``bias``, in the first evaluation of a step."""
+
+    @abc.abstractmethod
+    def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
+        """The same, later in the step."""
+
+    @abc.abstractmethod
+    def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
+        """(map(a0 + unit displacement) - map(a0)) / unit, a0 the activation of the encode."""
+
+    @abc.abstractmethod
+    def pull_back(self, residual: Tensor, out: Tensor | None) -> Tensor:
+        """J^T residual, J the Jacobian in the activation where the map was evaluated last."""
+
+    @abc.abstractmethod
+    def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
+        """gradients = J_w^T residual, J_w the Jacobian in the parameters where the map was evaluated last.
+
+        The bias's own sum over the batch is left to the kernel that made the residual, see ``bias_gradient``.
+        """
+
+    @abc.abstractmethod
+    def tangent(self, v: Tensor) -> Tensor:
+        """J v for the first len(v) samples, apart from what couples the samples of a batch."""
+
+    @abc.abstractmethod
+    def cotangent(self, v: Tensor) -> Tensor:
+        """J^T v likewise."""
+
+    def commit(self) -> None:  # noqa: B027  (only batch normalisation and its like have anything to commit)
+        """Keep what the encode saw, such as the running statistics of batch normalisation."""
+
+
+class _Transposed:
+    """Keeps the transposed view of a matrix between steps: making one costs as much as a small product."""
+
+    def __init__(self) -> None:
+        self._matrix = self._view = torch.empty(0, 0)
+        self._address = -1
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        # The address too: ``parameter.data = ...`` gives the same object other memory.
+        if matrix is not self._matrix or matrix.data_ptr() != self._address:
+            self._matrix, self._view, self._address = matrix, matrix.detach().t(), matrix.data_ptr()
+        return self._view
+
+
+class LinearMap(Map):
+    """A single Linear: every product is one matrix product into a buffer."""
+
+    uses_buffers = True
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self.weight, self.bias = linear.weight, linear.bias
+        self.n_in, self.n_out = linear.in_features, linear.out_features
+        self.parameters = [p for p in linear.parameters() if p.requires_grad]
+        self.gradients: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        of = dict(zip(map(id, self.parameters), self.gradients, strict=True))
+        self._weight_gradient = of.get(id(linear.weight))
+        self.bias_gradient = of.get(id(linear.bias))
+        self._weight_transposed, self._residual_transposed = _Transposed(), _Transposed()
+
+    def output_shape(self, shape: torch.Size) -> torch.Size:
+        if tuple(shape) != (self.n_in,):
+            flatten = "; add a Flatten in front" if math.prod(shape) == self.n_in else ""
+            raise ValueError(f"takes {self.n_in} features{flatten}")
+        return torch.Size([self.n_out])
+
+    def encode(self, activation: Tensor, out: Tensor | None) -> Tensor:
+        return self.forward(activation, out)
+
+    def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
+        return torch.mm(activation, self._weight_transposed(self.weight), out=out)
+
+    def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
+        return self.forward(displacement, out)
+
+    def pull_back(self, residual: Tensor, out: Tensor | None) -> Tensor:
+        return torch.mm(residual, self.weight, out=out)
+
+    def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
+        if self._weight_gradient is not None:
+            torch.mm(self._residual_transposed(residual), activation, out=self._weight_gradient)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        return v @ self.weight.t()
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        return v @ self.weight
+
+
+class LocalMap(Map):
+    """Any chain of modules, differentiated within the stage."""
+
+    def __init__(self, pieces: Sequence[Piece], like: Tensor) -> None:
+        self._chain = Chain(pieces)
+        self._like = like
+        self.saves_output = self._chain.saves_output
+        self.is_alike = all(piece.is_alike for piece in pieces)
+        self.parameters = [p for piece in pieces for p in piece.parameters]
+        self.gradients = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+
+    def output_shape(self, shape: torch.Size) -> torch.Size:
+        return self._chain.output_shape(shape, self._like)
+
+    def encode(self, activation: Tensor, out: Tensor | None) -> Tensor:
+        return self._chain.begin(activation).contiguous()
+
+    def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
+        return self._chain.value(activation).contiguous()
+
+    def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
+        return self._chain.move(displacement, unit).contiguous()
+
+    def pull_back(self, residual: Tensor, out: Tensor | None) -> Tensor:
+        return self._chain.pull_back(residual).contiguous()
+
+    def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
+        for buffer, value in zip(self.gradients, self._chain.parameter_gradients(residual), strict=True):
+            buffer.copy_(value)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        return self._chain.tangent(v)
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        return self._chain.cotangent(v)
+
+    def commit(self) -> None:
+        for piece in self._chain.pieces:
+            piece.commit()

@@ -1,0 +1,519 @@
+"""Modules as a stage evaluates them: their value, their Jacobian, and how they change when their input moves.
+
+A stage is differentiated within itself only. Its pre-map and its map are chains of pieces, one per module, and every
+piece can be evaluated at a point (the encode's input) and then at another one not far from it:
+
+- ``value(a)`` goes to a point and gives the output there;
+- ``move(delta, unit)`` goes from the encode's point a0 to a0 + unit delta and gives the change of the value,
+  (f(a0 + unit delta) - f(a0)) / unit, free of cancellation where the module's structure allows it;
+- ``pull_back(g)`` is J^T g where the piece stands, ``parameter_gradients(g)`` likewise for the parameters.
+
+Within a step a piece is the same function at every evaluation: one dropout mask, the batch's own statistics.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp
+
+from altmin_ext.ops import Activation
+
+_dropouts = nn.modules.dropout._DropoutNd
+
+
+class Piece(abc.ABC):
+    """One module of a stage.
+
+    Attributes:
+        parameters: the trainable ones; a frozen parameter is left out.
+        saves_output: whether what it returned must not be overwritten while it stands at that point.
+        is_alike: whether its Jacobian is that of every sample, apart from what couples the samples of a batch.
+    """
+
+    parameters: Sequence[nn.Parameter] = ()
+    saves_output = False
+    is_alike = False
+
+    def __init__(self) -> None:
+        self._start = self._point = torch.empty(0)
+
+    def begin(self, a: Tensor) -> Tensor:
+        """The first evaluation of a step: draws masks, takes statistics."""
+        self._start = a
+        return self.value(a)
+
+    @abc.abstractmethod
+    def value(self, a: Tensor) -> Tensor:
+        """f(a), and stand there."""
+
+    @abc.abstractmethod
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        """(f(a0 + unit delta) - f(a0)) / unit, and stand at a0 + unit delta."""
+
+    @abc.abstractmethod
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """J^T gradient."""
+
+    def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
+        """J_w^T gradient, one for each of ``parameters``."""
+        return []
+
+    def commit(self) -> None:  # noqa: B027  (only what keeps running statistics has anything to commit)
+        """Keep what :meth:`begin` saw."""
+
+    @property
+    def steepest(self) -> float | None:
+        """A bound of the norm of J, whatever the point; None if there is none but to ask :meth:`tangent`."""
+        return None
+
+    @abc.abstractmethod
+    def tangent(self, v: Tensor) -> Tensor:
+        """J v for the first len(v) samples where the piece stands, apart from what couples samples of a batch."""
+
+    @abc.abstractmethod
+    def cotangent(self, v: Tensor) -> Tensor:
+        """J^T v likewise."""
+
+
+class PointwisePiece(Piece):
+    """An activation that the kernels know."""
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def value(self, a: Tensor) -> Tensor:
+        self._point = a
+        return self.activation.value(a)
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        self._point = self._start + unit * delta
+        return self.activation.difference(self._start, -delta, unit)
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        return self.cotangent(gradient)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        return v * self.activation.derivative(self._point[: len(v)])
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        return self.tangent(v)
+
+    @property
+    def steepest(self) -> float:
+        return self.activation.steepest
+
+
+class DropoutPiece(Piece):
+    """Dropout of single elements, its mask drawn once per step from torch's generator, as the module would."""
+
+    def __init__(self, module: nn.Dropout) -> None:
+        super().__init__()
+        self._module = module
+        self.mask: Tensor | None = None
+
+    @property
+    def rate(self) -> float:
+        """The rate in effect: 0 in eval mode."""
+        return self._module.p if self._module.training else 0.0
+
+    def draw(self, like: Tensor) -> Tensor | None:
+        """Draw the mask of this step, 0 or 1 / (1 - p); None if nothing is dropped."""
+        self.mask = F.dropout(torch.ones_like(like), self.rate, True) if self.rate > 0 else None
+        return self.mask
+
+    def begin(self, a: Tensor) -> Tensor:
+        self.draw(a)
+        return super().begin(a)
+
+    def value(self, a: Tensor) -> Tensor:
+        return self.tangent(a)
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        return self.tangent(delta)
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        return self.tangent(gradient)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        return v if self.mask is None else v * self.mask[: len(v)]
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        return self.tangent(v)
+
+    @property
+    def steepest(self) -> float:
+        return 1 / (1 - self.rate)
+
+
+class ReshapePiece(Piece):
+    """A flatten: the same numbers in another shape."""
+
+    def __init__(self, module: nn.Flatten) -> None:
+        super().__init__()
+        self._module = module
+
+    def value(self, a: Tensor) -> Tensor:
+        self._point = a
+        return a.flatten(self._module.start_dim, self._module.end_dim)
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        return self.tangent(delta)
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        return self.cotangent(gradient)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        return v.flatten(self._module.start_dim, self._module.end_dim)
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        return v.reshape(len(v), *self._point.shape[1:])
+
+    @property
+    def steepest(self) -> float:
+        return 1.0
+
+
+class MaxPoolPiece(Piece):
+    """2-d max-pooling, by the places of the maxima."""
+
+    def __init__(self, module: nn.MaxPool2d) -> None:
+        super().__init__()
+        self._module = module
+        self._places = self._start_places = torch.empty(0)
+
+    @property
+    def window(self) -> int | None:
+        """p where the windows are p x p without overlap or padding; else None."""
+        m = self._module
+        sizes = {
+            *(v for pair in (m.kernel_size, m.stride) for v in (pair if isinstance(pair, tuple) else (pair,)))
+        }
+        plain = m.padding in (0, (0, 0)) and m.dilation in (1, (1, 1)) and not m.ceil_mode
+        return sizes.pop() if plain and len(sizes) == 1 else None
+
+    def begin(self, a: Tensor) -> Tensor:
+        value = super().begin(a)
+        self._start_places = self._places
+        return value
+
+    def value(self, a: Tensor) -> Tensor:
+        m = self._module
+        self._point = a
+        value, self._places = F.max_pool2d(
+            a, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, return_indices=True
+        )
+        return value
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        self.value(self._start + unit * delta)
+        start, before, now = self._start.flatten(2), self._start_places.flatten(2), self._places.flatten(2)
+        # Two maxima of one window: their difference is exact where it is small.
+        apart = (start.gather(2, now) - start.gather(2, before)) / unit
+        return (apart + delta.flatten(2).gather(2, now)).view(self._places.shape)
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        return self.cotangent(gradient)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        places = self._places[: len(v)]
+        return v.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        spread = torch.zeros_like(self._point[: len(v)]).flatten(2)
+        spread.scatter_add_(2, self._places[: len(v)].flatten(2), v.flatten(2))
+        return spread.view(len(v), *self._point.shape[1:])
+
+    @property
+    def steepest(self) -> float:
+        m = self._module
+        sizes, strides = (v if isinstance(v, tuple) else (v, v) for v in (m.kernel_size, m.stride))
+        # An element is the maximum of at most so many windows.
+        return math.sqrt(math.prod(math.ceil(k / s) for k, s in zip(sizes, strides, strict=True)))
+
+
+class AffinePiece(Piece):
+    """A Linear or a convolution: one Jacobian for all points."""
+
+    is_alike = True
+
+    def __init__(self, module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+        super().__init__()
+        self._module = module
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def value(self, a: Tensor) -> Tensor:
+        self._point = a
+        return self._module(a)
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        self._point = self._start + unit * delta
+        return self.tangent(delta)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        m = self._module
+        if isinstance(m, nn.Linear):
+            return F.linear(v, m.weight)
+        return m._conv_forward(v, m.weight, None)
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        return self._backward(v, self._point[: len(v)], parameters=False)[0]
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        return self._backward(gradient, self._point, parameters=False)[0]
+
+    def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
+        m = self._module
+        _, *found = self._backward(gradient, self._point, parameters=True)
+        named = zip((m.weight, m.bias), found, strict=True)
+        return [value for parameter, value in named if parameter is not None and parameter.requires_grad]
+
+    def _backward(self, gradient: Tensor, point: Tensor, parameters: bool) -> list[Tensor]:
+        """Gradients in (input, weight, bias); those not asked for are empty."""
+        m = self._module
+        wanted = [not parameters, parameters and m.weight.requires_grad, parameters and m.bias is not None]
+        if isinstance(m, nn.Linear):
+            flat, features = gradient.reshape(-1, m.out_features), point.reshape(-1, m.in_features)
+            return [
+                gradient @ m.weight if wanted[0] else gradient,
+                flat.t() @ features if wanted[1] else gradient,
+                flat.sum(0) if wanted[2] else gradient,
+            ]
+        if m.padding_mode != "zeros" or isinstance(m.padding, str):
+            return self._backward_by_autograd(gradient, point, wanted)
+        sizes = [m.out_channels] if m.bias is not None else None
+        dims = len(m.kernel_size)
+        result: list[Tensor] = torch.ops.aten.convolution_backward(
+            gradient,
+            point,
+            m.weight,
+            sizes,
+            m.stride,
+            m.padding,
+            m.dilation,
+            False,
+            [0] * dims,
+            m.groups,
+            wanted,
+        )
+        return result
+
+    def _backward_by_autograd(self, gradient: Tensor, point: Tensor, wanted: list[bool]) -> list[Tensor]:
+        m = self._module
+        with torch.enable_grad():
+            at = point.detach().requires_grad_()
+            output = m(at)
+        inputs = [t for t, want in zip((at, m.weight, m.bias), wanted, strict=True) if want and t is not None]
+        inputs = [t for t in inputs if t.requires_grad]
+        found = iter(torch.autograd.grad(output, inputs, gradient))
+        return [
+            next(found) if want and t is not None and t.requires_grad else gradient
+            for t, want in zip((at, m.weight, m.bias), wanted, strict=True)
+        ]
+
+
+class NormalisationPiece(Piece):
+    """Batch normalisation, by the statistics of the batch at hand in training mode.
+
+    The running statistics move once per step, by those of the encode.
+    """
+
+    is_alike = True
+
+    def __init__(self, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
+        super().__init__()
+        self._module = module
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        # Mean and one over the deviation, per channel, where the piece stands.
+        self._mean = self._factor = self._start_mean = self._start_factor = torch.empty(0)
+        self._count = 1
+
+    def begin(self, a: Tensor) -> Tensor:
+        value = super().begin(a)
+        self._start_mean, self._start_factor = self._mean, self._factor
+        return value
+
+    @property
+    def _uses_batch(self) -> bool:
+        return self._module.training or self._module.running_mean is None
+
+    def _along(self, statistic: Tensor, a: Tensor) -> Tensor:
+        return statistic.view(1, -1, *[1] * (a.ndim - 2))
+
+    def value(self, a: Tensor) -> Tensor:
+        m = self._module
+        self._point = a
+        if self._uses_batch:
+            self._count = a.numel() // a.shape[1]
+            if self._count == 1:
+                raise ValueError(
+                    f"x must hold at least 2 samples for {type(m).__name__} in training mode, but holds 1."
+                )
+            value, self._mean, self._factor = torch.native_batch_norm(
+                a, m.weight, m.bias, None, None, True, 0.0, m.eps
+            )
+            return value
+        assert m.running_mean is not None
+        assert m.running_var is not None
+        self._mean, self._factor = m.running_mean, (m.running_var + m.eps).rsqrt()
+        return F.batch_norm(a, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        start, gain = self._start, self._module.weight
+        before = self._start_factor
+        self._point = start + unit * delta
+        if not self._uses_batch:
+            return delta * self._along(before if gain is None else before * gain, delta)
+        over = [0, *range(2, start.ndim)]
+        variance_of_delta, mean_of_delta = torch.var_mean(delta, over, correction=0)
+        centred = start - self._along(self._start_mean, start)
+        centred_delta = delta - self._along(mean_of_delta, start)
+        # Of the variance, over unit: twice the covariance with delta, and delta's own.
+        change = 2 * (centred * centred_delta).mean(over) + unit * variance_of_delta
+        after = (before**-2 + unit * change).rsqrt()
+        self._mean, self._factor = self._start_mean + unit * mean_of_delta, after
+        change_of_factor = -change * (before * after) ** 2 / (before + after)
+        moved = centred_delta * self._along(after, start) + centred * self._along(change_of_factor, start)
+        return moved if gain is None else moved * self._along(gain, start)
+
+    def _backward(self, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+        m = self._module
+        statistics: tuple[Tensor | None, ...] = (None, None, self._mean, self._factor)
+        if not self._uses_batch:
+            statistics = (m.running_mean, m.running_var, None, None)
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+            gradient, self._point, m.weight, *statistics, self._uses_batch, m.eps, wanted
+        )
+        return found
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        return self._backward(gradient, [True, False, False])[0]
+
+    def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
+        if not self.parameters:
+            return []
+        m = self._module
+        _, *found = self._backward(gradient, [False, True, True])
+        return [g for p, g in zip((m.weight, m.bias), found, strict=True) if p.requires_grad]
+
+    def commit(self) -> None:
+        m = self._module
+        if not m.training or m.running_mean is None:
+            return
+        assert m.running_var is not None
+        assert m.num_batches_tracked is not None
+        m.num_batches_tracked.add_(1)
+        momentum = 1.0 / float(m.num_batches_tracked) if m.momentum is None else m.momentum
+        variance = self._start_factor**-2 - m.eps
+        m.running_mean.lerp_(self._start_mean, momentum)
+        m.running_var.lerp_(variance * (self._count / (self._count - 1)), momentum)
+
+    def tangent(self, v: Tensor) -> Tensor:
+        gain = self._module.weight
+        return v * self._along(self._factor if gain is None else self._factor * gain, v)
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        return self.tangent(v)
+
+
+class LocalPiece(Piece):
+    """Any other module with one input and one output, differentiated by torch within the stage.
+
+    Buffers such as running statistics move once per step, by the encode. A module that drops out draws the same
+    masks at every evaluation of a step.
+    """
+
+    saves_output = True
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = module
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self._drops = any(isinstance(m, _dropouts) for m in module.modules())
+        self._in_place = any(getattr(m, "inplace", False) for m in module.modules())
+        self._buffers: dict[str, Tensor] = {}
+        self._start_buffers = self._buffers
+        self._random_state: tuple[Tensor, Tensor | None] | None = None
+        self._input = self._output = self._start_value = torch.empty(0)
+
+    def _call(self, a: Tensor) -> Tensor:
+        """The module's output; its buffers are left alone."""
+        self._buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
+        output: Tensor = functional_call(self._module, self._buffers, (a.clone() if self._in_place else a,))
+        return output
+
+    def _evaluate(self, a: Tensor) -> Tensor:
+        if self._random_state is None:
+            return self._call(a)
+        cpu, gpu = self._random_state
+        with torch.random.fork_rng([a.device] if gpu is not None else []):
+            torch.set_rng_state(cpu)
+            if gpu is not None:
+                torch.cuda.set_rng_state(gpu, a.device)
+            return self._call(a)
+
+    def begin(self, a: Tensor) -> Tensor:
+        state = None
+        if self._drops and self._module.training:
+            state = (torch.get_rng_state(), torch.cuda.get_rng_state(a.device) if a.is_cuda else None)
+        self._start, self._random_state = a, None
+        self._start_value = self.value(a)
+        self._start_buffers, self._random_state = self._buffers, state
+        return self._start_value
+
+    def value(self, a: Tensor) -> Tensor:
+        with torch.enable_grad():
+            self._input = a.detach().requires_grad_()
+            self._output = self._evaluate(self._input)
+        return self._output.detach()
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        value = self.value(self._start + unit * delta)
+        if delta.dtype == torch.float64:
+            return (value - self._start_value) / unit
+        # A difference of values would drown in their rounding; the slope half-way is off by the square of unit.
+        return self._tangent_at(self._start + unit * delta / 2, delta)
+
+    def _tangent_at(self, a: Tensor, v: Tensor) -> Tensor:
+        try:
+            product: Tensor = jvp(self._evaluate, (a,), (v,))[1]
+        except (NotImplementedError, RuntimeError):
+            # Without a forward mode: J v is the derivative of g -> J^T g, transposed.
+            value, transposed, *_ = vjp(self._evaluate, a)
+            linear = vjp(lambda g: transposed(g)[0], torch.zeros_like(value))
+            product = linear[1](v)[0]
+        return product.detach()
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        return torch.autograd.grad(self._output, self._input, gradient, retain_graph=True)[0]
+
+    def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
+        if not self.parameters:
+            return []
+        found = torch.autograd.grad(
+            self._output,
+            self.parameters,
+            gradient,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return list(found)
+
+    def commit(self) -> None:
+        if self._module.training:
+            for name, buffer in self._module.named_buffers():
+                buffer.copy_(self._start_buffers[name])
+
+    def tangent(self, v: Tensor) -> Tensor:
+        return self._tangent_at(self._input.detach()[: len(v)], v)
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        product: Tensor = vjp(self._evaluate, self._input.detach()[: len(v)])[1](v)[0]
+        return product.detach()

@@ -1,0 +1,262 @@
+"""Finds the stages of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext.network.chain import PreMap
+from altmin_ext.network.maps import LinearMap, LocalMap, Map
+from altmin_ext.network.pieces import (
+    AffinePiece,
+    DropoutPiece,
+    LocalPiece,
+    MaxPoolPiece,
+    NormalisationPiece,
+    Piece,
+    PointwisePiece,
+    ReshapePiece,
+)
+from altmin_ext.ops import activation_of
+
+_affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_other_normalisations = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+class Stage(nn.Module):
+    """A stage as you want it: what is in here is not split, and nothing is joined to it.
+
+    For parts of a network that only make sense together, such as a residual block. As a module it is
+    ``map(pre(x))``.
+
+    Args:
+        pre: what has no parameters, such as an activation; None for nothing.
+        map: what has them; its output is the code.
+
+    Raises:
+        TypeError: one of them is no module.
+        ValueError: ``pre`` has parameters, or ``map`` has none.
+    """
+
+    def __init__(self, pre: nn.Module | None, map: nn.Module) -> None:
+        super().__init__()
+        for name, module in (("pre", pre), ("map", map)):
+            if not isinstance(module, nn.Module) and (name == "map" or module is not None):
+                raise TypeError(f"{name} must be a torch.nn.Module, but is a {type(module).__name__}.")
+        self.pre = nn.Identity() if pre is None else pre
+        self.map = map
+        if any(True for _ in self.pre.parameters()):
+            raise ValueError(f"pre must have no parameters, but {type(pre).__name__} has; move it into map.")
+        if not any(True for _ in map.parameters()):
+            raise ValueError(
+                f"map must have parameters, but {type(map).__name__} has none; move it into pre."
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """map(pre(x))."""
+        output: Tensor = self.map(self.pre(x))
+        return output
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundStage:
+    """A stage of a model, ready for evaluation. ``name`` is the path of the map's first module in the model."""
+
+    name: str
+    pre: PreMap
+    map: Map
+
+    def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
+        """The shape of a sample's code, given that of the code below; ValueError if that does not fit."""
+        try:
+            return self.map.output_shape(self.pre.output_shape(shape, like))
+        except ValueError as error:
+            raise ValueError(
+                f"x must suit the model, but stage {self.name!r}, given {tuple(shape)} per sample, {error}."
+            ) from error
+
+
+def as_chain(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
+    """The model as one module: a list of stages becomes an ``nn.Sequential`` of them."""
+    if isinstance(model, (list, tuple)):
+        for i, module in enumerate(model):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"model[{i}] must be a torch.nn.Module, but is a {type(module).__name__}.")
+        return nn.Sequential(*model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
+    return model
+
+
+def _is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    if _is_sequential(module):
+        # named_children() leaves repetitions out
+        for name, child in zip(module._modules, module, strict=True):
+            yield from _leaves(child, f"{path}.{name}" if path else name)
+    else:
+        yield path or type(module).__name__, module
+
+
+def _piece(path: str, module: nn.Module) -> Piece:
+    """A module as a piece of a stage."""
+    activation = activation_of(module)
+    if activation is not None:
+        return PointwisePiece(activation)
+    if type(module) is nn.Dropout:
+        return DropoutPiece(module)
+    if type(module) is nn.Flatten and module.start_dim == 1:
+        return ReshapePiece(module)
+    if type(module) is nn.MaxPool2d:
+        return MaxPoolPiece(module)
+    if isinstance(module, _affine) and type(module) in _affine:
+        return AffinePiece(module)
+    if isinstance(module, _normalisations) and type(module) in _normalisations:
+        return NormalisationPiece(module)
+    _check_inputs(path, module)
+    return LocalPiece(module)
+
+
+def _check_inputs(path: str, module: nn.Module) -> None:
+    """Raise unless a module can be called with one tensor, and returns one as far as can be known."""
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)) and (
+        type(module).forward.__module__.startswith("torch.")
+    ):
+        raise ValueError(
+            f"model cannot be split at {path!r}: {type(module).__name__} has more than one output or input; "
+            "wrap it in a module that takes and returns one tensor."
+        )
+    if isinstance(module, nn.Embedding):
+        raise ValueError(
+            f"model cannot be split at {path!r}: Embedding takes integers, and codes are real; embed x beforehand."
+        )
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+    if len(required) != 1:
+        takes = ", ".join(required) or "nothing"
+        raise ValueError(
+            f"model cannot be split at {path!r}: {type(module).__name__} takes {takes}, but a part of a chain takes "
+            "one tensor and returns one; wrap it in a module that does."
+        )
+
+
+class _Open:
+    """The stage that modules are being added to."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.pre: list[tuple[str, nn.Module]] = []
+        self.map: list[tuple[str, nn.Module]] = []
+
+    def takes(self, module: nn.Module) -> bool:
+        """Whether a module with parameters still belongs to the map: one affine or unknown module, and norms."""
+        norm = isinstance(module, _normalisations + _other_normalisations)
+        return norm or all(isinstance(m, _normalisations + _other_normalisations) for _, m in self.map)
+
+    def close(self, like: Tensor) -> BoundStage:
+        modules = [module for _, module in self.map]
+        pieces = [_piece(path, module) for path, module in self.map]
+        pre = PreMap([_piece(path, module) for path, module in self.pre])
+        if len(modules) == 1 and type(modules[0]) is nn.Linear:
+            return BoundStage(self.name, pre, LinearMap(modules[0]))
+        return BoundStage(self.name, pre, LocalMap(pieces, like))
+
+
+def split(model: nn.Module) -> list[BoundStage]:
+    """The stages of a chain of modules, the predictor last.
+
+    A module without parameters belongs to the pre-map of the stage that follows, one with parameters is a map of
+    its own, except that normalisations join the map they stand beside. Pointwise activations, Dropout, Flatten,
+    MaxPool2d, Linear, convolutions and batch normalisation are known by their formulas; any other module that takes
+    one tensor and returns one is differentiated by torch within its stage.
+
+    Args:
+        model: nested ``nn.Sequential`` of modules, or of :class:`Stage`, each of which stays as it is.
+
+    Raises:
+        ValueError: a module that cannot be split, no parameters at all, something behind the last map, or a parameter
+            that two stages share.
+    """
+    if not _is_sequential(model) and not isinstance(model, Stage) and any(True for _ in model.children()):
+        raise ValueError(
+            f"model must be an nn.Sequential or a list of stages, but is a {type(model).__name__}, whose forward can "
+            "be anything; write it as an nn.Sequential, with altmin_ext.Stage around what belongs together."
+        )
+    like = next((p.detach() for p in model.parameters()), torch.empty(0))
+    stages: list[BoundStage] = []
+    stage = _Open()
+    for path, module in _leaves(model, ""):
+        if isinstance(module, Stage):
+            if stage.map:
+                stages.append(stage.close(like))
+                stage = _Open()
+            stage.name = f"{path}.map"
+            stage.pre += list(_leaves(module.pre, f"{path}.pre"))
+            stage.map = list(_leaves(module.map, f"{path}.map"))
+            stages.append(stage.close(like))
+            stage = _Open()
+            continue
+        is_map = isinstance(module, _normalisations) or any(True for _ in module.parameters())
+        if stage.map and not (is_map and stage.takes(module)):
+            stages.append(stage.close(like))
+            stage = _Open()
+        if is_map:
+            stage.name = stage.name or path
+            stage.map.append((path, module))
+        else:
+            stage.pre.append((path, module))
+    if stage.map:
+        stages.append(stage.close(like))
+        stage = _Open()
+    if not stages:
+        raise ValueError(
+            f"model must hold at least one module with parameters, such as Linear, but {type(model).__name__} "
+            "holds none."
+        )
+    _check_end(stage)
+    _check_parameters(stages)
+    return stages
+
+
+def _check_end(rest: _Open) -> None:
+    """Raise if something that acts stands behind the last map."""
+    for path, module in rest.pre:
+        if not isinstance(module, (nn.Identity, nn.Flatten)):
+            raise ValueError(
+                f"model must end with its last map, whose outputs are the logits; remove {path!r} ({module}) "
+                "behind it."
+            )
+
+
+def _check_parameters(stages: Sequence[BoundStage]) -> None:
+    owners: dict[int, str] = {}
+    for stage in stages:
+        for parameter in stage.map.parameters:
+            if id(parameter) in owners:
+                raise ValueError(
+                    f"stages {owners[id(parameter)]!r} and {stage.name!r} share a parameter; "
+                    "give each stage a parameter of its own."
+                )
+            if not parameter.is_contiguous():
+                raise ValueError(f"a parameter of stage {stage.name!r} must be contiguous.")
+        owners |= dict.fromkeys(map(id, stage.map.parameters), stage.name)
+    for below, stage in itertools.pairwise(stages):
+        one, other = below.map, stage.map
+        if not isinstance(one, LinearMap) or not isinstance(other, LinearMap) or not stage.pre.keeps_shape:
+            continue
+        if one.n_out != other.n_in:
+            raise ValueError(
+                f"stage {stage.name!r} takes {other.n_in} features, but stage {below.name!r} below it gives "
+                f"{one.n_out}."
+            )
