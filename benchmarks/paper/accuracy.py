@@ -151,7 +151,12 @@ experiments = {
     "mnist-lenet5": Experiment("mnist", lenet5, 10, 0.989, 10, **convolutional),
     "fashion-mnist-lenet5": Experiment("fashion-mnist", lenet5, 10, 0.900, 10, **convolutional),
     "cifar-10-lenet5": Experiment(
-        "cifar-10", lenet5, 20, 0.63, 12, dropout=(0.0, 0.1), weight_decay=(0.1,), **(convolutional | cifar)
+        "cifar-10",
+        lenet5,
+        20,
+        0.63,
+        12,
+        **{**convolutional, **cifar, "weight_decay": (0.1,), "dropout": (0.0, 0.1)},
     ),
     "mnist-binary": Experiment("mnist", binary_mlp, 10, 0.978, 10, methods=("am-adam", "ste"), **binary),
     "mnist-binary-none": Experiment(
@@ -207,7 +212,9 @@ def tune(name: str, methods: Sequence[str] | None) -> None:
     if experiment.tuned_as:
         return
     done = {(r["method"], json.dumps(r["trial"])) for r in _records(name, "tuning")}
-    for method, trial in ((m, trial) for m in methods or experiment.methods for trial in experiment.trials(m)):
+    for method, trial in (
+        (m, trial) for m in methods or experiment.methods for trial in experiment.trials(m)
+    ):
         if (method, json.dumps(trial)) not in done:
             record = train_once(experiment, method, trial, 1000, experiment.tuning_epochs, tuning=True)
             _append(name, "tuning", record)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+BATCH_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMALISATIONS = (*BATCH_NORMALISATIONS, nn.LayerNorm)
 POINTWISE = (
     nn.ELU,
     nn.GELU,
@@ -31,7 +33,7 @@ POINTWISE = (
 
 @dataclass
 class Stage:
-    """One Linear and what belongs to it: output = mapping(before(input)). A code is such an output."""
+    """A module with parameters and what belongs to it: output = mapping(before(input)). A code is such an output."""
 
     before: list[nn.Module]
     mapping: list[nn.Module]
@@ -39,8 +41,8 @@ class Stage:
     steps: int = 0
 
     @property
-    def linear(self) -> nn.Linear:
-        return next(module for module in self.mapping if isinstance(module, nn.Linear))
+    def linear(self) -> nn.Module:
+        return next(module for module in self.mapping if not isinstance(module, NORMALISATIONS))
 
     @property
     def dropouts(self) -> list[nn.Dropout]:
@@ -68,25 +70,25 @@ def leaves(module: nn.Module) -> list[nn.Module]:
 
 
 def split(model: nn.Module) -> list[Stage]:
-    """The stages of a chain: a BatchNorm1d right after a Linear ends its map, any other begins the next."""
+    """The stages of a chain: normalisation right after a map belongs to it, any other to the next."""
     stages: list[Stage] = []
     before: list[nn.Module] = []
     norms: list[nn.Module] = []
     for module in leaves(model):
-        if isinstance(module, nn.Linear):
-            stages.append(Stage(before, [*norms, module]))
-            before, norms = [], []
-        elif isinstance(module, nn.BatchNorm1d):
+        if isinstance(module, NORMALISATIONS):
             if stages and not before and not norms:
                 stages[-1].mapping.append(module)
             else:
                 norms.append(module)
-        elif isinstance(module, (*POINTWISE, nn.Dropout, nn.Flatten)) and not norms:
+        elif any(True for _ in module.parameters()):
+            stages.append(Stage(before, [*norms, module]))
+            before, norms = [], []
+        elif not norms:
             before.append(module)
         else:
             raise NotImplementedError(f"the reference does not know where to put {module}")
     if before or norms:
-        raise NotImplementedError("the reference wants a Linear, or its BatchNorm1d, at the end")
+        raise NotImplementedError("the reference wants a map, or its normalisation, at the end")
     return stages
 
 
@@ -187,7 +189,7 @@ class LocalObjectives:
 
     def _run(self, modules: Sequence[nn.Module], value: Tensor) -> Tensor:
         for module in modules:
-            if isinstance(module, nn.BatchNorm1d):
+            if isinstance(module, BATCH_NORMALISATIONS):
                 # By the statistics of the batch at hand, and differentiated through them.
                 value = F.batch_norm(value, None, None, module.weight, module.bias, True, 0.0, module.eps)
             elif isinstance(module, nn.Dropout):
@@ -205,12 +207,13 @@ class LocalObjectives:
         outputs = []
         for stage in self.stages:
             for module in [*stage.before, *stage.mapping]:
-                if isinstance(module, nn.BatchNorm1d) and module.track_running_stats:
+                if isinstance(module, BATCH_NORMALISATIONS) and module.track_running_stats:
                     module.num_batches_tracked += 1
                     momentum = module.momentum
                     momentum = 1 / float(module.num_batches_tracked) if momentum is None else momentum
-                    module.running_mean.lerp_(x.mean(0), momentum)
-                    module.running_var.lerp_(x.var(0), momentum)
+                    over = [0, *range(2, x.ndim)]
+                    module.running_mean.lerp_(x.mean(over), momentum)
+                    module.running_var.lerp_(x.var(over), momentum)
                 x = self._run([module], x)
             outputs.append(x)
         return outputs
@@ -326,7 +329,7 @@ class LocalObjectives:
                 square.copy_(0.999 * square + 0.001 * gradient.square())
                 first, second = mean / (1 - 0.9**stage.steps), square / (1 - 0.999**stage.steps)
                 parameter.sub_(lr * first / (second.sqrt() + 1e-8))
-            if self.l1_weights and parameter is stage.linear.weight:
+            if self.l1_weights and parameter.ndim > 1:
                 parameter.copy_(F.softshrink(parameter, lr * self.l1_weights))
 
     # The step sizes of lr_codes="auto".

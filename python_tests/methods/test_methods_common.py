@@ -568,9 +568,10 @@ def test_misspelt_method_names_the_nearest(name: str) -> None:
 
 
 @every_method
-def test_model_must_be_a_module(name: str) -> None:
+@pytest.mark.parametrize("model", ["mlp", [nn.Linear(2, 2), 3]], ids=["str", "list"])
+def test_model_must_be_a_module(name: str, model: Any) -> None:
     with pytest.raises(TypeError, match="model") as error:
-        make(name, [nn.Linear(2, 2)])
+        make(name, model)
     assert_sentence(error)
 
 
