@@ -21,8 +21,8 @@ FLOORS = (
 )
 # Files of these folders that are no op's.
 NOT_OPS = {
-    "csrc/ops/{}.h": {"activation", "backend", "lanes", "platform", "proximal", "scalars"},
-    "csrc/cpu/{}.cpp": {"instruction_set"},
+    "csrc/ops/{}.h": {"activation", "backend", "convolution", "lanes", "platform", "proximal", "scalars"},
+    "csrc/cpu/{}.cpp": {"convolution", "instruction_set"},
     "csrc/cuda/{}.cu": {"device", "workspace"},
     "python_tests/ops/test_{}.py": {"activation", "native"},
     "benchmarks/micro/bench_{}.py": set(),

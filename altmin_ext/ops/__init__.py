@@ -21,6 +21,7 @@ from altmin_ext.ops.activation import Activation, activation_of
 from altmin_ext.ops.scalars import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
 
 _backend = "native"
+LANES = 16  # samples that lie side by side, see :func:`interleave`
 
 
 @contextlib.contextmanager
@@ -92,6 +93,7 @@ def code_step(
     first: bool,
     sigma: Activation,
     guard: Tensor | None = None,
+    gap: Tensor | None = None,
 ) -> None:
     """One gradient step of a code on its local objective (Choromanska et al. 2019, equations 4 and 5).
 
@@ -112,6 +114,8 @@ def code_step(
         first: whether this is the first iteration of the minibatch.
         sigma: the activation.
         guard: (1,) float64, raised if a displacement is not finite.
+        gap: (B, n), how far the code may fall before another one takes its place, or None: a code that falls
+            farther counts in ``activation`` and ``activation_displacement`` as fallen by its gap.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
@@ -119,12 +123,12 @@ def code_step(
     if kernels := _native(code):
         kernels.code_step(
             code, pulled_back, pulled_back_change, mask, displacement, velocity, activation,
-            activation_displacement, scalars, above, first, sigma.kind, sigma.parameter, guard,
+            activation_displacement, scalars, above, first, sigma.kind, sigma.parameter, guard, gap,
         )  # fmt: skip
     else:
         reference.code_step(
             code, pulled_back, pulled_back_change, mask, displacement, velocity, activation,
-            activation_displacement, scalars, above, first, sigma, guard,
+            activation_displacement, scalars, above, first, sigma, guard, gap,
         )  # fmt: skip
 
 
@@ -400,6 +404,125 @@ def deinterleave(lanes: Tensor, rows: Tensor) -> None:
 
 names = (
     "activate",
+def convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    code: Tensor,
+    activation: Tensor,
+    winner: Tensor | None,
+    gap: Tensor | None,
+    padding: tuple[int, int],
+    pool: int,
+    sigma: Activation,
+    guard: Tensor | None = None,
+) -> None:
+    """code = the largest of each window of conv(input) + bias; activation = mask * sigma(code).
+
+    Of 16 samples side by side, see :func:`interleave`: G is ceil(B / 16). Strides, dilations and groups are 1; windows
+    of pool x pool do not overlap, and what is left over at the right and at the bottom belongs to none.
+
+    Args:
+        input: (G, n, H, W, 16).
+        weight: (m, n, h, w).
+        bias: (m,) or None.
+        mask: like ``code``, dropout mask or None.
+        code: (G, m, (H + 2 padding[0] - h + 1) // pool, (W + 2 padding[1] - w + 1) // pool, 16), out.
+        activation: like ``code``, out; may be ``code``, which then is lost.
+        winner: like ``code``, uint8, out: the place of the largest in its window, row by row, the first of equals;
+            or None.
+        gap: like ``code``, out: the largest minus the second largest of the window; or None.
+        padding: zeros on either side of H and of W, fewer than the kernel's extents.
+        pool: up to 16; 1 is none, and has neither winner nor gap.
+        sigma: the activation; monotone where ``pool`` is more than 1.
+        guard: (1,) float64, raised if a code is not finite.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit, or arguments share memory.
+    """
+    if kernels := _native(input):
+        kernels.convolve(
+            input, weight, bias, mask, code, activation, winner, gap, *padding, pool, sigma.kind,
+            sigma.parameter, guard,
+        )  # fmt: skip
+    else:
+        reference.convolve(
+            input, weight, bias, mask, code, activation, winner, gap, padding, pool, sigma, guard
+        )
+
+
+def convolution_pull_back(
+    displacement: Tensor,
+    winner: Tensor | None,
+    weight: Tensor,
+    pulled_back: Tensor,
+    padding: tuple[int, int],
+    pool: int,
+) -> None:
+    """pulled_back = the transpose of :func:`convolve`'s convolution, applied to the displacements of the winners.
+
+    Args:
+        displacement: like the code of :func:`convolve`.
+        winner: as :func:`convolve` has left it; None where ``pool`` is 1.
+        weight, padding, pool: as in :func:`convolve`.
+        pulled_back: like its input, out.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit, or arguments share memory.
+    """
+    if kernels := _native(displacement):
+        kernels.convolution_pull_back(displacement, winner, weight, pulled_back, *padding, pool)
+    else:
+        reference.convolution_pull_back(displacement, winner, weight, pulled_back, padding, pool)
+
+
+def convolution_weight_gradient(
+    displacement: Tensor,
+    winner: Tensor | None,
+    weight: Tensor,
+    input_displacement: Tensor | None,
+    input: Tensor,
+    weight_gradient: Tensor | None,
+    bias_gradient: Tensor | None,
+    scalars: Tensor,
+    below: Tensor | None,
+    padding: tuple[int, int],
+    pool: int,
+    guard: Tensor | None = None,
+) -> None:
+    """The gradient of a convolutional stage's weight subproblem (equation 6), divided by the stage's scale.
+
+    Its residual is (unit d + unit_below conv(input_displacement)) / scale, where d has the displacement of each code
+    at its winner's place, and zeros elsewhere. The residual itself is kept nowhere.
+
+    Args:
+        displacement: like the code of :func:`convolve`, in its unit.
+        winner: as :func:`convolve` has left it; None where ``pool`` is 1.
+        weight, padding, pool: as in :func:`convolve`.
+        input_displacement: like its input, in the unit of ``below``; None: zero.
+        input: the updated input, sigma of the code below.
+        weight_gradient: like the weight, out: sum over samples and places of residual times input; or None.
+        bias_gradient: (m,), out: sum over samples and places of the residual; or None.
+        scalars: the code's parameter block, a row of :class:`CodeScalar`.
+        below: the block of the code below; None: a unit of 1.
+        guard: (1,) float64, raised if the residual is not finite.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit, or arguments share memory.
+    """
+    if kernels := _native(displacement):
+        kernels.convolution_weight_gradient(
+            displacement, winner, weight, input_displacement, input, weight_gradient, bias_gradient, scalars,
+            below, *padding, pool, guard,
+        )  # fmt: skip
+    else:
+        reference.convolution_weight_gradient(
+            displacement, winner, weight, input_displacement, input, weight_gradient, bias_gradient, scalars,
+            below, padding, pool, guard,
+        )  # fmt: skip
+
+
     "code_step",
     "softmax_residual",
     "mse_residual",
@@ -427,3 +550,7 @@ __all__ = [
     "reference",
     "scalars",
 ]
+    "convolve",
+    "convolution_pull_back",
+    "convolution_weight_gradient",
+    "LANES",

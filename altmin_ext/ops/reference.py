@@ -44,6 +44,21 @@ def activate(
 
 
 def code_step(
+def _conclude(displacement: Tensor, scalars: Tensor, above: Tensor | None, guard: Tensor | None) -> None:
+    """Leaves in a code's parameter block what its step has made of it."""
+    s = CodeScalar
+    square = displacement.double().square().sum()
+    normalised = scalars[s.normalised] > 0
+    count = displacement.numel() * torch.where(normalised, scalars[s.normalised], 1.0)
+    rms = (square / count.clamp(min=1)).sqrt()
+    own = torch.where(rms > 0, (smallest_displacement / rms).clamp(min=1.0), 1.0)
+    scalars[s.damping] = own if above is None else above[s.damping]
+    scalars[s.scale] = torch.where(
+        normalised & (rms > 0), scalars[s.unit] * rms * scalars[s.damping], scalars[s.unit]
+    )
+    _raise_unless_finite(guard, square)
+
+
     code: Tensor,
     pulled_back: Tensor,
     pulled_back_change: Tensor | None,
@@ -58,6 +73,7 @@ def code_step(
     sigma: Activation,
     guard: Tensor | None,
 ) -> None:
+    gap: Tensor | None,
     s = CodeScalar
     if first:
         pulled_back = pulled_back.clone()  # which the displacement may be
@@ -85,8 +101,11 @@ def code_step(
     shrunk = (code - soft_threshold(code - unit * displacement, eta * scalars[s.threshold])) / unit
     displacement.copy_(torch.where(scalars[s.threshold] > 0, shrunk, displacement))
     if activation_displacement is not None:
-        activation_displacement.copy_(m * sigma.difference(code, displacement, unit))
-    activation.copy_(m * sigma.value(code - unit * displacement))
+    moved = displacement
+    if gap is not None:
+        moved = torch.where(unit * displacement > gap, gap / unit, displacement)
+        activation_displacement.copy_(m * sigma.difference(code, moved, unit))
+    activation.copy_(m * sigma.value(code - unit * moved))
 
     square = displacement.double().square().sum()
     rms = (square / max(1, displacement.numel())).sqrt()
@@ -289,3 +308,103 @@ def interleave(rows: Tensor, lanes: Tensor) -> None:
 def deinterleave(lanes: Tensor, rows: Tensor) -> None:
     groups, width, side = lanes.shape
     rows.copy_(lanes.transpose(1, 2).reshape(groups * side, width)[: len(rows)])
+def _images(lanes: Tensor) -> Tensor:
+    """(16 G, channels, height, width) of what lies in lanes, (G, channels, height, width, 16)."""
+    return lanes.permute(0, 4, 1, 2, 3).flatten(0, 1)
+
+
+def _lanes(images: Tensor) -> Tensor:
+    return images.unflatten(0, (-1, 16) if len(images) else (0, 16)).permute(0, 2, 3, 4, 1)
+
+
+def convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    code: Tensor,
+    activation: Tensor,
+    winner: Tensor | None,
+    gap: Tensor | None,
+    padding: tuple[int, int],
+    pool: int,
+    sigma: Activation,
+    guard: Tensor | None,
+) -> None:
+    convolved = _lanes(F.conv2d(_images(input), weight, bias, padding=padding))
+    height, width = code.shape[2:4]
+    windows = convolved[:, :, : height * pool, : width * pool]
+    windows = (
+        windows.unflatten(3, (width, pool)).unflatten(2, (height, pool)).movedim((3, 5), (5, 6)).flatten(5)
+    )
+    largest, place = windows.max(-1)
+    code.copy_(largest)
+    if winner is not None:
+        winner.copy_(place)
+    if gap is not None:
+        others = windows.scatter(-1, place.unsqueeze(-1), -torch.inf)
+        gap.copy_(largest - others.amax(-1))
+    _raise_unless_finite(guard, (largest - largest).sum())
+    a = sigma.value(largest)
+    activation.copy_(a if mask is None else a * mask)
+
+
+def _at_winners(displacement: Tensor, winner: Tensor | None, pool: int, height: int, width: int) -> Tensor:
+    """(G, m, height, width, 16): between convolution and pooling, zeros but where the winners are."""
+    if winner is None:
+        return displacement
+    windows = displacement.new_zeros(*displacement.shape, pool * pool)
+    windows.scatter_(-1, winner.long().unsqueeze(-1), displacement.unsqueeze(-1))
+    rows, columns = displacement.shape[2:4]
+    grid = windows.unflatten(-1, (pool, pool)).movedim((5, 6), (3, 5)).flatten(4, 5).flatten(2, 3)
+    return F.pad(grid, (0, 0, 0, width - columns * pool, 0, height - rows * pool))
+
+
+def convolution_pull_back(
+    displacement: Tensor,
+    winner: Tensor | None,
+    weight: Tensor,
+    pulled_back: Tensor,
+    padding: tuple[int, int],
+    pool: int,
+) -> None:
+    height, width = (
+        n + 2 * p - k + 1 for n, p, k in zip(pulled_back.shape[2:4], padding, weight.shape[2:], strict=True)
+    )
+    expanded = _at_winners(displacement, winner, pool, height, width)
+    pulled_back.copy_(_lanes(F.conv_transpose2d(_images(expanded), weight, padding=padding)))
+
+
+def convolution_weight_gradient(
+    displacement: Tensor,
+    winner: Tensor | None,
+    weight: Tensor,
+    input_displacement: Tensor | None,
+    input: Tensor,
+    weight_gradient: Tensor | None,
+    bias_gradient: Tensor | None,
+    scalars: Tensor,
+    below: Tensor | None,
+    padding: tuple[int, int],
+    pool: int,
+    guard: Tensor | None,
+) -> None:
+    s = CodeScalar
+    height, width = (
+        n + 2 * p - k + 1 for n, p, k in zip(input.shape[2:4], padding, weight.shape[2:], strict=True)
+    )
+    residual = scalars[s.unit] * _images(_at_winners(displacement, winner, pool, height, width))
+    if input_displacement is not None:
+        unit_below = 1.0 if below is None else below[s.unit]
+        residual = residual + unit_below * F.conv2d(_images(input_displacement), weight, padding=padding)
+    residual = residual / scalars[s.scale]
+    if weight_gradient is not None:
+        weight_gradient.copy_(
+            torch.nn.grad.conv2d_weight(_images(input), list(weight.shape), residual, padding=padding)
+        )
+    if bias_gradient is not None:
+        bias_gradient.copy_(residual.sum((0, 2, 3)))
+    scalars[s.residual_square] = residual.double().square().sum()
+    _raise_unless_finite(guard, scalars[s.residual_square])
+
+

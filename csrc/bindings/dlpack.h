@@ -23,7 +23,7 @@ struct DataType {
   uint8_t code, bits;
   uint16_t lanes;
 };
-inline constexpr uint8_t integer_code = 0, float_code = 2;
+inline constexpr uint8_t integer_code = 0, unsigned_code = 1, float_code = 2;
 
 struct Tensor {
   void* data;

@@ -61,7 +61,7 @@ void activate(const Tensor& code, const Tensor& bias, const Tensor& mask, const 
 void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pulled_back_change,
                const Tensor& mask, const Tensor& displacement, const Tensor& velocity, const Tensor& activation,
                const Tensor& activation_displacement, const Tensor& scalars, const Tensor& above, bool first,
-               int kind, double parameter, const Tensor& guard) {
+               int kind, double parameter, const Tensor& guard, const Tensor& gap) {
   for (const Named& named :
        {Named{"code", code}, Named{"pulled_back", pulled_back}, Named{"displacement", displacement},
         Named{"activation", activation}, Named{"scalars", scalars}})
@@ -81,14 +81,15 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
                                            {"activation_displacement", activation_displacement},
                                            {"scalars", scalars},
                                            {"above", above},
-                                           {"guard", guard}});
+                                           {"guard", guard},
+                                           {"gap", gap}});
   check_overlap({{"displacement", displacement},
                  {"velocity", velocity},
                  {"activation", activation},
                  {"activation_displacement", activation_displacement},
                  {"scalars", scalars},
                  {"guard", guard}},
-                {{"pulled_back_change", pulled_back_change}, {"mask", mask}, {"above", above}});
+                {{"pulled_back_change", pulled_back_change}, {"mask", mask}, {"above", above}, {"gap", gap}});
   // What may share memory is left out of the second comparison.
   const Activation sigma = activation_kind(kind);
   const bool at_rest = sigma == Activation::relu || sigma == Activation::identity;
@@ -114,7 +115,7 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
          {Named{"code", code}, Named{"pulled_back", pulled_back},
           Named{"pulled_back_change", pulled_back_change}, Named{"mask", mask},
           Named{"displacement", displacement}, Named{"velocity", velocity}, Named{"activation", activation},
-          Named{"activation_displacement", activation_displacement}})
+          Named{"activation_displacement", activation_displacement}, Named{"gap", gap}})
       check<T>(named.tensor, named.name, {batch, width});
     const CodeStep<T> arguments{batch * width,
                                 code.data<T>(),
@@ -130,7 +131,8 @@ void code_step(const Tensor& code, const Tensor& pulled_back, const Tensor& pull
                                 first,
                                 sigma,
                                 static_cast<T>(parameter),
-                                guard.data<double>()};
+                                guard.data<double>(),
+                                gap.data<T>()};
     ALTMIN_RUN(code_step, device, arguments);
   });
 }

@@ -64,9 +64,10 @@ class Tensor {
   bool is_float(int bits) const { return view.dtype.code == dlpack::float_code && view.dtype.bits == bits; }
 
   std::string describe_dtype() const {
-    const char* kind = view.dtype.code == dlpack::float_code     ? "float"
-                       : view.dtype.code == dlpack::integer_code ? "int"
-                                                                 : "dtype code ";
+    const char* kind = view.dtype.code == dlpack::float_code      ? "float"
+                       : view.dtype.code == dlpack::integer_code  ? "int"
+                       : view.dtype.code == dlpack::unsigned_code ? "uint"
+                                                                  : "dtype code ";
     if (*kind == 'd') return kind + std::to_string(view.dtype.code);
     return kind + std::to_string(view.dtype.bits);
   }
@@ -118,6 +119,7 @@ template <typename T>
 constexpr const char* dtype_name() {
   if constexpr (std::is_same_v<T, float>) return "float32";
   if constexpr (std::is_same_v<T, double>) return "float64";
+  if constexpr (std::is_same_v<T, uint8_t>) return "uint8";
   return "int64";
 }
 
@@ -126,7 +128,9 @@ template <typename T>
 void check(const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
   if (tensor.unreadable) check_readable(tensor, name);
   if (!tensor) return;
-  constexpr uint8_t code = std::is_floating_point_v<T> ? dlpack::float_code : dlpack::integer_code;
+  constexpr uint8_t code = std::is_floating_point_v<T> ? dlpack::float_code
+                           : std::is_signed_v<T>       ? dlpack::integer_code
+                                                       : dlpack::unsigned_code;
   if (tensor.view.dtype.code != code || tensor.view.dtype.bits != 8 * sizeof(T) || tensor.view.dtype.lanes != 1)
     raise_type_error(name, " must be ", dtype_name<T>(), ", but is ", tensor.describe_dtype(), ".");
   bool fits = tensor.view.dimensions == static_cast<int32_t>(shape.size());

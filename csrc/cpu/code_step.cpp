@@ -78,6 +78,13 @@ void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigm
   T* activation = o.activation + i;
   const T* __restrict delta = o.displacement + i;
   const T* __restrict mask = o.mask ? o.mask + i : nullptr;
+  T limited[chunk];
+  if (o.gap) {
+    const T* __restrict gap = o.gap + i;
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) limited[j] = f.unit * delta[j] > gap[j] ? gap[j] / f.unit : delta[j];
+    delta = limited;
+  }
   if (o.activation_displacement) {
     T* __restrict activation_displacement = o.activation_displacement + i;
 #pragma omp simd

@@ -1,6 +1,7 @@
 #include "ops/code_step.h"
 
 #include <cmath>
+#include <limits>
 
 #include "ops/proximal.h"
 #include "pack.h"
@@ -20,6 +21,7 @@ __device__ __forceinline__ double move(const CodeStep<T>& o, const CodeStepFacto
   const auto pulled_back = load<width>(o.pulled_back + place);
   const auto change = load_or<width>(o.pulled_back_change, place, T(0));
   const auto mask = load_or<width>(o.mask, place, T(1));
+  const auto gap = load_or<width>(o.gap, place, std::numeric_limits<T>::infinity());
   auto delta = load_or<width>(o.first ? nullptr : o.displacement, place, T(0));
   auto velocity = load_or<width>(o.first ? nullptr : o.velocity, place, T(0));
   Pack<T, width> activation, activation_displacement;
@@ -34,9 +36,10 @@ __device__ __forceinline__ double move(const CodeStep<T>& o, const CodeStepFacto
     if (f.threshold > T(0))
       delta[i] = (code[i] - soft_threshold(code[i] - f.unit * delta[i], f.eta * f.threshold)) / f.unit;
     square += static_cast<double>(delta[i]) * static_cast<double>(delta[i]);
-    activation[i] = mask[i] * sigma.value(code[i] - f.unit * delta[i]);
+    const T moved = f.unit * delta[i] > gap[i] ? gap[i] / f.unit : delta[i];
+    activation[i] = mask[i] * sigma.value(code[i] - f.unit * moved);
     if (o.activation_displacement)
-      activation_displacement[i] = mask[i] * sigma.difference(code[i], delta[i], f.unit);
+      activation_displacement[i] = mask[i] * sigma.difference(code[i], moved, f.unit);
   }
   store(o.displacement + place, delta);
   if (o.velocity) store(o.velocity + place, velocity);
@@ -78,7 +81,7 @@ void launch_code_step(const CodeStep<T>& o, Stream stream) {
 template <typename T>
 void code_step(const CodeStep<T>& o, Stream stream) {
   if (aligned(o.code, o.pulled_back, o.pulled_back_change, o.mask, o.displacement, o.velocity, o.activation,
-              o.activation_displacement))
+              o.activation_displacement, o.gap))
     launch_code_step<pack_width<T>>(o, stream);
   else
     launch_code_step<1>(o, stream);

@@ -36,6 +36,9 @@ WRITTEN = {
     "deinterleave": ("rows",),
 }  # fmt: skip
 PARAMETER_BLOCKS = (
+    "convolve": ("code", "activation", "winner", "gap", "guard"),
+    "convolution_pull_back": ("pulled_back",),
+    "convolution_weight_gradient": ("weight_gradient", "bias_gradient", "scalars", "guard"),
     "scalars",
     "above",
     "below",
@@ -43,7 +46,12 @@ PARAMETER_BLOCKS = (
     "guard",
     "sigma_squared",
 )  # float64 whatever the dtype
-POISON = {torch.int64: -(2**40) + 3, torch.float32: float("nan"), torch.float64: float("nan")}
+POISON = {
+    torch.uint8: 251,
+    torch.int64: -(2**40) + 3,
+    torch.float32: float("nan"),
+    torch.float64: float("nan"),
+}
 MARGIN = 3
 
 

@@ -35,6 +35,7 @@ def case(
     change: bool = False,
     mask: bool = False,
     velocity: bool = False,
+    gap: bool = False,
     unit: float = 1.0,
     **scalars: float,
 ) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def case(
         "above": above,
         "first": first,
         "sigma": sigma,
+        "gap": random.normal(*shape, scale=unit).abs() if gap else None,
     }
 
 
@@ -71,6 +73,7 @@ def random_case(random: Random, batch: int, width: int, sigma: Activation) -> di
         change=random.flip(),
         mask=random.flip(),
         velocity=random.flip(),
+        gap=random.flip(),
         unit=1.0 if threshold else random.choice((1.0, 1e-3, 1e-6, 1e-20)),
         step_size=random.choice((0.4, -1.0)),
         curvature=0.7,
@@ -79,7 +82,7 @@ def random_case(random: Random, batch: int, width: int, sigma: Activation) -> di
         anchor=random.choice((1.0, 0.0)),
         momentum=random.choice((0.0, 0.9)),
         threshold=threshold,
-        normalised=random.choice((0.0, 1.0)),
+        normalised=random.choice((0.0, 1.0, 3.5)),
     )
 
 
@@ -100,9 +103,9 @@ def test_against_float64(sigma: Activation, dtype: torch.dtype) -> None:
                 assert_close(getattr(result, name), value, 4e-12, what)
             elif name == "scalars":
                 # Of the displacement as it came out, rounded: one unit alone may be all cancellation.
-                size = result.displacement.double().square().mean().sqrt()
-                normalised = value[CodeScalar.normalised] != 0 and size > 0
-                scale = value[CodeScalar.unit] * (size if normalised else 1.0)
+                normalised = float(value[CodeScalar.normalised])
+                size = result.displacement.double().square().mean().div(normalised or 1.0).sqrt()
+                scale = value[CodeScalar.unit] * (size if normalised and size > 0 else 1.0)
                 assert_close(result.scalars[CodeScalar.scale], scale, 16 * EPS, what)
                 others = [entry for entry in CodeScalar if entry != CodeScalar.scale]
                 assert torch.allclose(result.scalars[others], value[others], rtol=1e-14, atol=0), what
@@ -189,7 +192,7 @@ def descend(sigma: Activation, top: bool, threshold: float, momentum: float, mas
                 "code": objective.c0, "pulled_back": objective.pulled_back(activation), "pulled_back_change": change,
                 "mask": objective.mask if mask else None, "displacement": displacement, "velocity": velocity,
                 "activation": Output(shape), "activation_displacement": None if top else Output(shape),
-                "scalars": scalars, "above": above, "first": iteration == 0, "sigma": sigma,
+                "scalars": scalars, "above": above, "first": iteration == 0, "sigma": sigma, "gap": None,
             },
         )  # fmt: skip
         displacement, velocity, scalars, activation = (
@@ -239,13 +242,14 @@ def test_unit_and_scale() -> None:
     assert run(case(random, 3, 4, unit=0.01, threshold=0.1))["unit"] == 1.0
     assert run(case(random, 3, 4, unit=0.01, first=False))["unit"] == 0.01
     assert run(case(random, 3, 4, unit=0.01))["scale"] == 0.01
-    for normalised in (1.0, -2.0):
+    for normalised in (1.0, 4.0):
+        # Of a pooled code only the winner of every window is held, and the others have not moved.
         arguments = case(random, 3, 4, unit=0.01, normalised=normalised)
         result = call(ops.code_step, arguments)
-        rms = result.displacement.square().mean().sqrt()
+        rms = (result.displacement.square().mean() / normalised).sqrt()
         assert float(result.scalars[CodeScalar.scale]) == pytest.approx(0.01 * float(rms), rel=1e-14)
         scaled = result.displacement * result.scalars[CodeScalar.unit] / result.scalars[CodeScalar.scale]
-        assert float(scaled.square().mean()) == pytest.approx(1.0, rel=1e-13)
+        assert float(scaled.square().mean()) == pytest.approx(normalised, rel=1e-13)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (3, 4)])

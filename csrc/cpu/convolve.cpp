@@ -1,0 +1,102 @@
+#include "ops/convolve.h"
+
+#include <limits>
+
+#include "convolution.h"
+
+namespace altmin::cpu::ALTMIN_ISA {
+
+namespace {
+
+// The largest of each window of `rows`, pool rows of a channel. `place` is that of the row of codes.
+template <typename T>
+void pool_row(const Convolve<T>& o, const T* rows, int64_t place) {
+  const int64_t pool = o.shape.pool, row_stride = o.shape.convolved_width() * lanes;
+  for (int64_t i = 0; i < o.shape.code_width() * lanes; i += vector_width<T>) {
+    const T* window = rows + i / lanes * pool * lanes + i % lanes;
+    Vector<T> best = load(window), second = broadcast(-std::numeric_limits<T>::infinity());
+    Places<T> winner = {};
+    for (int64_t k = 1; k < pool * pool; ++k) {
+      const Vector<T> next = load(window + k / pool * row_stride + k % pool * lanes);
+      const Places<T> wins = (next > best) | (next != next);
+      const Vector<T> loser = wins ? best : next;
+      second = loser > second ? loser : second;
+      best = wins ? next : best;
+      winner = wins ? all_at<T>(k) : winner;
+    }
+    store(o.code + place + i, best);
+    if (o.winner) store_places<T>(o.winner + place + i, winner);
+    if (o.gap) store(o.gap + place + i, best - second);
+  }
+}
+
+// Zero, but NaN where a code is not finite.
+template <typename T>
+double probe(const T* code, int64_t n) {
+  Vector<T> sum = {};
+  for (int64_t i = 0; i < n; i += vector_width<T>) {
+    const Vector<T> c = load(code + i);
+    sum += c - c;
+  }
+  double total = 0;
+  for (int64_t i = 0; i < vector_width<T>; ++i) total += sum[i];
+  return total;
+}
+
+template <typename T>
+void activate_row(const Convolve<T>& o, int64_t place, int64_t n) {
+  const T* code = o.code + place;
+  T* activation = o.activation + place;  // no __restrict: it may be `code`
+  dispatch_activation<T>(o.kind, o.parameter, [&](auto sigma) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) activation[i] = sigma.value(code[i]);
+  });
+  if (!o.mask) return;
+  const T* __restrict mask = o.mask + place;
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) activation[i] *= mask[i];
+}
+
+}  // namespace
+
+template <typename T>
+void convolve(const Convolve<T>& o) {
+  const ConvolutionShape& s = o.shape;
+  const Filters<T> filters(
+      s.outputs, s.inputs, s.kernel_height, s.kernel_width,
+      [&](int64_t output, int64_t input, int64_t i, int64_t j) {
+        return o.weight[((output * s.inputs + input) * s.kernel_height + i) * s.kernel_width + j];
+      });
+  const int64_t rows = s.code_height(), codes = s.code_width() * lanes, image = s.height * s.width * lanes;
+  const int64_t columns = s.convolved_width(), windows = s.pool * columns * lanes;
+  const double finite = parallel_sum(
+      s.groups * rows, threads_for_convolution(s),
+      [&](int64_t begin, int64_t end) {
+        double sum = 0;
+        T* const convolved = s.pool == 1 ? nullptr : scratch<T>(filters.block * windows);
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t group = item / rows, row = item % rows;
+          const Images<T> images = {o.input + group * s.inputs * image, s.height, s.width, image};
+          filters.for_blocks([&](int64_t first, int64_t count) {
+            const auto place = [&](int64_t c) { return ((group * s.outputs + c) * rows + row) * codes; };
+            for (int64_t y = 0; y < s.pool; ++y) {
+              T* const out = convolved ? convolved + y * columns * lanes : o.code + place(first);
+              convolve_row(filters, first, count, images, row * s.pool + y - s.padding_height, s.padding_width,
+                           o.bias, out, columns, convolved ? windows : rows * codes);
+            }
+            for (int64_t c = first; c < first + count; ++c) {
+              if (convolved) pool_row(o, convolved + (c - first) * windows, place(c));
+              sum += probe(o.code + place(c), codes);
+              activate_row(o, place(c), codes);
+            }
+          });
+        }
+        return sum;
+      },
+      1);
+  raise_unless_finite(finite, o.guard);
+}
+
+ALTMIN_INSTANTIATE(convolve, void, Convolve)
+
+}  // namespace altmin::cpu::ALTMIN_ISA
