@@ -206,18 +206,20 @@ def code_step(arguments: dict[str, Any]) -> dict[str, Tensor]:
     if s["threshold"] > 0:
         delta = (code - soft_threshold(code - unit * delta, eta * s["threshold"])) / unit
 
-    rms = float(delta.square().mean().sqrt()) if delta.numel() else 0.0
+    held = delta.numel() * (s["normalised"] or 1.0)
+    rms = math.sqrt(float(delta.square().sum()) / held) if held else 0.0
     own = max(1.0, 1e-8 / rms) if rms > 0 else 1.0
     damping = own if above is None else float(above[CodeScalar.damping])
+    moved = delta if arguments["gap"] is None else torch.minimum(delta, arguments["gap"] / unit)
     outputs = {
         "displacement": delta,
-        "activation": mask * value(sigma, code - unit * delta),
+        "activation": mask * value(sigma, code - unit * moved),
         "scalars": arguments["scalars"].clone(),
     }
     if velocity is not None:
         outputs["velocity"] = velocity
     if arguments["activation_displacement"] is not None:
-        outputs["activation_displacement"] = mask * difference(sigma, code, delta, unit)
+        outputs["activation_displacement"] = mask * difference(sigma, code, moved, unit)
     for entry, number in (
         (CodeScalar.unit, unit),
         (CodeScalar.step_taken, eta),
