@@ -368,42 +368,6 @@ def bcd_columns(
         reference.bcd_columns(weight, gram, cross, scalars, sweeps, has_bias, nonnegative)
 
 
-def interleave(rows: Tensor, lanes: Tensor) -> None:
-    """lanes[g, i, l] = rows[16 g + l, i]: from a sample in each row to 16 samples side by side.
-
-    Where there is no sample left, lanes are zero.
-
-    Args:
-        rows: (B, n).
-        lanes: (ceil(B / 16), n, 16), out.
-
-    Raises:
-        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
-    """
-    if kernels := _native(rows):
-        kernels.interleave(rows, lanes)
-    else:
-        reference.interleave(rows, lanes)
-
-
-def deinterleave(lanes: Tensor, rows: Tensor) -> None:
-    """rows[16 g + l, i] = lanes[g, i, l]: the opposite of :func:`interleave`.
-
-    Args:
-        lanes: (ceil(B / 16), n, 16).
-        rows: (B, n), out.
-
-    Raises:
-        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
-    """
-    if kernels := _native(lanes):
-        kernels.deinterleave(lanes, rows)
-    else:
-        reference.deinterleave(lanes, rows)
-
-
-names = (
-    "activate",
 def convolve(
     input: Tensor,
     weight: Tensor,
@@ -523,6 +487,42 @@ def convolution_weight_gradient(
         )  # fmt: skip
 
 
+def interleave(rows: Tensor, lanes: Tensor) -> None:
+    """lanes[g, i, l] = rows[16 g + l, i]: from a sample in each row to 16 samples side by side.
+
+    Where there is no sample left, lanes are zero.
+
+    Args:
+        rows: (B, n).
+        lanes: (ceil(B / 16), n, 16), out.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(rows):
+        kernels.interleave(rows, lanes)
+    else:
+        reference.interleave(rows, lanes)
+
+
+def deinterleave(lanes: Tensor, rows: Tensor) -> None:
+    """rows[16 g + l, i] = lanes[g, i, l]: the opposite of :func:`interleave`.
+
+    Args:
+        lanes: (ceil(B / 16), n, 16).
+        rows: (B, n), out.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(lanes):
+        kernels.deinterleave(lanes, rows)
+    else:
+        reference.deinterleave(lanes, rows)
+
+
+names = (
+    "activate",
     "code_step",
     "softmax_residual",
     "mse_residual",
@@ -532,12 +532,16 @@ def convolution_weight_gradient(
     "power_iteration",
     "memory_update",
     "bcd_columns",
+    "convolve",
+    "convolution_pull_back",
+    "convolution_weight_gradient",
     "interleave",
     "deinterleave",
 )
 
 __all__ = [
     *names,
+    "LANES",
     "Activation",
     "AdamScalar",
     "CodeScalar",
@@ -550,7 +554,3 @@ __all__ = [
     "reference",
     "scalars",
 ]
-    "convolve",
-    "convolution_pull_back",
-    "convolution_weight_gradient",
-    "LANES",

@@ -44,21 +44,6 @@ def activate(
 
 
 def code_step(
-def _conclude(displacement: Tensor, scalars: Tensor, above: Tensor | None, guard: Tensor | None) -> None:
-    """Leaves in a code's parameter block what its step has made of it."""
-    s = CodeScalar
-    square = displacement.double().square().sum()
-    normalised = scalars[s.normalised] > 0
-    count = displacement.numel() * torch.where(normalised, scalars[s.normalised], 1.0)
-    rms = (square / count.clamp(min=1)).sqrt()
-    own = torch.where(rms > 0, (smallest_displacement / rms).clamp(min=1.0), 1.0)
-    scalars[s.damping] = own if above is None else above[s.damping]
-    scalars[s.scale] = torch.where(
-        normalised & (rms > 0), scalars[s.unit] * rms * scalars[s.damping], scalars[s.unit]
-    )
-    _raise_unless_finite(guard, square)
-
-
     code: Tensor,
     pulled_back: Tensor,
     pulled_back_change: Tensor | None,
@@ -72,8 +57,8 @@ def _conclude(displacement: Tensor, scalars: Tensor, above: Tensor | None, guard
     first: bool,
     sigma: Activation,
     guard: Tensor | None,
-) -> None:
     gap: Tensor | None,
+) -> None:
     s = CodeScalar
     if first:
         pulled_back = pulled_back.clone()  # which the displacement may be
@@ -100,10 +85,10 @@ def _conclude(displacement: Tensor, scalars: Tensor, above: Tensor | None, guard
 
     shrunk = (code - soft_threshold(code - unit * displacement, eta * scalars[s.threshold])) / unit
     displacement.copy_(torch.where(scalars[s.threshold] > 0, shrunk, displacement))
-    if activation_displacement is not None:
     moved = displacement
     if gap is not None:
         moved = torch.where(unit * displacement > gap, gap / unit, displacement)
+    if activation_displacement is not None:
         activation_displacement.copy_(m * sigma.difference(code, moved, unit))
     activation.copy_(m * sigma.value(code - unit * moved))
 
@@ -299,15 +284,6 @@ def bcd_columns(
             weight[:, j] = torch.where(diagonal[j] <= smallest, weight[:, j], w)
 
 
-def interleave(rows: Tensor, lanes: Tensor) -> None:
-    groups, width, side = lanes.shape
-    filled = F.pad(rows, (0, 0, 0, groups * side - len(rows)))
-    lanes.copy_(filled.view(groups, side, width).transpose(1, 2))
-
-
-def deinterleave(lanes: Tensor, rows: Tensor) -> None:
-    groups, width, side = lanes.shape
-    rows.copy_(lanes.transpose(1, 2).reshape(groups * side, width)[: len(rows)])
 def _images(lanes: Tensor) -> Tensor:
     """(16 G, channels, height, width) of what lies in lanes, (G, channels, height, width, 16)."""
     return lanes.permute(0, 4, 1, 2, 3).flatten(0, 1)
@@ -408,3 +384,12 @@ def convolution_weight_gradient(
     _raise_unless_finite(guard, scalars[s.residual_square])
 
 
+def interleave(rows: Tensor, lanes: Tensor) -> None:
+    groups, width, side = lanes.shape
+    filled = F.pad(rows, (0, 0, 0, groups * side - len(rows)))
+    lanes.copy_(filled.view(groups, side, width).transpose(1, 2))
+
+
+def deinterleave(lanes: Tensor, rows: Tensor) -> None:
+    groups, width, side = lanes.shape
+    rows.copy_(lanes.transpose(1, 2).reshape(groups * side, width)[: len(rows)])

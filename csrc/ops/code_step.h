@@ -10,7 +10,7 @@
 //
 // with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0 and
 // unit = scale_above (1 for the top code, and with a threshold). Afterwards scale = unit * RMS(delta) * damping if
-// normalised, which is how many numbers the code has for each that is held, else unit; damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of
+// normalised, else unit; damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of
 // zero from being blown up into steps of full size. Raises the guard when delta is not finite.
 //
 // On the first iteration `displacement` may be `pulled_back`. With relu and the identity, where a single
@@ -50,7 +50,7 @@ struct CodeStep {
   const T* gap;  // how far a code may fall before another one takes its place in its window; null: all the way
 };
 
-// The scalars of the formula, which are the same on every device.
+// The scalars of the formula, which are the same on every device and for every op that moves codes.
 inline namespace ALTMIN_ISA {
 
 // Of this step; what the scalars hold as unit is that of the last one until conclude has been called.

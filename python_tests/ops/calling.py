@@ -34,11 +34,11 @@ WRITTEN = {
     "bcd_columns": ("weight",),
     "interleave": ("lanes",),
     "deinterleave": ("rows",),
-}  # fmt: skip
-PARAMETER_BLOCKS = (
     "convolve": ("code", "activation", "winner", "gap", "guard"),
     "convolution_pull_back": ("pulled_back",),
     "convolution_weight_gradient": ("weight_gradient", "bias_gradient", "scalars", "guard"),
+}  # fmt: skip
+PARAMETER_BLOCKS = (
     "scalars",
     "above",
     "below",
