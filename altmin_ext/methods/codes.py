@@ -67,6 +67,11 @@ class Code(abc.ABC):
         """c0 <- map(activation below); returns the activation for the stage above."""
 
     @property
+    def spread(self) -> float:
+        """How many numbers the code has for each that is held."""
+        return 1.0
+
+    @property
     def destination(self) -> Tensor | None:
         """Where the stage above may put what it pulls back for :meth:`step`."""
         return None

@@ -26,6 +26,7 @@ from altmin_ext import ops
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
 from altmin_ext.methods.codes import Code, Flags, MatrixCode
+from altmin_ext.methods.convolution_code import ConvolutionCode
 from altmin_ext.methods.steepness import Steepness
 from altmin_ext.methods.weight_update import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
 from altmin_ext.network import BoundStage, LinearMap, split
@@ -163,13 +164,21 @@ class OnlineAM(Method):
         several = o.code_iterations is not None and o.code_iterations > 1
         once = not several and o.weight_iterations == 1 and o.l1_codes == 0
         count = len(self._stages)
-        return [
-            MatrixCode(
-                stage, above, self._rows[l], Flags(self._flags[l], self._flags[count + l]),
-                several=several, once=once, top=l == count - 2,
-            )
-            for l, (stage, above) in enumerate(itertools.pairwise(self._stages))
-        ]  # fmt: skip
+        pairs = list(itertools.pairwise(self._stages))
+        in_lanes = [once and ConvolutionCode.suits(stage, above) for stage, above in pairs]
+        codes: list[Code] = []
+        for l, (stage, above) in enumerate(pairs):
+            row, flags = self._rows[l], Flags(self._flags[l], self._flags[count + l])
+            top = l == len(pairs) - 1
+            if in_lanes[l]:
+                below, beyond = l > 0 and in_lanes[l - 1], not top and in_lanes[l + 1]
+                code: Code = ConvolutionCode(
+                    stage, above, row, flags, from_lanes=below, to_lanes=beyond, top=top
+                )
+            else:
+                code = MatrixCode(stage, above, row, flags, several=several, once=once, top=top)
+            codes.append(code)
+        return codes
 
     @property
     def code_step_sizes(self) -> Tensor:
@@ -371,7 +380,7 @@ class OnlineAM(Method):
                     CodeScalar.anchor: float(paper),
                     CodeScalar.momentum: o.code_momentum,
                     CodeScalar.threshold: o.l1_codes / (2 * self.mu),
-                    CodeScalar.normalised: float(o.stage_scaling == "displacement"),
+                    CodeScalar.normalised: code.spread if o.stage_scaling == "displacement" else 0.0,
                 }
             )
             factors.append(1 / batch if paper else 2 / (batch * code.width))

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext.network.chain import Chain
-from altmin_ext.network.pieces import Piece
+from altmin_ext.network.pieces import AffinePiece, Piece
+
+_largest_kernel, _most_channels = 5, 32  # beyond, torch's own convolutions are as fast
 
 
 class Map(abc.ABC):
@@ -143,6 +145,24 @@ class LocalMap(Map):
         self.is_alike = all(piece.is_alike for piece in pieces)
         self.parameters = [p for piece in pieces for p in piece.parameters]
         self.gradients = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+
+    @property
+    def convolution(self) -> nn.Conv2d | None:
+        """The module, where it is a single convolution that the kernels compute: small, with stride 1."""
+        first = self._chain.pieces[0]
+        module = first.module if len(self._chain.pieces) == 1 and isinstance(first, AffinePiece) else None
+        if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.groups != 1:
+            return None
+        plain = module.stride == module.dilation == (1, 1) and module.padding_mode == "zeros"
+        narrow = all(
+            p < k <= _largest_kernel for p, k in zip(module.padding, module.kernel_size, strict=True)
+        )
+        few = max(module.in_channels, module.out_channels) <= _most_channels
+        return module if plain and narrow and few else None
+
+    def gradient_of(self, parameter: Tensor | None) -> Tensor | None:
+        """The buffer for a parameter's gradient; None if it is not trained."""
+        return next((g for p, g in zip(self.parameters, self.gradients, strict=True) if p is parameter), None)
 
     def output_shape(self, shape: torch.Size) -> torch.Size:
         return self._chain.output_shape(shape, self._like)

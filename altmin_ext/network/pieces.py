@@ -245,19 +245,19 @@ class AffinePiece(Piece):
 
     def __init__(self, module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
-        self._module = module
+        self.module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
 
     def value(self, a: Tensor) -> Tensor:
         self._point = a
-        return self._module(a)
+        return self.module(a)
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
         self._point = self._start + unit * delta
         return self.tangent(delta)
 
     def tangent(self, v: Tensor) -> Tensor:
-        m = self._module
+        m = self.module
         if isinstance(m, nn.Linear):
             return F.linear(v, m.weight)
         return m._conv_forward(v, m.weight, None)
@@ -269,14 +269,14 @@ class AffinePiece(Piece):
         return self._backward(gradient, self._point, parameters=False)[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        m = self._module
+        m = self.module
         _, *found = self._backward(gradient, self._point, parameters=True)
         named = zip((m.weight, m.bias), found, strict=True)
         return [value for parameter, value in named if parameter is not None and parameter.requires_grad]
 
     def _backward(self, gradient: Tensor, point: Tensor, parameters: bool) -> list[Tensor]:
         """Gradients in (input, weight, bias); those not asked for are empty."""
-        m = self._module
+        m = self.module
         wanted = [not parameters, parameters and m.weight.requires_grad, parameters and m.bias is not None]
         if isinstance(m, nn.Linear):
             flat, features = gradient.reshape(-1, m.out_features), point.reshape(-1, m.in_features)
@@ -305,7 +305,7 @@ class AffinePiece(Piece):
         return result
 
     def _backward_by_autograd(self, gradient: Tensor, point: Tensor, wanted: list[bool]) -> list[Tensor]:
-        m = self._module
+        m = self.module
         with torch.enable_grad():
             at = point.detach().requires_grad_()
             output = m(at)

@@ -10,7 +10,7 @@
 //
 // with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0 and
 // unit = scale_above (1 for the top code, and with a threshold). Afterwards scale = unit * RMS(delta) * damping if
-// normalised, else unit; damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of
+// normalised, which is how many numbers the code has for each that is held, else unit; damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of
 // zero from being blown up into steps of full size. Raises the guard when delta is not finite.
 //
 // On the first iteration `displacement` may be `pulled_back`. With relu and the identity, where a single
@@ -54,8 +54,8 @@ struct CodeStep {
 inline namespace ALTMIN_ISA {
 
 // Of this step; what the scalars hold as unit is that of the last one until conclude has been called.
-template <typename T>
-ALTMIN_HOST_DEVICE inline double unit_of(const CodeStep<T>& o) {
+template <template <typename> typename Step, typename T>
+ALTMIN_HOST_DEVICE inline double unit_of(const Step<T>& o) {
   if (!o.first) return o.scalars->unit;
   // A thresholded code is an exact zero only where nothing is rounded in c0 - unit (c0 / unit).
   return o.above && !(o.scalars->threshold > 0) ? o.above->scale : 1.0;
@@ -73,8 +73,8 @@ struct CodeStepFactors {
   T eta, unit, pulled_back, pulled_back_change, anchor, momentum, threshold;
 };
 
-template <typename T>
-ALTMIN_HOST_DEVICE inline CodeStepFactors<T> factors_of(const CodeStep<T>& o) {
+template <template <typename> typename Step, typename T>
+ALTMIN_HOST_DEVICE inline CodeStepFactors<T> factors_of(const Step<T>& o) {
   const CodeScalars& s = *o.scalars;
   const double unit = unit_of(o), incoming = o.above ? o.above->unit / unit : 1.0;
   return {static_cast<T>(step_of(o)),   static_cast<T>(unit),     static_cast<T>(s.downstream * incoming),
@@ -83,8 +83,8 @@ ALTMIN_HOST_DEVICE inline CodeStepFactors<T> factors_of(const CodeStep<T>& o) {
 }
 
 // Leaves in the scalars what the step has made of them, given the sum of squares of the displacement.
-template <typename T>
-ALTMIN_HOST_DEVICE inline void conclude(const CodeStep<T>& o, double square) {
+template <template <typename> typename Step, typename T>
+ALTMIN_HOST_DEVICE inline void conclude(const Step<T>& o, double square) {
   CodeScalars& s = *o.scalars;
   const double unit = unit_of(o), step = step_of(o);
   const double count = static_cast<double>(o.size) * (s.normalised > 0 ? s.normalised : 1.0);

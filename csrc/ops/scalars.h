@@ -15,7 +15,7 @@ struct CodeScalars {
   double anchor;      // factor of c - c0 in the gradient
   double momentum;    // Nesterov momentum
   double threshold;   // soft threshold of the code per unit of step size; 0: none
-  double normalised;  // not 0: scale is the displacement's RMS; 0: scale is unit
+  double normalised;  // scale is the displacement's RMS, over so many times the elements held; 0: scale is unit
   // written by kernels
   double sigma_squared;  // power_iteration: estimate of sigma_max(W)^2 of the stage above
   double step_taken;     // code_step: the eta of the last step

@@ -1,0 +1,164 @@
+"""The code of a stage that convolves, by kernels that convolve, activate and pool in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altmin_ext import ops
+from altmin_ext.methods.codes import Code, Flags
+from altmin_ext.network import BoundStage, LocalMap
+from altmin_ext.ops.activation import identity
+
+
+class ConvolutionCode(Code):
+    """A code whose stage convolves, and which the stage above activates and pools, in either order.
+
+    Only the largest code of a pooling window has a slope, and so only that one is kept and moves, together with the
+    gap that it may fall by until another takes its place. The samples lie side by side in lanes: (groups, channels,
+    height, width, 16). For a single step without threshold, and a single weight update, where nobody asks for the
+    other codes of a window.
+
+    Memory: 4 to 5 numbers per sample and pooled unit, and the input once more where it does not come in lanes.
+
+    Args:
+        from_lanes, to_lanes: whether the code below, or the one above, is in lanes as well.
+        top: whether it is the last, which no other code is tied to.
+    """
+
+    def __init__(
+        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, from_lanes: bool, to_lanes: bool,
+        top: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(stage, above, row, flags)
+        assert isinstance(stage.map, LocalMap)
+        assert stage.map.convolution is not None
+        self._module = stage.map.convolution
+        self._weight_gradient = stage.map.gradient_of(self._module.weight)
+        self._bias_gradient = stage.map.gradient_of(self._module.bias)
+        self._from_lanes, self._to_lanes, self._top = from_lanes, to_lanes, top
+        self._sigma = above.pre.pooled_activation or identity
+        self._pool = above.pre.pool
+        self._above = above.map
+        self._in_place = self._sigma.name in ("relu", "identity")
+        self._batch = 0
+
+    @staticmethod
+    def suits(stage: BoundStage, above: BoundStage) -> bool:
+        """Whether the kernels compute the stage's map, and the pre-map of the one above."""
+        convolves = isinstance(stage.map, LocalMap) and stage.map.convolution is not None
+        return convolves and above.pre.pooled_activation is not None
+
+    def set_batch(self, batch: int, like: Tensor) -> None:
+        if batch == self._batch:
+            return
+        self._batch = batch
+        groups = -(-batch // ops.LANES)
+        channels, height, width = self.shape
+        module = self._module
+        kernel, padding = module.kernel_size, module.padding
+        assert not isinstance(padding, str)
+        self._padding = (padding[0], padding[1])
+        pooled = (groups, channels, height // self._pool, width // self._pool, ops.LANES)
+        below = [size + k - 1 - 2 * p for size, k, p in zip((height, width), kernel, padding, strict=True)]
+        self._input_shape = (module.in_channels, *below)
+
+        def lanes(*shape: int) -> Tensor:
+            return like.new_empty(groups, *shape, ops.LANES)
+
+        self._code = like.new_empty(pooled)
+        self._lane_activation = self._code if self._in_place else like.new_empty(pooled)
+        self.displacement = like.new_empty(pooled)
+        self._winner = self._gap = self._lane_activation_displacement = None
+        if self._pool > 1:
+            self._winner = torch.empty(pooled, dtype=torch.uint8, device=like.device)
+            self._gap = like.new_empty(pooled)
+        if not self._top:
+            self._lane_activation_displacement = like.new_empty(pooled)
+        self.activation = self._lane_activation
+        self.activation_displacement = self._lane_activation_displacement
+        if not self._to_lanes:
+            rows = (batch, *self.activation_shape)
+            self._activation_of_encode = self.activation = like.new_empty(rows)
+            # A map that is not one matrix remembers the activation of the encode by itself, and not by a copy.
+            self._moved_activation = self.activation if self._above.uses_buffers else like.new_empty(rows)
+            self.activation_displacement = None if self._top else like.new_empty(rows)
+        if not self._from_lanes:
+            self._lane_input = lanes(*self._input_shape)
+            self._lane_input_displacement = lanes(*self._input_shape)
+            self._pulled_back = lanes(*self._input_shape)
+
+    def memory(self) -> Any:
+        return dict(vars(self))
+
+    def _interleaved(self, rows: Tensor, lanes: Tensor) -> Tensor:
+        ops.interleave(rows.reshape(self._batch, -1), lanes.view(len(lanes), -1, ops.LANES))
+        return lanes
+
+    def _deinterleave(self, lanes: Tensor | None, rows: Tensor | None) -> None:
+        if lanes is not None and rows is not None:
+            ops.deinterleave(lanes.view(len(lanes), -1, ops.LANES), rows.view(self._batch, -1))
+
+    def encode(self, activation: Tensor) -> Tensor:
+        source = activation if self._from_lanes else self._interleaved(activation, self._lane_input)
+        ops.convolve(
+            source, self._module.weight, self._module.bias, None, self._code, self._lane_activation, self._winner,
+            self._gap, self._padding, self._pool, self._sigma, self.flags.code,
+        )  # fmt: skip
+        if not self._to_lanes:
+            self.activation = self._activation_of_encode
+            self._deinterleave(self._lane_activation, self.activation)
+        return self.activation
+
+    @property
+    def spread(self) -> float:
+        return self._batch * self.width / self.displacement.numel()
+
+    @property
+    def destination(self) -> Tensor | None:
+        return self.displacement if self._to_lanes else None
+
+    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
+        if not self._to_lanes:
+            pulled_back = self._interleaved(pulled_back, self.displacement)
+
+        def flat(lanes: Any) -> Any:
+            return None if lanes is None else lanes.view(-1, ops.LANES)
+
+        ops.code_step(
+            flat(self._code), flat(pulled_back), None, None, flat(self.displacement), None,
+            flat(self._lane_activation), flat(self._lane_activation_displacement), self.row, above, first,
+            self._sigma, self.flags.code, flat(self._gap),
+        )  # fmt: skip
+        if not self._to_lanes:
+            self.activation = self._moved_activation
+            self._deinterleave(self._lane_activation, self.activation)
+            self._deinterleave(self._lane_activation_displacement, self.activation_displacement)
+
+    def pull_back(self, out: Tensor | None) -> Tensor:
+        to = self._pulled_back if out is None or not self._from_lanes else out
+        ops.convolution_pull_back(
+            self.displacement, self._winner, self._module.weight, to, self._padding, self._pool
+        )
+        if self._from_lanes:
+            return to
+        rows = to.new_empty(self._batch, *self._input_shape)
+        self._deinterleave(to, rows)
+        return rows
+
+    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+        raise AssertionError("such a code takes a single step")
+
+    def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
+        moved = None if below is None else below.activation_displacement
+        source = activation if self._from_lanes else self._lane_input
+        if moved is not None and not self._from_lanes:
+            moved = self._interleaved(moved, self._lane_input_displacement)
+            source = self._interleaved(activation, self._lane_input)
+        ops.convolution_weight_gradient(
+            self.displacement, self._winner, self._module.weight, moved, source, self._weight_gradient,
+            self._bias_gradient, self.row, None if below is None else below.row, self._padding, self._pool,
+            self.flags.weights,
+        )  # fmt: skip
