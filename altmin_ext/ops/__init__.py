@@ -554,3 +554,111 @@ __all__ = [
     "reference",
     "scalars",
 ]
+def elman_encode(
+    x: Tensor,
+    input_weight: Tensor,
+    recurrent_weight: Tensor,
+    input_bias: Tensor | None,
+    recurrent_bias: Tensor | None,
+    output_weight: Tensor,
+    hidden: Tensor,
+    product: Tensor,
+    sigma: Activation,
+) -> None:
+    """h_t = tanh(V x_t + U h_{t-1} + b) from h_0 = 0, and product = W (sigma(h_1), ..., sigma(h_T)).
+
+    The Elman network of Choromanska et al. (2019), appendix C, up to the map W that reads its output sequence.
+
+    Args:
+        x: (B, T, n).
+        input_weight: (d, n), V.
+        recurrent_weight: (d, d), U.
+        input_bias, recurrent_bias: (d,) each, whose sum is b, or None.
+        output_weight: (m, T d), W.
+        hidden: (ceil(B / 16), T, d, 16), out: h with 16 samples side by side; zero beyond the batch.
+        product: (B, m), out.
+        sigma: the activation of the output sequence.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(x):
+        kernels.elman_encode(
+            x, input_weight, recurrent_weight, input_bias, recurrent_bias, output_weight, hidden, product,
+            sigma.kind, sigma.parameter,
+        )  # fmt: skip
+    else:
+        reference.elman_encode(
+            x,
+            input_weight,
+            recurrent_weight,
+            input_bias,
+            recurrent_bias,
+            output_weight,
+            hidden,
+            product,
+            sigma,
+        )
+
+
+def elman_code_step(
+    hidden: Tensor,
+    x: Tensor,
+    recurrent_weight: Tensor,
+    output_weight: Tensor,
+    displacement: Tensor,
+    residual: Tensor | None,
+    cross: Tensor,
+    gram: Tensor | None,
+    output_gradient: Tensor | None,
+    output: Tensor | None,
+    scalars: Tensor,
+    above: Tensor,
+    iterations: int,
+    sigma: Activation,
+    guard: Tensor | None = None,
+) -> None:
+    """All gradient steps of an Elman layer's codes, and the sums that its weights are then fitted to.
+
+    The codes c_t of Choromanska et al. (2019), appendix C, move from t = T down to 1, ``iterations`` steps each, once
+    the output sequence o has moved: by gradient steps on a loss of W o, which leave it in the row space of W, where
+    o0 - o = W^T displacement in the unit of ``above``. With a_t = [h_{t-1}; x_t; 1] at the updated codes,
+    ``cross`` is the gradient of the least squares that all c_t = [U V b] a_t are, divided by the scale; once the
+    weights have moved by D it is cross + D gram / scale.
+
+    Args:
+        hidden: (ceil(B / 16), T, d, 16), h of the encode.
+        x: (B, T, n).
+        recurrent_weight: (d, d), U.
+        output_weight: (m, T d), W.
+        displacement: (B, m).
+        residual: (B, m), of the map W at the updated output; None without ``output_gradient``.
+        cross: (d, d + n + 1), out: the sum of r_t a_t^T over the batch and time, r = ([U V b] a - c) / scale.
+        gram: (d + n + 1, d + n + 1), out: the sum of a_t a_t^T; or None.
+        output_gradient: (m, T d), out: residual^T o; or None.
+        output: (B, T d), out: o; or None.
+        scalars: the codes' parameter block, a row of :class:`CodeScalar`; a step size below 0 stands for
+            1 / (1 + curvature (1 + sigma_squared)), and there is no threshold.
+        above: the block of ``displacement``.
+        iterations: of each code.
+        sigma: the activation of the output sequence.
+        guard: (1,) float64, raised if a displacement is not finite.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, ``iterations`` is less than 1, or arguments
+            share memory.
+    """
+    if kernels := _native(hidden):
+        kernels.elman_code_step(
+            hidden, x, recurrent_weight, output_weight, displacement, residual, cross, gram, output_gradient,
+            output, scalars, above, iterations, sigma.kind, sigma.parameter, guard,
+        )  # fmt: skip
+    else:
+        reference.elman_code_step(
+            hidden, x, recurrent_weight, output_weight, displacement, residual, cross, gram, output_gradient,
+            output, scalars, above, iterations, sigma, guard,
+        )  # fmt: skip
+
+
+    "elman_encode",
+    "elman_code_step",

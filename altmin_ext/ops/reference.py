@@ -393,3 +393,101 @@ def interleave(rows: Tensor, lanes: Tensor) -> None:
 def deinterleave(lanes: Tensor, rows: Tensor) -> None:
     groups, width, side = lanes.shape
     rows.copy_(lanes.transpose(1, 2).reshape(groups * side, width)[: len(rows)])
+
+
+def _sequences_of(hidden: Tensor, batch: int) -> Tensor:
+    """(B, T, d) of what lies in lanes, (groups, T, d, 16)."""
+    return hidden.permute(0, 3, 1, 2).flatten(0, 1)[:batch]
+
+
+def elman_encode(
+    x: Tensor,
+    input_weight: Tensor,
+    recurrent_weight: Tensor,
+    input_bias: Tensor | None,
+    recurrent_bias: Tensor | None,
+    output_weight: Tensor,
+    hidden: Tensor,
+    product: Tensor,
+    sigma: Activation,
+) -> None:
+    batch, steps, _ = x.shape
+    h = x.new_zeros(batch, len(recurrent_weight))
+    sequence = x.new_zeros(batch, steps, len(recurrent_weight))
+    for t in range(steps):
+        c = x[:, t] @ input_weight.T + h @ recurrent_weight.T
+        for bias in (input_bias, recurrent_bias):
+            c = c if bias is None else c + bias
+        sequence[:, t] = h = torch.tanh(c)
+    filled = F.pad(sequence, (0, 0, 0, 0, 0, 16 * len(hidden) - batch))
+    hidden.copy_(filled.unflatten(0, (-1, 16)).permute(0, 2, 3, 1))
+    product.copy_(sigma.value(sequence).flatten(1) @ output_weight.T)
+
+
+def _hidden_difference(h0: Tensor, delta: Tensor, unit: Tensor) -> Tensor:
+    """(tanh(c0 - unit delta) - tanh(c0)) / unit of h0 = tanh(c0), by the addition theorem."""
+    tanh = torch.tanh(unit * delta)
+    step = torch.where((unit * delta) ** 2 < torch.finfo(h0.dtype).eps, delta, tanh / unit)
+    return -step * (1 - h0 * h0) / (1 - h0 * tanh)
+
+
+def elman_code_step(
+    hidden: Tensor,
+    x: Tensor,
+    recurrent_weight: Tensor,
+    output_weight: Tensor,
+    displacement: Tensor,
+    residual: Tensor | None,
+    cross: Tensor,
+    gram: Tensor | None,
+    output_gradient: Tensor | None,
+    output: Tensor | None,
+    scalars: Tensor,
+    above: Tensor,
+    iterations: int,
+    sigma: Activation,
+    guard: Tensor | None,
+) -> None:
+    s = CodeScalar
+    batch, steps, _ = x.shape
+    h0 = _sequences_of(hidden, batch)
+    pulled_back = (displacement @ output_weight).view(h0.shape)
+    o = sigma.value(h0) - above[s.unit] * pulled_back
+
+    unit = scalars[s.unit] = above[s.scale]
+    auto = 1 / (1 + scalars[s.curvature] * (1 + scalars[s.sigma_squared]))
+    eta = scalars[s.step_taken] = torch.where(scalars[s.step_size] >= 0, scalars[s.step_size], auto)
+    delta, moved = torch.zeros_like(h0), torch.zeros_like(h0)  # moved: (h - h0) / unit
+    for t in reversed(range(steps)):
+        v = torch.zeros_like(h0[:, t])
+        for _ in range(iterations):
+            h = h0[:, t] + unit * moved[:, t]
+            difference = sigma.difference(h0[:, t], -moved[:, t], unit)
+            p = (difference + above[s.unit] / unit * pulled_back[:, t]) * sigma.derivative(h)
+            if t + 1 < steps:
+                p = p + (moved[:, t] @ recurrent_weight.T + delta[:, t + 1]) @ recurrent_weight
+            g = scalars[s.downstream] * p * (1 - h * h) - scalars[s.anchor] * delta[:, t]
+            v = scalars[s.momentum] * v + g
+            delta[:, t] += eta * (g + scalars[s.momentum] * v)
+            moved[:, t] = _hidden_difference(h0[:, t], delta[:, t], unit)
+
+    square = delta.double().square().sum()
+    rms = (square / max(1, delta.numel())).sqrt()
+    scalars[s.damping] = above[s.damping]
+    normalised = (scalars[s.normalised] != 0) & (rms > 0)
+    scalars[s.scale] = torch.where(normalised, unit * rms * scalars[s.damping], unit)
+    _raise_unless_finite(guard, square)
+
+    before = F.pad(moved, (0, 0, 1, 0))[:, :steps]  # of h_{t-1}
+    r = unit / scalars[s.scale] * (delta + before @ recurrent_weight.T)
+    scalars[s.residual_square] = r.double().square().sum()
+    h = F.pad(h0 + unit * moved, (0, 0, 1, 0))[:, :steps]
+    a = torch.cat([h, x, torch.ones_like(x[..., :1])], 2).flatten(0, 1)
+    cross.copy_(r.flatten(0, 1).T @ a)
+    if gram is not None:
+        gram.copy_(a.T @ a)
+    if output_gradient is not None:
+        assert residual is not None
+        output_gradient.copy_(residual.T @ o.flatten(1))
+    if output is not None:
+        output.copy_(o.flatten(1))

@@ -33,6 +33,8 @@ WRITTEN = {
     "memory_update": ("gram", "cross"),
     "bcd_columns": ("weight",),
     "interleave": ("lanes",),
+    "elman_encode": ("hidden", "product"),
+    "elman_code_step": ("cross", "gram", "output_gradient", "output", "scalars", "guard"),
     "deinterleave": ("rows",),
     "convolve": ("code", "activation", "winner", "gap", "guard"),
     "convolution_pull_back": ("pulled_back",),

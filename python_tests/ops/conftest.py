@@ -30,17 +30,8 @@ def _instruction_set(name: str) -> Iterator[None]:
     native.module.use_instruction_set(before)
 
 
-@pytest.fixture(params=INSTRUCTION_SETS)
-def cpu_kernels(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs the test once per instruction set that the CPU's kernels are compiled for."""
-    with _instruction_set(request.param):
-        yield request.param
-
-
-@pytest.fixture(params=[*INSTRUCTION_SETS, "emulated", *GPUS])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Runs the test on the CPU's kernels, on the CUDA kernels under the emulator, and on a GPU if there is one."""
-    if request.param in INSTRUCTION_SETS:
+def _run_on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param in WIDE_INSTRUCTION_SETS:
         with _instruction_set(request.param):
             yield request.param
         return
@@ -52,3 +43,27 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         module = OnGpu(native.module, device.GPU)
     monkeypatch.setattr(native, "module", module)
     yield request.param
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def cpu_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Runs the test once per instruction set that the CPU's kernels are compiled for."""
+    yield from _run_on(request, monkeypatch)
+
+
+@pytest.fixture(params=WIDE_INSTRUCTION_SETS)
+def wide_cpu_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same for the ops that are declared with ALTMIN_WIDE_OP."""
+    yield from _run_on(request, monkeypatch)
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, "emulated", *GPUS])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Runs the test on the CPU's kernels, on the CUDA kernels under the emulator, and on a GPU if there is one."""
+    yield from _run_on(request, monkeypatch)
+
+
+@pytest.fixture(params=[*WIDE_INSTRUCTION_SETS, "emulated", *GPUS])
+def wide_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same for the ops that are declared with ALTMIN_WIDE_OP."""
+    yield from _run_on(request, monkeypatch)

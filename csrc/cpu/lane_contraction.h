@@ -1,0 +1,96 @@
+// Sums over lanes and time of products of what lies in lanes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "lane_product.h"
+
+namespace altmin::cpu::ALTMIN_ISA {
+
+// sum[i][j] += sum over p < count of left[p][i] right[p][j], lane by lane; what belongs to one p is `stride` from
+// what belongs to the next.
+template <typename T, int rows, int columns>
+void contraction_tile(const T* left, const T* right, int64_t stride, int64_t count, T* sum,
+                      int64_t sum_stride) {
+  constexpr int64_t width = vector_width<T>;
+  for (int64_t v = 0; v < lanes; v += width) {
+    Vector<T> own[rows][columns];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < columns; ++j) own[i][j] = load(sum + i * sum_stride + j * lanes + v);
+    }
+    for (int64_t p = 0; p < count; ++p) {
+      const T *a = left + p * stride + v, *b = right + p * stride + v;
+      Vector<T> x[columns];
+#pragma GCC unroll 8
+      for (int j = 0; j < columns; ++j) x[j] = load(b + j * lanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < rows; ++i) {
+        const Vector<T> y = load(a + i * lanes);
+#pragma GCC unroll 8
+        for (int j = 0; j < columns; ++j) own[i][j] += y * x[j];
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < columns; ++j) store(sum + i * sum_stride + j * lanes + v, own[i][j]);
+    }
+  }
+}
+
+// The sum over lanes, time and groups of left_i right_j. Within a group each lane adds up its own in T; groups are
+// added in double.
+template <typename T>
+class LaneContraction {
+  static constexpr int side = vector_registers == 32 ? 5 : 3;  // of the square of sums that registers hold
+  using Tile = void (*)(const T*, const T*, int64_t, int64_t, T*, int64_t);
+  template <int... index>
+  static constexpr std::array<Tile, sizeof...(index)> tiles_of(std::integer_sequence<int, index...>) {
+    return {&contraction_tile<T, index / side + 1, index % side + 1>...};
+  }
+  static constexpr auto tiles = tiles_of(std::make_integer_sequence<int, side * side>{});
+
+ public:
+  LaneContraction(int64_t rows, int64_t columns, int64_t stride)
+      : cut_rows_(rows, side),
+        cut_columns_(columns, side),
+        columns_(columns),
+        stride_(stride),
+        sums_(static_cast<size_t>(rows * columns * lanes)),
+        totals_(static_cast<size_t>(rows * columns)) {}
+
+  void add(const T* left, const T* right, int64_t count) {
+    cut_columns_.each([&](int64_t column, int64_t columns) {
+      cut_rows_.each([&](int64_t row, int64_t rows) {
+        tiles[static_cast<size_t>((rows - 1) * side + columns - 1)](
+            left + row * lanes, right + column * lanes, stride_, count,
+            sums_.data() + (row * columns_ + column) * lanes, columns_ * lanes);
+      });
+    });
+  }
+
+  // Ends a group.
+  void close() {
+    for (size_t i = 0; i < totals_.size(); ++i) {
+      T sum = 0;
+      for (int64_t lane = 0; lane < lanes; ++lane) sum += sums_[i * lanes + static_cast<size_t>(lane)];
+      totals_[i] += sum;
+    }
+    std::fill(sums_.begin(), sums_.end(), T(0));
+  }
+
+  const std::vector<double>& totals() const { return totals_; }
+
+ private:
+  Tiles cut_rows_, cut_columns_;
+  int64_t columns_, stride_;
+  std::vector<T> sums_;
+  std::vector<double> totals_;
+};
+
+}  // namespace altmin::cpu::ALTMIN_ISA
