@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,13 +19,14 @@ from altmin_ext.history import EpochRecord, History, plot_histories
 from altmin_ext.interrupt import HeldInterrupt
 from altmin_ext.losses import Loss, make_loss
 from altmin_ext.methods import Method, make_method
+from altmin_ext.network import as_chain
 from altmin_ext.schedules import Schedule, make_schedule
 
 __all__ = ["EarlyStopping", "Evaluation", "History", "TrainingState", "evaluate", "plot_histories", "train"]
 
 
 def train(
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     data: Any,
     *,
     method: str | Method = "am-adam",
@@ -46,8 +47,8 @@ def train(
     """Train a model in place.
 
     Args:
-        model: an ``nn.Sequential`` (nesting allowed). Its ``state_dict()`` afterwards is an ordinary torch
-            one.
+        model: an ``nn.Sequential`` (nesting allowed), or a list of modules such as :class:`altmin_ext.Stage`, one
+            behind the other. Its ``state_dict()`` afterwards is an ordinary torch one.
         data: one of
 
             - ``(x, y)``, tensors or ndarrays: x (N, ...) floating point, y (N,) integer class indices, or
@@ -200,7 +201,7 @@ _STEPS_UNSEEN = 1000  # on a GPU: how many may go by before it is asked whether 
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Sequence[nn.Module],
     data: Any,
     *,
     loss: str = "cross_entropy",
@@ -210,7 +211,7 @@ def evaluate(
     """Loss and accuracy of a model, in evaluation mode; afterwards every module is in the mode it was in.
 
     Args:
-        model: any module that maps x to logits (B, C).
+        model: any module that maps x to logits (B, C), or a list of modules, one behind the other.
         data: as in :func:`train`, but the name of a known data set means its test part.
         loss: "cross_entropy" or "mse".
         batch_size: samples evaluated at a time.
@@ -222,8 +223,7 @@ def evaluate(
     Raises:
         TypeError, ValueError: an argument is wrong, or data and model do not fit each other.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
+    model = as_chain(model)
     _check_count("batch_size", batch_size)
     loss_function = make_loss(loss)
     source = read(data, "test")
@@ -293,7 +293,11 @@ def _check_count(name: str, value: Any) -> None:
 
 
 def _check_method_object(
-    method: Method, model: nn.Module, loss: str, device: torch.device | str | None, options: dict[str, Any]
+    method: Method,
+    model: nn.Module | Sequence[nn.Module],
+    loss: str,
+    device: torch.device | str | None,
+    options: dict[str, Any],
 ) -> None:
     """Raise where an argument contradicts a method that is made already."""
     if method.model is not model:

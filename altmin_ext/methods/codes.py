@@ -67,6 +67,11 @@ class Code(abc.ABC):
         """c0 <- map(activation below); returns the activation for the stage above."""
 
     @property
+    @abc.abstractmethod
+    def moved(self) -> Tensor:
+        """0-d float64, RMS of c0 - c after the last step."""
+
+    @property
     def spread(self) -> float:
         """How many numbers the code has for each that is held."""
         return 1.0
@@ -146,6 +151,7 @@ class MatrixCode(Code):
         self._mask: Tensor | None = None
         self._calls: dict[bool, dict[str, Any]] = {}
         self._gram: Tensor | None = None
+        self._used_up = False
 
     def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
         if (shape, activation_shape) != (self.shape, self.activation_shape):
@@ -215,6 +221,12 @@ class MatrixCode(Code):
     def destination(self) -> Tensor | None:
         return self._destination if self._sigma is not None else None
 
+    @property
+    def moved(self) -> Tensor:
+        # Of the first stage it may have been turned into the residual, which is as much shorter.
+        unit = self.row[CodeScalar.scale] if self._used_up else self.unit
+        return unit * self.displacement.double().square().mean().sqrt()
+
     def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
         flat = (self._batch, self.width)
         if self._sigma is None:
@@ -274,7 +286,8 @@ class MatrixCode(Code):
         if product is not None:
             product = residual = product.view(self._batch, self.width)
         elif self._once:
-            residual = self.displacement  # which is as good as used up
+            residual = self.displacement  # which has had its day
+            self._used_up = True
         call: dict[str, Any] = {
             "displacements": [self.displacement],
             "products": [product],

@@ -117,6 +117,10 @@ class ConvolutionCode(Code):
         return self._batch * self.width / self.displacement.numel()
 
     @property
+    def moved(self) -> Tensor:
+        return self.unit * (self.displacement.double().square().mean() / self.spread).sqrt()
+
+    @property
     def destination(self) -> Tensor | None:
         return self.displacement if self._to_lanes else None
 

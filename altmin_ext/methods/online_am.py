@@ -115,6 +115,7 @@ class OnlineAM(Method):
     Attributes:
         mu: the penalty in effect; see ``mu_increment``, ``mu_multiplier`` and ``mu_max``.
         code_step_sizes: (L,) float64, the step size that each code took in the last step, lowest first.
+        code_displacements: (L,) float64, how far each code moved in the last step, as the RMS over the minibatch.
         n_out: outputs of the predictor; 0 until the first step where that has to be tried.
     """
 
@@ -183,6 +184,11 @@ class OnlineAM(Method):
     @property
     def code_step_sizes(self) -> Tensor:
         return self._scalars[:, CodeScalar.step_taken].clone()
+
+    @property
+    def code_displacements(self) -> Tensor:
+        moved = [code.moved for code in self._codes] if self._bound_shape is not None else []
+        return torch.stack(moved) if moved else self._like.double()
 
     # ------------------------------------------------------------------------------------------ a step
 

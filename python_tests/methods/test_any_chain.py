@@ -135,3 +135,284 @@ def test_step(name: str, chain: str, options: str) -> None:
         objective = [float(value) for value in report.objective]
         assert objective == pytest.approx(expected.objective, rel=TOLERANCE, abs=TOLERANCE), number
         assert distance(model, reference.model) < TOLERANCE, number
+
+
+# --- what a step leaves alone, and what it does once ---
+
+
+class Normalised(nn.Module):
+    """A residual block that keeps running statistics and drops out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop(torch.relu(self.norm(self.conv(x))))
+
+
+def normalised_chain() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), Normalised(3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(75, CLASSES),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("code_iterations", [1, 3])
+def test_running_statistics_are_those_of_one_forward_pass(code_iterations: int) -> None:
+    model = seeded(normalised_chain)
+    passed = copy.deepcopy(model).train()
+    method = altmin_ext.make_method("am-adam", model, code_iterations=code_iterations, lr=0.0)
+    for number in range(3):
+        x, y = images(12, number)
+        torch.manual_seed(number)
+        method.step(x, y)
+        torch.manual_seed(number)
+        with torch.no_grad():
+            passed(x)
+    assert distance(model, passed) < 1e-12
+    assert int(model.state_dict()["1.num_batches_tracked"]) == 3
+
+
+def test_a_dropout_draws_as_in_one_forward_pass() -> None:
+    """The global generator moves on as by one forward pass, however often the block is evaluated."""
+    model = seeded(normalised_chain)
+    passed = copy.deepcopy(model).train()
+    method = altmin_ext.make_method("am-adam", model, code_iterations=3)
+    x, y = images(12, 0)
+    torch.manual_seed(5)
+    method.step(x, y)
+    after_step = torch.rand(3)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        passed(x)
+    assert torch.equal(after_step, torch.rand(3))
+
+
+def test_dropout_within_a_block_has_one_mask_per_step() -> None:
+    """A block that drops everything or nothing, told apart by its output, does the same all through a step."""
+    seen: list[float] = []
+
+    class Recorder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mask = self.drop(torch.ones(64, dtype=x.dtype))
+            seen.append(float((mask * 2 ** torch.arange(64, dtype=torch.float64)).sum()))
+            return x * self.weight * mask.mean()
+
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), Recorder(), nn.Tanh(), nn.Linear(3, CLASSES)).double()
+    method = altmin_ext.make_method("am-adam", model, code_iterations=3)
+    masks = []
+    for number in range(2):
+        x, y = torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % CLASSES
+        if number == 0:
+            method.step(x, y)  # the first step tries shapes, too
+        seen.clear()
+        method.step(x, y)
+        assert len(seen) > 4
+        assert len(set(seen)) == 1
+        masks.append(seen[0])
+    assert masks[0] != masks[1]
+
+
+@pytest.mark.parametrize("chain", ["batch norm", "residual block"])
+def test_evaluation_mode_of_a_part_stays(chain: str) -> None:
+    """A part that the user has put into evaluation mode normalises by what it knows, and learns no statistics."""
+    model = seeded(lambda: nn.Sequential(normalised_chain()))
+    method = altmin_ext.make_method("am-adam", model)
+    method.step(*images(12, 0))
+    frozen = model[0][1] if chain == "batch norm" else model[0][3]
+    model.train()
+    frozen.eval()
+    before = copy.deepcopy(dict(frozen.named_buffers()))
+    method.step(*images(12, 1))
+    assert all(torch.equal(before[name], buffer) for name, buffer in frozen.named_buffers())
+
+
+# --- the same arithmetic, however the code is held ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("batch", [1, 16, 21])
+def test_convolutions_in_lanes_are_those_of_torch(
+    dtype: torch.dtype, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LeNet-5 by the kernels beside LeNet-5 by torch's convolutions: the same steps up to rounding."""
+    from altmin_ext.methods.convolution_code import ConvolutionCode
+
+    models = [seeded(lambda: altmin_ext.models.lenet5(2, 17), dtype=dtype) for _ in range(2)]
+    methods = [altmin_ext.make_method("am-sgd", models[0], lr=0.1)]
+    monkeypatch.setattr(ConvolutionCode, "suits", staticmethod(lambda stage, above: False))
+    methods.append(altmin_ext.make_method("am-sgd", models[1], lr=0.1))
+    kinds = [[type(code).__name__ for code in method._codes] for method in methods]
+    assert kinds[0][:2] == ["ConvolutionCode"] * 2
+    assert set(kinds[1]) == {"MatrixCode"}
+    for number in range(3):
+        generator = torch.Generator().manual_seed(number)
+        x = torch.randn(batch, 2, 17, 17, generator=generator, dtype=torch.float64).to(dtype)
+        y = torch.randint(10, (batch,), generator=generator)
+        reports = [method.step(x, y) for method in methods]
+        assert float(reports[0].loss) == pytest.approx(float(reports[1].loss), rel=1e-5)
+        left, right = (method.code_displacements for method in methods)
+        torch.testing.assert_close(left, right, rtol=1e-9 if dtype == torch.float64 else 1e-3, atol=0)
+    assert distance(*models) < (1e-11 if dtype == torch.float64 else 2e-5)
+
+
+@pytest.mark.parametrize("chain", [c for c in CHAINS if c != "one dimension"])
+def test_float32_follows_float64_where_codes_hardly_move(chain: str) -> None:
+    """Displacements of 1e-6 of their codes: a difference of two rounded values would be off by a tenth."""
+    models = {dtype: seeded(CHAINS[chain], dtype=dtype) for dtype in (torch.float32, torch.float64)}
+    gradients = {}
+    for dtype, model in models.items():
+        method = altmin_ext.make_method("am-sgd", model, lr=0.0, mu=5e4, stage_scaling="none")
+        x, y = images(12, 0, torch.float32)
+        method.step(x.to(dtype), y)
+        gradients[dtype] = [g.double() for stage in method._stages for g in stage.map.gradients]
+        assert 0 < float(method.code_displacements[-1]) < 1e-4
+    for single, double in zip(gradients[torch.float32], gradients[torch.float64], strict=True):
+        if double.norm() > 1e-14:
+            assert float((single - double).norm() / double.norm()) < 3e-3
+
+
+# --- stages as the user wants them ---
+
+
+def test_a_stage_is_not_split() -> None:
+    block = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))
+    whole = [altmin_ext.Stage(None, block), nn.Tanh(), nn.Linear(4, 3)]
+    names = [stage.name for stage in split(nn.Sequential(*whole))]
+    assert names == ["0.map", "2"]
+    assert len(split(nn.Sequential(block, *whole[1:]))) == 3
+
+
+def test_a_list_of_stages_is_a_model() -> None:
+    def stages() -> list[nn.Module]:
+        return [
+            altmin_ext.Stage(None, nn.Linear(4, 6)),
+            altmin_ext.Stage(nn.Tanh(), nn.Linear(6, 5)),
+            altmin_ext.Stage(nn.ReLU(), nn.Linear(5, 3)),
+        ]
+
+    torch.manual_seed(0)
+    listed = stages()
+    plain = nn.Sequential(listed[0].map, nn.Tanh(), listed[1].map, nn.ReLU(), listed[2].map)
+    plain = copy.deepcopy(plain)
+    x, y = torch.randn(8, 4), torch.arange(8) % 3
+    for model in (listed, plain):
+        altmin_ext.train(model, (x, y), epochs=3, batch_size=4, progress=False)
+    for one, other in zip(nn.Sequential(*listed).parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert altmin_ext.evaluate(listed, (x, y)).loss == altmin_ext.evaluate(plain, (x, y)).loss
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.linear(x) + skip
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
+    "two inputs": (lambda: nn.Sequential(TwoInputs(), nn.Linear(4, 3)), ("'0'", "TwoInputs", "x, skip")),
+    "a forward of its own": (lambda: Whole(), ("Whole", "nn.Sequential", "Stage")),
+    "several outputs": (lambda: nn.Sequential(nn.LSTM(4, 4), nn.Linear(4, 3)), ("'0'", "LSTM")),
+    "attention": (
+        lambda: nn.Sequential(nn.MultiheadAttention(4, 1), nn.Linear(4, 3)),
+        ("MultiheadAttention",),
+    ),
+    "integers": (lambda: nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 3)), ("Embedding", "integers")),
+    "softmax at the end": (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), ("'1'", "Softmax")),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_split_is_refused(case: str) -> None:
+    make, words = REFUSED[case]
+    with pytest.raises(ValueError, match="model") as error:
+        altmin_ext.make_method("am-adam", make())
+    message = str(error.value)
+    assert message.endswith(".")
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("pre", "map", "error"),
+    [
+        (nn.Linear(2, 2), nn.Linear(2, 2), ValueError),
+        (nn.ReLU(), nn.ReLU(), ValueError),
+        ("relu", nn.Linear(2, 2), TypeError),
+        (None, None, TypeError),
+    ],
+)
+def test_a_stage_of_wrong_parts(pre: Any, map: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"must .*\."):
+        altmin_ext.Stage(pre, map)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((12, 3, 7, 7), ("'0'", "(3, 7, 7)")), ((12, 2, 3, 3), ("'3'", "(3, 3, 3)")), ((12, 98), ("'0'", "(98,)"))],
+    ids=["channels", "size", "flat"],
+)
+def test_images_that_do_not_fit(shape: tuple[int, ...], words: tuple[str, ...]) -> None:
+    model = seeded(CHAINS["conv, relu, pool"])
+    before = copy.deepcopy(model)
+    method = altmin_ext.make_method("am-adam", model)
+    with pytest.raises(ValueError, match=r"^x must suit the model") as error:
+        method.step(torch.randn(shape, dtype=torch.float64), torch.zeros(12, dtype=torch.int64))
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+    assert distance(model, before) == 0
+
+
+@pytest.mark.parametrize("chain", ["conv, relu, pool", "residual block", "batch norm"])
+def test_resumed_is_uninterrupted(chain: str) -> None:
+    def run(model: nn.Module, method: Any, numbers: range) -> None:
+        for number in numbers:
+            method.step(*images(12, number))
+
+    straight = seeded(CHAINS[chain])
+    run(straight, altmin_ext.make_method("am-adam", straight, seed=3), range(6))
+    first = seeded(CHAINS[chain])
+    method = altmin_ext.make_method("am-adam", first, seed=3)
+    run(first, method, range(3))
+    second = copy.deepcopy(first)
+    resumed = altmin_ext.make_method("am-adam", second, seed=4)
+    resumed.load_state_dict(copy.deepcopy(method.state_dict()))
+    run(second, resumed, range(3, 6))
+    assert distance(straight, second) == 0
+
+
+def test_weights_that_a_block_does_not_use_stay() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.used(x))
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), Idle(), nn.Linear(4, 3))
+    before = copy.deepcopy(model)
+    method = altmin_ext.make_method("am-adam", model)
+    method.step(torch.randn(8, 4), torch.arange(8) % 3)
+    assert torch.equal(model[2].idle.weight, before[2].idle.weight)
+    assert not torch.equal(model[2].used.weight, before[2].used.weight)

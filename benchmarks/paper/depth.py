@@ -1,0 +1,196 @@
+"""How far the signal of the loss reaches down a network, by alternating minimisation and by backpropagation.
+
+    python -m benchmarks.paper.depth [--networks "20 x 100" vgg8] [--minibatches 300] [--output benchmarks/results]
+
+Every contender trains the same network on the same minibatches: MLPs of 2 to 50 hidden layers of 100 units on MNIST,
+and a VGG-like network of 8 convolutions on CIFAR-10, with He's initialisation. For every layer two numbers are kept:
+
+- how far its code moves in a step, RMS(c0 - c) / RMS(c0), the median over the minibatches. For backpropagation it is
+  how far the gradient of a sample's loss would move it at a step size of 1;
+- how far its weights have come at the end, ||W - W0|| / ||W0||.
+
+Writes depth.json and the picture depth.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import altmin_ext
+
+results = Path(__file__).parent.parent / "results"
+layers = (nn.Linear, nn.Conv2d)
+
+
+def initialised(network: nn.Module) -> nn.Module:
+    """He's initialisation, with which the codes keep their size however deep the network."""
+    for module in network.modules():
+        if isinstance(module, layers):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def deep_mlp(depth: int) -> nn.Module:
+    """``depth`` hidden layers of 100 units, for MNIST."""
+    return initialised(altmin_ext.models.mlp(784, [100] * depth, 10))
+
+
+def vgg8(n_out: int = 10) -> nn.Module:
+    """Eight 3 x 3 convolutions of 16 to 64 channels, pooled after every second, for CIFAR-10: 11 M multiply-adds."""
+    modules: list[nn.Module] = []
+    channels = 3
+    for width in (16, 32, 64, 64):
+        for _ in range(2):
+            modules += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+        modules.append(nn.MaxPool2d(2))
+    return initialised(nn.Sequential(*modules, nn.Flatten(), nn.Linear(4 * channels, n_out)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network, its data, and its minibatch."""
+
+    make: Callable[[], nn.Module]
+    data: str
+    batch: int = 200
+
+
+networks = {f"{depth} x 100": Network(lambda d=depth: deep_mlp(d), "mnist") for depth in (2, 5, 10, 20, 50)}
+networks["vgg8"] = Network(vgg8, "cifar-10", 128)
+contenders: dict[str, tuple[str, dict[str, Any]]] = {
+    "am-adam": ("am-adam", {}),
+    "am-adam, not scaled": ("am-adam", {"stage_scaling": "none"}),
+    "am-adam, fixed step": ("am-adam", {"lr_codes": 0.1, "stage_scaling": "none"}),
+    "am-adam, released": ("am-adam", {"scaling": "released"}),
+    "adam": ("adam", {}),
+    "sgd": ("sgd", {"lr": 0.05}),
+}
+
+
+def minibatches(data: str, batch: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """So many minibatches in the same order for everyone."""
+    x, y = altmin_ext.data.load(data).train
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        for indices in torch.randperm(len(x), generator=generator).split(batch):
+            if count == 0:
+                return
+            count -= 1
+            yield x[indices], y[indices]
+
+
+def _weights(network: nn.Module) -> list[Tensor]:
+    return [module.weight.detach().clone() for module in network.modules() if isinstance(module, layers)]
+
+
+def _codes(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """The outputs of all layers but the last, which autograd can be asked about."""
+    codes: list[Tensor] = []
+    for module in network:  # type: ignore[attr-defined]
+        x = module(x)
+        if isinstance(module, layers):
+            codes.append(x)
+    return codes
+
+
+def _rms(tensor: Tensor) -> float:
+    return float(tensor.detach().double().square().mean().sqrt())
+
+
+def measure(network: Network, method: str, options: dict[str, Any], count: int) -> dict[str, Any]:
+    """Both numbers of every layer, the codes' for hidden ones only, and the loss over the last tenth."""
+    torch.manual_seed(0)
+    model = network.make()
+    trainer = altmin_ext.make_method(method, model, **options)
+    before, moves, losses = _weights(model), [], []
+    for x, y in minibatches(network.data, network.batch, count):
+        *codes, logits = _codes(model, x)
+        sizes = [_rms(code) for code in codes]
+        if hasattr(trainer, "code_displacements"):
+            losses.append(float(trainer.step(x, y).loss))
+            moved = trainer.code_displacements.tolist()
+        else:
+            total = nn.functional.cross_entropy(logits, y, reduction="sum")
+            moved = [_rms(gradient) for gradient in torch.autograd.grad(total, codes)]
+            losses.append(float(trainer.step(x, y).loss))
+        moves.append([m / s if s else 0.0 for m, s in zip(moved, sizes, strict=True)])
+    changes = [float((w - w0).norm() / w0.norm()) for w, w0 in zip(_weights(model), before, strict=True)]
+    tail = losses[-max(1, count // 10) :]
+    return {
+        "loss": statistics.mean(tail),
+        "displacement": [statistics.median(layer) for layer in zip(*moves, strict=True)],
+        "weight_change": changes,
+    }
+
+
+def draw(record: dict[str, dict[str, Any]], path: Path) -> None:
+    """One column per network; codes above, weights below; a line per contender, from the first layer to the last."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = (("displacement", "code: RMS(c0 - c) / RMS(c0)"), ("weight_change", "weights: |W - W0| / |W0|"))
+    figure, axes = pyplot.subplots(
+        len(rows),
+        len(record),
+        figsize=(3.1 * len(record), 6),
+        layout="constrained",
+        squeeze=False,
+        sharey="row",
+    )
+    for column, (network, found) in enumerate(record.items()):
+        for axis, (key, label) in zip(axes[:, column], rows, strict=True):
+            for name, numbers in found.items():
+                values = numbers[key]
+                axis.semilogy(range(1, len(values) + 1), values, ".-", markersize=4, linewidth=1, label=name)
+            axis.set(ylim=(1e-12, 10) if key == "displacement" else (1e-5, 10), xlabel="layer")
+            axis.grid(alpha=0.3)
+            if column == 0:
+                axis.set_ylabel(label)
+        axes[0, column].set_title(network)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", choices=list(networks), default=list(networks))
+    parser.add_argument("--minibatches", type=int, default=300)
+    parser.add_argument("--output", type=Path, default=results)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    record: dict[str, dict[str, Any]] = {}
+    for network in arguments.networks:
+        record[network] = {}
+        for name, (method, options) in contenders.items():
+            numbers = measure(networks[network], method, options, arguments.minibatches)
+            record[network][name] = numbers
+            moved, changed = numbers["displacement"], numbers["weight_change"]
+            print(
+                f"{network}, {name}: loss {numbers['loss']:.3f}, code moves {moved[0]:.1e} to {moved[-1]:.1e}, "
+                f"weights change {changed[0]:.1e} to {changed[-2]:.1e}",
+                flush=True,
+            )
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "depth.json").write_text(json.dumps(record) + "\n")
+    draw(record, arguments.output / "depth.png")
+
+
+if __name__ == "__main__":
+    main()
