@@ -5,12 +5,12 @@
 //   g      = downstream p mask sigma'(c) - anchor delta
 //   v      = momentum v + g
 //   delta <- delta + eta (g + momentum v);  with a threshold also c <- soft(c, eta threshold)
-//   activation              = mask sigma(c0 - unit delta)
-//   activation_displacement = mask (sigma(c0 - unit delta) - sigma(c0)) / unit
+//   activation              = mask sigma(c0 - fall)
+//   activation_displacement = mask (sigma(c0 - fall) - sigma(c0)) / unit,  fall = min(unit delta, gap)
 //
 // with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0 and
 // unit = scale_above (1 for the top code, and with a threshold). Afterwards scale = unit * RMS(delta) * damping if
-// normalised, else unit; damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of
+// normalised, which is how many numbers the code has for each that is held, else unit; damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of
 // zero from being blown up into steps of full size. Raises the guard when delta is not finite.
 //
 // On the first iteration `displacement` may be `pulled_back`. With relu and the identity, where a single
@@ -47,6 +47,7 @@ struct CodeStep {
   Activation kind;
   T parameter;
   double* guard;
+  const T* gap;  // how far a code may fall before another one takes its place in its window; null: all the way
 };
 
 // The scalars of the formula, which are the same on every device and for every op that moves codes.
@@ -86,12 +87,13 @@ template <template <typename> typename Step, typename T>
 ALTMIN_HOST_DEVICE inline void conclude(const Step<T>& o, double square) {
   CodeScalars& s = *o.scalars;
   const double unit = unit_of(o), step = step_of(o);
-  const double rms = o.size > 0 ? std::sqrt(square / static_cast<double>(o.size)) : 0.0;
+  const double count = static_cast<double>(o.size) * (s.normalised > 0 ? s.normalised : 1.0);
+  const double rms = count > 0 ? std::sqrt(square / count) : 0.0;
   const double own = smallest_displacement > rms && rms > 0 ? smallest_displacement / rms : 1.0;
   s.unit = unit;
   s.step_taken = step;
   s.damping = o.above ? o.above->damping : own;
-  s.scale = s.normalised != 0 && rms > 0 ? unit * rms * s.damping : unit;
+  s.scale = s.normalised > 0 && rms > 0 ? unit * rms * s.damping : unit;
 }
 
 }  // namespace ALTMIN_ISA
