@@ -138,6 +138,11 @@ class Elman(nn.RNN):
     ``bias_ih_l0`` and ``bias_hh_l0``.
     """
 
+    weight_ih_l0: nn.Parameter
+    weight_hh_l0: nn.Parameter
+    bias_ih_l0: nn.Parameter
+    bias_hh_l0: nn.Parameter
+
     def __init__(self, n_in: int, hidden: int) -> None:
         super().__init__(n_in, hidden, batch_first=True)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.network import BoundStage, LinearMap
+from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, Map
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.activation import identity
 
@@ -46,9 +46,10 @@ class Code(abc.ABC):
 
     activation: Tensor
     activation_displacement: Tensor | None
+    takes_all_steps = False  # whether one call of step is all of them
 
     def __init__(self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags) -> None:
-        self.map, self.pre = stage.map, above.pre
+        self.pre = above.pre
         self.row, self.flags = row, flags
         self.unit = row[CodeScalar.unit]
         self.shape = self.activation_shape = torch.Size()
@@ -67,9 +68,9 @@ class Code(abc.ABC):
         """c0 <- map(activation below); returns the activation for the stage above."""
 
     @property
-    @abc.abstractmethod
     def moved(self) -> Tensor:
         """0-d float64, RMS of c0 - c after the last step."""
+        return self.row[CodeScalar.moved]
 
     @property
     def spread(self) -> float:
@@ -121,6 +122,11 @@ class Code(abc.ABC):
         return None
 
 
+def remembers_activation(map: Map) -> bool:
+    """Whether a map keeps the activation of the encode by itself, and not by a copy: then that must stay."""
+    return isinstance(map, EvaluatedMap) and not map.uses_buffers
+
+
 class MatrixCode(Code):
     """A code as a (B, n) matrix, whatever its shape.
 
@@ -139,19 +145,19 @@ class MatrixCode(Code):
         top: bool,
     ) -> None:  # fmt: skip
         super().__init__(stage, above, row, flags)
+        assert isinstance(stage.map, EvaluatedMap)
+        self.map = stage.map
         self._several, self._once, self._top = several, once, top
         self._sigma = above.pre.activation
         # A relu at rest has no derivative and stays at rest, so sigma(c0) tells a single step all it needs.
         self._in_place = once and not stage.map.saves_output and above.pre.passes_or_rests
-        # A map that is not one matrix remembers the activation of the encode by itself, and not by a copy.
-        self._remembered = above.pre.activation is not None and not above.map.uses_buffers
+        self._remembered = above.pre.activation is not None and remembers_activation(above.map)
         self._buffers: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
         self._batch = 0
         self._mask: Tensor | None = None
         self._calls: dict[bool, dict[str, Any]] = {}
         self._gram: Tensor | None = None
-        self._used_up = False
 
     def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
         if (shape, activation_shape) != (self.shape, self.activation_shape):
@@ -221,12 +227,6 @@ class MatrixCode(Code):
     def destination(self) -> Tensor | None:
         return self._destination if self._sigma is not None else None
 
-    @property
-    def moved(self) -> Tensor:
-        # Of the first stage it may have been turned into the residual, which is as much shorter.
-        unit = self.row[CodeScalar.scale] if self._used_up else self.unit
-        return unit * self.displacement.double().square().mean().sqrt()
-
     def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
         flat = (self._batch, self.width)
         if self._sigma is None:
@@ -287,7 +287,6 @@ class MatrixCode(Code):
             product = residual = product.view(self._batch, self.width)
         elif self._once:
             residual = self.displacement  # which has had its day
-            self._used_up = True
         call: dict[str, Any] = {
             "displacements": [self.displacement],
             "products": [product],

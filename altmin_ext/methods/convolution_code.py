@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.methods.codes import Code, Flags
+from altmin_ext.methods.codes import Code, Flags, remembers_activation
 from altmin_ext.network import BoundStage, LocalMap
 from altmin_ext.ops.activation import identity
 
@@ -82,8 +82,8 @@ class ConvolutionCode(Code):
         if not self._to_lanes:
             rows = (batch, *self.activation_shape)
             self._activation_of_encode = self.activation = like.new_empty(rows)
-            # A map that is not one matrix remembers the activation of the encode by itself, and not by a copy.
-            self._moved_activation = self.activation if self._above.uses_buffers else like.new_empty(rows)
+            stays = remembers_activation(self._above)
+            self._moved_activation = like.new_empty(rows) if stays else self.activation
             self.activation_displacement = None if self._top else like.new_empty(rows)
         if not self._from_lanes:
             self._lane_input = lanes(*self._input_shape)
@@ -115,10 +115,6 @@ class ConvolutionCode(Code):
     @property
     def spread(self) -> float:
         return self._batch * self.width / self.displacement.numel()
-
-    @property
-    def moved(self) -> Tensor:
-        return self.unit * (self.displacement.double().square().mean() / self.spread).sqrt()
 
     @property
     def destination(self) -> Tensor | None:

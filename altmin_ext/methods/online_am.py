@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -27,9 +27,18 @@ from altmin_ext.errors import DivergenceError
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
 from altmin_ext.methods.codes import Code, Flags, MatrixCode
 from altmin_ext.methods.convolution_code import ConvolutionCode
+from altmin_ext.methods.elman_code import ElmanCode, OutputSequenceCode
 from altmin_ext.methods.steepness import Steepness
 from altmin_ext.methods.weight_update import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
-from altmin_ext.network import BoundStage, LinearMap, split
+from altmin_ext.network import (
+    BoundStage,
+    ElmanMap,
+    EvaluatedMap,
+    LinearMap,
+    OutputSequenceMap,
+    SequenceMap,
+    split,
+)
 from altmin_ext.ops import CodeScalar
 
 
@@ -38,7 +47,8 @@ class OnlineAMOptions(MethodOptions):
     """Options of the online AM methods; see the design of a step in the module's text.
 
     ``lr_codes``, ``mu``, ``code_iterations`` and ``code_momentum`` default to None, which stands for the value of
-    the chosen scaling: "auto", .5, 1 and 0 for "paper"; .3, .003, 5 and .9 for "released".
+    the chosen scaling: "auto", .5, 1 and 0 for "paper"; .3, .003, 5 and .9 for "released". A model with an Elman
+    layer takes 5 iterations of codes and of weights unless told otherwise.
 
     With ``stage_scaling="displacement"`` the weight objective of a stage is divided by the RMS displacement of its
     code. That moves no minimiser, but its curvature grows as much, without bound as the loss goes to zero. Adam does
@@ -54,9 +64,9 @@ class OnlineAMOptions(MethodOptions):
         None,
         "'displacement' or 'none' (None: 'displacement' for am-adam with lr_codes='auto', else 'none')",
     )
-    code_iterations: int | None = option(None, "gradient steps on each code (None: 1; released 5)")
+    code_iterations: int | None = option(None, "gradient steps on each code (None: 1; released or Elman 5)")
     code_momentum: float | None = option(None, "Nesterov momentum of these steps (None: 0; released .9)")
-    weight_iterations: int = option(1, "gradient steps on the weights")
+    weight_iterations: int | None = option(None, "gradient steps on the weights (None: 1; Elman 5)")
     mu: float | None = option(None, "penalty that ties codes to the stage below (None: .5; released .003)")
     mu_increment: float = option(0.0, "added to mu after each minibatch")
     mu_multiplier: float = option(1.0, "multiplies mu after each epoch")
@@ -69,9 +79,27 @@ class OnlineAMOptions(MethodOptions):
 
     _scales_by_default: ClassVar[bool] = True
     _defaults: ClassVar[dict[str, dict[str, Any]]] = {
-        "paper": {"lr_codes": "auto", "mu": 0.5, "code_iterations": 1, "code_momentum": 0.0},
-        "released": {"lr_codes": 0.3, "mu": 0.003, "code_iterations": 5, "code_momentum": 0.9},
+        "paper": {"lr_codes": "auto", "mu": 0.5, "code_momentum": 0.0},
+        "released": {"lr_codes": 0.3, "mu": 0.003, "code_momentum": 0.9},
     }
+
+    def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
+        """The options with the iterations that suit the model; ValueError if one does not."""
+        recurrent = any(isinstance(stage.map, ElmanMap) for stage in stages)
+        if recurrent and (self.l1_codes > 0 or self.scaling == "released"):
+            wrong = (
+                f"l1_codes must be 0, but is {self.l1_codes}"
+                if self.l1_codes > 0
+                else ("scaling must be 'paper', but is 'released'")
+            )
+            raise ValueError(f"{wrong}, which the codes of an Elman layer cannot have.")
+        codes = 5 if recurrent or self.scaling == "released" else 1
+        weights = 5 if recurrent else 1
+        return dataclasses.replace(
+            self,
+            code_iterations=codes if self.code_iterations is None else self.code_iterations,
+            weight_iterations=weights if self.weight_iterations is None else self.weight_iterations,
+        )
 
     def __post_init__(self) -> None:
         self._check_choice("scaling", ("paper", "released"))
@@ -98,9 +126,11 @@ class OnlineAMOptions(MethodOptions):
                 "scaling='paper' only."
             )
         self._check_choice("stage_scaling", ("displacement", "none"))
-        self._check_count("code_iterations")
+        if self.code_iterations is not None:
+            self._check_count("code_iterations")
         self._check_number("code_momentum", minimum=0.0, below=1.0)
-        self._check_count("weight_iterations")
+        if self.weight_iterations is not None:
+            self._check_count("weight_iterations")
         self._check_number("mu", minimum=0.0, exclusive=True)
         self._check_number("mu_increment", minimum=0.0)
         self._check_number("mu_multiplier", minimum=0.0, exclusive=True)
@@ -125,9 +155,12 @@ class OnlineAM(Method):
 
     def __init__(self, model: nn.Module, options: OnlineAMOptions, **common: Any) -> None:
         stages = split(model) if isinstance(model, nn.Module) else []
+        options = options.for_model(stages)
         super().__init__(model, options, **common)
         self._stages = split(model) if common.get("device") is not None else stages
-        self._predictor: BoundStage = self._stages[-1]
+        predictor = self._stages[-1].map
+        assert isinstance(predictor, EvaluatedMap)
+        self._predictor = predictor
         self.mu: float = float(options.mu or 0.0)
         self._auto = options.lr_codes == "auto"
 
@@ -153,8 +186,7 @@ class OnlineAM(Method):
         self._bound_shape: torch.Size | None = None
         self._logits = self._output_residual = self._like
         self._output_shape = torch.Size()
-        known = self._predictor.map
-        self.n_out = known.n_out if isinstance(known, LinearMap) else 0
+        self.n_out = predictor.n_out if isinstance(predictor, LinearMap) else 0
 
     @property
     def _like(self) -> Tensor:
@@ -171,11 +203,18 @@ class OnlineAM(Method):
         for l, (stage, above) in enumerate(pairs):
             row, flags = self._rows[l], Flags(self._flags[l], self._flags[count + l])
             top = l == len(pairs) - 1
-            if in_lanes[l]:
+            if isinstance(stage.map, ElmanMap):
+                reader = self._predictor
+                assert isinstance(reader, SequenceMap)
+                code: Code = ElmanCode(
+                    stage, above, row, flags, reader=reader, iterations=o.code_iterations or 1,
+                    weight_iterations=o.weight_iterations or 1,
+                )  # fmt: skip
+            elif isinstance(stage.map, OutputSequenceMap):
+                code = OutputSequenceCode(stage, above, row, flags, several=several)
+            elif in_lanes[l]:
                 below, beyond = l > 0 and in_lanes[l - 1], not top and in_lanes[l + 1]
-                code: Code = ConvolutionCode(
-                    stage, above, row, flags, from_lanes=below, to_lanes=beyond, top=top
-                )
+                code = ConvolutionCode(stage, above, row, flags, from_lanes=below, to_lanes=beyond, top=top)
             else:
                 code = MatrixCode(stage, above, row, flags, several=several, once=once, top=top)
             codes.append(code)
@@ -210,7 +249,7 @@ class OnlineAM(Method):
                 shapes.append(stage.output_shape(shapes[-1], self._like))
             if shapes[-1].numel() != shapes[-1][0]:
                 raise ValueError(
-                    f"model must give (B, C) logits, but stage {self._predictor.name!r} gives "
+                    f"model must give (B, C) logits, but stage {self._stages[-1].name!r} gives "
                     f"{tuple(shapes[-1])} per sample; add a Flatten."
                 )
             inputs = [
@@ -241,7 +280,7 @@ class OnlineAM(Method):
         for l in reversed(range(len(self._codes))):
             self._update_code(l, y)
         objective = None
-        for iteration in range(self.options.weight_iterations):
+        for iteration in range(self.options.weight_iterations or 1):
             terms = self._weight_gradients(inputs, y, iteration)
             objective = terms if iteration == 0 else objective
             self._update.update()
@@ -280,7 +319,7 @@ class OnlineAM(Method):
         activation = first = x if pre.is_identity else pre.begin(x)
         for code in self._codes:
             activation = code.encode(activation)
-        self._keep_logits(self._predictor.map.encode(activation, self._logits))
+        self._keep_logits(self._predictor.encode(activation, self._logits))
         return first
 
     def _keep_logits(self, logits: Tensor) -> None:
@@ -288,7 +327,7 @@ class OnlineAM(Method):
 
     def _residual_of_loss(self, y: Tensor, loss: Tensor, correct: Tensor | None, flag: Tensor) -> None:
         """The derivative of the loss in the logits, per sample, with the mean loss and the correct count."""
-        predictor, residual = self._predictor.map, self._output_residual
+        predictor, residual = self._predictor, self._output_residual
         if correct is None:
             ops.mse_residual(self._logits, predictor.bias, y, residual, predictor.bias_gradient, loss, flag)
         else:
@@ -302,9 +341,9 @@ class OnlineAM(Method):
         above = self._codes[l + 1] if l + 1 < len(self._codes) else None
         pull_back = self._pull_back_loss if above is None else above.pull_back
         pulled_back, change = pull_back(code.destination), None
-        for iteration in range(iterations):
+        for iteration in range(1 if code.takes_all_steps else iterations):
             if iteration > 0 and above is None:
-                self._keep_logits(self._predictor.map.forward(code.activation, self._logits))
+                self._keep_logits(self._predictor.forward(code.activation, self._logits))
                 self._residual_of_loss(y, *self._scratch, self._flags[l + 1])
                 pulled_back = self._pull_back_loss(code.destination)
             elif iteration > 0 and above is not None:
@@ -313,7 +352,7 @@ class OnlineAM(Method):
 
     def _pull_back_loss(self, out: Tensor | None) -> Tensor:
         residual = self._output_residual
-        return self._predictor.map.pull_back(residual.view(len(residual), *self._output_shape), out)
+        return self._predictor.pull_back(residual.view(len(residual), *self._output_shape), out)
 
     def _weight_gradients(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
         """Gradients of all stages' weight objectives at the updated codes, into the maps' buffers.
@@ -326,7 +365,7 @@ class OnlineAM(Method):
         else:
             for l, code in enumerate(self._codes):
                 code.fit(inputs[l], self._codes[l - 1] if l else None, iteration == 0)
-        predictor = self._predictor.map
+        predictor = self._predictor
         if self._codes or iteration > 0:
             self._keep_logits(predictor.forward(inputs[-1], self._logits))
         self._residual_of_loss(y, *self._scratch, self._flags[2 * len(self._stages) - 1])
@@ -354,10 +393,14 @@ class OnlineAM(Method):
 
     def _objective(self, batch: int) -> Tensor:
         """Local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, and the loss."""
-        terms = self._scalars[:, CodeScalar.residual_square] * self._scalars[:, CodeScalar.scale] ** 2
+        fitted = [
+            l for l, stage in enumerate(self._stages[:-1]) if not isinstance(stage.map, OutputSequenceMap)
+        ]
+        block = self._scalars[fitted]
+        terms = block[:, CodeScalar.residual_square] * block[:, CodeScalar.scale] ** 2
         share: Tensor | float = self.mu / batch
         if self.options.scaling == "released":
-            widths = [code.width for code in self._codes]
+            widths = [self._codes[l].width for l in fitted]
             share = 1 / (batch * torch.tensor(widths, dtype=torch.float64, device=self.device))
         return torch.cat([terms * share, self._scratch[0].double().reshape(1)])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
-from altmin_ext.network import BoundStage, LinearMap
+from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
 
 _first_iterations = 20
@@ -20,7 +20,7 @@ _samples = 8  # whose Jacobians stand for all where those depend on the sample
 class Steepness:
     """sigma_max^2 of the map above every code, by power iteration: one step after each update of the weights.
 
-    Linear maps are iterated by the op, all others through their Jacobian and its transpose. Where the slope of a
+    Matrices are iterated by the op, all others through their Jacobian and its transpose. Where the slope of a
     pre-map has no bound, it is taken along, at the first samples of the minibatch.
 
     Args:
@@ -36,20 +36,19 @@ class Steepness:
         self._generator = torch.Generator().manual_seed(seed)
         self._ready = False
         self._linear = {
-            i: s.map
-            for i, s in enumerate(stages)
-            if isinstance(s.map, LinearMap) and s.pre.steepest is not None
+            i: s.map for i, s in enumerate(stages) if s.map.matrix is not None and s.pre.steepest is not None
         }
         self._others = [i for i in range(len(stages)) if i not in self._linear]
         self._vectors: list[Tensor] = [like for _ in stages]
         for i, map in self._linear.items():
-            self._vectors[i] = self._draw([map.n_in])
+            assert map.matrix is not None
+            self._vectors[i] = self._draw([map.matrix.shape[1]])
         self._collect()
 
     def _collect(self) -> None:
         """The arguments of the op, which are the same in every step."""
         self._arguments = (
-            [map.weight for map in self._linear.values()],
+            [map.matrix for map in self._linear.values() if map.matrix is not None],
             [self._vectors[i] for i in self._linear],
             [self._results[i] for i in self._linear],
         )

@@ -10,7 +10,22 @@ of a stage's map. The last stage is the predictor, whose outputs are the logits:
 from __future__ import annotations
 
 from altmin_ext.network.chain import Chain, PreMap
-from altmin_ext.network.maps import LinearMap, LocalMap, Map
+from altmin_ext.network.maps import EvaluatedMap, LinearMap, LocalMap, Map
+from altmin_ext.network.recurrent import ElmanMap, OutputSequenceMap, SequenceMap
 from altmin_ext.network.splitting import BoundStage, Stage, as_chain, split
 
-__all__ = ["BoundStage", "Chain", "LinearMap", "LocalMap", "Map", "PreMap", "Stage", "as_chain", "split"]
+__all__ = [
+    "BoundStage",
+    "Chain",
+    "ElmanMap",
+    "EvaluatedMap",
+    "LinearMap",
+    "LocalMap",
+    "Map",
+    "OutputSequenceMap",
+    "PreMap",
+    "SequenceMap",
+    "Stage",
+    "as_chain",
+    "split",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,29 +18,56 @@ _largest_kernel, _most_channels = 5, 32  # beyond, torch's own convolutions are 
 class Map(abc.ABC):
     """Where a stage's parameters are.
 
-    What a method returns is in ``out`` where that is given and saves a copy, and else a tensor of its own.
-
     Attributes:
-        bias: (n,), which the caller adds to :meth:`forward`'s output; None: it is in there, or there is none.
         parameters: the trainable parameters; a frozen one is left out.
         gradients: one buffer per entry of ``parameters``.
-        bias_gradient: where the sum of the residual over the batch belongs; None if nobody needs it.
-        uses_buffers: whether results are put into ``out``.
-        saves_output: whether the output must stay as it is until the map is evaluated again.
-        is_alike: whether the Jacobian is that of every sample, apart from what couples the samples of a batch.
+        matrix: whose norm bounds the Jacobian in the input, where that is a matrix.
+        is_alike: whether that Jacobian is the same for all samples, apart from what couples those of a batch.
     """
 
-    bias: Tensor | None = None
-    bias_gradient: Tensor | None = None
-    parameters: list[nn.Parameter]
-    gradients: list[Tensor]
-    uses_buffers = False
-    saves_output = False
+    matrix: Tensor | None = None
     is_alike = True
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.gradients: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+
+    def gradient_of(self, parameter: Tensor | None) -> Tensor | None:
+        """The buffer for a parameter's gradient; None if it is not trained."""
+        return next((g for p, g in zip(self.parameters, self.gradients, strict=True) if p is parameter), None)
 
     @abc.abstractmethod
     def output_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of a sample's output, given its input's; ValueError, half a sentence, if it does not fit."""
+
+    def tangent(self, v: Tensor) -> Tensor:
+        """J v for the first len(v) samples, apart from what couples the samples of a batch."""
+        raise NotImplementedError
+
+    def cotangent(self, v: Tensor) -> Tensor:
+        """J^T v likewise."""
+        raise NotImplementedError
+
+    def commit(self) -> None:  # noqa: B027  (only batch normalisation and its like have anything to commit)
+        """Keep what the encode saw, such as the running statistics of batch normalisation."""
+
+
+class EvaluatedMap(Map):
+    """A map that codes evaluate by asking it.
+
+    What a method returns is in ``out`` where that is given and saves a copy, and else a tensor of its own.
+
+    Attributes:
+        bias: (n,), which the caller adds to :meth:`forward`'s output; None: it is in there, or there is none.
+        bias_gradient: where the sum of the residual over the batch belongs; None if nobody needs it.
+        uses_buffers: whether results are put into ``out``.
+        saves_output: whether the output must stay as it is until the map is evaluated again.
+    """
+
+    bias: Tensor | None = None
+    bias_gradient: Tensor | None = None
+    uses_buffers = False
+    saves_output = False
 
     @abc.abstractmethod
     def encode(self, activation: Tensor, out: Tensor | None) -> Tensor:
@@ -65,17 +92,6 @@ class Map(abc.ABC):
         The bias's own sum over the batch is left to the kernel that made the residual, see ``bias_gradient``.
         """
 
-    @abc.abstractmethod
-    def tangent(self, v: Tensor) -> Tensor:
-        """J v for the first len(v) samples, apart from what couples the samples of a batch."""
-
-    @abc.abstractmethod
-    def cotangent(self, v: Tensor) -> Tensor:
-        """J^T v likewise."""
-
-    def commit(self) -> None:  # noqa: B027  (only batch normalisation and its like have anything to commit)
-        """Keep what the encode saw, such as the running statistics of batch normalisation."""
-
 
 class _Transposed:
     """Keeps the transposed view of a matrix between steps: making one costs as much as a small product."""
@@ -91,19 +107,17 @@ class _Transposed:
         return self._view
 
 
-class LinearMap(Map):
+class LinearMap(EvaluatedMap):
     """A single Linear: every product is one matrix product into a buffer."""
 
     uses_buffers = True
 
     def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.parameters())
         self.weight, self.bias = linear.weight, linear.bias
         self.n_in, self.n_out = linear.in_features, linear.out_features
-        self.parameters = [p for p in linear.parameters() if p.requires_grad]
-        self.gradients: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        of = dict(zip(map(id, self.parameters), self.gradients, strict=True))
-        self._weight_gradient = of.get(id(linear.weight))
-        self.bias_gradient = of.get(id(linear.bias))
+        self._weight_gradient = self.gradient_of(linear.weight)
+        self.bias_gradient = self.gradient_of(linear.bias)
         self._weight_transposed, self._residual_transposed = _Transposed(), _Transposed()
 
     def output_shape(self, shape: torch.Size) -> torch.Size:
@@ -128,6 +142,10 @@ class LinearMap(Map):
         if self._weight_gradient is not None:
             torch.mm(self._residual_transposed(residual), activation, out=self._weight_gradient)
 
+    @property
+    def matrix(self) -> Tensor:  # type: ignore[override]
+        return self.weight
+
     def tangent(self, v: Tensor) -> Tensor:
         return v @ self.weight.t()
 
@@ -135,16 +153,15 @@ class LinearMap(Map):
         return v @ self.weight
 
 
-class LocalMap(Map):
+class LocalMap(EvaluatedMap):
     """Any chain of modules, differentiated within the stage."""
 
     def __init__(self, pieces: Sequence[Piece], like: Tensor) -> None:
+        super().__init__(p for piece in pieces for p in piece.parameters)
         self._chain = Chain(pieces)
         self._like = like
         self.saves_output = self._chain.saves_output
         self.is_alike = all(piece.is_alike for piece in pieces)
-        self.parameters = [p for piece in pieces for p in piece.parameters]
-        self.gradients = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
     @property
     def convolution(self) -> nn.Conv2d | None:
@@ -159,10 +176,6 @@ class LocalMap(Map):
         )
         few = max(module.in_channels, module.out_channels) <= _most_channels
         return module if plain and narrow and few else None
-
-    def gradient_of(self, parameter: Tensor | None) -> Tensor | None:
-        """The buffer for a parameter's gradient; None if it is not trained."""
-        return next((g for p, g in zip(self.parameters, self.gradients, strict=True) if p is parameter), None)
 
     def output_shape(self, shape: torch.Size) -> torch.Size:
         return self._chain.output_shape(shape, self._like)

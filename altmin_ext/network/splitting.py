@@ -11,6 +11,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from altmin_ext.models import Elman
 from altmin_ext.network.chain import PreMap
 from altmin_ext.network.maps import LinearMap, LocalMap, Map
 from altmin_ext.network.pieces import (
@@ -23,7 +24,9 @@ from altmin_ext.network.pieces import (
     PointwisePiece,
     ReshapePiece,
 )
+from altmin_ext.network.recurrent import ElmanMap, OutputSequenceMap, SequenceMap
 from altmin_ext.ops import activation_of
+from altmin_ext.ops.activation import identity
 
 _affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -193,6 +196,9 @@ def split(model: nn.Module) -> list[BoundStage]:
             f"model must be an nn.Sequential or a list of stages, but is a {type(model).__name__}, whose forward can "
             "be anything; write it as an nn.Sequential, with altmin_ext.Stage around what belongs together."
         )
+    recurrent = _recurrent(model)
+    if recurrent is not None:
+        return recurrent
     like = next((p.detach() for p in model.parameters()), torch.empty(0))
     stages: list[BoundStage] = []
     stage = _Open()
@@ -225,6 +231,33 @@ def split(model: nn.Module) -> list[BoundStage]:
             "holds none."
         )
     _check_end(stage)
+    _check_parameters(stages)
+    return stages
+
+
+def _recurrent(model: nn.Module) -> list[BoundStage] | None:
+    """The stages of an Elman layer, an activation, Flatten and Linear, with anything without parameters in front."""
+    leaves = list(_leaves(model, ""))
+    first = next((i for i, (_, m) in enumerate(leaves) if any(True for _ in m.parameters())), len(leaves))
+    if first == len(leaves) or type(leaves[first][1]) is not Elman:
+        return None
+    (path, elman), *rest = leaves[first:]
+    sigma = identity
+    if rest and (found := activation_of(rest[0][1])) is not None:
+        sigma = found
+        rest = rest[1:]
+    kinds = [type(module) for _, module in rest]
+    if kinds != [nn.Flatten, nn.Linear]:
+        return None
+    (_, flatten), (end, linear) = rest
+    assert isinstance(elman, Elman)
+    assert isinstance(flatten, nn.Flatten)
+    assert isinstance(linear, nn.Linear)
+    stages = [
+        BoundStage(path, PreMap([_piece(p, m) for p, m in leaves[:first]]), ElmanMap(elman)),
+        BoundStage(f"{path}, output", PreMap([PointwisePiece(sigma)]), OutputSequenceMap(sigma, elman)),
+        BoundStage(end, PreMap([ReshapePiece(flatten)]), SequenceMap(linear)),
+    ]
     _check_parameters(stages)
     return stages
 

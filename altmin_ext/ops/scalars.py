@@ -20,7 +20,8 @@ class CodeScalar(IntEnum):
     unit = 9
     scale = 10
     damping = 11
-    residual_square = 12
+    moved = 12
+    residual_square = 13
 
 
 class UpdateScalar(IntEnum):

@@ -9,9 +9,10 @@
 //   activation_displacement = mask (sigma(c0 - fall) - sigma(c0)) / unit,  fall = min(unit delta, gap)
 //
 // with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0 and
-// unit = scale_above (1 for the top code, and with a threshold). Afterwards scale = unit * RMS(delta) * damping if
-// normalised, which is how many numbers the code has for each that is held, else unit; damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of
-// zero from being blown up into steps of full size. Raises the guard when delta is not finite.
+// unit = scale_above (1 for the top code, and with a threshold). Afterwards moved = unit * RMS(delta), and
+// scale = moved * damping if normalised, which is how many numbers the code has for each that is held, else unit;
+// damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of zero from being blown up
+// into steps of full size. Raises the guard when delta is not finite.
 //
 // On the first iteration `displacement` may be `pulled_back`. With relu and the identity, where a single
 // iteration without threshold is all, `code` may hold sigma(c0) instead of c0, since a unit at rest has no
@@ -93,6 +94,7 @@ ALTMIN_HOST_DEVICE inline void conclude(const Step<T>& o, double square) {
   s.unit = unit;
   s.step_taken = step;
   s.damping = o.above ? o.above->damping : own;
+  s.moved = unit * rms;
   s.scale = s.normalised > 0 && rms > 0 ? unit * rms * s.damping : unit;
 }
 

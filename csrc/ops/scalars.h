@@ -22,12 +22,13 @@ struct CodeScalars {
   double unit;           // code_step: what delta is measured in
   double scale;          // code_step: what the weight objective of the stage is divided by
   double damping;        // code_step: how much more that is than the displacement's RMS, from the top code down
+  double moved;          // code_step: RMS of c0 - c
   double residual_square;  // weight_residual: sum of squares of its residual
 };
 
 inline constexpr const char* code_scalar_names[] = {
-    "step_size",     "curvature",  "downstream", "anchor", "momentum", "threshold",      "normalised",
-    "sigma_squared", "step_taken", "unit",       "scale",  "damping",  "residual_square"};
+    "step_size",     "curvature",  "downstream", "anchor", "momentum", "threshold", "normalised",
+    "sigma_squared", "step_taken", "unit",       "scale",  "damping",  "moved",     "residual_square"};
 
 // One row per parameter tensor of the weight phase; all written by the host.
 struct UpdateScalars {

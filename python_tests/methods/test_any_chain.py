@@ -369,7 +369,11 @@ def test_a_stage_of_wrong_parts(pre: Any, map: Any, error: type[Exception]) -> N
 
 @pytest.mark.parametrize(
     ("shape", "words"),
-    [((12, 3, 7, 7), ("'0'", "(3, 7, 7)")), ((12, 2, 3, 3), ("'3'", "(3, 3, 3)")), ((12, 98), ("'0'", "(98,)"))],
+    [
+        ((12, 3, 7, 7), ("'0'", "(3, 7, 7)")),
+        ((12, 2, 3, 3), ("'3'", "(3, 3, 3)")),
+        ((12, 98), ("'0'", "(98,)")),
+    ],
     ids=["channels", "size", "flat"],
 )
 def test_images_that_do_not_fit(shape: tuple[int, ...], words: tuple[str, ...]) -> None:

@@ -107,7 +107,9 @@ def test_against_float64(sigma: Activation, dtype: torch.dtype) -> None:
                 size = result.displacement.double().square().mean().div(normalised or 1.0).sqrt()
                 scale = value[CodeScalar.unit] * (size if normalised and size > 0 else 1.0)
                 assert_close(result.scalars[CodeScalar.scale], scale, 16 * EPS, what)
-                others = [entry for entry in CodeScalar if entry != CodeScalar.scale]
+                moved = value[CodeScalar.unit] * size
+                assert_close(result.scalars[CodeScalar.moved], moved, 16 * EPS, what)
+                others = [e for e in CodeScalar if e not in (CodeScalar.scale, CodeScalar.moved)]
                 assert torch.allclose(result.scalars[others], value[others], rtol=1e-14, atol=0), what
             else:
                 assert_accurate(getattr(result, name), getattr(twin, name), value, what)

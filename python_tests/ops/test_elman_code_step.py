@@ -99,6 +99,7 @@ def expected(layer: Layer, arguments: dict[str, Any]) -> dict[str, Tensor]:
         (CodeScalar.unit, above["scale"]),
         (CodeScalar.scale, scale),
         (CodeScalar.damping, above["damping"]),
+        (CodeScalar.moved, rms),
         (CodeScalar.residual_square, float(2 * layer.misfit(weights, codes)) / scale**2),
     ):
         scalars[entry] = value

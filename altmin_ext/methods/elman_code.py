@@ -1,0 +1,157 @@
+"""The codes of an Elman layer (Choromanska et al. 2019, appendix C): its output sequence, and all its time steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altmin_ext import ops
+from altmin_ext.methods.codes import Code, Flags
+from altmin_ext.network import BoundStage, ElmanMap, OutputSequenceMap, SequenceMap
+from altmin_ext.ops import CodeScalar
+from altmin_ext.ops.activation import identity
+
+
+class ElmanCode(Code):
+    """The pre-activations of all time steps, with 16 samples side by side.
+
+    They move from the last time step to the first, each as often as asked for, in one call, which also leaves the
+    sums that the recurrent weights are fitted to: sum r a^T and, for several weight updates, sum a a^T over all pairs
+    of a sample and a time step, a = [h_{t-1}; x_t; 1].
+
+    Memory: B T d numbers, and as many again for the output sequence.
+    """
+
+    takes_all_steps = True
+
+    def __init__(
+        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, reader: SequenceMap,
+        iterations: int, weight_iterations: int,
+    ) -> None:  # fmt: skip
+        super().__init__(stage, above, row, flags)
+        assert isinstance(stage.map, ElmanMap)
+        assert isinstance(above.map, OutputSequenceMap)
+        self._elman, self._sigma, self._reader = stage.map.module, above.map.sigma, reader
+        self._iterations, self._weight_iterations = iterations, weight_iterations
+        self._map = stage.map
+        self._batch = 0
+        self.activation_displacement = None
+
+    def set_batch(self, batch: int, like: Tensor) -> None:
+        if batch == self._batch:
+            return
+        self._batch = batch
+        steps, width = self.shape
+        columns = width + self._elman.input_size + 1
+        self._hidden = like.new_empty(-(-batch // ops.LANES), steps, width, ops.LANES)
+        self.activation = like.new_empty(batch, self._reader.n_out)
+        self._reader.output = like.new_empty(batch, steps * width)
+        self._cross = like.new_empty(width, columns)
+        self._gram = like.new_empty(columns, columns) if self._weight_iterations > 1 else None
+
+    def memory(self) -> Any:
+        return dict(vars(self))
+
+    def encode(self, activation: Tensor) -> Tensor:
+        """Also takes the product W o of the map that reads the output sequence, and returns it."""
+        e = self._elman
+        self._reader.has_output = False
+        self._x = activation.contiguous()
+        ops.elman_encode(
+            self._x, e.weight_ih_l0, e.weight_hh_l0, e.bias_ih_l0, e.bias_hh_l0, self._reader.weight, self._hidden,
+            self.activation, self._sigma,
+        )  # fmt: skip
+        return self.activation
+
+    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
+        assert above is not None
+        ops.elman_code_step(
+            self._hidden, self._x, self._elman.weight_hh_l0, self._reader.weight, pulled_back, None, self._cross,
+            self._gram, None, self._reader.output, self.row, above, self._iterations, self._sigma, self.flags.code,
+        )  # fmt: skip
+        self._reader.has_output = True
+
+    def pull_back(self, out: Tensor | None) -> Tensor:
+        raise AssertionError("nothing lies below the time steps")
+
+    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+        raise AssertionError("nothing lies below the time steps")
+
+    def _weights(self) -> Tensor:
+        """[U V b]: what the sums belong to."""
+        e = self._elman
+        return torch.cat([e.weight_hh_l0, e.weight_ih_l0, (e.bias_ih_l0 + e.bias_hh_l0)[:, None]], 1)
+
+    def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
+        gradient = self._cross
+        if first:
+            self._weights_of_encode = self._weights()
+        else:
+            # The misfit is quadratic: its gradient where the weights are now follows from the two sums.
+            assert self._gram is not None
+            change = self._weights() - self._weights_of_encode
+            gradient = gradient + change @ self._gram / self.row[CodeScalar.scale]
+        width = len(gradient)
+        parts = {"weight_hh_l0": gradient[:, :width], "weight_ih_l0": gradient[:, width:-1]}
+        parts |= dict.fromkeys(("bias_ih_l0", "bias_hh_l0"), gradient[:, -1])
+        for name, part in parts.items():
+            buffer = self._map.gradient_of(getattr(self._elman, name))
+            if buffer is not None:
+                buffer.copy_(part)
+
+
+class OutputSequenceCode(Code):
+    """The output sequence o, as the displacement s of its image in the row space of its reader: o0 - o = W^T s.
+
+    A step on o, whose downstream gradient is W^T (dloss / dlogits), is a step on s whose gradient is without W^T.
+    """
+
+    def __init__(
+        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, several: bool
+    ) -> None:
+        super().__init__(stage, above, row, flags)
+        assert isinstance(above.map, SequenceMap)
+        self._reader = above.map
+        self._several = several
+        self._batch = 0
+        self.activation_displacement = None
+
+    def set_batch(self, batch: int, like: Tensor) -> None:
+        if batch == self._batch:
+            return
+        self._batch = batch
+        shape = (batch, self._reader.n_out)
+        self._displacement, self._scratch = like.new_empty(shape), like.new_empty(shape)
+        self._velocity = like.new_empty(shape) if self._several else None
+        self.activation = like.new_empty(shape)
+
+    def memory(self) -> Any:
+        return dict(vars(self))
+
+    def encode(self, activation: Tensor) -> Tensor:
+        weight = self._reader.weight
+        self._product, self._gram = activation, weight @ weight.t()
+        return activation
+
+    @property
+    def moved(self) -> Tensor:
+        square = ((self._displacement @ self._gram) * self._displacement).double().sum()
+        return self.unit * (square / (self._batch * self.width)).sqrt()
+
+    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
+        ops.code_step(
+            self._product, pulled_back, None, None, self._displacement, self._velocity, self._scratch, None, self.row,
+            above, first, identity, self.flags.code,
+        )  # fmt: skip
+        torch.addmm(self._product, self._displacement, self._gram, alpha=-1.0, out=self.activation)
+
+    def pull_back(self, out: Tensor | None) -> Tensor:
+        return self._displacement
+
+    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+        raise AssertionError("the time steps take all their steps at once")
+
+    def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
+        """There is nothing to fit."""
