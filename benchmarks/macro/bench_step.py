@@ -26,11 +26,10 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.mark.parametrize("contender", contenders)
 @pytest.mark.parametrize("network", networks)
 def test_step(benchmark: Any, network: str, contender: str, threads: int) -> None:
-    benchmark.group = f"step, {network}, batch 200, {threads} threads"
-    n_in, width = networks[network]
+    benchmark.group = f"step, {network}, {threads} threads"
     try:
-        step = contenders[contender](n_in, width)
+        step = contenders[contender](networks[network])
     except LookupError as reason:
         pytest.skip(str(reason))
-    data = itertools.cycle(minibatches(n_in))
+    data = itertools.cycle(minibatches(networks[network]))
     benchmark.pedantic(lambda: step(*next(data)), iterations=5, rounds=20, warmup_rounds=3)

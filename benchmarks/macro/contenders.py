@@ -1,10 +1,11 @@
-"""One training step of the paper's MLPs, by everything worth comparing.
+"""One training step of the paper's networks, by everything worth comparing.
 
 Each contender is a function of (x, y) that trains its own copy of the network by one minibatch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
@@ -14,17 +15,52 @@ import torch
 from torch import Tensor, nn
 
 import altmin_ext
-from altmin_ext.network import split
+from altmin_ext import models
+from altmin_ext.network import LinearMap, split
 
 Step = Callable[[Tensor, Tensor], object]
-Maker = Callable[[int, int], Step]  # (features, width) -> step
-
-batch, classes = 200, 10
-networks = {"2x100": (784, 100), "2x500": (784, 500)}
+classes = 10
 released_code = "ALTMIN_RELEASED_CODE"
 
 
-def minibatches(n_in: int, count: int = 100, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network and its minibatches.
+
+    Attributes:
+        make: makes it, from torch's generator.
+        shape: of a sample.
+        batch: samples of a minibatch.
+        width: of the hidden layers of an MLP, which all contenders know how to train; else 0.
+        pool: how many minibatches to take in turn.
+    """
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    batch: int = 200
+    width: int = 0
+    pool: int = 100
+
+
+Maker = Callable[[Network], Step]
+
+
+def _mlp(width: int) -> Network:
+    return Network(lambda: models.mlp(784, (width, width), classes), (784,), width=width)
+
+
+networks = {
+    "2x100": _mlp(100),
+    "2x500": _mlp(500),
+    "lenet5 28x28": Network(lambda: models.lenet5(1, 28), (1, 28, 28), 128),
+    "lenet5 32x32x3": Network(lambda: models.lenet5(3, 32), (3, 32, 32), 128),
+    "binary 2x500": Network(models.binary_mlp, (784,), 100),
+    "elman 15": Network(lambda: models.elman_rnn(hidden=15), (784,), 1024, pool=4),
+    "elman 50": Network(lambda: models.elman_rnn(hidden=50), (784,), 1024, pool=4),
+}
+
+
+def minibatches(network: Network, count: int | None = None, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Standard normal inputs and uniform labels.
 
     Many of them: a single one is learned by heart within fifty steps, and then the gradients of a loss of zero are
@@ -32,26 +68,43 @@ def minibatches(n_in: int, count: int = 100, seed: int = 0) -> list[tuple[Tensor
     """
     generator = torch.Generator().manual_seed(seed)
     return [
-        (torch.randn(batch, n_in, generator=generator), torch.randint(classes, (batch,), generator=generator))
-        for _ in range(count)
+        (
+            torch.randn(network.batch, *network.shape, generator=generator),
+            torch.randint(classes, (network.batch,), generator=generator),
+        )
+        for _ in range(network.pool if count is None else count)
     ]
 
 
-def _network(n_in: int, width: int) -> nn.Sequential:
+def _made(network: Network) -> nn.Module:
     torch.manual_seed(0)
-    return altmin_ext.models.mlp(n_in, (width, width), classes)
+    return network.make()
+
+
+def _width(network: Network) -> int:
+    if not network.width:
+        raise LookupError("for the MLPs only.")
+    return network.width
 
 
 def _method(name: str, **options: object) -> Maker:
-    def make(n_in: int, width: int) -> Step:
-        return altmin_ext.make_method(name, _network(n_in, width), **options).step
+    def make(network: Network) -> Step:
+        return altmin_ext.make_method(name, _made(network), **options).step
 
     return make
 
 
-def autograd(n_in: int, width: int) -> Step:
-    """What people write today: eager torch with Adam(fused=True)."""
-    net = _network(n_in, width)
+def _mlps_only(maker: Maker) -> Maker:
+    def make(network: Network) -> Step:
+        _width(network)
+        return maker(network)
+
+    return make
+
+
+def autograd(network: Network) -> Step:
+    """What people write today: eager torch with Adam(fused=True); through a Sign, straight-through."""
+    net = _made(network)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     criterion = nn.CrossEntropyLoss()
 
@@ -63,9 +116,10 @@ def autograd(n_in: int, width: int) -> Step:
     return step
 
 
-def compiled_autograd(n_in: int, width: int) -> Step:
+def compiled_autograd(network: Network) -> Step:
     """The same with forward and backward through torch.compile."""
-    net = _network(n_in, width)
+    _width(network)
+    net = _made(network)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     criterion = nn.CrossEntropyLoss()
     loss = torch.compile(lambda x, y: criterion(net(x), y))
@@ -76,25 +130,28 @@ def compiled_autograd(n_in: int, width: int) -> Step:
         optimizer.step()
 
     try:
-        step(*minibatches(n_in, 1)[0])
+        step(*minibatches(network, 1)[0])
     except Exception as error:  # it needs a compiler that suits it, and fails in many ways without
         raise LookupError(f"torch.compile fails here: {str(error).splitlines()[0]}") from error
     return step
 
 
-def released(n_in: int, width: int) -> Step:
+def released(network: Network) -> Step:
     """The authors' code, from a checkout of IBM/online-alt-min that the environment points at.
 
     Without BatchNorm, since the step it is compared with has none either; K = 5, momentum .9, as it comes.
     """
+    width = _width(network)
     folder = os.environ.get(released_code)
     if not folder:
         raise LookupError(f"set {released_code} to a checkout of github.com/IBM/online-alt-min to time it.")
     if folder not in sys.path:
         sys.path.append(folder)
-    altmin, models = importlib.import_module("altmin"), importlib.import_module("models")
+    altmin, released_models = importlib.import_module("altmin"), importlib.import_module("models")
     torch.manual_seed(0)
-    net = models.FFNet(n_in, width, n_hidden_layers=2, n_outputs=classes, bias=True, batchnorm=False)
+    net = released_models.FFNet(
+        network.shape[0], width, n_hidden_layers=2, n_outputs=classes, bias=True, batchnorm=False
+    )
     stages = altmin.get_mods(
         net, optimizer="Adam", optimizer_params={"lr": 0.008}, scheduler=lambda epoch: 1 / 2 ** (epoch // 8)
     )
@@ -118,8 +175,10 @@ def _products(again: bool) -> Maker:
     Alternating minimisation takes those of all stages but the first ``again`` after the codes have moved.
     """
 
-    def make(n_in: int, width: int) -> Step:
-        maps = [stage.map for stage in split(_network(n_in, width))]
+    def make(network: Network) -> Step:
+        _width(network)
+        batch = network.batch
+        maps = [stage.map for stage in split(_made(network)) if isinstance(stage.map, LinearMap)]
         activations = [torch.randn(batch, map.n_in) for map in maps]
         codes = [torch.randn(batch, map.n_out) for map in maps]
         outputs = [torch.empty(batch, map.n_out) for map in maps]
@@ -144,7 +203,8 @@ def _products(again: bool) -> Maker:
 contenders: dict[str, Maker] = {
     "am-adam": _method("am-adam"),
     "am-sgd": _method("am-sgd"),
-    "am-adam, released scaling": _method("am-adam", scaling="released"),
+    "am-adam, 1 iteration": _method("am-adam", code_iterations=1, weight_iterations=1),
+    "am-adam, released scaling": _mlps_only(_method("am-adam", scaling="released")),
     "yardstick adam": _method("adam"),
     "autograd, Adam(fused)": autograd,
     "torch.compile, Adam(fused)": compiled_autograd,

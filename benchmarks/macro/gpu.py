@@ -28,16 +28,19 @@ base = "yardstick adam, graph"
 round_milliseconds = 50.0
 
 
-def network(n_in: int, width: int) -> nn.Sequential:
+mlps = {name: network for name, network in networks.items() if network.width}
+
+
+def made(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return altmin_ext.models.mlp(n_in, (width, width), classes).to(GPU)
+    return mlps[name].make().to(GPU)
 
 
-def method(name: str, graph: bool) -> Callable[[nn.Sequential], Step]:
+def method(name: str, graph: bool) -> Callable[[nn.Module], Step]:
     return lambda net: altmin_ext.make_method(name, net, graph=graph).step
 
 
-def compiled(net: nn.Sequential) -> Step:
+def compiled(net: nn.Module) -> Step:
     """Forward and backward by torch.compile, which makes CUDA graphs of them, and Adam(fused)."""
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     criterion = nn.CrossEntropyLoss()
@@ -51,7 +54,7 @@ def compiled(net: nn.Sequential) -> Step:
     return step
 
 
-contenders: dict[str, Callable[[nn.Sequential], Step]] = {
+contenders: dict[str, Callable[[nn.Module], Step]] = {
     "am-adam, eager": method("am-adam", graph=False),
     "am-adam, graph": method("am-adam", graph=True),
     "am-sgd, graph": method("am-sgd", graph=True),
@@ -85,11 +88,10 @@ def measure(
     net_name: str, batch: int, names: Sequence[str], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Milliseconds per step of every contender in every round, and why some were left out."""
-    n_in, width = networks[net_name]
-    x, y = minibatch(batch, n_in)
+    x, y = minibatch(batch, *mlps[net_name].shape)
     steps, counts, left_out = {}, {}, {}
     for name in names:
-        step = contenders[name](network(n_in, width))
+        step = contenders[name](made(net_name))
         try:
             for _ in range(10):  # compiles, captures, and lets libraries choose
                 step(x, y)
@@ -141,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--networks", nargs="+", choices=list(networks), default=list(networks))
+    parser.add_argument("--networks", nargs="+", choices=list(mlps), default=list(mlps))
     parser.add_argument("--batches", type=int, nargs="+", default=list(batches))
     parser.add_argument("--contenders", nargs="+", choices=list(contenders), default=list(contenders))
     parser.add_argument("--output", type=Path)

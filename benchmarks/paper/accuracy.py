@@ -62,6 +62,43 @@ def lenet5(data: Any, dropout: float) -> nn.Module:
     return nn.Sequential(*modules)
 
 
+def elman_rnn(hidden: int) -> Network:
+    """The recurrent network of appendix C, which reads images pixel by pixel."""
+
+    def make(data: Any, dropout: float) -> nn.Module:
+        return altmin_ext.models.elman_rnn(1, hidden, data.n_in, data.classes)
+
+    return make
+
+
+def initialised(network: nn.Module) -> nn.Module:
+    """He's initialisation, with which the codes keep their size however deep the network."""
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def deep_mlp(depth: int) -> Network:
+    """``depth`` hidden layers of 100 units."""
+    return lambda data, dropout: initialised(altmin_ext.models.mlp(data.n_in, [100] * depth, data.classes))
+
+
+def vgg8(data: Any, dropout: float) -> nn.Module:
+    """Eight 3 x 3 convolutions of 16 to 64 channels, pooled after every second: 11 M multiply-adds on CIFAR-10."""
+    channels, size, _ = data.train[0].shape[1:]
+    modules: list[nn.Module] = []
+    for width in (16, 32, 64, 64):
+        for _ in range(2):
+            modules += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+        modules.append(nn.MaxPool2d(2))
+    features = channels * (size // 16) ** 2
+    return initialised(nn.Sequential(*modules, nn.Flatten(), nn.Linear(features, data.classes)))
+
+
 def binary_mlp(data: Any, dropout: float) -> nn.Module:
     """784-500-500-10 with a Sign behind the first hidden layer."""
     return altmin_ext.models.binary_mlp(data.n_in)
@@ -93,9 +130,9 @@ class Experiment:
     weight_decay: tuple[float, ...] = (0.0, 0.1)
     dropout: tuple[float, ...] = (0.0,)
 
-    extra: tuple[
-        tuple[str, str, float], ...
-    ] = ()  # (method, option, value): more trials, as many for each method
+    extra: tuple[tuple[str, str, float], ...] = ()  # (method, option, value): more trials, as many for each
+    # (method, lr): where the paper has tuned, its learning rates instead of trials
+    published: tuple[tuple[str, float], ...] = ()
 
     def trials(self, method: str) -> list[dict[str, Any]]:
         """The grid, then for every extra value the grid's points at its largest lr with that value set."""
@@ -117,6 +154,8 @@ convolutional = {
     "lr_schedule": ("cosine",),
     "weight_decay": (0.0, 0.1),
 }
+recurrent = {"batch_size": 1024, "methods": ("am-adam", "adam", "sgd")}
+deep = {"lr": (3e-4, 1e-3), "lr_schedule": ("cosine",), "weight_decay": (0.0,)}
 binary = {"batch_size": 100, "lr": (5e-4, 1e-3, 2e-3), "weight_decay": (0.0,)}
 experiments = {
     "mnist-2x100": Experiment("mnist", mlp(100, 100), 10, 0.977, 10),
@@ -158,6 +197,29 @@ experiments = {
         12,
         **{**convolutional, **cifar, "weight_decay": (0.1,), "dropout": (0.0, 0.1)},
     ),
+    "mnist-elman-15": Experiment(
+        "mnist",
+        elman_rnn(15),
+        10,
+        0.0,
+        0,
+        published=(("am-adam", 5e-3), ("adam", 5e-3), ("sgd", 0.05)),
+        **recurrent,
+    ),
+    "mnist-elman-50": Experiment(
+        "mnist",
+        elman_rnn(50),
+        10,
+        0.0,
+        0,
+        published=(("am-adam", 5e-3), ("adam", 5e-3), ("sgd", 5e-3)),
+        **recurrent,
+    ),
+    **{
+        f"mnist-{depth}x100": Experiment("mnist", deep_mlp(depth), 5, 0.0, 5, **deep)
+        for depth in (10, 20, 50)
+    },
+    "cifar-10-vgg8": Experiment("cifar-10", vgg8, 10, 0.0, 4, batch_size=128, **deep),
     "mnist-binary": Experiment("mnist", binary_mlp, 10, 0.978, 10, methods=("am-adam", "ste"), **binary),
     "mnist-binary-none": Experiment(
         "mnist", derivative_free_binary_mlp, 10, 0.900, 10, methods=("am-adam",), **binary
@@ -209,7 +271,7 @@ def _append(name: str, kind: str, record: dict[str, Any]) -> None:
 def tune(name: str, methods: Sequence[str] | None) -> None:
     """Every trial of the grid for all methods; trials already recorded are kept."""
     experiment = experiments[name]
-    if experiment.tuned_as:
+    if experiment.tuned_as or experiment.published:
         return
     done = {(r["method"], json.dumps(r["trial"])) for r in _records(name, "tuning")}
     for method, trial in (
@@ -223,6 +285,8 @@ def tune(name: str, methods: Sequence[str] | None) -> None:
 
 def best_trial(name: str, method: str) -> dict[str, Any]:
     """The setting with the best validation accuracy."""
+    if rate := dict(experiments[name].published).get(method):
+        return {"lr": rate, "lr_schedule": "constant", "weight_decay": 0.0, "dropout": 0.0}
     records = [r for r in _records(experiments[name].tuned_as or name, "tuning") if r["method"] == method]
     if not records:
         raise SystemExit(

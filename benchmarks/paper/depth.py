@@ -26,48 +26,22 @@ import torch
 from torch import Tensor, nn
 
 import altmin_ext
+from benchmarks.paper.accuracy import deep_mlp, vgg8
 
 results = Path(__file__).parent.parent / "results"
 layers = (nn.Linear, nn.Conv2d)
-
-
-def initialised(network: nn.Module) -> nn.Module:
-    """He's initialisation, with which the codes keep their size however deep the network."""
-    for module in network.modules():
-        if isinstance(module, layers):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return network
-
-
-def deep_mlp(depth: int) -> nn.Module:
-    """``depth`` hidden layers of 100 units, for MNIST."""
-    return initialised(altmin_ext.models.mlp(784, [100] * depth, 10))
-
-
-def vgg8(n_out: int = 10) -> nn.Module:
-    """Eight 3 x 3 convolutions of 16 to 64 channels, pooled after every second, for CIFAR-10: 11 M multiply-adds."""
-    modules: list[nn.Module] = []
-    channels = 3
-    for width in (16, 32, 64, 64):
-        for _ in range(2):
-            modules += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-            channels = width
-        modules.append(nn.MaxPool2d(2))
-    return initialised(nn.Sequential(*modules, nn.Flatten(), nn.Linear(4 * channels, n_out)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A network, its data, and its minibatch."""
 
-    make: Callable[[], nn.Module]
+    make: Callable[[Any, float], nn.Module]
     data: str
     batch: int = 200
 
 
-networks = {f"{depth} x 100": Network(lambda d=depth: deep_mlp(d), "mnist") for depth in (2, 5, 10, 20, 50)}
+networks = {f"{depth} x 100": Network(deep_mlp(depth), "mnist") for depth in (2, 5, 10, 20, 50)}
 networks["vgg8"] = Network(vgg8, "cifar-10", 128)
 contenders: dict[str, tuple[str, dict[str, Any]]] = {
     "am-adam": ("am-adam", {}),
@@ -112,7 +86,7 @@ def _rms(tensor: Tensor) -> float:
 def measure(network: Network, method: str, options: dict[str, Any], count: int) -> dict[str, Any]:
     """Both numbers of every layer, the codes' for hidden ones only, and the loss over the last tenth."""
     torch.manual_seed(0)
-    model = network.make()
+    model = network.make(altmin_ext.data.load(network.data), 0.0)
     trainer = altmin_ext.make_method(method, model, **options)
     before, moves, losses = _weights(model), [], []
     for x, y in minibatches(network.data, network.batch, count):
