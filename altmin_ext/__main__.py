@@ -9,7 +9,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -104,8 +104,15 @@ def _make_parser() -> argparse.ArgumentParser:
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", default="digits", metavar="NAME", help=f"{', '.join(data.names())} (default: digits)")
-    add("--hidden", type=int, nargs="*", default=[100, 100], metavar="WIDTH", help="hidden layers (100 100)")
-    add("--activation", default="relu", help="of the hidden layers (relu)")
+    add("--network", default="mlp", metavar="NAME", help=f"{', '.join(_networks)} (default: mlp)")
+    add(
+        "--hidden",
+        type=int,
+        nargs="*",
+        metavar="WIDTH",
+        help="hidden layers (mlp 100 100, binary 500 500, elman 50; lenet5 has its own)",
+    )
+    add("--activation", help="of the hidden layers of an mlp (relu)")
     add(
         "--method", default="am-adam", metavar="NAME", help=f"{', '.join(methods.names())} (default: am-adam)"
     )
@@ -212,14 +219,7 @@ def _train(arguments: argparse.Namespace) -> None:
             "--patience must come with --validation-fraction: the test set must not decide when to stop."
         )
     dataset = data.load(arguments.data)
-    architecture = {
-        "data": arguments.data,
-        "features": dataset.n_in,
-        "hidden": arguments.hidden,
-        "classes": dataset.classes,
-        "activation": arguments.activation,
-        "loss": arguments.loss,
-    }
+    architecture = _architecture(arguments, dataset)
     contestants = _make_methods(arguments, architecture)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
@@ -313,16 +313,55 @@ def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -
     }
 
 
+# name -> (its usual hidden layers, what makes it)
+_networks: dict[str, tuple[list[int], Callable[[dict[str, Any]], nn.Module]]] = {
+    "mlp": ([100, 100], lambda a: models.mlp(a["features"], a["hidden"], a["classes"], a["activation"])),
+    "binary": ([500, 500], lambda a: models.binary_mlp(a["features"], a["hidden"], a["classes"])),
+    "elman": ([50], lambda a: models.elman_rnn(1, a["hidden"][0], a["features"], a["classes"])),
+    "lenet5": ([], lambda a: models.lenet5(*a["shape"][:2], a["classes"])),
+}
+
+
+def _architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[str, Any]:
+    """All that makes the network again; written beside its weights."""
+    name = arguments.network
+    if name not in _networks:
+        raise unknown_name("--network", name, _networks)
+    usual, _ = _networks[name]
+    hidden = usual if arguments.hidden is None else arguments.hidden
+    if len(hidden) != len(usual) and name in ("elman", "lenet5"):
+        wanted = "one width" if usual else "nothing"
+        raise ValueError(f"--hidden must be {wanted} for --network {name}, but is {hidden}.")
+    if name != "mlp" and arguments.activation is not None:
+        raise ValueError(f"--activation must be left out for --network {name}, which has its own.")
+    shape = list(dataset.train[0].shape[1:])
+    if name == "lenet5" and (len(shape) != 3 or shape[1] != shape[2]):
+        raise ValueError(f"--network lenet5 must have square images, but {dataset.name} has shape {shape}.")
+    return {
+        "data": arguments.data,
+        "network": name,
+        "shape": shape,
+        "features": dataset.n_in,
+        "hidden": hidden,
+        "classes": dataset.classes,
+        "activation": arguments.activation or "relu",
+        "loss": arguments.loss,
+    }
+
+
 def _make_model(architecture: dict[str, Any]) -> nn.Module:
-    a = architecture
-    return models.mlp(a["features"], a["hidden"], a["classes"], a["activation"])
+    return _networks[architecture["network"]][1](architecture)
 
 
 def _describe(dataset: data.DataSet, architecture: dict[str, Any]) -> str:
-    widths = [architecture["features"], *architecture["hidden"], architecture["classes"]]
+    name, widths = architecture["network"], architecture["hidden"]
+    shown = "-".join(map(str, [architecture["features"], *widths, architecture["classes"]]))
+    network = (
+        f"{shown}, {architecture['activation']}" if name == "mlp" else f"{name} {shown}" if widths else name
+    )
     return (
         f"{dataset.name}: {len(dataset.train[0]):,} training and {len(dataset.test[0]):,} test samples; "
-        f"network {'-'.join(map(str, widths))}, {architecture['activation']}"
+        f"network {network}"
     )
 
 

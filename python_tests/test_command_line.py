@@ -4,6 +4,7 @@ import dataclasses
 import json
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -291,3 +292,38 @@ def test_without_arguments_the_module_prints_its_help(capsys, monkeypatch):
 
 def test_version(capsys):
     assert run_help(capsys, "--version").out == f"altmin_ext {altmin_ext.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments"),
+    [("binary", ["--hidden", "8", "8"]), ("elman", ["--hidden", "3"]), ("mlp", ["--activation", "tanh"])],
+)
+def test_networks_are_written_and_read(
+    network: str, arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trained = run_json(
+        capsys, "train", "--network", network, *arguments, "--epochs", "1", "--output", str(tmp_path)
+    )
+    assert trained["network"] == network
+    (result,) = trained["methods"]
+    again = run_json(capsys, "evaluate", "--model", str(tmp_path))
+    assert again["accuracy"] == result["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--network", "lenet"], "'lenet5'"),
+        (["--network", "lenet5"], "size must be at least 16"),
+        (["--network", "elman", "--hidden", "3", "3"], "--hidden must be one width"),
+        (["--network", "lenet5", "--hidden", "3"], "--hidden must be nothing"),
+        (["--network", "binary", "--activation", "relu"], "--activation must be left out"),
+    ],
+)
+def test_networks_that_cannot_be(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
