@@ -307,7 +307,7 @@ def test_networks_are_written_and_read(
     assert trained["network"] == network
     (result,) = trained["methods"]
     again = run_json(capsys, "evaluate", "--model", str(tmp_path))
-    assert again["accuracy"] == result["test_accuracy"]
+    assert again["accuracy"] == result["test"]["accuracy"]
 
 
 @pytest.mark.parametrize(
