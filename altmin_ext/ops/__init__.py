@@ -132,6 +132,42 @@ def code_step(
         )  # fmt: skip
 
 
+def sign_flip(
+    code: Tensor,
+    pulled_back: Tensor,
+    norm: Tensor,
+    mask: Tensor | None,
+    displacement: Tensor,
+    scalars: Tensor,
+    above: Tensor | None,
+    guard: Tensor | None = None,
+) -> None:
+    """Where its local objective wants a code that is read through a sign, found without a derivative.
+
+    As long as all other units keep their signs, the objective is a parabola in what a unit gives off. The sign of its
+    minimiser is the better one of -1 and +1, and its size says how clearly. Codes in [-1, 1] are led there, the
+    others stay. The objective is the one that the code above would set if it had moved by a root mean square of one:
+    for a move as short as its own is, a flip never pays. So the activation stays that of the encode, too.
+
+    Args:
+        code: (B, n), c0.
+        pulled_back: (B, n), W^T times the residual of the stage above, in the unit of the code above.
+        norm: (n,), the norms of W's columns.
+        mask: (B, n) dropout mask or None.
+        displacement: (B, n), out, in a unit of 1; may be ``pulled_back``.
+        scalars: this code's parameter block, a row of :class:`CodeScalar`.
+        above: the block of the code above, None for the top code, whose objective is the loss, bounded from above.
+        guard: (1,) float64, raised if a displacement is not finite.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if kernels := _native(code):
+        kernels.sign_flip(code, pulled_back, norm, mask, displacement, scalars, above, guard)
+    else:
+        reference.sign_flip(code, pulled_back, norm, mask, displacement, scalars, above, guard)
+
+
 def softmax_residual(
     logits: Tensor,
     bias: Tensor | None,
@@ -384,8 +420,8 @@ def convolve(
 ) -> None:
     """code = the largest of each window of conv(input) + bias; activation = mask * sigma(code).
 
-    Of 16 samples side by side, see :func:`interleave`: G is ceil(B / 16). Strides, dilations and groups are 1; windows
-    of pool x pool do not overlap, and what is left over at the right and at the bottom belongs to none.
+    Of 16 samples side by side, see :func:`interleave`: G is ceil(B / 16). Strides, dilations and groups are 1.
+    Windows of pool x pool do not overlap; what is left over at the right and at the bottom belongs to none.
 
     Args:
         input: (G, n, H, W, 16).
@@ -521,39 +557,6 @@ def deinterleave(lanes: Tensor, rows: Tensor) -> None:
         reference.deinterleave(lanes, rows)
 
 
-names = (
-    "activate",
-    "code_step",
-    "softmax_residual",
-    "mse_residual",
-    "weight_residual",
-    "adam_update",
-    "sgd_update",
-    "power_iteration",
-    "memory_update",
-    "bcd_columns",
-    "convolve",
-    "convolution_pull_back",
-    "convolution_weight_gradient",
-    "interleave",
-    "deinterleave",
-)
-
-__all__ = [
-    *names,
-    "LANES",
-    "Activation",
-    "AdamScalar",
-    "CodeScalar",
-    "MemoryScalar",
-    "UpdateScalar",
-    "activation_of",
-    "backend",
-    "names",
-    "native",
-    "reference",
-    "scalars",
-]
 def elman_encode(
     x: Tensor,
     input_weight: Tensor,
@@ -660,5 +663,39 @@ def elman_code_step(
         )  # fmt: skip
 
 
+names = (
+    "activate",
+    "code_step",
+    "sign_flip",
+    "softmax_residual",
+    "mse_residual",
+    "weight_residual",
+    "adam_update",
+    "sgd_update",
+    "power_iteration",
+    "memory_update",
+    "bcd_columns",
+    "convolve",
+    "convolution_pull_back",
+    "convolution_weight_gradient",
+    "interleave",
+    "deinterleave",
     "elman_encode",
     "elman_code_step",
+)
+
+__all__ = [
+    *names,
+    "LANES",
+    "Activation",
+    "AdamScalar",
+    "CodeScalar",
+    "MemoryScalar",
+    "UpdateScalar",
+    "activation_of",
+    "backend",
+    "names",
+    "native",
+    "reference",
+    "scalars",
+]

@@ -77,6 +77,10 @@ _formulas: dict[str, _Formula] = {
     "sign_of_tanh": _Formula(
         lambda c, p: sign(c), lambda c, p: 1 - torch.tanh(c) ** 2, lambda p: 1.0, jumps=True
     ),
+    # Its codes go by what a flip is worth, whose measure is the sign itself: 1, not the derivative.
+    "sign_none": _Formula(
+        lambda c, p: sign(c), lambda c, p: surrogates["none"](c), lambda p: 1.0, jumps=True
+    ),
 }
 
 names = tuple(_formulas)
@@ -128,7 +132,7 @@ class Activation:
 
     @property
     def steepest(self) -> float:
-        """The largest |sigma'|."""
+        """The largest |sigma'|; 1 of every sign."""
         return _formulas[self.name].steepest(self.parameter)
 
     @property
@@ -141,7 +145,8 @@ class Activation:
 
 identity = Activation("identity")
 
-_signs = {"identity": "sign", "clipped": "sign_clipped"}
+_signs = {"identity": "sign", "clipped": "sign_clipped", "none": "sign_none"}
+_signs_of_tanh = {"sign": "sign_of_tanh", "sign_clipped": "sign_of_tanh", "sign_none": "sign_none"}
 _simple: dict[type[nn.Module], str] = {
     nn.Identity: "identity",
     nn.ReLU: "relu",
@@ -164,7 +169,7 @@ def activation_of(module: nn.Module) -> Activation | None:
         return Activation("gelu" if module.approximate == "none" else "gelu_tanh")
     if isinstance(module, nn.Softplus) and module.threshold == 20:
         return Activation("softplus", module.beta)
-    if isinstance(module, Sign) and module.surrogate in _signs:
+    if isinstance(module, Sign):
         return Activation(_signs[module.surrogate])
     return None
 
@@ -175,6 +180,6 @@ def fused(first: Activation, second: Activation) -> Activation | None:
         return second
     if second == identity:
         return first
-    if first.name == "tanh" and second.name in _signs.values():
-        return Activation("sign_of_tanh")
+    if first.name == "tanh" and second.name in _signs_of_tanh:
+        return Activation(_signs_of_tanh[second.name])
     return None

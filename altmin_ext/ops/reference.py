@@ -14,6 +14,7 @@ from torch import Tensor
 
 from altmin_ext.ops.activation import Activation
 from altmin_ext.ops.scalars import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
+from altmin_ext.sign import sign
 
 smallest_displacement = 1e-8  # of the top code: below it, stages are scaled down with it
 
@@ -41,6 +42,22 @@ def activate(
     _raise_unless_finite(guard, code.double().square().sum())
     a = sigma.value(code)
     activation.copy_(a if mask is None else a * mask)
+
+
+def _conclude(displacement: Tensor, scalars: Tensor, above: Tensor | None, guard: Tensor | None) -> None:
+    """Leaves in a code's parameter block what its step has made of it."""
+    s = CodeScalar
+    square = displacement.double().square().sum()
+    normalised = scalars[s.normalised] > 0
+    count = displacement.numel() * torch.where(normalised, scalars[s.normalised], 1.0)
+    rms = (square / count.clamp(min=1)).sqrt()
+    own = torch.where(rms > 0, (smallest_displacement / rms).clamp(min=1.0), 1.0)
+    scalars[s.damping] = own if above is None else above[s.damping]
+    scalars[s.moved] = scalars[s.unit] * rms
+    scalars[s.scale] = torch.where(
+        normalised & (rms > 0), scalars[s.unit] * rms * scalars[s.damping], scalars[s.unit]
+    )
+    _raise_unless_finite(guard, square)
 
 
 def code_step(
@@ -92,13 +109,30 @@ def code_step(
         activation_displacement.copy_(m * sigma.difference(code, moved, unit))
     activation.copy_(m * sigma.value(code - unit * moved))
 
-    square = displacement.double().square().sum()
-    rms = (square / max(1, displacement.numel())).sqrt()
-    own = torch.where(rms > 0, (smallest_displacement / rms).clamp(min=1.0), 1.0)
-    scalars[s.damping] = own if above is None else above[s.damping]
-    normalised = (scalars[s.normalised] != 0) & (rms > 0)
-    scalars[s.scale] = torch.where(normalised, unit * rms * scalars[s.damping], unit)
-    _raise_unless_finite(guard, square)
+    _conclude(displacement, scalars, above, guard)
+
+
+def sign_flip(
+    code: Tensor,
+    pulled_back: Tensor,
+    norm: Tensor,
+    mask: Tensor | None,
+    displacement: Tensor,
+    scalars: Tensor,
+    above: Tensor | None,
+    guard: Tensor | None,
+) -> None:
+    s = CodeScalar
+    scalars[s.unit] = scalars[s.step_taken] = 1.0
+    incoming = torch.ones_like(scalars[s.unit])
+    if above is not None:
+        incoming = torch.where(above[s.moved] > 0, above[s.unit] / (above[s.moved] * above[s.damping]), 0.0)
+    strength = norm if mask is None else norm * mask
+    pull = scalars[s.downstream] * incoming / scalars[s.curvature] * pulled_back
+    target = sign(code) - pull / strength / norm
+    stays = (code.abs() > 1) | (strength == 0)
+    displacement.copy_(torch.where(stays, 0, code - target))
+    _conclude(displacement, scalars, above, guard)
 
 
 def softmax_residual(
@@ -471,12 +505,7 @@ def elman_code_step(
             delta[:, t] += eta * (g + scalars[s.momentum] * v)
             moved[:, t] = _hidden_difference(h0[:, t], delta[:, t], unit)
 
-    square = delta.double().square().sum()
-    rms = (square / max(1, delta.numel())).sqrt()
-    scalars[s.damping] = above[s.damping]
-    normalised = (scalars[s.normalised] != 0) & (rms > 0)
-    scalars[s.scale] = torch.where(normalised, unit * rms * scalars[s.damping], unit)
-    _raise_unless_finite(guard, square)
+    _conclude(delta, scalars, above, guard)
 
     before = F.pad(moved, (0, 0, 1, 0))[:, :steps]  # of h_{t-1}
     r = unit / scalars[s.scale] * (delta + before @ recurrent_weight.T)

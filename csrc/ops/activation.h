@@ -5,7 +5,7 @@
 //   derivative(c)                  sigma'(c), by convention 0 at the kink of relu
 //   difference(c0, delta, unit)    (sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation
 //
-// The derivative of a sign is a stand-in: 1, 1 where |c| <= 1, or that of the tanh which the sign is taken of.
+// The derivative of a sign is a stand-in: 1, 1 where |c| <= 1, that of the tanh which the sign is taken of, or none.
 //
 // The difference is what carries the signal to the layers below: after a few layers a code moves by less than
 // one unit in the last place of its value, so subtracting two activations would return noise.
@@ -33,12 +33,13 @@ enum class Activation : int {
   softplus,
   sign,
   sign_clipped,
-  sign_of_tanh
+  sign_of_tanh,
+  sign_none
 };
 
 inline constexpr const char* activation_names[] = {
-    "identity",  "relu", "leaky_relu", "elu",  "tanh",         "sigmoid",     "gelu",
-    "gelu_tanh", "silu", "softplus",   "sign", "sign_clipped", "sign_of_tanh"};
+    "identity",  "relu", "leaky_relu", "elu",  "tanh",         "sigmoid",      "gelu",
+    "gelu_tanh", "silu", "softplus",   "sign", "sign_clipped", "sign_of_tanh", "sign_none"};
 
 // Kernels are compiled once per instruction set; a namespace of its own for each keeps the linker from taking
 // the AVX2 copy of an inline function for the baseline.
@@ -265,6 +266,11 @@ struct SignOfTanh : Sign<T> {
   ALTMIN_HOST_DEVICE T derivative(T c) const { return Tanh<T>{}.derivative(c); }
 };
 
+template <typename T>
+struct SignNone : Sign<T> {
+  ALTMIN_HOST_DEVICE T derivative(T) const { return T(0); }
+};
+
 // Calls body with the activation as a compile-time type. `parameter` is leaky_relu's slope, elu's
 // alpha or softplus's beta.
 template <typename T, typename Body>
@@ -283,6 +289,7 @@ void dispatch_activation(Activation kind, T parameter, Body&& body) {
     case Activation::sign: return body(Sign<T>{});
     case Activation::sign_clipped: return body(SignClipped<T>{});
     case Activation::sign_of_tanh: return body(SignOfTanh<T>{});
+    case Activation::sign_none: return body(SignNone<T>{});
   }
 }
 

@@ -107,6 +107,17 @@ BUGS = (
         "s.step_taken = step;", "s.step_taken = step;", "steps",
     ),
     _without(
+        "sign flip: barrier before the factor is read", "sign_flip.cu",
+        "factor = pull_factor(o);\n  __syncthreads();", BARRIER, "sign_flip",
+    ),
+    Bug(
+        "sign flip: a row too many", "sign_flip.cu", "row < batch;", "row <= batch;", "sign_flip",
+    ),
+    Bug(
+        "sign flip: stride of a single block", "sign_flip.cu",
+        "row += int64_t{gridDim.x} * blockDim.y", "row += blockDim.y", "sign_flip",
+    ),
+    _without(
         "residual tile: barrier before the columns are added", "residual_tiles.h",
         "= sums[i];\n    __syncthreads();", BARRIER, "mse_residual",
     ),

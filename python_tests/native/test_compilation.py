@@ -35,6 +35,7 @@ BUDGET = {
     "mse_residual": (56, 56),
     "power_iteration": (48, 48),
     "sgd_update": (32, 40),
+    "sign_flip": (64, 80),
     "softmax_residual": (64, 80),
     "weight_residual": (64, 64),
 }

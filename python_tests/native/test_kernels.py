@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from altmin_ext import make_method, ops
 from altmin_ext.ops import Activation, AdamScalar, CodeScalar, native, reference
 
-from ..ops import test_code_step
+from ..ops import test_code_step, test_sign_flip
 from ..ops.calling import (
     WRITTEN,
     Output,
@@ -143,6 +143,7 @@ CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
         "sigma": GELU,
     },
     "code_step": lambda random: step_case(random, 61, 127),
+    "sign_flip": lambda random: test_sign_flip.case(random, 70, 127, mask=True),
     "softmax_residual": lambda random: softmax_case(random, 67, 10),
     "mse_residual": lambda random: mse_case(random, 67, 130),
     "weight_residual": lambda random: residual_case(random, 67, (100, 33, 4)),

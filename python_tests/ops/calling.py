@@ -24,6 +24,7 @@ WRITTEN = {
     "code_step": (
         "displacement", "velocity", "activation", "activation_displacement", "scalars", "guard",
     ),
+    "sign_flip": ("displacement", "scalars", "guard"),
     "softmax_residual": ("residual", "bias_gradient", "loss", "correct", "guard"),
     "mse_residual": ("residual", "bias_gradient", "loss", "guard"),
     "weight_residual": ("residuals", "bias_gradients", "scalars", "guard"),
@@ -32,9 +33,9 @@ WRITTEN = {
     "power_iteration": ("vectors", "sigma_squared"),
     "memory_update": ("gram", "cross"),
     "bcd_columns": ("weight",),
-    "interleave": ("lanes",),
     "elman_encode": ("hidden", "product"),
     "elman_code_step": ("cross", "gram", "output_gradient", "output", "scalars", "guard"),
+    "interleave": ("lanes",),
     "deinterleave": ("rows",),
     "convolve": ("code", "activation", "winner", "gap", "guard"),
     "convolution_pull_back": ("pulled_back",),

@@ -34,6 +34,7 @@ SIGMAS = (
     Activation("sign"),
     Activation("sign_clipped"),
     Activation("sign_of_tanh"),
+    Activation("sign_none"),
 )
 
 
@@ -63,6 +64,7 @@ def _functional(sigma: Activation) -> Callable[[Tensor], Tensor]:
         "sign": lambda c: _sign(c, c),
         "sign_clipped": lambda c: _sign(c, c.clamp(-1, 1)),
         "sign_of_tanh": lambda c: _sign(c, c.tanh()),
+        "sign_none": lambda c: _sign(c, 0 * c),
     }[sigma.name]
 
 
@@ -170,6 +172,7 @@ def difference(sigma: Activation, c0: Tensor, delta: Tensor, unit: float) -> Ten
         "sign": _sign_difference,
         "sign_clipped": _sign_difference,
         "sign_of_tanh": _sign_difference,
+        "sign_none": _sign_difference,
     }[sigma.name]
     return -fall(c0, -unit * delta) / unit
 
@@ -225,6 +228,7 @@ def code_step(arguments: dict[str, Any]) -> dict[str, Tensor]:
         (CodeScalar.step_taken, eta),
         (CodeScalar.scale, unit * rms * damping if s["normalised"] and rms > 0 else unit),
         (CodeScalar.damping, damping),
+        (CodeScalar.moved, unit * rms),
     ):
         outputs["scalars"][entry] = number
     return outputs
