@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from altmin_ext.ops.activation import Activation
 from altmin_ext.ops.scalars import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
@@ -403,15 +404,14 @@ def convolution_weight_gradient(
     height, width = (
         n + 2 * p - k + 1 for n, p, k in zip(input.shape[2:4], padding, weight.shape[2:], strict=True)
     )
-    residual = scalars[s.unit] * _images(_at_winners(displacement, winner, pool, height, width))
+    scale = scalars[s.scale]
+    residual = scalars[s.unit] / scale * _images(_at_winners(displacement, winner, pool, height, width))
     if input_displacement is not None:
         unit_below = 1.0 if below is None else below[s.unit]
-        residual = residual + unit_below * F.conv2d(_images(input_displacement), weight, padding=padding)
-    residual = residual / scalars[s.scale]
+        moved = F.conv2d(_images(input_displacement), weight, padding=padding)
+        residual = residual + unit_below / scale * moved
     if weight_gradient is not None:
-        weight_gradient.copy_(
-            torch.nn.grad.conv2d_weight(_images(input), list(weight.shape), residual, padding=padding)
-        )
+        weight_gradient.copy_(conv2d_weight(_images(input), list(weight.shape), residual, padding=padding))
     if bias_gradient is not None:
         bias_gradient.copy_(residual.sum((0, 2, 3)))
     scalars[s.residual_square] = residual.double().square().sum()

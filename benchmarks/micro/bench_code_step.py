@@ -41,6 +41,7 @@ def test_single_iteration(
         first=True,
         sigma=Activation(sigma),
         guard=guard,
+        gap=None,
     )
 
 
@@ -73,4 +74,5 @@ def test_later_iteration_with_momentum(
         first=False,
         sigma=Activation(sigma),
         guard=guard,
+        gap=None,
     )

@@ -108,13 +108,16 @@ void add_strip(const Strip<T>& o, int64_t channels) {
         }
 }
 
-// The sum over n numbers, by vectors.
+// The sum over n numbers: 32 vectors at a time in T, and those sums in double.
 template <typename T>
 double vector_sum(const T* x, int64_t n) {
-  Vector<T> sum = {};
-  for (int64_t i = 0; i < n; i += vector_width<T>) sum += load(x + i);
+  constexpr int64_t width = vector_width<T>;
   double total = 0;
-  for (int64_t i = 0; i < vector_width<T>; ++i) total += static_cast<double>(sum[i]);
+  for (int64_t begin = 0; begin < n; begin += 32 * width) {
+    Vector<T> sum = {};
+    for (int64_t i = begin; i < std::min(begin + 32 * width, n); i += width) sum += load(x + i);
+    for (int64_t i = 0; i < width; ++i) total += static_cast<double>(sum[i]);
+  }
   return total;
 }
 

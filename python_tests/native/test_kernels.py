@@ -32,9 +32,11 @@ from ..ops.calling import (
     same_bits,
     update_blocks,
 )
+from ..ops.convolution import Shape
 from .emulation import EmulatedModule
 
 RELU, GELU = Activation("relu"), Activation("gelu")
+CONVOLUTION = Shape(3, 2, 5, (9, 36), (3, 3), (1, 0), 2)
 SEEDS = range(8)
 CPU = native.module
 
@@ -156,6 +158,9 @@ CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
     },
     "memory_update": lambda random: memory_case(random, 37, 70, 66),
     "bcd_columns": lambda random: bcd_case(random, 20, 70),
+    "convolve": lambda random: test_convolve.case(random, CONVOLUTION, mask=True),
+    "convolution_pull_back": lambda random: test_convolution_pull_back.case(random, CONVOLUTION),
+    "convolution_weight_gradient": lambda random: test_convolution_weight_gradient.case(random, CONVOLUTION),
     "interleave": lambda random: {"rows": random.normal(53, 70), "lanes": Output((4, 70, 16))},
     "deinterleave": lambda random: {"lanes": random.normal(4, 70, 16), "rows": Output((53, 70))},
 }
@@ -330,7 +335,7 @@ def test_alignment_changes_nothing_but_the_order_of_sums(op: str, dtype: torch.d
     apart = call(getattr(ops, op), case, dtype)
     aligned = Aligned(case, dtype).arguments
     getattr(ops, op)(**aligned)
-    sums = ("scalars", "bias_gradient", "bias_gradients", "loss")
+    sums = ("scalars", "bias_gradient", "bias_gradients", "weight_gradient", "loss")
     tolerance = 2e-5 if dtype == torch.float32 else 1e-13
     for name, value in aligned.items():
         for own, other in zip(tensors(value), tensors(getattr(apart, name)), strict=True):
