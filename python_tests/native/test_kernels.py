@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from altmin_ext import make_method, ops
 from altmin_ext.ops import Activation, AdamScalar, CodeScalar, native, reference
 
-from ..ops import test_code_step, test_sign_flip
+from ..ops import (
+    test_code_step,
+    test_convolution_pull_back,
+    test_convolution_weight_gradient,
+    test_convolve,
+    test_sign_flip,
+)
 from ..ops.calling import (
     WRITTEN,
     Output,
