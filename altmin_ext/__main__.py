@@ -318,7 +318,7 @@ _networks: dict[str, tuple[list[int], Callable[[dict[str, Any]], nn.Module]]] = 
     "mlp": ([100, 100], lambda a: models.mlp(a["features"], a["hidden"], a["classes"], a["activation"])),
     "binary": ([500, 500], lambda a: models.binary_mlp(a["features"], a["hidden"], a["classes"])),
     "elman": ([50], lambda a: models.elman_rnn(1, a["hidden"][0], a["features"], a["classes"])),
-    "lenet5": ([], lambda a: models.lenet5(*a["shape"][:2], a["classes"])),
+    "lenet5": ([], lambda a: models.lenet5(a["shape"][0], a["shape"][1], a["classes"])),
 }
 
 

@@ -45,7 +45,8 @@ class Sign(nn.Module):
 
     Args:
         surrogate: "identity": 1 everywhere; "clipped": 1 where the input lies in [-1, 1], else 0; "none": 0, so that
-            backpropagation changes nothing below.
+            backpropagation changes nothing below, while the code updates look at both signs of every unit instead
+            (:func:`altmin_ext.ops.sign_flip`).
 
     Raises:
         ValueError: another surrogate.

@@ -147,6 +147,7 @@ class MatrixCode(Code):
         super().__init__(stage, above, row, flags)
         assert isinstance(stage.map, EvaluatedMap)
         self.map = stage.map
+        self._above = above.map
         self._several, self._once, self._top = several, once, top
         self._sigma = above.pre.activation
         # A relu at rest has no derivative and stays at rest, so sigma(c0) tells a single step all it needs.
@@ -305,3 +306,42 @@ class MatrixCode(Code):
     def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
         """What is left of :meth:`fit` once the residual is there."""
         self.map.weight_gradients(self._shaped(call["residuals"][0]), activation)
+
+
+class FlippedCode(MatrixCode):
+    """A code read through a sign that has no derivative: it goes where a search over flips wants it.
+
+    One step is all there is to take. What the stage above reads stays as it is.
+    """
+
+    takes_all_steps = True
+
+    @staticmethod
+    def suits(above: BoundStage) -> bool:
+        """Whether the stage above reads a code that way; ValueError where it does so in a way that has no flips."""
+        if above.pre.activation is not None and above.pre.activation.name == "sign_none":
+            if above.map.matrix is None:
+                raise ValueError(
+                    f"Sign(surrogate='none') must be read by a Linear, but stage {above.name!r} is something else; "
+                    "choose another surrogate."
+                )
+            return True
+        if above.pre.has_underivable:
+            raise ValueError(
+                f"Sign(surrogate='none') must follow its map, or a Tanh, at once, but in front of stage "
+                f"{above.name!r} it does not; choose another surrogate."
+            )
+        return False
+
+    def set_batch(self, batch: int, like: Tensor) -> None:
+        super().set_batch(batch, like)
+        if self._flat_displacement is not None:
+            self._flat_displacement.zero_()
+
+    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
+        matrix = self._above.matrix
+        assert matrix is not None
+        ops.sign_flip(
+            self._code, pulled_back, matrix.norm(dim=0), self._mask, self.displacement, self.row, above,
+            self.flags.code,
+        )  # fmt: skip

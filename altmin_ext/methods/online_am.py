@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
-from altmin_ext.methods.codes import Code, Flags, MatrixCode
+from altmin_ext.methods.codes import Code, Flags, FlippedCode, MatrixCode
 from altmin_ext.methods.convolution_code import ConvolutionCode
 from altmin_ext.methods.elman_code import ElmanCode, OutputSequenceCode
 from altmin_ext.methods.steepness import Steepness
@@ -216,7 +216,8 @@ class OnlineAM(Method):
                 below, beyond = l > 0 and in_lanes[l - 1], not top and in_lanes[l + 1]
                 code = ConvolutionCode(stage, above, row, flags, from_lanes=below, to_lanes=beyond, top=top)
             else:
-                code = MatrixCode(stage, above, row, flags, several=several, once=once, top=top)
+                kind = FlippedCode if FlippedCode.suits(above) else MatrixCode
+                code = kind(stage, above, row, flags, several=several, once=once, top=top)
             codes.append(code)
         return codes
 

@@ -141,6 +141,11 @@ class PreMap(Chain):
         )
 
     @property
+    def has_underivable(self) -> bool:
+        """Whether a Sign without any derivative is in it."""
+        return any(isinstance(p, PointwisePiece) and p.activation.name == "sign_none" for p in self.pieces)
+
+    @property
     def steepest(self) -> float | None:
         """A bound of the norm of its Jacobian; None if one of the pieces knows none."""
         slopes = [piece.steepest for piece in self.pieces]

@@ -188,7 +188,14 @@ experiments = {
         **cifar,
     ),
     "mnist-lenet5": Experiment("mnist", lenet5, 10, 0.989, 10, **convolutional),
-    "fashion-mnist-lenet5": Experiment("fashion-mnist", lenet5, 10, 0.900, 10, **convolutional),
+    "fashion-mnist-lenet5": Experiment(
+        "fashion-mnist",
+        lenet5,
+        10,
+        0.900,
+        10,
+        **{**convolutional, "lr": (1e-3, 2e-3, 4e-3), "dropout": (0.0, 0.1)},
+    ),
     "cifar-10-lenet5": Experiment(
         "cifar-10",
         lenet5,
