@@ -303,8 +303,8 @@ class OnlineAM(Method):
     @classmethod
     def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
         for stage in split(model):
-            if not isinstance(stage.map, LinearMap) or stage.pre.activation is None:
-                return f"stage {stage.name!r} holds more than Linear, whose gradients are taken by torch"
+            if stage.foreign:
+                return f"stage {stage.name!r} holds {stage.foreign}, and only steps of Linear stages are captured"
         return "report_objective=True makes new tensors in each step" if options.report_objective else None
 
     def _captured_memory(self) -> Any:

@@ -70,11 +70,18 @@ class Stage(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class BoundStage:
-    """A stage of a model, ready for evaluation. ``name`` is the path of the map's first module in the model."""
+    """A stage of a model, ready for evaluation.
+
+    Attributes:
+        name: the path of the map's first module in the model.
+        pre, map: its parts.
+        foreign: the kind of a module in it that makes it more than a Linear behind an activation; "" without one.
+    """
 
     name: str
     pre: PreMap
     map: Map
+    foreign: str = ""
 
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
         """The shape of a sample's code, given that of the code below; ValueError if that does not fit."""
@@ -171,9 +178,13 @@ class _Open:
         modules = [module for _, module in self.map]
         pieces = [_piece(path, module) for path, module in self.map]
         pre = PreMap([_piece(path, module) for path, module in self.pre])
+        strange = [module for module in modules if type(module) is not nn.Linear]
+        if pre.activation is None:
+            strange += [module for _, module in self.pre if type(module) is not nn.Flatten]
+        foreign = type(strange[0]).__name__ if strange else ""
         if len(modules) == 1 and type(modules[0]) is nn.Linear:
-            return BoundStage(self.name, pre, LinearMap(modules[0]))
-        return BoundStage(self.name, pre, LocalMap(pieces, like))
+            return BoundStage(self.name, pre, LinearMap(modules[0]), foreign)
+        return BoundStage(self.name, pre, LocalMap(pieces, like), foreign)
 
 
 def split(model: nn.Module) -> list[BoundStage]:
@@ -254,7 +265,7 @@ def _recurrent(model: nn.Module) -> list[BoundStage] | None:
     assert isinstance(flatten, nn.Flatten)
     assert isinstance(linear, nn.Linear)
     stages = [
-        BoundStage(path, PreMap([_piece(p, m) for p, m in leaves[:first]]), ElmanMap(elman)),
+        BoundStage(path, PreMap([_piece(p, m) for p, m in leaves[:first]]), ElmanMap(elman), "Elman"),
         BoundStage(f"{path}, output", PreMap([PointwisePiece(sigma)]), OutputSequenceMap(sigma, elman)),
         BoundStage(end, PreMap([ReshapePiece(flatten)]), SequenceMap(linear)),
     ]
