@@ -266,13 +266,13 @@ def test_without_a_move_above_all_signs_are_right() -> None:
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_reach(dtype: torch.dtype) -> None:
-    """Codes up to 1 in size go to their target; without a pull that is their sign, and that of zero is -1."""
-    arguments = case(Random(23), 1, 8)
+    """Codes up to 1 in size are led from their sign, which is -1 for zero, to half a unit below."""
+    arguments = case(Random(23), 1, 8, top=True)
     arguments["norm"].fill_(0.5)
-    arguments["pulled_back"].zero_()
+    arguments["pulled_back"].fill_(0.125)
     code = torch.tensor([[1.0, -1.0, 0.25, -0.25, 0.0, -0.0, 1.0000001, -1.0000001]])
     moved = code - call(ops.sign_flip, {**arguments, "code": code}, dtype).displacement
-    target = torch.tensor([[1.0, -1.0, 1.0, -1.0, -1.0, -1.0, 1.0000001, -1.0000001]])
+    target = torch.tensor([[0.5, -1.5, 0.5, -1.5, -1.5, -1.5, 1.0000001, -1.0000001]])
     assert torch.equal(moved.float(), target)
 
 
