@@ -1,5 +1,7 @@
 #include "convolution.h"
 
+#include <utility>
+
 namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
@@ -19,22 +21,28 @@ struct Row {
   int64_t channel_stride;
 };
 
-// Pixels x to x + pixels of the row, of the taps [begin, end) of each row of the kernel.
+// The rows of the kernel that lie in the images.
+template <typename T>
+std::pair<int64_t, int64_t> kernel_rows(const Row<T>& o) {
+  return {std::max<int64_t>(0, -o.top), std::min(o.filters.height, o.images.height - o.top)};
+}
+
+// `pixels` of them from x on, all of whose taps lie in the images.
 template <int filters, int pixels, typename T>
-inline void convolve_pixels(const Row<T>& o, int64_t lane, int64_t x, int64_t begin, int64_t end) {
+void convolve_inside(const Row<T>& o, int64_t lane, int64_t x) {
   const int64_t width = o.filters.width, height = o.filters.height;
-  const int64_t above = std::max<int64_t>(0, -o.top), below = std::min(height, o.images.height - o.top);
+  const auto [begin, end] = kernel_rows(o);
   Vector<T> sum[filters][pixels];
 #pragma GCC unroll 8
   for (int c = 0; c < filters; ++c)
 #pragma GCC unroll 8
     for (int p = 0; p < pixels; ++p) sum[c][p] = o.bias ? broadcast(o.bias[c]) : Vector<T>{};
   for (int64_t input = 0; input < o.filters.inputs; ++input) {
-    for (int64_t i = above; i < below; ++i) {
+    for (int64_t i = begin; i < end; ++i) {
       const T* from = o.images.pixels + input * o.images.channel_stride +
                       ((o.top + i) * o.images.width + x - o.padding) * lanes + lane;
       const T* weights = o.weights + (input * height + i) * width * filters;
-      for (int64_t j = begin; j < end; ++j) {
+      for (int64_t j = 0; j < width; ++j) {
         Vector<T> pixel[pixels];
 #pragma GCC unroll 8
         for (int p = 0; p < pixels; ++p) pixel[p] = load(from + (j + p) * lanes);
@@ -53,27 +61,53 @@ inline void convolve_pixels(const Row<T>& o, int64_t lane, int64_t x, int64_t be
     for (int p = 0; p < pixels; ++p) store(o.out + c * o.channel_stride + (x + p) * lanes + lane, sum[c][p]);
 }
 
+// Pixel x alone, which may be so near to an edge that some of its taps lie outside. Two input channels at a time,
+// since few sums would wait for their own last additions.
+template <int filters, typename T>
+void convolve_at_edge(const Row<T>& o, int64_t lane, int64_t x) {
+  const int64_t width = o.filters.width, inputs = o.filters.inputs, stride = o.images.channel_stride;
+  const int64_t left = std::max<int64_t>(0, o.padding - x),
+                right = std::min(width, o.images.width + o.padding - x);
+  const int64_t filter_stride = o.filters.height * width * filters;
+  const auto [begin, end] = kernel_rows(o);
+  Vector<T> even[filters], odd[filters] = {};
+#pragma GCC unroll 8
+  for (int c = 0; c < filters; ++c) even[c] = o.bias ? broadcast(o.bias[c]) : Vector<T>{};
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t j = left; j < right; ++j) {
+      const T* from = o.images.pixels + ((o.top + i) * o.images.width + x - o.padding + j) * lanes + lane;
+      const T* weights = o.weights + (i * width + j) * filters;
+      int64_t input = 0;
+      for (; input + 2 <= inputs; input += 2, from += 2 * stride, weights += 2 * filter_stride) {
+        const Vector<T> first = load(from), second = load(from + stride);
+#pragma GCC unroll 8
+        for (int c = 0; c < filters; ++c) {
+          even[c] += broadcast(weights[c]) * first;
+          odd[c] += broadcast(weights[filter_stride + c]) * second;
+        }
+      }
+      if (input == inputs) continue;
+      const Vector<T> last = load(from);
+#pragma GCC unroll 8
+      for (int c = 0; c < filters; ++c) even[c] += broadcast(weights[c]) * last;
+    }
+  }
+#pragma GCC unroll 8
+  for (int c = 0; c < filters; ++c) store(o.out + c * o.channel_stride + x * lanes + lane, even[c] + odd[c]);
+}
+
 template <int filters, typename T>
 void convolve_block(const Row<T>& o, const int64_t columns) {
-  const int64_t width = o.filters.width;
-  // Between them all taps of a kernel's row lie in the image.
+  // Between them all taps of a kernel's row lie in the images.
   const int64_t left = std::min(o.padding, columns);
-  const int64_t right = std::max(left, std::min(columns, o.images.width - width + 1 + o.padding));
+  const int64_t right = std::max(left, std::min(columns, o.images.width - o.filters.width + 1 + o.padding));
+  const int64_t inside = right - left < pixels_at_once ? left : right;
   for (int64_t lane = 0; lane < lanes; lane += vector_width<T>) {
-    const auto at_edge = [&](int64_t x) {
-      const int64_t begin = std::max<int64_t>(0, o.padding - x);
-      const int64_t end = std::min(width, o.images.width + o.padding - x);
-      convolve_pixels<filters, 1>(o, lane, x, begin, end);
-    };
-    for (int64_t x = 0; x < left; ++x) at_edge(x);
-    if (right - left < pixels_at_once) {
-      for (int64_t x = left; x < right; ++x) at_edge(x);
-    } else {
-      // The last pixels may be computed a second time.
-      for (int64_t x = left; x < right; x += pixels_at_once)
-        convolve_pixels<filters, pixels_at_once>(o, lane, std::min(x, right - pixels_at_once), 0, width);
-    }
-    for (int64_t x = right; x < columns; ++x) at_edge(x);
+    for (int64_t x = 0; x < left; ++x) convolve_at_edge<filters>(o, lane, x);
+    // The last pixels may be computed a second time.
+    for (int64_t x = left; x < inside; x += pixels_at_once)
+      convolve_inside<filters, pixels_at_once>(o, lane, std::min(x, right - pixels_at_once));
+    for (int64_t x = inside; x < columns; ++x) convolve_at_edge<filters>(o, lane, x);
   }
 }
 

@@ -84,22 +84,25 @@ using Place = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 template <typename T>
 struct PlacesOf {
   typedef Place<T> type __attribute__((vector_size(vector_bytes)));
-  typedef uint8_t bytes __attribute__((vector_size(vector_width<T>)));
 };
 template <typename T>
 using Places = typename PlacesOf<T>::type;
 
+// Loops, which the compiler turns into single instructions where there are any; conversions of vectors it takes apart.
 template <typename T>
 inline Places<T> load_places(const uint8_t* from) {
-  typename PlacesOf<T>::bytes bytes;
-  std::memcpy(&bytes, from, sizeof(bytes));
-  return __builtin_convertvector(bytes, Places<T>);
+  Place<T> places[vector_width<T>];
+  for (int64_t i = 0; i < vector_width<T>; ++i) places[i] = from[i];
+  Places<T> result;
+  std::memcpy(&result, places, sizeof(result));
+  return result;
 }
 
 template <typename T>
 inline void store_places(uint8_t* to, const Places<T> places) {
-  const auto bytes = __builtin_convertvector(places, typename PlacesOf<T>::bytes);
-  std::memcpy(to, &bytes, sizeof(bytes));
+  Place<T> each[vector_width<T>];
+  std::memcpy(each, &places, sizeof(each));
+  for (int64_t i = 0; i < vector_width<T>; ++i) to[i] = static_cast<uint8_t>(each[i]);
 }
 
 // The same place in every lane.

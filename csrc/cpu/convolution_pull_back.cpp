@@ -41,7 +41,7 @@ void convolution_pull_back(const ConvolutionPullBack<T>& o) {
           if (s.pool > 1) {
             top = std::min(height, std::max<int64_t>(0, first_row - padding_height));
             bottom = std::max(top, std::min(height, last_row - padding_height + s.kernel_height - 1));
-            const int64_t channel = (bottom - top) * width * lanes;
+            const int64_t channel = ((bottom - top) * width + 1) * lanes;
             T* const expanded = scratch<T>(s.outputs * channel);
             for (int64_t c = 0; c < s.outputs; ++c)
               for (int64_t y = top; y < bottom; ++y) {

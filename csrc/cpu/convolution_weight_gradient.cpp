@@ -10,7 +10,7 @@ namespace {
 
 // What the residual of a block of output channels may take up, for a few rows, so that it stays near while every
 // weight is multiplied with it.
-constexpr int64_t strip_bytes = 36864;
+constexpr int64_t strip_bytes = 65536;
 
 // Sums side by side: output channels, and taps of a row of the kernel.
 constexpr int most_channels = vector_registers == 32 ? 3 : 2, most_taps = 5;
@@ -42,7 +42,6 @@ template <int channels, int taps, typename T>
 void add_products(const Strip<T>& o, int64_t channel, int64_t input, int64_t i, int64_t j, int64_t begin,
                   int64_t end) {
   const ConvolutionShape& s = o.shape;
-  if (begin >= end) return;
   const int64_t shift = i - s.padding_height + o.top, row_size = s.convolved_width() * lanes;
   const int64_t first = std::max<int64_t>(0, -shift), last = std::min(o.rows, o.images.height - shift);
   constexpr int width = vector_width<T>, sums = (channels * taps + width - 1) / width * width;
@@ -83,11 +82,12 @@ void add_kernel_row(const Strip<T>& o, int64_t channel, int64_t input, int64_t i
     const int64_t columns = s.convolved_width(), edge = s.width + s.padding_width;
     const int64_t begin = std::min(columns, std::max<int64_t>(0, s.padding_width - j));
     const int64_t end = std::max(begin, std::min(columns, edge - j - taps + 1));
-    add_products<channels, taps>(o, channel, input, i, j, begin, end);
+    if (begin < end) add_products<channels, taps>(o, channel, input, i, j, begin, end);
     for (int64_t tap = j; taps > 1 && tap < j + taps; ++tap) {
       const int64_t first = std::max<int64_t>(0, s.padding_width - tap), last = std::min(columns, edge - tap);
-      add_products<channels, 1>(o, channel, input, i, tap, first, std::min(begin, last));
-      add_products<channels, 1>(o, channel, input, i, tap, std::max(end, first), last);
+      const int64_t left = std::min(begin, last), right = std::max(end, first);
+      if (first < left) add_products<channels, 1>(o, channel, input, i, tap, first, left);
+      if (right < last) add_products<channels, 1>(o, channel, input, i, tap, right, last);
     }
   };
   int64_t j = 0;

@@ -8,39 +8,46 @@ namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
-// The largest of each window of `rows`, pool rows of a channel. `place` is that of the row of codes.
-template <typename T>
-void pool_row(const Convolve<T>& o, const T* rows, int64_t place) {
-  const int64_t pool = o.shape.pool, row_stride = o.shape.convolved_width() * lanes;
-  for (int64_t i = 0; i < o.shape.code_width() * lanes; i += vector_width<T>) {
-    const T* window = rows + i / lanes * pool * lanes + i % lanes;
-    Vector<T> best = load(window), second = broadcast(-std::numeric_limits<T>::infinity());
-    Places<T> winner = {};
-    for (int64_t k = 1; k < pool * pool; ++k) {
-      const Vector<T> next = load(window + k / pool * row_stride + k % pool * lanes);
-      const Places<T> wins = (next > best) | (next != next);
-      const Vector<T> loser = wins ? best : next;
-      second = loser > second ? loser : second;
-      best = wins ? next : best;
-      winner = wins ? all_at<T>(k) : winner;
-    }
-    store(o.code + place + i, best);
-    if (o.winner) store_places<T>(o.winner + place + i, winner);
-    if (o.gap) store(o.gap + place + i, best - second);
-  }
-}
-
 // Zero, but NaN where a code is not finite.
 template <typename T>
-double probe(const T* code, int64_t n) {
-  Vector<T> sum = {};
-  for (int64_t i = 0; i < n; i += vector_width<T>) {
-    const Vector<T> c = load(code + i);
-    sum += c - c;
+T probe(const T* code, int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += code[i] - code[i];
+  return sum;
+}
+
+// The largest of each window of `rows`, pool rows of a channel. `place` is that of the row of codes, whose probe it
+// returns.
+template <typename T>
+T pool_row(const Convolve<T>& o, const T* rows, int64_t place) {
+  const int64_t pool = o.shape.pool, row_stride = o.shape.convolved_width() * lanes;
+  const int64_t end = place + o.shape.code_width() * lanes;
+  Vector<T> finite = {};
+  const Vector<T> lowest = broadcast(-std::numeric_limits<T>::infinity());
+  for (; place < end; place += lanes, rows += pool * lanes) {
+    for (int64_t lane = 0; lane < lanes; lane += vector_width<T>) {
+      Vector<T> best = lowest, second = lowest;
+      Places<T> winner = {}, own = {};
+      for (int64_t y = 0; y < pool; ++y) {
+        for (int64_t x = 0; x < pool; ++x, own += 1) {
+          const Vector<T> next = load(rows + y * row_stride + x * lanes + lane);
+          const Places<T> wins = (next > best) | (next != next);
+          const Vector<T> loser = wins ? best : next;
+          second = loser > second ? loser : second;
+          best = wins ? next : best;
+          winner = wins ? own : winner;
+        }
+      }
+      store(o.code + place + lane, best);
+      finite += best - best;
+      if (o.winner) store_places<T>(o.winner + place + lane, winner);
+      if (o.gap) store(o.gap + place + lane, best - second);
+    }
   }
-  double total = 0;
-  for (int64_t i = 0; i < vector_width<T>; ++i) total += sum[i];
-  return total;
+  T sum = 0;
+  for (int64_t lane = 0; lane < vector_width<T>; ++lane) sum += finite[lane];
+  return sum;
 }
 
 template <typename T>
@@ -69,10 +76,10 @@ void convolve(const Convolve<T>& o) {
       });
   const int64_t rows = s.code_height(), codes = s.code_width() * lanes, image = s.height * s.width * lanes;
   const int64_t columns = s.convolved_width(), windows = s.pool * columns * lanes;
-  const double finite = parallel_sum(
+  const double sum = parallel_sum(
       s.groups * rows, threads_for_convolution(s),
       [&](int64_t begin, int64_t end) {
-        double sum = 0;
+        T finite = 0;
         T* const convolved = s.pool == 1 ? nullptr : scratch<T>(filters.block * windows);
         for (int64_t item = begin; item < end; ++item) {
           const int64_t group = item / rows, row = item % rows;
@@ -85,16 +92,16 @@ void convolve(const Convolve<T>& o) {
                            o.bias, out, columns, convolved ? windows : rows * codes);
             }
             for (int64_t c = first; c < first + count; ++c) {
-              if (convolved) pool_row(o, convolved + (c - first) * windows, place(c));
-              sum += probe(o.code + place(c), codes);
+              finite += convolved ? pool_row(o, convolved + (c - first) * windows, place(c))
+                                  : probe(o.code + place(c), codes);
               activate_row(o, place(c), codes);
             }
           });
         }
-        return sum;
+        return static_cast<double>(finite);
       },
       1);
-  raise_unless_finite(finite, o.guard);
+  raise_unless_finite(sum, o.guard);
 }
 
 ALTMIN_INSTANTIATE(convolve, void, Convolve)
