@@ -33,6 +33,8 @@ BUDGET = {
     "convolution_weight_gradient": (128, 128),
     "convolve": (96, 96),
     "deinterleave": (32, 32),
+    "elman_code_step": (120, 200),
+    "elman_encode": (40, 56),
     "interleave": (32, 32),
     "memory_update": (80, 128),
     "mse_residual": (56, 56),

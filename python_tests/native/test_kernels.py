@@ -25,6 +25,8 @@ from ..ops import (
     test_convolution_pull_back,
     test_convolution_weight_gradient,
     test_convolve,
+    test_elman_code_step,
+    test_elman_encode,
     test_sign_flip,
 )
 from ..ops.calling import (
@@ -39,6 +41,7 @@ from ..ops.calling import (
     update_blocks,
 )
 from ..ops.convolution import Shape
+from ..ops.elman import Layer
 from .emulation import EmulatedModule
 
 RELU, GELU = Activation("relu"), Activation("gelu")
@@ -141,6 +144,11 @@ def step_case(random: Random, batch: int, width: int) -> dict[str, Any]:
     return test_code_step.case(random, batch, width, GELU, **options)
 
 
+def elman_case(random: Random, *shape: int) -> dict[str, Any]:
+    layer = Layer.random(random, *shape, GELU)
+    return test_elman_code_step.case(random, layer, iterations=2, momentum=0.9)
+
+
 # One call of every op, large enough for several blocks to share the work.
 CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
     "activate": lambda random: {
@@ -167,6 +175,8 @@ CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
     "convolve": lambda random: test_convolve.case(random, CONVOLUTION, mask=True),
     "convolution_pull_back": lambda random: test_convolution_pull_back.case(random, CONVOLUTION),
     "convolution_weight_gradient": lambda random: test_convolution_weight_gradient.case(random, CONVOLUTION),
+    "elman_encode": lambda random: test_elman_encode.case(random, 37, 6, 2, 21, 11, GELU),
+    "elman_code_step": lambda random: elman_case(random, 37, 6, 2, 35, 11),
     "interleave": lambda random: {"rows": random.normal(53, 70), "lanes": Output((4, 70, 16))},
     "deinterleave": lambda random: {"lanes": random.normal(4, 70, 16), "rows": Output((53, 70))},
 }
