@@ -28,7 +28,7 @@ BUDGET = {
     "activate": (56, 72),
     "adam_update": (48, 64),
     "bcd_columns": (96, 128),
-    "code_step": (112, 216),
+    "code_step": (128, 224),
     "convolution_pull_back": (64, 64),
     "convolution_weight_gradient": (128, 128),
     "convolve": (96, 96),

@@ -104,7 +104,8 @@ def test_against_float64(sigma: Activation, dtype: torch.dtype) -> None:
             elif name == "scalars":
                 # Of the displacement as it came out, rounded: one unit alone may be all cancellation.
                 normalised = float(value[CodeScalar.normalised])
-                size = result.displacement.double().square().mean().div(normalised or 1.0).sqrt()
+                square = result.displacement.double().square().sum()
+                size = square.div(max(1, result.displacement.numel()) * (normalised or 1.0)).sqrt()
                 scale = value[CodeScalar.unit] * (size if normalised and size > 0 else 1.0)
                 assert_close(result.scalars[CodeScalar.scale], scale, 16 * EPS, what)
                 moved = value[CodeScalar.unit] * size
