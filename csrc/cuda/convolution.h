@@ -1,8 +1,9 @@
-// What the kernels of a stage that convolves have in common: where its numbers lie, and what one of them is.
+// What the kernels of a stage that convolves have in common: who computes what, and what a number is.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "launch.h"
@@ -12,60 +13,55 @@ namespace altmin::cuda {
 
 inline constexpr int convolution_threads = 256;
 
-// One number of a tensor of shape (groups, channels, height, width, 16). The 16 lanes of half a warp read what lies
-// side by side, and share the weight.
-struct Pixel {
-  int64_t group, channel, y, x;
-  int lane;
-
-  __device__ __forceinline__ Pixel(int64_t place, int64_t channels, int64_t height, int64_t width) {
-    lane = static_cast<int>(place % lanes);
-    place /= lanes;
-    x = place % width;
-    place /= width;
-    y = place % height;
-    place /= height;
-    channel = place % channels;
-    group = place / channels;
-  }
-};
-
-__device__ __forceinline__ int64_t place_of(int64_t image, int64_t y, int64_t x, int64_t height, int64_t width,
-                                            int lane) {
-  return ((image * height + y) * width + x) * lanes + lane;
+// Blocks for `images` of height x width pixels of 16 lanes: a column of the grid for each image, as far as a grid
+// goes. The 16 threads of half a warp read what lies side by side, and share the weight.
+inline dim3 image_grid(int64_t images, int64_t height, int64_t width) {
+  const int64_t blocks = ceil_divide(height * width * lanes, convolution_threads);
+  return {static_cast<unsigned>(std::min<int64_t>(blocks, 65535)),
+          static_cast<unsigned>(std::min<int64_t>(images, 65535))};
 }
 
-// The convolution's output at (y, x), before it is pooled and without the bias.
-template <typename T>
-__device__ __forceinline__ T convolved(const ConvolutionShape& s, const T* input, const T* weight,
-                                       int64_t group, int64_t output, int64_t y, int64_t x, int lane) {
-  T sum = 0;
-  for (int64_t channel = 0; channel < s.inputs; ++channel) {
-    const T* filter = weight + (output * s.inputs + channel) * s.kernel_height * s.kernel_width;
-    for (int64_t i = 0; i < s.kernel_height; ++i) {
-      const int64_t row = y + i - s.padding_height;
-      if (row < 0 || row >= s.height) continue;
-      for (int64_t j = 0; j < s.kernel_width; ++j) {
-        const int64_t column = x + j - s.padding_width;
-        if (column < 0 || column >= s.width) continue;
-        sum += filter[i * s.kernel_width + j] *
-               input[place_of(group * s.inputs + channel, row, column, s.height, s.width, lane)];
-      }
+// Calls body(image, y, x, place, lane) for all numbers of the images, shared out among the threads; `place` is that
+// within the image.
+template <typename Body>
+__device__ __forceinline__ void for_pixels(int64_t images, int64_t height, int64_t width, const Body& body) {
+  const int columns = static_cast<int>(width), numbers = static_cast<int>(height * width * lanes);
+  const int stride = static_cast<int>(gridDim.x) * convolution_threads;
+  for (int64_t image = blockIdx.y; image < images; image += gridDim.y) {
+    for (int place = static_cast<int>(blockIdx.x * convolution_threads + threadIdx.x); place < numbers;
+         place += stride) {
+      const int pixel = place / static_cast<int>(lanes);
+      body(image, pixel / columns, pixel % columns, place, place % static_cast<int>(lanes));
     }
   }
-  return sum;
 }
 
-// The displacement of the code that (y, x) is pooled into if it is the winner there, else zero.
+// The taps of a row or column of the kernel that lie in the image.
+struct Taps {
+  int begin, end;
+
+  __device__ __forceinline__ Taps(int64_t start, int64_t kernel, int64_t extent)
+      : begin(start < 0 ? static_cast<int>(-start) : 0),
+        end(static_cast<int>(kernel < extent - start ? kernel : extent - start)) {}
+};
+
+// The convolution's output at (y, x) of a group's images, before it is pooled and without the bias.
 template <typename T>
-__device__ __forceinline__ T expanded(const ConvolutionShape& s, const T* displacement, const uint8_t* winner,
-                                      int64_t group, int64_t output, int64_t y, int64_t x, int lane) {
-  const int64_t row = y / s.pool, column = x / s.pool;
-  if (row >= s.code_height() || column >= s.code_width()) return T(0);
-  const int64_t place =
-      place_of(group * s.outputs + output, row, column, s.code_height(), s.code_width(), lane);
-  const bool wins = s.pool == 1 || winner[place] == y % s.pool * s.pool + x % s.pool;
-  return wins ? displacement[place] : T(0);
+__device__ __forceinline__ T convolved(const ConvolutionShape& s, const T* images, const T* filter, int y,
+                                       int x, int lane) {
+  const int64_t top = y - s.padding_height, left = x - s.padding_width;
+  const Taps rows(top, s.kernel_height, s.height), columns(left, s.kernel_width, s.width);
+  const int width = static_cast<int>(s.width), kernel_width = static_cast<int>(s.kernel_width);
+  images += (top * s.width + left) * lanes + lane;
+  T sum = 0;
+  for (int64_t input = 0; input < s.inputs; ++input) {
+    for (int i = rows.begin; i < rows.end; ++i)
+      for (int j = columns.begin; j < columns.end; ++j)
+        sum += filter[i * kernel_width + j] * images[(i * width + j) * static_cast<int>(lanes)];
+    images += s.height * s.width * lanes;
+    filter += s.kernel_height * s.kernel_width;
+  }
+  return sum;
 }
 
 }  // namespace altmin::cuda

@@ -6,31 +6,39 @@ namespace altmin::cuda {
 
 namespace {
 
-// A thread for each number that is pulled back.
+// A thread for each number that is pulled back: of all windows in reach it looks where the winner is, and whether the
+// kernel takes that here.
 template <typename T>
-__global__ void __launch_bounds__(convolution_threads) convolution_pull_back_kernel(ConvolutionPullBack<T> o) {
+__global__ void __launch_bounds__(convolution_threads, 1)
+    convolution_pull_back_kernel(ConvolutionPullBack<T> o) {
   const ConvolutionShape& s = o.shape;
-  const int64_t numbers = s.groups * s.inputs * s.height * s.width * lanes;
-  const int64_t stride = int64_t{gridDim.x} * convolution_threads;
-  for (int64_t place = blockIdx.x * int64_t{convolution_threads} + threadIdx.x; place < numbers;
-       place += stride) {
-    const Pixel pixel(place, s.inputs, s.height, s.width);
+  const int pool = static_cast<int>(s.pool), code_width = static_cast<int>(s.code_width());
+  const int kernel_height = static_cast<int>(s.kernel_height), kernel_width = static_cast<int>(s.kernel_width);
+  const int64_t codes = s.code_height() * s.code_width() * lanes, numbers = s.height * s.width * lanes;
+  for_pixels(s.groups * s.inputs, s.height, s.width, [&](int64_t image, int y, int x, int at, int lane) {
+    const int64_t group = image / s.inputs;
+    // What tap (0, 0) here would be a tap of, in the convolved images.
+    const int bottom = y + static_cast<int>(s.padding_height), right = x + static_cast<int>(s.padding_width);
+    const int first_row = bottom < kernel_height ? 0 : (bottom - kernel_height + 1) / pool;
+    const int first_column = right < kernel_width ? 0 : (right - kernel_width + 1) / pool;
+    const int last_row = min(bottom / pool, static_cast<int>(s.code_height()) - 1);
+    const int last_column = min(right / pool, code_width - 1);
     T sum = 0;
     for (int64_t output = 0; output < s.outputs; ++output) {
-      const T* filter = o.weight + (output * s.inputs + pixel.channel) * s.kernel_height * s.kernel_width;
-      for (int64_t i = 0; i < s.kernel_height; ++i) {
-        const int64_t y = pixel.y - i + s.padding_height;
-        if (y < 0 || y >= s.convolved_height()) continue;
-        for (int64_t j = 0; j < s.kernel_width; ++j) {
-          const int64_t x = pixel.x - j + s.padding_width;
-          if (x < 0 || x >= s.convolved_width()) continue;
-          sum += filter[i * s.kernel_width + j] *
-                 expanded(s, o.displacement, o.winner, pixel.group, output, y, x, pixel.lane);
+      const T* filter = o.weight + (output * s.inputs + image % s.inputs) * kernel_height * kernel_width;
+      const int64_t channel = (group * s.outputs + output) * codes + lane;
+      for (int row = first_row; row <= last_row; ++row) {
+        for (int column = first_column; column <= last_column; ++column) {
+          const int64_t place = channel + (row * code_width + column) * static_cast<int>(lanes);
+          const int winner = pool == 1 ? 0 : o.winner[place];
+          const int i = bottom - row * pool - winner / pool, j = right - column * pool - winner % pool;
+          if (i >= 0 && i < kernel_height && j >= 0 && j < kernel_width)
+            sum += filter[i * kernel_width + j] * o.displacement[place];
         }
       }
     }
-    o.pulled_back[place] = sum;
-  }
+    o.pulled_back[image * numbers + at] = sum;
+  });
 }
 
 }  // namespace
@@ -38,10 +46,8 @@ __global__ void __launch_bounds__(convolution_threads) convolution_pull_back_ker
 template <typename T>
 void convolution_pull_back(const ConvolutionPullBack<T>& o, Stream stream) {
   const ConvolutionShape& s = o.shape;
-  const int64_t numbers = s.groups * s.inputs * s.height * s.width * lanes;
-  if (numbers > 0)
-    launch(convolution_pull_back_kernel<T>, blocks_for(ceil_divide(numbers, convolution_threads)),
-           convolution_threads, stream, o);
+  const dim3 grid = image_grid(s.groups * s.inputs, s.height, s.width);
+  if (grid.x > 0 && grid.y > 0) launch(convolution_pull_back_kernel<T>, grid, convolution_threads, stream, o);
 }
 
 ALTMIN_INSTANTIATE_CUDA(convolution_pull_back, void, ConvolutionPullBack)

@@ -11,6 +11,17 @@ namespace {
 
 constexpr int tile_columns = 32, warps = convolution_threads / warp_size;
 
+// The displacement of the code that (y, x) is pooled into if it is the winner there, else zero. `displacement` and
+// `winner` are the channel's.
+template <typename T>
+__device__ __forceinline__ T expanded(const ConvolutionShape& s, const T* displacement, const uint8_t* winner,
+                                      int y, int x, int lane) {
+  const int pool = static_cast<int>(s.pool), row = y / pool, column = x / pool;
+  if (row >= s.code_height() || column >= s.code_width()) return T(0);
+  const int place = (row * static_cast<int>(s.code_width()) + column) * static_cast<int>(lanes) + lane;
+  return pool == 1 || winner[place] == y % pool * pool + x % pool ? displacement[place] : T(0);
+}
+
 // The blocks of a column of the grid share the rows of an output channel's residuals. Of a tile of a row at a time,
 // in shared memory, each warp adds up the products with every eighth tap: partial sums (outputs, blocks, taps + 2), of
 // the products, of the residuals and of their squares.
@@ -20,8 +31,11 @@ __global__ void __launch_bounds__(convolution_threads, 1)
   __shared__ T residual[tile_columns * lanes];
   __shared__ T of_displacement, of_product;  // quotients in double: once per block is enough
   const ConvolutionShape& s = o.shape;
-  const int64_t taps = s.taps(), sums = taps + 2, rows = s.groups * s.convolved_height();
+  const int kernel_width = static_cast<int>(s.kernel_width), kernel_height = static_cast<int>(s.kernel_height);
+  const int taps = static_cast<int>(s.taps()), sums = taps + 2, width = static_cast<int>(s.convolved_width());
   const int warp = threadIdx.x / warp_size, own = threadIdx.x % warp_size;
+  const int64_t rows = s.groups * s.convolved_height(), image = s.height * s.width * lanes;
+  const int64_t codes = s.code_height() * s.code_width() * lanes;
   if (threadIdx.x == 0) {
     of_displacement = static_cast<T>(o.scalars->unit / o.scalars->scale);
     of_product = static_cast<T>((o.below ? o.below->unit : 1.0) / o.scalars->scale);
@@ -30,40 +44,41 @@ __global__ void __launch_bounds__(convolution_threads, 1)
 
   for (int64_t output = blockIdx.y; output < s.outputs; output += gridDim.y) {
     double* const partial = partial_sums + (output * gridDim.x + blockIdx.x) * sums;
-    for (int64_t tap = warp; own == 0 && tap < sums; tap += warps) partial[tap] = 0;
+    for (int tap = warp; own == 0 && tap < sums; tap += warps) partial[tap] = 0;
     for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-      const int64_t group = row / s.convolved_height(), y = row % s.convolved_height();
-      for (int64_t begin = 0; begin < s.convolved_width(); begin += tile_columns) {
-        const int64_t left = s.convolved_width() - begin;
-        const int size = static_cast<int>(left < tile_columns ? left : tile_columns) * lanes;
+      const int64_t group = row / s.convolved_height(), channel = (group * s.outputs + output) * codes;
+      const uint8_t* winner = s.pool == 1 ? nullptr : o.winner + channel;
+      const int y = static_cast<int>(row % s.convolved_height());
+      for (int begin = 0; begin < width; begin += tile_columns) {
+        const int size = min(width - begin, tile_columns) * static_cast<int>(lanes);
         for (int k = threadIdx.x; k < size; k += convolution_threads) {
-          const int64_t x = begin + k / lanes;
-          const int lane = static_cast<int>(k % lanes);
-          T r = of_displacement * expanded(s, o.displacement, o.winner, group, output, y, x, lane);
+          const int x = begin + k / static_cast<int>(lanes), lane = k % static_cast<int>(lanes);
+          T r = of_displacement * expanded(s, o.displacement + channel, winner, y, x, lane);
           if (o.input_displacement)
-            r += of_product * convolved(s, o.input_displacement, o.weight, group, output, y, x, lane);
+            r += of_product * convolved(s, o.input_displacement + group * s.inputs * image,
+                                        o.weight + output * taps, y, x, lane);
           residual[k] = r;
         }
         __syncthreads();
-        for (int64_t tap = warp; tap < sums; tap += warps) {
-          const int64_t j = tap % s.kernel_width, i = tap / s.kernel_width % s.kernel_height;
-          const int64_t image = group * s.inputs + tap / s.kernel_width / s.kernel_height;
-          const int64_t source = y + i - s.padding_height;
-          T sum = 0;
-          double square = 0;
-          for (int k = own; k < size; k += warp_size) {
-            if (tap < taps) {
-              const int64_t x = begin + k / lanes + j - s.padding_width;
-              if (source >= 0 && source < s.height && x >= 0 && x < s.width)
-                sum += residual[k] *
-                       o.input[place_of(image, source, x, s.height, s.width, static_cast<int>(k % lanes))];
-            } else if (tap == taps) {
-              sum += residual[k];
-            } else {
-              square += static_cast<double>(residual[k]) * static_cast<double>(residual[k]);
+        for (int tap = warp; tap < sums; tap += warps) {
+          double of_tile = 0;
+          if (tap < taps) {
+            const int j = tap % kernel_width, i = tap / kernel_width % kernel_height;
+            const int64_t source = y + i - s.padding_height, left = begin + j - s.padding_width;
+            const Taps inside(left * lanes, size, s.width * lanes);
+            const T* images = o.input + (group * s.inputs + tap / kernel_width / kernel_height) * image +
+                              (source * s.width + left) * lanes;
+            T sum = 0;
+            if (source >= 0 && source < s.height)
+              for (int k = inside.begin + own; k < inside.end; k += warp_size) sum += residual[k] * images[k];
+            of_tile = static_cast<double>(warp_sum(sum));
+          } else {
+            for (int k = own; k < size; k += warp_size) {
+              const double r = static_cast<double>(residual[k]);
+              of_tile += tap == taps ? r : r * r;
             }
+            of_tile = warp_sum(of_tile);
           }
-          const double of_tile = tap > taps ? warp_sum(square) : static_cast<double>(warp_sum(sum));
           if (own == 0) partial[tap] += of_tile;
         }
         __syncthreads();
