@@ -64,8 +64,7 @@ class Sweep {
     memory_.resize(static_cast<size_t>(7 * n_ + block * (pair + 2 * n_) + 2 * o_.n_out * lanes));
     T* next = memory_.data();
     const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
-    for (T** own : {&pulled_, &back_, &force_, &velocity_, &delta_, &delta_above_, &moved_})
-      *own = take(n_);
+    for (T** own : {&pulled_, &back_, &force_, &velocity_, &delta_, &delta_above_, &moved_}) *own = take(n_);
     pairs_ = take(block * pair);
     outputs_ = take(block * n_);
     output_rows_ = take(block * n_);
