@@ -10,6 +10,7 @@ from torch import Tensor
 from altmin_ext import ops
 from altmin_ext.methods.codes import Code, Flags, remembers_activation
 from altmin_ext.network import BoundStage, LocalMap
+from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.activation import identity
 
 
@@ -115,6 +116,12 @@ class ConvolutionCode(Code):
     @property
     def spread(self) -> float:
         return self._batch * self.width / self.displacement.numel()
+
+    @property
+    def moved(self) -> Tensor:
+        # Where nothing is normalised, the kernel's mean is one of the codes that are held.
+        of_all = self.row[CodeScalar.moved]
+        return torch.where(self.row[CodeScalar.normalised] > 0, of_all, of_all / self.spread**0.5)
 
     @property
     def destination(self) -> Tensor | None:
