@@ -58,7 +58,7 @@ class Sweep {
         pull_(d_, o_.n_out, o_.steps * d_),
         through_(d_, d_, d_),
         gradient_(o_.n_out, lanes, o_.n_out, block * d_, o_.steps * d_),
-        sums_(o_.gram ? d_ + inputs_ : d_, inputs_, (d_ + inputs_) * lanes),
+        sums_(o_.gram ? d_ + inputs_ : d_, inputs_, (d_ + inputs_) * lanes, d_),
         output_gradient_(output_gradient) {
     const int64_t pair = (d_ + inputs_) * lanes;
     memory_.resize(static_cast<size_t>(7 * n_ + block * (pair + 2 * n_) + 2 * o_.n_out * lanes));
@@ -199,8 +199,16 @@ class Sweep {
 
   void displace(const T* __restrict hidden, const T* __restrict delta, T* __restrict moved) const {
     const T unit = shared_.factors.unit;
+    T largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < n_; ++i) largest = std::max(largest, std::abs(delta[i]));
+    if (unit * largest < small_hidden_displacement<T>) {
 #pragma omp simd
-    for (int64_t i = 0; i < n_; ++i) moved[i] = hidden_difference(hidden[i], delta[i], unit);
+      for (int64_t i = 0; i < n_; ++i) moved[i] = small_hidden_difference(hidden[i], delta[i], unit);
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < n_; ++i) moved[i] = hidden_difference(hidden[i], delta[i], unit);
+    }
   }
 
   const Shared<T>& shared_;
@@ -257,8 +265,10 @@ void elman_code_step(const ElmanCodeStep<T>& o) {
   totals[0].resize(static_cast<size_t>((o.width + inputs) * inputs), 0.0);
   for (int64_t i = 0; i < o.width * inputs; ++i)
     o.cross[i] = static_cast<T>(factor * totals[0][static_cast<size_t>(i)]);
-  for (int64_t i = 0; o.gram && i < inputs * inputs; ++i)
-    o.gram[i] = static_cast<T>(totals[0][static_cast<size_t>(o.width * inputs + i)]);
+  const double* const gram = totals[0].data() + o.width * inputs;
+  for (int64_t i = 0; o.gram && i < inputs; ++i)
+    for (int64_t j = 0; j <= i; ++j)
+      o.gram[i * inputs + j] = o.gram[j * inputs + i] = static_cast<T>(gram[i * inputs + j]);
 }
 
 ALTMIN_INSTANTIATE(elman_code_step, void, ElmanCodeStep)

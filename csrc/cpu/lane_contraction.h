@@ -56,10 +56,12 @@ class LaneContraction {
   static constexpr auto tiles = tiles_of(std::make_integer_sequence<int, side * side>{});
 
  public:
-  LaneContraction(int64_t rows, int64_t columns, int64_t stride)
+  // What lies above the diagonal that begins at `symmetric_from` of the first column need not be summed up.
+  LaneContraction(int64_t rows, int64_t columns, int64_t stride, int64_t symmetric_from)
       : cut_rows_(rows, side),
         cut_columns_(columns, side),
         columns_(columns),
+        symmetric_from_(symmetric_from),
         stride_(stride),
         sums_(static_cast<size_t>(rows * columns * lanes)),
         totals_(static_cast<size_t>(rows * columns)) {}
@@ -67,6 +69,7 @@ class LaneContraction {
   void add(const T* left, const T* right, int64_t count) {
     cut_columns_.each([&](int64_t column, int64_t columns) {
       cut_rows_.each([&](int64_t row, int64_t rows) {
+        if (row >= symmetric_from_ && column >= row + rows - symmetric_from_) return;
         tiles[static_cast<size_t>((rows - 1) * side + columns - 1)](
             left + row * lanes, right + column * lanes, stride_, count,
             sums_.data() + (row * columns_ + column) * lanes, columns_ * lanes);
@@ -88,7 +91,7 @@ class LaneContraction {
 
  private:
   Tiles cut_rows_, cut_columns_;
-  int64_t columns_, stride_;
+  int64_t columns_, symmetric_from_, stride_;
   std::vector<T> sums_;
   std::vector<double> totals_;
 };
