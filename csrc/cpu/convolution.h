@@ -47,6 +47,15 @@ class Filters {
   const T* weights;
 };
 
+// Those of a weight as it is.
+template <typename T>
+Filters<T> filters_of(const ConvolutionShape& s, const T* weight) {
+  return {s.outputs, s.inputs, s.kernel_height, s.kernel_width,
+          [&](int64_t output, int64_t input, int64_t i, int64_t j) {
+            return weight[((output * s.inputs + input) * s.kernel_height + i) * s.kernel_width + j];
+          }};
+}
+
 // The images of a group of samples: (channels, height, width, 16), or some of their rows.
 template <typename T>
 struct Images {

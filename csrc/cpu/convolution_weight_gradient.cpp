@@ -159,11 +159,7 @@ void convolution_weight_gradient(const ConvolutionWeightGradient<T>& o) {
   const double unit_below = o.below ? o.below->unit : 1.0;
   const Factors<T> factors = {static_cast<T>(o.scalars->unit / o.scalars->scale),
                               static_cast<T>(unit_below / o.scalars->scale)};
-  const Filters<T> filters(
-      s.outputs, s.inputs, s.kernel_height, s.kernel_width,
-      [&](int64_t output, int64_t input, int64_t i, int64_t j) {
-        return o.weight[((output * s.inputs + input) * s.kernel_height + i) * s.kernel_width + j];
-      });
+  const Filters<T> filters = filters_of(s, o.weight);
   const int64_t height = s.convolved_height(), row_size = s.convolved_width() * lanes;
   const int64_t image = s.height * s.width * lanes;
   const int64_t row_bytes = std::max<int64_t>(1, filters.block * row_size * sizeof(T));

@@ -69,11 +69,7 @@ void activate_row(const Convolve<T>& o, int64_t place, int64_t n) {
 template <typename T>
 void convolve(const Convolve<T>& o) {
   const ConvolutionShape& s = o.shape;
-  const Filters<T> filters(
-      s.outputs, s.inputs, s.kernel_height, s.kernel_width,
-      [&](int64_t output, int64_t input, int64_t i, int64_t j) {
-        return o.weight[((output * s.inputs + input) * s.kernel_height + i) * s.kernel_width + j];
-      });
+  const Filters<T> filters = filters_of(s, o.weight);
   const int64_t rows = s.code_height(), codes = s.code_width() * lanes, image = s.height * s.width * lanes;
   const int64_t columns = s.convolved_width(), windows = s.pool * columns * lanes;
   const double sum = parallel_sum(

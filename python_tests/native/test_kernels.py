@@ -45,7 +45,7 @@ from ..ops.elman import Layer
 from .emulation import EmulatedModule
 
 RELU, GELU = Activation("relu"), Activation("gelu")
-CONVOLUTION = Shape(3, 2, 5, (9, 36), (3, 3), (1, 0), 2)
+CONVOLUTION = Shape(3, 2, 5, (8, 37), (3, 3), (1, 0), 2)
 SEEDS = range(8)
 CPU = native.module
 
