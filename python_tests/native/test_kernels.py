@@ -370,7 +370,7 @@ def trained(module: Any, model: nn.Sequential, n_in: int, n_out: int, **options:
     try:
         method = make_method(**{"name": "am-adam", "model": model, **options})
         if module is not CPU:
-            method._residuals_at_once = [range(len(method._hidden))]  # as on a GPU
+            method._residuals_at_once = True  # as on a GPU
         generator, reports = torch.Generator().manual_seed(1), []
         for batch in (40, 40, 40, 13, 1):
             x = torch.randn(batch, n_in, generator=generator, dtype=torch.float64)
