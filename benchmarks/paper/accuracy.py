@@ -201,7 +201,7 @@ experiments = {
         20,
         0.63,
         12,
-        **{**convolutional, **cifar, "weight_decay": (0.1,), "dropout": (0.0, 0.1)},
+        **{**convolutional, **cifar, "lr": (1e-3, 2e-3, 4e-3), "weight_decay": (0.1,), "dropout": (0.0, 0.1)},
     ),
     **{
         f"mnist-elman-{hidden}": Experiment(

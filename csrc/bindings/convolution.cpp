@@ -231,7 +231,7 @@ void convolution_weight_gradient(const Tensor& displacement, const Tensor& winne
   });
 }
 
-const Registration registration([](py::module_& module) {
+const Registration convolutions([](py::module_& module) {
   module.def("interleave", &interleave);
   module.def("deinterleave", &deinterleave);
   module.def("convolve", &convolve);

@@ -145,7 +145,7 @@ void elman_code_step(const Tensor& hidden, const Tensor& x, const Tensor& recurr
   });
 }
 
-const Registration registration([](py::module_& module) {
+const Registration elman_layers([](py::module_& module) {
   module.def("elman_encode", &elman_encode);
   module.def("elman_code_step", &elman_code_step);
 });

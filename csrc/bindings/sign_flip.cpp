@@ -48,7 +48,7 @@ void sign_flip(const Tensor& code, const Tensor& pulled_back, const Tensor& norm
   });
 }
 
-const Registration registration([](py::module_& module) { module.def("sign_flip", &sign_flip); });
+const Registration sign_flips([](py::module_& module) { module.def("sign_flip", &sign_flip); });
 
 }  // namespace
 }  // namespace altmin

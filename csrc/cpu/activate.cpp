@@ -8,8 +8,8 @@ namespace altmin::cpu::ALTMIN_ISA {
 namespace {
 
 // Rows [begin, end); returns the sum of squares of the codes.
-template <typename T, typename Sigma>
-double activate_rows(const Activate<T>& o, const Sigma sigma, int64_t begin, int64_t end) {
+template <typename T>
+double activate_rows(const Activate<T>& o, int64_t begin, int64_t end) {
   double sum = 0;
   for (int64_t row = begin; row < end; ++row) {
     T* code = o.code + row * o.width;
@@ -20,8 +20,10 @@ double activate_rows(const Activate<T>& o, const Sigma sigma, int64_t begin, int
       for (int64_t j = 0; j < o.width; ++j) code[j] += bias[j];
     }
     sum += sum_of_squares(code, o.width);
+    dispatch_activation<T>(o.kind, o.parameter, [&](auto sigma) {
 #pragma omp simd
-    for (int64_t j = 0; j < o.width; ++j) activation[j] = sigma.value(code[j]);
+      for (int64_t j = 0; j < o.width; ++j) activation[j] = sigma.value(code[j]);
+    });
     if (o.mask) {
       const T* __restrict mask = o.mask + row * o.width;
 #pragma omp simd
@@ -35,12 +37,10 @@ double activate_rows(const Activate<T>& o, const Sigma sigma, int64_t begin, int
 
 template <typename T>
 void activate(const Activate<T>& o) {
-  dispatch_activation<T>(o.kind, o.parameter, [&](auto sigma) {
-    const double sum = parallel_sum(
-        o.batch, threads_for(o.batch * o.width),
-        [&](int64_t begin, int64_t end) { return activate_rows(o, sigma, begin, end); }, 1);
-    raise_unless_finite(sum, o.guard);
-  });
+  const double sum = parallel_sum(
+      o.batch, threads_for(o.batch * o.width),
+      [&](int64_t begin, int64_t end) { return activate_rows(o, begin, end); }, 1);
+  raise_unless_finite(sum, o.guard);
 }
 
 ALTMIN_INSTANTIATE(activate, void, Activate)

@@ -33,22 +33,31 @@ void downstream_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, T* __res
   }
 }
 
-// Moves delta of elements [i, i + n), n at most chunk; returns its sum of squares.
+// gradient <- sigma'(c) gradient, c being where the code is now.
 template <typename T, typename Sigma>
-double move_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma sigma, T* __restrict gradient,
-                  int64_t i, int64_t n) {
+void differentiate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma sigma,
+                         T* __restrict gradient, int64_t i, int64_t n) {
   const T* __restrict code = o.code + i;
-  T* __restrict delta = o.displacement + i;
+  const T* __restrict delta = o.displacement + i;
   if (o.first) {
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-      gradient[j] *= sigma.derivative(code[j]);
-      delta[j] = T(0);
-    }
+    for (int64_t j = 0; j < n; ++j) gradient[j] *= sigma.derivative(code[j]);
   } else {
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j)
-      gradient[j] = gradient[j] * sigma.derivative(code[j] - f.unit * delta[j]) - f.anchor * delta[j];
+    for (int64_t j = 0; j < n; ++j) gradient[j] *= sigma.derivative(code[j] - f.unit * delta[j]);
+  }
+}
+
+// Moves delta of elements [i, i + n), n at most chunk; returns its sum of squares.
+template <typename T>
+double move_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, T* __restrict gradient, int64_t i,
+                  int64_t n) {
+  T* __restrict delta = o.displacement + i;
+  if (o.first) {
+    std::fill_n(delta, n, T(0));
+  } else {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) gradient[j] -= f.anchor * delta[j];
   }
   if (o.velocity) {
     T* __restrict velocity = o.velocity + i;
@@ -64,6 +73,7 @@ double move_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma 
     for (int64_t j = 0; j < n; ++j) delta[j] += step * gradient[j];
   }
   if (f.threshold > T(0)) {
+    const T* __restrict code = o.code + i;
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j)
       delta[j] = (code[j] - soft_threshold(code[j] - f.unit * delta[j], f.eta * f.threshold)) / f.unit;
@@ -71,35 +81,37 @@ double move_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma 
   return sum_of_squares(delta, n);
 }
 
+// How far the codes [i, i + n) fall: delta itself, or what the gap leaves of it.
+template <typename T>
+const T* limited_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, T* __restrict limited, int64_t i,
+                       int64_t n) {
+  const T* __restrict delta = o.displacement + i;
+  if (!o.gap) return delta;
+  const T* __restrict gap = o.gap + i;
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) limited[j] = f.unit * delta[j] > gap[j] ? gap[j] / f.unit : delta[j];
+  return limited;
+}
+
+template <typename T>
+void mask_chunk(T* __restrict values, const T* __restrict mask, int64_t n) {
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) values[j] *= mask[j];
+}
+
 // The displacement of the activation first: `activation` may be `code`.
 template <typename T, typename Sigma>
-void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma sigma, int64_t i, int64_t n) {
+void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma sigma,
+                    const T* __restrict delta, int64_t i, int64_t n) {
   const T* code = o.code + i;
   T* activation = o.activation + i;
-  const T* __restrict delta = o.displacement + i;
-  const T* __restrict mask = o.mask ? o.mask + i : nullptr;
-  T limited[chunk];
-  if (o.gap) {
-    const T* __restrict gap = o.gap + i;
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) limited[j] = f.unit * delta[j] > gap[j] ? gap[j] / f.unit : delta[j];
-    delta = limited;
-  }
   if (o.activation_displacement) {
     T* __restrict activation_displacement = o.activation_displacement + i;
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j) activation_displacement[j] = sigma.difference(code[j], delta[j], f.unit);
-    if (mask) {
-#pragma omp simd
-      for (int64_t j = 0; j < n; ++j) activation_displacement[j] *= mask[j];
-    }
   }
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) activation[j] = sigma.value(code[j] - f.unit * delta[j]);
-  if (mask) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) activation[j] *= mask[j];
-  }
 }
 
 }  // namespace
@@ -107,19 +119,23 @@ void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigm
 template <typename T>
 void code_step(const CodeStep<T>& o) {
   const CodeStepFactors<T> f = factors_of(o);
-  double sum = 0;
-  dispatch_activation<T>(o.kind, o.parameter, [&](auto sigma) {
-    sum = parallel_sum(o.size, threads_for(o.size), [&](int64_t begin, int64_t end) {
-      double square = 0;
-      T gradient[chunk];
-      for (int64_t i = begin; i < end; i += chunk) {
-        const int64_t n = std::min(chunk, end - i);
-        downstream_chunk(o, f, gradient, i, n);
-        square += move_chunk(o, f, sigma, gradient, i, n);
-        activate_chunk(o, f, sigma, i, n);
-      }
-      return square;
-    });
+  const double sum = parallel_sum(o.size, threads_for(o.size), [&](int64_t begin, int64_t end) {
+    double square = 0;
+    T gradient[chunk], limited[chunk];
+    // Only what the activation takes part in is compiled for each.
+    for (int64_t i = begin; i < end; i += chunk) {
+      const int64_t n = std::min(chunk, end - i);
+      downstream_chunk(o, f, gradient, i, n);
+      dispatch_activation<T>(o.kind, o.parameter,
+                             [&](auto sigma) { differentiate_chunk(o, f, sigma, gradient, i, n); });
+      square += move_chunk(o, f, gradient, i, n);
+      const T* const delta = limited_chunk(o, f, limited, i, n);
+      dispatch_activation<T>(o.kind, o.parameter,
+                             [&](auto sigma) { activate_chunk(o, f, sigma, delta, i, n); });
+      if (o.mask && o.activation_displacement) mask_chunk(o.activation_displacement + i, o.mask + i, n);
+      if (o.mask) mask_chunk(o.activation + i, o.mask + i, n);
+    }
+    return square;
   });
   raise_unless_finite(sum, o.guard);
   conclude(o, sum);

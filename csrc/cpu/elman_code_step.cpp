@@ -61,10 +61,11 @@ class Sweep {
         sums_(o_.gram ? d_ + inputs_ : d_, inputs_, (d_ + inputs_) * lanes, d_),
         output_gradient_(output_gradient) {
     const int64_t pair = (d_ + inputs_) * lanes;
-    memory_.resize(static_cast<size_t>(7 * n_ + block * (pair + 2 * n_) + 2 * o_.n_out * lanes));
+    memory_.resize(static_cast<size_t>(9 * n_ + block * (pair + 2 * n_) + 2 * o_.n_out * lanes));
     T* next = memory_.data();
     const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
-    for (T** own : {&pulled_, &back_, &force_, &velocity_, &delta_, &delta_above_, &moved_}) *own = take(n_);
+    for (T** own : {&pulled_, &back_, &force_, &velocity_, &delta_, &delta_above_, &moved_, &slope_, &reading_})
+      *own = take(n_);
     pairs_ = take(block * pair);
     outputs_ = take(block * n_);
     output_rows_ = take(block * n_);
@@ -119,7 +120,7 @@ class Sweep {
     return to;
   }
 
-  void close_block() {
+  [[gnu::noinline]] void close_block() {
     for (int64_t i = 0; i < pairs_there_; ++i) residual_square_ += sum_of_squares(pair(i), n_);
     sums_.add(pairs_, pairs_ + n_, pairs_there_);
     pairs_there_ = 0;
@@ -152,52 +153,60 @@ class Sweep {
   }
 
   // delta_t and (h_t - h0_t) / unit from what lies above.
-  void move(const T* hidden, bool last) {
+  [[gnu::noinline]] void move(const T* hidden, bool last) {
     if (last) std::fill_n(back_, n_, T(0));
     dispatch_activation<T>(o_.kind, o_.parameter, [&](auto phi) {
-      begin(phi, hidden, pulled_, back_, delta_);
-      if (o_.iterations > 1) std::copy_n(delta_, n_, velocity_);
-      const T step = shared_.factors.eta * (T(1) + shared_.factors.momentum);
-      for (int64_t i = 0; i < n_; ++i) delta_[i] *= step;
-      displace(hidden, delta_, moved_);
-      for (int iteration = 1; iteration < o_.iterations; ++iteration) {
-        if (!last) through_(shared_.weight_gram.data(), moved_, back_, force_);
-        proceed(phi, hidden, moved_, pulled_, last ? back_ : force_, velocity_, delta_);
-        displace(hidden, delta_, moved_);
-      }
+#pragma omp simd
+      for (int64_t i = 0; i < n_; ++i) slope_[i] = phi.derivative(hidden[i]);
     });
+    begin(hidden, pulled_, back_, slope_, delta_);
+    if (o_.iterations > 1) std::copy_n(delta_, n_, velocity_);
+    const T step = shared_.factors.eta * (T(1) + shared_.factors.momentum);
+    for (int64_t i = 0; i < n_; ++i) delta_[i] *= step;
+    displace(hidden, delta_, moved_);
+    for (int iteration = 1; iteration < o_.iterations; ++iteration) {
+      if (!last) through_(shared_.weight_gram.data(), moved_, back_, force_);
+      const T unit = shared_.factors.unit;
+      dispatch_activation<T>(o_.kind, o_.parameter, [&](auto phi) {
+#pragma omp simd
+        for (int64_t i = 0; i < n_; ++i) {
+          slope_[i] = phi.derivative(hidden[i] + unit * moved_[i]);
+          reading_[i] = phi.difference(hidden[i], -moved_[i], unit);
+        }
+      });
+      proceed(hidden, moved_, pulled_, last ? back_ : force_, slope_, reading_, velocity_, delta_);
+      displace(hidden, delta_, moved_);
+    }
   }
 
   // The gradient of the first iteration.
-  template <typename Phi>
-  void begin(const Phi phi, const T* __restrict hidden, const T* __restrict pulled, const T* __restrict back,
-             T* __restrict gradient) const {
+  void begin(const T* __restrict hidden, const T* __restrict pulled, const T* __restrict back,
+             const T* __restrict slope, T* __restrict gradient) const {
     const CodeStepFactors<T> f = shared_.factors;
 #pragma omp simd
     for (int64_t i = 0; i < n_; ++i) {
-      const T h = hidden[i],
-              force = f.pulled_back * pulled[i] * phi.derivative(h) + f.pulled_back_change * back[i];
+      const T h = hidden[i], force = f.pulled_back * pulled[i] * slope[i] + f.pulled_back_change * back[i];
       gradient[i] = force * (T(1) - h * h);
     }
   }
 
-  template <typename Phi>
-  void proceed(const Phi phi, const T* __restrict hidden, const T* __restrict moved, const T* __restrict pulled,
-               const T* __restrict force, T* __restrict velocity, T* __restrict delta) const {
+  // reading: how far phi(h_t) has moved, in units.
+  void proceed(const T* __restrict hidden, const T* __restrict moved, const T* __restrict pulled,
+               const T* __restrict force, const T* __restrict slope, const T* __restrict reading,
+               T* __restrict velocity, T* __restrict delta) const {
     const CodeStepFactors<T> f = shared_.factors;
 #pragma omp simd
     for (int64_t i = 0; i < n_; ++i) {
       const T h = hidden[i] + f.unit * moved[i];
-      const T pull =
-          f.pulled_back * pulled[i] + f.pulled_back_change * phi.difference(hidden[i], -moved[i], f.unit);
-      const T push = pull * phi.derivative(h) + f.pulled_back_change * force[i];
+      const T pull = f.pulled_back * pulled[i] + f.pulled_back_change * reading[i];
+      const T push = pull * slope[i] + f.pulled_back_change * force[i];
       const T gradient = push * (T(1) - h * h) - f.anchor * delta[i];
       velocity[i] = f.momentum * velocity[i] + gradient;
       delta[i] += f.eta * (gradient + f.momentum * velocity[i]);
     }
   }
 
-  void displace(const T* __restrict hidden, const T* __restrict delta, T* __restrict moved) const {
+  [[gnu::noinline]] void displace(const T* __restrict hidden, const T* __restrict delta, T* __restrict moved) const {
     const T unit = shared_.factors.unit;
     T largest = 0;
 #pragma omp simd reduction(max : largest)
@@ -219,7 +228,7 @@ class Sweep {
   LaneContraction<T> sums_;
   T* const output_gradient_;
   std::vector<T> memory_;
-  T *pulled_, *back_, *force_, *velocity_, *delta_, *delta_above_, *moved_;
+  T *pulled_, *back_, *force_, *velocity_, *delta_, *delta_above_, *moved_, *slope_, *reading_;
   T *pairs_, *outputs_, *output_rows_, *displacement_, *residual_;
   int64_t pairs_there_ = 0;
   double square_ = 0, residual_square_ = 0;

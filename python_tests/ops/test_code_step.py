@@ -305,31 +305,32 @@ def displaced(
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
-@pytest.mark.parametrize("unit", [1.0, 0.1, 1e-3, 1e-6, 1e-20, 1e-30])
-def test_displacement_of_the_activation_is_free_of_cancellation(sigma: Activation, unit: float) -> None:
+def test_displacement_of_the_activation_is_free_of_cancellation(sigma: Activation) -> None:
     """A difference of activations would be off by eps / unit, at 1e-20 by everything there is."""
     random = Random(18)
     c0, delta = random.normal(40, 33, scale=2.0), random.normal(40, 33)
-    for dtype in (torch.float32, torch.float64):
+    for unit, dtype in itertools.product(
+        (1.0, 0.1, 1e-3, 1e-6, 1e-20, 1e-30), (torch.float32, torch.float64)
+    ):
         result, exact = displaced(sigma, c0, delta, unit, dtype)
         # Plain differences are taken from a displacement of .1 (float64: .001) on, and lose as much.
         lost = 100 * EPS if dtype == torch.float32 else 4e-12
         size = torch.maximum(delta.abs().clamp(min=0.1), exact.abs())  # which of a sign is that of its jump
-        assert float(((result - exact).abs() / size).max()) < lost
+        assert float(((result - exact).abs() / size).max()) < lost, unit
 
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
-@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-6, 1e-20])
-def test_displacement_across_zero(sigma: Activation, unit: float) -> None:
+def test_displacement_across_zero(sigma: Activation) -> None:
     """Codes as small as their displacements, zero itself among them: a dead layer's are."""
     random = Random(19)
-    c0, delta = random.normal(40, 33, scale=unit), random.normal(40, 33)
-    c0[:, ::4] = 0.0
-    for dtype in (torch.float32, torch.float64):
+    code, delta = random.normal(40, 33), random.normal(40, 33)
+    code[:, ::4] = 0.0
+    for unit, dtype in itertools.product((1.0, 1e-3, 1e-6, 1e-20), (torch.float32, torch.float64)):
+        c0 = unit * code
         result, exact = displaced(sigma, c0, delta, unit, dtype)
         error = float(((result - exact).abs() / exact.abs().clamp(min=1.0)).max())
-        assert error < (60 * EPS if dtype == torch.float32 else 1e-11)
+        assert error < (60 * EPS if dtype == torch.float32 else 1e-11), unit
 
 
 @pytest.mark.usefixtures("kernels")
@@ -344,13 +345,13 @@ def test_displacement_at_a_sharp_bend(unit: float) -> None:
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
-@pytest.mark.parametrize("unit", [1e-38, 1e-40, 1e-45, 1e-60])
-def test_units_that_float32_cannot_hold(sigma: Activation, unit: float) -> None:
+def test_units_that_float32_cannot_hold(sigma: Activation) -> None:
     """A unit shrinks by ten per layer: a chain of forty gets here, and must not end in NaN."""
     random = Random(20)
     c0, delta = random.normal(40, 33, scale=2.0), random.normal(40, 33)
-    result, exact = displaced(sigma, c0, delta, unit, torch.float32)
-    assert float((result - exact).abs().max()) < 40 * EPS
+    for unit in (1e-38, 1e-40, 1e-45, 1e-60):
+        result, exact = displaced(sigma, c0, delta, unit, torch.float32)
+        assert float((result - exact).abs().max()) < 40 * EPS, unit
 
 
 # ------------------------------------------------------------------------------------- special cases
@@ -412,11 +413,11 @@ def test_dropped_units_only_keep_their_anchor(sigma: Activation) -> None:
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["pulled_back", "pulled_back_change", "displacement", "velocity"])
-def test_nonfinite_displacements_raise_the_guard(sigma: Activation, dtype: torch.dtype, name: str) -> None:
+def test_nonfinite_displacements_raise_the_guard(sigma: Activation, dtype: torch.dtype) -> None:
     random = Random(25)
     place = (4, 17)
-    for bad in (float("nan"), float("inf"), -float("inf")):
+    names = ("pulled_back", "pulled_back_change", "displacement", "velocity")
+    for name, bad in itertools.product(names, (float("nan"), float("inf"), -float("inf"))):
         arguments = case(
             random, 9, 133, sigma, first=False, change=True, velocity=True, momentum=0.9, unit=0.1
         )
