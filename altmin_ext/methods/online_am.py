@@ -375,22 +375,30 @@ class OnlineAM(Method):
 
     def _fit_at_once(self, inputs: list[Tensor], iteration: int) -> None:
         """The same as a ``fit`` of every code, with the residuals of those that are matrices in one call."""
-        matrices = []
-        for l, code in enumerate(self._codes):
-            below = self._codes[l - 1] if l else None
-            if isinstance(code, MatrixCode):
-                matrices.append((code, inputs[l], code.residual_call(inputs[l], below, iteration == 0)))
-            else:
-                code.fit(inputs[l], below, iteration == 0)
-        if not matrices:
-            return
-        calls = [call for _, _, call in matrices]
-        merged = {
-            name: [entry for call in calls for entry in call[name]] for name in calls[0] if name != "guard"
-        }
-        ops.weight_residual(**merged, guard=torch.cat([call["guard"] for call in calls]))
-        for code, activation, call in matrices:
-            code.finish_fit(activation, call)
+        for at_once, run in itertools.groupby(
+            enumerate(self._codes), lambda of: isinstance(of[1], MatrixCode)
+        ):
+            numbers = [l for l, _ in run]
+            calls = []
+            for l in numbers:
+                code, below = self._codes[l], self._codes[l - 1] if l else None
+                if isinstance(code, MatrixCode):
+                    calls.append(code.residual_call(inputs[l], below, iteration == 0))
+                else:
+                    code.fit(inputs[l], below, iteration == 0)
+            if not at_once:
+                continue
+            merged = {
+                name: [entry for call in calls for entry in call[name]]
+                for name in calls[0]
+                if name != "guard"
+            }
+            first_flag = len(self._stages) + numbers[0]
+            ops.weight_residual(**merged, guard=self._guard[first_flag : first_flag + len(numbers)])
+            for l, call in zip(numbers, calls, strict=True):
+                code = self._codes[l]
+                assert isinstance(code, MatrixCode)
+                code.finish_fit(inputs[l], call)
 
     def _objective(self, batch: int) -> Tensor:
         """Local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, and the loss."""

@@ -1,9 +1,10 @@
 """How far the signal of the loss reaches down a network, by alternating minimisation and by backpropagation.
 
-    python -m benchmarks.paper.depth [--networks "20 x 100" vgg8] [--minibatches 300] [--output benchmarks/results]
+    python -m benchmarks.paper.depth [--networks "20 x 100" vgg8] [--minibatches 469] [--output benchmarks/results]
 
-Every contender trains the same network on the same minibatches: MLPs of 2 to 50 hidden layers of 100 units on MNIST,
-and a VGG-like network of 8 convolutions on CIFAR-10, with He's initialisation. For every layer two numbers are kept:
+Every contender trains the same network on the same minibatches: MLPs of 2 to 50 hidden layers of 100 units and LeNet-5
+on MNIST, and a VGG-like network of 8 convolutions on CIFAR-10, all but LeNet-5 with He's initialisation. An epoch of
+LeNet-5 has 469 minibatches. For every layer two numbers are kept:
 
 - how far its code moves in a step, RMS(c0 - c) / RMS(c0), the median over the minibatches. For backpropagation it is
   how far the gradient of a sample's loss would move it at a step size of 1;
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import altmin_ext
-from benchmarks.paper.accuracy import deep_mlp, vgg8
+from benchmarks.paper.accuracy import deep_mlp, lenet5, vgg8
 
 results = Path(__file__).parent.parent / "results"
 layers = (nn.Linear, nn.Conv2d)
@@ -42,6 +43,7 @@ class Network:
 
 
 networks = {f"{depth} x 100": Network(deep_mlp(depth), "mnist") for depth in (2, 5, 10, 20, 50)}
+networks["lenet5"] = Network(lenet5, "mnist", 128)
 networks["vgg8"] = Network(vgg8, "cifar-10", 128)
 contenders: dict[str, tuple[str, dict[str, Any]]] = {
     "am-adam": ("am-adam", {}),
@@ -145,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--networks", nargs="+", choices=list(networks), default=list(networks))
-    parser.add_argument("--minibatches", type=int, default=300)
+    parser.add_argument("--minibatches", type=int, default=469)
     parser.add_argument("--output", type=Path, default=results)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

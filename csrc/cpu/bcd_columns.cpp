@@ -1,50 +1,131 @@
 #include "ops/bcd_columns.h"
 
 #include <limits>
+#include <vector>
 
+#include "lane_product.h"
 #include "ops/proximal.h"
 #include "parallel.h"
+#include "transpose.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
+// Groups of rows that go through the columns together, so that a block of A is read once for all of them.
+constexpr int64_t groups_together = 4;
+
+// One thread's memory for a few groups of 16 rows, side by side in lanes.
 template <typename T>
-T dot(const T* __restrict a, const T* __restrict b, int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += a[j] * b[j];
-  return sum;
-}
+class Sweep {
+ public:
+  Sweep(const BcdColumns<T>& o, const T* gram, T smallest)
+      : o_(o),
+        gram_(gram),
+        n_(o.columns),
+        smallest_(smallest),
+        threshold_(static_cast<T>(o.scalars->threshold)),
+        blocks_(n_, LaneProduct<T>::most_rows),
+        memory_(static_cast<size_t>((2 * groups_together * n_ + LaneProduct<T>::most_rows) * lanes)) {
+    weight_ = memory_.data();
+    cross_ = weight_ + groups_together * n_ * lanes;
+    rest_ = cross_ + groups_together * n_ * lanes;
+  }
+
+  // Rows of the groups [begin, end), at most groups_together.
+  void run(int64_t begin, int64_t end) {
+    const auto each = [&](const auto& body) {
+      for (int64_t group = begin; group < end; ++group) {
+        const int64_t first = group * lanes, offset = (group - begin) * n_ * lanes;
+        body(std::min(lanes, o_.rows - first), first * n_, offset);
+      }
+    };
+    each([&](int64_t rows, int64_t first, int64_t offset) {
+      to_lanes(o_.weight + first, n_, rows, n_, weight_ + offset);
+      to_lanes(o_.cross + first, n_, rows, n_, cross_ + offset);
+    });
+    for (int sweep = 0; sweep < o_.sweeps; ++sweep)
+      blocks_.each([&](int64_t column, int64_t columns) {
+        each([&](int64_t, int64_t, int64_t offset) {
+          descend(column, columns, weight_ + offset, cross_ + offset);
+        });
+      });
+    each([&](int64_t rows, int64_t first, int64_t offset) {
+      from_lanes(weight_ + offset, rows, n_, o_.weight + first, n_);
+    });
+  }
+
+ private:
+  // The columns of a block, one after the other: W A_j for all of them at once, and then what each that moves
+  // changes for those that follow.
+  void descend(int64_t column, int64_t columns, T* __restrict weight, const T* __restrict cross) const {
+    T* __restrict product = rest_;
+    LaneProduct<T>::tile(columns)(gram_ + column * n_, columns, n_, weight, lanes, nullptr, product, lanes);
+    for (int64_t j = 0; j < columns; ++j) {
+      const T* const row = o_.gram + (column + j) * n_ + column;
+      const T diagonal = row[j];
+      if (diagonal <= smallest_) continue;  // a NaN goes on, to be seen
+      const bool free = o_.has_bias && column + j == n_ - 1;
+      T* __restrict w = weight + (column + j) * lanes;
+      const T* __restrict b = cross + (column + j) * lanes;
+      T moved[lanes];
+#pragma omp simd
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        moved[lane] = w[lane] + (b[lane] - product[j * lanes + lane]) / diagonal;
+      if (threshold_ > T(0) && !free) {
+#pragma omp simd
+        for (int64_t lane = 0; lane < lanes; ++lane)
+          moved[lane] = soft_threshold(moved[lane], threshold_ / diagonal);
+      }
+      if (o_.nonnegative && !free) {
+#pragma omp simd
+        for (int64_t lane = 0; lane < lanes; ++lane)
+          moved[lane] = moved[lane] > T(0) ? moved[lane] : moved[lane] * T(0);
+      }
+      T step[lanes];
+#pragma omp simd
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        step[lane] = moved[lane] - w[lane];
+        w[lane] = moved[lane];
+      }
+      for (int64_t k = j + 1; k < columns; ++k) {
+#pragma omp simd
+        for (int64_t lane = 0; lane < lanes; ++lane) product[k * lanes + lane] += step[lane] * row[k];
+      }
+    }
+  }
+
+  const BcdColumns<T>& o_;
+  const T* const gram_;  // (blocks, n, columns of the block)
+  const int64_t n_;
+  const T smallest_, threshold_;
+  const Tiles blocks_;
+  std::vector<T> memory_;
+  T *weight_, *cross_, *rest_;
+};
 
 }  // namespace
 
-// The rows of W are independent problems with the same matrix, whose column j is its row j.
+// The rows of W are independent problems with the same matrix.
 template <typename T>
 void bcd_columns(const BcdColumns<T>& o) {
   const int64_t n = o.columns;
   T largest = 0;
   for (int64_t j = 0; j < n; ++j) largest = std::max(largest, o.gram[j * n + j]);
   const T smallest = largest * std::numeric_limits<T>::epsilon();
-  const T threshold = static_cast<T>(o.scalars->threshold);
+  const int64_t parts = (groups_of(o.rows) + groups_together - 1) / groups_together;
+  // Block by block, each without gaps.
+  std::vector<T> gram(static_cast<size_t>(n * n));
+  Tiles(n, LaneProduct<T>::most_rows).each([&](int64_t column, int64_t columns) {
+    T* to = gram.data() + column * n;
+    for (int64_t k = 0; k < n; ++k, to += columns) std::copy_n(o.gram + k * n + column, columns, to);
+  });
   parallel_ranges(
-      o.rows, threads_for(o.rows * n),
+      parts, threads_for(o.rows * n),
       [&](int, int64_t begin, int64_t end) {
-        for (int sweep = 0; sweep < o.sweeps; ++sweep) {
-          for (int64_t j = 0; j < n; ++j) {
-            const T* column = o.gram + j * n;
-            const T diagonal = column[j];
-            if (diagonal <= smallest) continue;  // a NaN goes on, to be seen
-            const bool free = o.has_bias && j == n - 1;
-            for (int64_t row = begin; row < end; ++row) {
-              T* weight = o.weight + row * n;
-              T w = weight[j] + (o.cross[row * n + j] - dot(weight, column, n)) / diagonal;
-              if (threshold > T(0) && !free) w = soft_threshold(w, threshold / diagonal);
-              if (o.nonnegative && !free) w = w > T(0) ? w : w * T(0);
-              weight[j] = w;
-            }
-          }
-        }
+        Sweep<T> sweep(o, gram.data(), smallest);
+        for (int64_t part = begin; part < end; ++part)
+          sweep.run(part * groups_together, std::min(groups_of(o.rows), (part + 1) * groups_together));
       },
       1);
 }

@@ -17,16 +17,13 @@ class Samples {
   // to[i][lane] = rows[sample][i] for `width` columns; 0 beyond the batch.
   template <typename T>
   void interleave(const T* rows, int64_t stride, int64_t width, T* to) const {
-    for (int64_t i = 0; i < width; ++i)
-      for (int64_t lane = 0; lane < lanes; ++lane)
-        to[i * lanes + lane] = lane < count_ ? rows[(first_ + lane) * stride + i] : T(0);
+    to_lanes(rows + first_ * stride, stride, count_, width, to);
   }
 
   // rows[sample][i] = from[i][lane]
   template <typename T>
   void deinterleave(const T* from, int64_t width, T* rows, int64_t stride) const {
-    for (int64_t lane = 0; lane < count_; ++lane)
-      for (int64_t i = 0; i < width; ++i) rows[(first_ + lane) * stride + i] = from[i * lanes + lane];
+    from_lanes(from, count_, width, rows + first_ * stride, stride);
   }
 
   // to[lane][i] = rows[sample][i] for all `width` columns; 0 beyond the batch.
@@ -52,22 +49,5 @@ class Samples {
  private:
   int64_t first_, count_;
 };
-
-// to[lane][i] = from[i][lane]
-template <typename T>
-void to_rows(const T* from, int64_t columns, T* to, int64_t stride) {
-  constexpr int64_t side = vector_width<T>;
-  const int64_t whole = columns / side * side;
-  for (int64_t i = 0; i < whole; i += side) {
-    for (int64_t lane = 0; lane < lanes; lane += side) {
-      Vector<T> square[side];
-      for (int64_t j = 0; j < side; ++j) square[j] = load(from + (i + j) * lanes + lane);
-      transpose<T>(square);
-      for (int64_t j = 0; j < side; ++j) store(to + (lane + j) * stride + i, square[j]);
-    }
-  }
-  for (int64_t lane = 0; lane < lanes; ++lane)
-    for (int64_t i = whole; i < columns; ++i) to[lane * stride + i] = from[i * lanes + lane];
-}
 
 }  // namespace altmin::cpu::ALTMIN_ISA

@@ -138,7 +138,7 @@ class Sweep {
     });
     if (t - 1 > first) return;
     const int64_t columns = count * d_;
-    to_rows(outputs_, columns, output_rows_, block * d_);
+    from_lanes(outputs_, lanes, columns, output_rows_, block * d_);
     if (o_.output) samples.store_rows(output_rows_, block * d_, columns, o_.output + first * d_, o_.steps * d_);
     if (!output_gradient_) return;
     T* const gradient = output_gradient_ + first * d_;
@@ -206,7 +206,8 @@ class Sweep {
     }
   }
 
-  [[gnu::noinline]] void displace(const T* __restrict hidden, const T* __restrict delta, T* __restrict moved) const {
+  [[gnu::noinline]] void displace(const T* __restrict hidden, const T* __restrict delta,
+                                  T* __restrict moved) const {
     const T unit = shared_.factors.unit;
     T largest = 0;
 #pragma omp simd reduction(max : largest)

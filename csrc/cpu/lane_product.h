@@ -1,6 +1,7 @@
 // Products of small matrices with what lies in lanes: the tile that is summed up stays in registers.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <utility>
@@ -52,32 +53,34 @@ struct Tiles {
     size = count ? rows / count : 0;
     larger = count ? rows % count : 0;
   }
+  int64_t first(int64_t tile) const { return tile * size + std::min(tile, larger); }
+  int64_t rows(int64_t tile) const { return size + (tile < larger); }
   // Calls body(first row, rows) for every tile.
   template <typename Body>
   void each(const Body& body) const {
-    int64_t row = 0;
-    for (int64_t tile = 0; tile < count; ++tile) {
-      const int64_t rows = size + (tile < larger);
-      body(row, rows);
-      row += rows;
-    }
+    for (int64_t tile = 0; tile < count; ++tile) body(first(tile), rows(tile));
   }
 };
 
 // out = start + M in, M given by its columns: M[r][k] = weight[k * stride + r].
 template <typename T, int vectors>
 class Product {
-  // A row takes `vectors` registers; some are left for what is multiplied.
-  static constexpr int most_rows =
-      vector_registers * 7 / 8 / vectors > 1 ? vector_registers * 7 / 8 / vectors : 1;
   using Tile = void (*)(const T*, int64_t, int64_t, const T*, int64_t, const T*, T*, int64_t);
   template <int... rows>
   static constexpr std::array<Tile, sizeof...(rows)> tiles_of(std::integer_sequence<int, rows...>) {
     return {&product_tile<T, vectors, rows + 1>...};
   }
-  static constexpr auto tiles = tiles_of(std::make_integer_sequence<int, most_rows>{});
 
  public:
+  // A row takes `vectors` registers; some are left for what is multiplied.
+  static constexpr int most_rows =
+      vector_registers * 7 / 8 / vectors > 1 ? vector_registers * 7 / 8 / vectors : 1;
+  // The product_tile of so many rows, at most most_rows.
+  static Tile tile(int64_t rows) {
+    static constexpr auto tiles = tiles_of(std::make_integer_sequence<int, most_rows>{});
+    return tiles[static_cast<size_t>(rows - 1)];
+  }
+
   Product(int64_t rows, int64_t inputs, int64_t stride, int64_t in_stride = lanes, int64_t out_stride = lanes)
       : cut_(rows, most_rows),
         inputs_(inputs),
@@ -87,9 +90,8 @@ class Product {
 
   void operator()(const T* weight, const T* in, const T* start, T* out) const {
     cut_.each([&](int64_t row, int64_t rows) {
-      tiles[static_cast<size_t>(rows - 1)](weight + row, stride_, inputs_, in, in_stride_,
-                                           start ? start + row * out_stride_ : nullptr, out + row * out_stride_,
-                                           out_stride_);
+      tile(rows)(weight + row, stride_, inputs_, in, in_stride_, start ? start + row * out_stride_ : nullptr,
+                 out + row * out_stride_, out_stride_);
     });
   }
 

@@ -32,6 +32,41 @@ inline void transpose(Vector<T> (&rows)[vector_width<T>]) {
   }
 }
 
+// to[i][lane] = rows[lane][i] for the first `columns` of rows that are `stride` apart; 0 beyond the last of `samples`.
+template <typename T>
+void to_lanes(const T* rows, int64_t stride, int64_t samples, int64_t columns, T* to) {
+  constexpr int64_t side = vector_width<T>;
+  const int64_t whole = samples == lanes ? columns / side * side : 0;
+  for (int64_t i = 0; i < whole; i += side) {
+    for (int64_t lane = 0; lane < lanes; lane += side) {
+      Vector<T> square[side];
+      for (int64_t j = 0; j < side; ++j) square[j] = load(rows + (lane + j) * stride + i);
+      transpose<T>(square);
+      for (int64_t j = 0; j < side; ++j) store(to + (i + j) * lanes + lane, square[j]);
+    }
+  }
+  for (int64_t i = whole; i < columns; ++i)
+    for (int64_t lane = 0; lane < lanes; ++lane)
+      to[i * lanes + lane] = lane < samples ? rows[lane * stride + i] : T(0);
+}
+
+// rows[lane][i] = from[i][lane] for the first `samples` lanes.
+template <typename T>
+void from_lanes(const T* from, int64_t samples, int64_t columns, T* rows, int64_t stride) {
+  constexpr int64_t side = vector_width<T>;
+  const int64_t whole = samples == lanes ? columns / side * side : 0;
+  for (int64_t i = 0; i < whole; i += side) {
+    for (int64_t lane = 0; lane < lanes; lane += side) {
+      Vector<T> square[side];
+      for (int64_t j = 0; j < side; ++j) square[j] = load(from + (i + j) * lanes + lane);
+      transpose<T>(square);
+      for (int64_t j = 0; j < side; ++j) store(rows + (lane + j) * stride + i, square[j]);
+    }
+  }
+  for (int64_t lane = 0; lane < samples; ++lane)
+    for (int64_t i = whole; i < columns; ++i) rows[lane * stride + i] = from[i * lanes + lane];
+}
+
 // Calls body(group, column, columns) for tiles of 16 samples by up to 16 columns: a cache line of floats each way,
 // which is used up before a batch whose rows are a power of two apart drives it out.
 template <typename Body>

@@ -29,4 +29,4 @@ struct BcdColumns {
 
 }  // namespace altmin
 
-ALTMIN_OP(bcd_columns, void, BcdColumns)
+ALTMIN_WIDE_OP(bcd_columns, void, BcdColumns)

@@ -28,4 +28,4 @@ struct MemoryUpdate {
 
 }  // namespace altmin
 
-ALTMIN_OP(memory_update, void, MemoryUpdate)
+ALTMIN_WIDE_OP(memory_update, void, MemoryUpdate)

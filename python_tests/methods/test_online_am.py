@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import altmin_ext
+from altmin_ext import ops
 
 from .local_objectives import LocalObjectives, auto_step_size, spectral_bound
 
@@ -682,3 +683,24 @@ def test_a_loss_of_zero_is_a_place_to_stay() -> None:
     losses = [float(method.step(x, y).loss) for _ in range(1500)]
     assert losses[-1] < 1e-6
     assert max(losses[500:]) < 1e-2
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_residuals_that_are_not_finite_stop_the_step(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether stages are fitted one by one, as on a CPU, or in one call: the kernel's flags are the guard's own."""
+    model = altmin_ext.models.mlp(6, [5, 4], 3)
+    method = altmin_ext.make_method("am-adam", model)
+    method._residuals_at_once = at_once
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weight_residual = ops.weight_residual
+
+    def overflowing(*arguments: Any, guard: Tensor, **keywords: Any) -> None:
+        weight_residual(*arguments, guard=guard, **keywords)
+        guard[-1] = 1.0
+
+    monkeypatch.setattr(ops, "weight_residual", overflowing)
+    x, y = torch.randn(7, 6), torch.randint(3, (7,))
+    with pytest.raises(altmin_ext.DivergenceError, match="weight gradient of stage"):
+        method.step(x, y)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])

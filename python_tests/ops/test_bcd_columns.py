@@ -106,7 +106,7 @@ def test_against_float64(kernels: str, dtype: torch.dtype, options: dict[str, An
             assert_close(result, exact, 1e-12, what)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 def test_a_sweep_is_a_triangular_solve() -> None:
     """W <- (B - W tril(A, -1)) triu(A)^-1: every column meets those before it new and those behind it old."""
     random = Random(102)
@@ -117,7 +117,7 @@ def test_a_sweep_is_a_triangular_solve() -> None:
         assert_close(call(ops.bcd_columns, case).weight, expected, 1e-10, f"{rows} x {columns}")
 
 
-@pytest.mark.usefixtures("cpu_kernels")  # 300 sweeps take a while under the emulator
+@pytest.mark.usefixtures("wide_cpu_kernels")  # 300 sweeps take a while under the emulator
 @pytest.mark.parametrize("columns", [1, 2, 33, 65])
 def test_many_sweeps_solve_the_least_squares_problem(columns: int) -> None:
     case = arguments(Random(103), 7, columns, sweeps=300)
@@ -125,7 +125,7 @@ def test_many_sweeps_solve_the_least_squares_problem(columns: int) -> None:
     assert_close(call(ops.bcd_columns, case).weight, expected, 1e-10)
 
 
-@pytest.mark.usefixtures("cpu_kernels")  # 400 sweeps take a while under the emulator
+@pytest.mark.usefixtures("wide_cpu_kernels")  # 400 sweeps take a while under the emulator
 @pytest.mark.parametrize("options", OPTIONS)
 def test_many_sweeps_end_at_the_optimum(options: dict[str, Any]) -> None:
     """By its conditions (Karush, Kuhn and Tucker): they hold nowhere else, the objective being strictly convex."""
@@ -148,7 +148,7 @@ def test_many_sweeps_end_at_the_optimum(options: dict[str, Any]) -> None:
     assert 0.1 < share < 0.9 if threshold or case["nonnegative"] else share == 0
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("options", OPTIONS)
 def test_every_step_minimises_over_its_column(options: dict[str, Any]) -> None:
     """From column to column the objective never rises, and no other value of the column just set is better."""
@@ -173,7 +173,7 @@ def test_every_step_minimises_over_its_column(options: dict[str, Any]) -> None:
     assert (last < first).all()
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_column_of_which_nothing_was_seen_stays(dtype: torch.dtype, options: dict[str, Any]) -> None:
@@ -206,7 +206,7 @@ def test_a_column_of_which_nothing_was_seen_stays(dtype: torch.dtype, options: d
         assert_close(result[:, others], formula(rest), 1e-11)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_without_a_past_nothing_moves(dtype: torch.dtype, options: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ def test_without_a_past_nothing_moves(dtype: torch.dtype, options: dict[str, Any
     assert same_bits(call(ops.bcd_columns, case, dtype).weight, case["weight"].to(dtype))
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_two_sweeps_equal_two_calls(dtype: torch.dtype, options: dict[str, Any]) -> None:
@@ -226,7 +226,7 @@ def test_two_sweeps_equal_two_calls(dtype: torch.dtype, options: dict[str, Any])
     assert not same_bits(twice.weight, once.weight)
 
 
-@pytest.mark.usefixtures("cpu_kernels")  # a thousand calls take a while under the emulator
+@pytest.mark.usefixtures("wide_cpu_kernels")  # a thousand calls take a while under the emulator
 def test_hals_factorises_a_nonnegative_matrix() -> None:
     """X = W H of rank 4, from other factors: alternating sweeps over W and H bring W H closer to X each time."""
     random = Random(109)
@@ -247,7 +247,7 @@ def test_hals_factorises_a_nonnegative_matrix() -> None:
     assert last < 0.01 * first
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_nan_is_seen(dtype: torch.dtype, options: dict[str, Any]) -> None:
@@ -269,7 +269,7 @@ def test_a_nan_is_seen(dtype: torch.dtype, options: dict[str, Any]) -> None:
             assert torch.isnan(result).all()
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [2, 17, 64])
 def test_rows_are_independent(dtype: torch.dtype, rows: int) -> None:
@@ -282,7 +282,7 @@ def test_rows_are_independent(dtype: torch.dtype, rows: int) -> None:
         assert same_bits(call(ops.bcd_columns, {**case, **part}, dtype).weight, result[chosen])
 
 
-@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.usefixtures("wide_cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(301, 127), (5000, 7), (70, 500)])
 def test_threads_change_nothing(dtype: torch.dtype, shape: tuple[int, int]) -> None:

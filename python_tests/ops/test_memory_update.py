@@ -67,7 +67,7 @@ def test_against_float64(kernels: str, dtype: torch.dtype, bias: bool, forgettin
         assert same_bits(result.gram, result.gram.T.contiguous())
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("mean", [0.0, 1.0])
 def test_large_batch(mean: float) -> None:
     """Sums that add their samples one by one would lose digits that torch keeps."""
@@ -79,7 +79,7 @@ def test_large_batch(mean: float) -> None:
         assert_accurate(getattr(result, name), getattr(twin, name), value, name)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_bias_sees_a_one_in_every_sample(dtype: torch.dtype) -> None:
     case = arguments(Random(93), 200, 5, 3, forgetting=1.0)
@@ -89,7 +89,7 @@ def test_the_bias_sees_a_one_in_every_sample(dtype: torch.dtype) -> None:
     assert_close(result.cross[:, 5], case["code"].sum(0), 32 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_empty_batch_only_forgets(dtype: torch.dtype) -> None:
     for forgetting in (0.0, 0.5, 1.0):
@@ -99,7 +99,7 @@ def test_an_empty_batch_only_forgets(dtype: torch.dtype) -> None:
             assert torch.equal(getattr(result, name), (1 - forgetting) * case[name].to(dtype))
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("cut", [1, 100, 163])
 def test_a_batch_may_come_in_parts(bias: bool, cut: int) -> None:
@@ -115,7 +115,7 @@ def test_a_batch_may_come_in_parts(bias: bool, cut: int) -> None:
     assert_close(second.cross, whole.cross, 1e-12)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gram_stays_symmetric(dtype: torch.dtype) -> None:
     """To the last bit, however many minibatches it has seen."""
@@ -128,7 +128,7 @@ def test_gram_stays_symmetric(dtype: torch.dtype) -> None:
         case = {"gram": result.gram, "cross": result.cross}
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_nonfinite_activations_and_codes_are_seen(dtype: torch.dtype, bad: float) -> None:
@@ -154,7 +154,7 @@ def test_nonfinite_activations_and_codes_are_seen(dtype: torch.dtype, bad: float
         assert same_bits(result.gram, clean.gram)
 
 
-@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.usefixtures("wide_cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(50, 200, 127), (33, 3, 20_000), (5000, 190, 1)])
 def test_threads(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
