@@ -47,6 +47,7 @@ class Code(abc.ABC):
     activation: Tensor
     activation_displacement: Tensor | None
     takes_all_steps = False  # whether one call of step is all of them
+    moves_activation = True  # whether the stage above reads anything else than at the encode
 
     def __init__(self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags) -> None:
         self.pre = above.pre
@@ -277,7 +278,7 @@ class MatrixCode(Code):
         product = None
         if not first:
             product = self.map.forward(activation, self._residual)
-        elif below is not None:
+        elif below is not None and below.moves_activation:
             # W a + b - c is W (a - a0) + (c0 - c), both small, so that nothing cancels.
             assert below.activation_displacement is not None
             product = self.map.move(below.activation_displacement, below.unit, self._residual)
@@ -315,6 +316,7 @@ class FlippedCode(MatrixCode):
     """
 
     takes_all_steps = True
+    moves_activation = False
 
     @staticmethod
     def suits(above: BoundStage) -> bool:
@@ -332,11 +334,6 @@ class FlippedCode(MatrixCode):
                 f"{above.name!r} it does not; choose another surrogate."
             )
         return False
-
-    def set_batch(self, batch: int, like: Tensor) -> None:
-        super().set_batch(batch, like)
-        if self._flat_displacement is not None:
-            self._flat_displacement.zero_()
 
     def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
         matrix = self._above.matrix

@@ -93,6 +93,10 @@ class OnlineAMOptions(MethodOptions):
                 else ("scaling must be 'paper', but is 'released'")
             )
             raise ValueError(f"{wrong}, which the codes of an Elman layer cannot have.")
+        if self.l1_codes > 0 and any(stage.pre.has_underivable for stage in stages):
+            raise ValueError(
+                f"l1_codes must be 0, but is {self.l1_codes}: a code that Sign(surrogate='none') reads only flips."
+            )
         codes = 5 if recurrent or self.scaling == "released" else 1
         weights = 5 if recurrent else 1
         return dataclasses.replace(

@@ -155,7 +155,7 @@ convolutional = {
     "weight_decay": (0.0, 0.1),
 }
 deep = {"lr": (3e-4, 1e-3), "lr_schedule": ("cosine",), "weight_decay": (0.0,)}
-binary = {"batch_size": 100, "lr": (5e-4, 1e-3, 2e-3), "weight_decay": (0.0,)}
+binary = {"batch_size": 100, "lr": (2.5e-4, 5e-4, 1e-3, 2e-3), "weight_decay": (0.0,)}
 experiments = {
     "mnist-2x100": Experiment("mnist", mlp(100, 100), 10, 0.977, 10),
     "mnist-2x500": Experiment("mnist", mlp(500, 500), 10, 0.980, 10, **mnist_500),

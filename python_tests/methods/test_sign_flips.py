@@ -151,3 +151,10 @@ def test_further_steps_search_no_further(options: dict[str, int]) -> None:
     assert same == ("code_iterations" in options)
     losses = [float(method.step(x, y).loss) for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_l1_codes_are_refused() -> None:
+    """A threshold could only be ignored: the code ends where its flips do."""
+    model = altmin_ext.models.binary_mlp(6, [5, 4], 3, surrogate="none")
+    with pytest.raises(ValueError, match=r"^l1_codes must be 0, but is 0\.5: .*\.$"):
+        altmin_ext.make_method("am-adam", model, l1_codes=0.5)
