@@ -3,8 +3,8 @@
     python -m benchmarks.paper.depth [--networks "20 x 100" vgg8] [--minibatches 469]
 
 Every contender trains the same network on the same minibatches: MLPs of 2 to 50 hidden layers of 100 units and
-LeNet-5 on MNIST, and a VGG-like network of 8 convolutions on CIFAR-10, all but LeNet-5 with He's initialisation. An epoch of
-LeNet-5 has 469 minibatches. For every layer two numbers are kept:
+LeNet-5 on MNIST, and a VGG-like network of 8 convolutions on CIFAR-10, all but LeNet-5 with He's initialisation. An
+epoch of LeNet-5 has 469 minibatches. For every layer two numbers are kept:
 
 - how far its code moves in a step, RMS(c0 - c) / RMS(c0), the median over the minibatches. For backpropagation it is
   how far the gradient of a sample's loss would move it at a step size of 1;
