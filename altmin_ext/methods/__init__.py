@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from altmin_ext.errors import unknown_name
+from altmin_ext.methods.am_mem import AMMem
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport
+from altmin_ext.methods.memory import merge_memories
 from altmin_ext.methods.online_am import AMSGD, AMAdam
 from altmin_ext.methods.straight_through import StraightThrough
 from altmin_ext.network import as_chain
 
 _methods: dict[str, type[Method]] = {
-    cls.name: cls for cls in (AMSGD, AMAdam, StraightThrough, BackpropSGD, BackpropAdam)
+    cls.name: cls for cls in (AMSGD, AMAdam, AMMem, StraightThrough, BackpropSGD, BackpropAdam)
 }
 
 
@@ -80,4 +82,4 @@ def make_method(
     )
 
 
-__all__ = ["Method", "MethodOptions", "StepReport", "make_method", "method_class", "names"]
+__all__ = ["Method", "MethodOptions", "StepReport", "make_method", "merge_memories", "method_class", "names"]

@@ -248,6 +248,10 @@ class MatrixCode(Code):
         else:
             self.activation = self._moved_activation
 
+    def moved_code(self) -> Tensor:
+        """c0 - unit delta, where it is now."""
+        return self._shaped(self._code - self.unit * self.displacement)
+
     def pull_back(self, out: Tensor | None) -> Tensor:
         self._gram = None
         return self.map.pull_back(self._shaped(self.displacement), out)

@@ -156,6 +156,8 @@ class OnlineAM(Method):
     Options = OnlineAMOptions
     options: OnlineAMOptions
     Update: ClassVar[type[WeightUpdate]]
+    _stages_of_update: ClassVar[slice] = slice(None)
+    _keeps_codes: ClassVar[bool] = False  # and activations, as matrices, until the weights have been fitted
 
     def __init__(self, model: nn.Module, options: OnlineAMOptions, **common: Any) -> None:
         stages = split(model) if isinstance(model, nn.Module) else []
@@ -184,7 +186,8 @@ class OnlineAM(Method):
         self._taken = True
         correct = torch.empty((), dtype=torch.int64, device=self.device) if self.loss.counts_correct else None
         self._scratch = (torch.empty((), dtype=self.dtype, device=self.device), correct)
-        self._update = self.Update(self._stages, self._guard, first_flag=count)
+        trained = self._stages[self._stages_of_update]
+        self._update = self.Update(trained, self._guard, first_flag=2 * count - len(trained))
         self._scalars_are_for: tuple[Any, ...] | None = None
         self._steepness = Steepness(self._stages[1:], self._rows, self.seed, self._like)
         self._bound_shape: torch.Size | None = None
@@ -199,7 +202,7 @@ class OnlineAM(Method):
     def _make_codes(self) -> list[Code]:
         o = self.options
         several = o.code_iterations is not None and o.code_iterations > 1
-        once = not several and o.weight_iterations == 1 and o.l1_codes == 0
+        once = not (self._keeps_codes or several) and o.weight_iterations == 1 and o.l1_codes == 0
         count = len(self._stages)
         pairs = list(itertools.pairwise(self._stages))
         in_lanes = [once and ConvolutionCode.suits(stage, above) for stage, above in pairs]
@@ -286,9 +289,8 @@ class OnlineAM(Method):
             self._update_code(l, y)
         objective = None
         for iteration in range(self.options.weight_iterations or 1):
-            terms = self._weight_gradients(inputs, y, iteration)
+            terms = self._fit_weights(inputs, y, iteration)
             objective = terms if iteration == 0 else objective
-            self._update.update()
         self._taken = self._looks_later or not self._diverged()
         if self._taken:
             for stage in self._stages:
@@ -358,6 +360,12 @@ class OnlineAM(Method):
     def _pull_back_loss(self, out: Tensor | None) -> Tensor:
         residual = self._output_residual
         return self._predictor.pull_back(residual.view(len(residual), *self._output_shape), out)
+
+    def _fit_weights(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
+        """A step of all stages' weights towards the updated codes; returns what ``_weight_gradients`` does."""
+        terms = self._weight_gradients(x, y, iteration)
+        self._update.update()
+        return terms
 
     def _weight_gradients(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
         """Gradients of all stages' weight objectives at the updated codes, into the maps' buffers.
@@ -451,8 +459,8 @@ class OnlineAM(Method):
             copy_from_host(own[: len(host)], host)
         rates = [o.lr * self.learning_rate_factor] * len(self._codes)
         self._update.set_scalars(
-            [*rates, (o.lr_out or 0.0) * self.learning_rate_factor],
-            [*factors, 1 / batch],
+            [*rates, (o.lr_out or 0.0) * self.learning_rate_factor][self._stages_of_update],
+            [*factors, 1 / batch][self._stages_of_update],
             o.weight_decay,
             o.l1_weights,
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from altmin_ext.network.chain import Chain
 from altmin_ext.network.pieces import AffinePiece, Piece
+
+Affine: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 _largest_kernel, _most_channels = 5, 32  # beyond, torch's own convolutions are as fast
 
@@ -23,10 +26,12 @@ class Map(abc.ABC):
         gradients: one buffer per entry of ``parameters``.
         matrix: whose norm bounds the Jacobian in the input, where that is a matrix.
         is_alike: whether that Jacobian is the same for all samples, apart from what couples those of a batch.
+        affine: the Linear or convolution that the map is, where it is nothing else.
     """
 
     matrix: Tensor | None = None
     is_alike = True
+    affine: Affine | None = None
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
@@ -114,6 +119,7 @@ class LinearMap(EvaluatedMap):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.parameters())
+        self.affine = linear
         self.weight, self.bias = linear.weight, linear.bias
         self.n_in, self.n_out = linear.in_features, linear.out_features
         self._weight_gradient = self.gradient_of(linear.weight)
@@ -162,12 +168,13 @@ class LocalMap(EvaluatedMap):
         self._like = like
         self.saves_output = self._chain.saves_output
         self.is_alike = all(piece.is_alike for piece in pieces)
+        if len(pieces) == 1 and isinstance(pieces[0], AffinePiece):
+            self.affine = pieces[0].module
 
     @property
     def convolution(self) -> nn.Conv2d | None:
         """The module, where it is a single convolution that the kernels compute: small, with stride 1."""
-        first = self._chain.pieces[0]
-        module = first.module if len(self._chain.pieces) == 1 and isinstance(first, AffinePiece) else None
+        module = self.affine
         if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.groups != 1:
             return None
         plain = module.stride == module.dilation == (1, 1) and module.padding_mode == "zeros"

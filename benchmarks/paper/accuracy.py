@@ -193,7 +193,7 @@ experiments = {
         10,
         0.900,
         10,
-        **{**convolutional, "lr": (1e-3, 2e-3, 4e-3), "dropout": (0.0, 0.1)},
+        **{**convolutional, "lr": (1e-3, 2e-3, 4e-3)},
     ),
     "cifar-10-lenet5": Experiment(
         "cifar-10",
@@ -228,7 +228,13 @@ experiments = {
     "cifar-10-vgg8": Experiment("cifar-10", vgg8, 10, 0.0, 4, batch_size=128, **deep),
     "mnist-binary": Experiment("mnist", binary_mlp, 10, 0.978, 10, methods=("am-adam", "ste"), **binary),
     "mnist-binary-none": Experiment(
-        "mnist", derivative_free_binary_mlp, 10, 0.900, 10, methods=("am-adam",), **binary
+        "mnist",
+        derivative_free_binary_mlp,
+        10,
+        0.900,
+        10,
+        methods=("am-adam",),
+        **{**binary, "lr": (2.5e-4, 5e-4)},
     ),
 }
 

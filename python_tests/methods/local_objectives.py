@@ -283,14 +283,19 @@ class LocalObjectives:
         sides = list(zip([x, *codes], [*codes, None], strict=True))
         objective = [self._reported_objective(i, below, code, y) for i, (below, code) in enumerate(sides)]
         for index, (below, code) in enumerate(sides):
-            for _ in range(self.weight_iterations):
-                if parameters := self.stages[index].parameters():
-                    value = self._weight_objective(index, below, code, y)
-                    lr = self.lr_out if code is None else self.lr
-                    self._descend(self.stages[index], parameters, torch.autograd.grad(value, parameters), lr)
+            for iteration in range(self.weight_iterations):
+                if self.stages[index].parameters():
+                    self._fit(index, below, code, y, iteration)
 
         self.mu = min(self.mu + self.mu_increment, self.mu_max)
         return Report(float(self._loss(logits, y)), correct, objective)
+
+    def _fit(self, index: int, below: Tensor, code: Tensor | None, y: Tensor, iteration: int) -> None:
+        """A step of a stage's parameters on their objective."""
+        parameters = self.stages[index].parameters()
+        value = self._weight_objective(index, below, code, y)
+        lr = self.lr_out if code is None else self.lr
+        self._descend(self.stages[index], parameters, torch.autograd.grad(value, parameters), lr)
 
     def end_epoch(self) -> None:
         self.mu = min(self.mu * self.mu_multiplier, self.mu_max)

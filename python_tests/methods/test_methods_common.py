@@ -29,6 +29,7 @@ class Case:
 METHODS = {
     "adam": Case({"lr": 0.01}, codes=False, mu=False),
     "am-adam": Case({"lr": 0.01}),
+    "am-mem": Case({"lr": 0.01, "lr_memory": 0.5}),
     "am-sgd": Case({"lr": 0.5}),
     "sgd": Case({"lr": 0.1}, codes=False, mu=False),
     "ste": Case({"lr": 0.01}, codes=False, mu=False),
@@ -259,7 +260,8 @@ def test_learning_rate_factor(name: str) -> None:
     method = make(name, model)
     method.learning_rate_factor = 0.5
     run(method, x, y)
-    run(make(name, halved, lr=METHODS[name].options["lr"] / 2), x, y)
+    rates = {key: value / 2 for key, value in METHODS[name].options.items() if key.startswith("lr")}
+    run(make(name, halved, **rates), x, y)
     for one, other in zip(model.parameters(), halved.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 

@@ -1,0 +1,187 @@
+"""AM-mem: online alternating minimisation whose hidden stages remember all past data in two matrices each.
+
+Codes move as in AM-SGD and AM-Adam. The weights of a hidden stage are then not stepped along a gradient, but swept,
+by block coordinate descent over their columns, towards the solution of the least squares over everything the stage
+has seen (Choromanska et al. 2019, equation 7 and algorithm 3), which two matrices hold: A = sum of a~ a~^T and
+B = sum of c a~^T, with a~ = [a; 1]. The predictor learns by Adam.
+
+The paper's targets c are as old as the minibatches they come from, and hold the weights back. With
+``targets="refreshed"`` B is W~ A before every minibatch, as if the current weights had fitted the past perfectly, so
+that only the residual of the new one is news: recursive least squares, or a gradient step preconditioned by all the
+activations seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from altmin_ext.methods.base import option
+from altmin_ext.methods.codes import MatrixCode
+from altmin_ext.methods.memory import Memory, StageMemory, check_memories, remembers
+from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
+from altmin_ext.methods.weight_update import AdamUpdate
+from altmin_ext.network import BoundStage
+from altmin_ext.ops import CodeScalar
+
+
+@dataclasses.dataclass(frozen=True)
+class AMMemOptions(OnlineAMOptions):
+    """Options of :class:`AMMem`.
+
+    ``lr_memory``, ``forgetting`` and ``damping`` default to None, which stands for .5, .3 and 3 with
+    ``targets="refreshed"``, and for what the paper does with ``targets="memory"``: 1, 0 and 0.
+
+    With ``stage_scaling="displacement"`` a refreshed target is as far from the weights' own output as ``lr_memory``
+    says, in RMS over the minibatch, however small the displacement of the code; a minibatch then counts by
+    ``lr_memory * forgetting``, which is what to tune first. With "none" it is ``lr_memory`` times the displacement.
+    """
+
+    lr: float = option(3e-3, "learning rate of the predictor")
+    targets: str = option(
+        "refreshed",
+        "'refreshed': all but the new minibatch counts as fitted; 'memory': B remembers, as published",
+    )
+    lr_memory: float | None = option(
+        None, "how far hidden weights go towards the solution (None: .5; 1 with targets='memory')"
+    )
+    forgetting: float | None = option(
+        None, "the share of the past forgotten with each minibatch (None: .3; 0 with targets='memory')"
+    )
+    damping: float | None = option(
+        None, "added to A's diagonal, in units of its mean (None: 3; 0 with targets='memory')"
+    )
+    sweeps: int = option(1, "sweeps over the columns per minibatch")
+    nonnegative: bool = option(False, "hidden weights are clipped at zero, biases excepted")
+    memories: Sequence[Memory] | None = option(
+        None, "(A, B) of every hidden stage to begin with, as method.memories returns them", flag=False
+    )
+
+    _by_targets: ClassVar[dict[str, dict[str, float]]] = {
+        "refreshed": {"lr_memory": 0.5, "forgetting": 0.3, "damping": 3.0},
+        "memory": {"lr_memory": 1.0, "forgetting": 0.0, "damping": 0.0},
+    }
+
+    def __post_init__(self) -> None:
+        self._check_choice("targets", tuple(self._by_targets))
+        for name, value in self._by_targets[self.targets].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        super().__post_init__()
+
+    def check(self) -> None:
+        super().check()
+        self._check_number("lr_memory", minimum=0.0)
+        if self.targets == "memory" and self.lr_memory != 1:
+            raise ValueError(f"lr_memory must be 1 with targets='memory', but is {self.lr_memory!r}.")
+        self._check_number("forgetting", minimum=0.0)
+        if (self.forgetting or 0.0) > 1:
+            raise ValueError(f"forgetting must be at most 1, but is {self.forgetting!r}.")
+        self._check_number("damping", minimum=0.0)
+        self._check_count("sweeps")
+        self._check_type("nonnegative", bool)
+        if self.memories is not None:
+            check_memories("memories", self.memories)
+
+    def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
+        for stage in stages[:-1]:
+            if not remembers(stage.map.affine):
+                raise ValueError(
+                    f"model must have a Linear or a plain Conv1d or Conv2d in each hidden stage for am-mem, "
+                    f"but stage {stage.name!r} is something else; use am-adam."
+                )
+        return super().for_model(stages)
+
+
+class AMMem(OnlineAM):
+    """AM-mem, section 3 of the paper.
+
+    Memory: for every hidden stage (n + 1)^2 numbers, n being its inputs or the numbers of a filter, and with
+    ``targets="memory"`` m (n + 1) more, m being its outputs.
+
+    Attributes:
+        memories: (A, B) of every hidden stage, copies; A has both triangles.
+    """
+
+    name = "am-mem"
+    Options = AMMemOptions
+    options: AMMemOptions
+    Update = AdamUpdate
+    _stages_of_update = slice(-1, None)
+    _keeps_codes = True
+
+    def __init__(self, model: nn.Module, options: AMMemOptions, **common: Any) -> None:
+        super().__init__(model, options, **common)
+        self._looks_later = False  # what is not finite must not get into the memory
+        o = self.options
+        self._with_targets = o.targets == "memory"
+        self._memories = [
+            StageMemory(
+                stage.map, forgetting=o.forgetting or 0.0, threshold=o.l1_weights, nonnegative=o.nonnegative,
+                sweeps=o.sweeps, damping=o.damping or 0.0, with_targets=self._with_targets,
+            )
+            for stage in self._stages[:-1]
+        ]  # fmt: skip
+        if o.memories is not None:
+            self._check_shapes("memories", o.memories)
+            self._load(o.memories)
+
+    @property
+    def memories(self) -> list[Memory]:
+        return [memory.state() for memory in self._memories]
+
+    def _fit_weights(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
+        terms = self._weight_gradients(x, y, iteration)
+        if any(self._guard_list()):
+            return terms
+        o, factor = self.options, self.learning_rate_factor
+        inputs = [x, *(code.activation for code in self._codes)]
+        solutions = []
+        for memory, code, activation in zip(self._memories, self._codes, inputs, strict=False):
+            assert isinstance(code, MatrixCode)
+            if iteration == 0:
+                memory.remember(activation, code.moved_code() if self._with_targets else None)
+            if self._with_targets:
+                solutions.append(memory.solve_targets())
+            else:
+                scaled = o.stage_scaling == "displacement"
+                rate = (o.lr_memory or 0.0) * factor
+                solutions.append(memory.solve_residual(rate if scaled else rate * code.row[CodeScalar.scale]))
+        for i, weights in enumerate(solutions):
+            if not bool(weights.isfinite().all()):
+                self._flags[len(self._stages) + i].fill_(1.0)
+                return terms
+        for memory, weights in zip(self._memories, solutions, strict=True):
+            memory.put(weights, o.lr * factor * o.weight_decay)
+        self._update.update()
+        return terms
+
+    def state_dict(self) -> dict[str, Any]:
+        memories = [(memory.gram.clone(), memory.cross.clone()) for memory in self._memories]
+        return {**super().state_dict(), "memories": memories}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state.get("method") == self.name:
+            own = [[tuple(m.gram.shape), tuple(m.cross.shape)] for m in self._memories]
+            found = [[tuple(matrix.shape) for matrix in memory] for memory in state["memories"]]
+            if found != own:
+                raise ValueError(f"state's memories must have the shapes {own}, but have {found}.")
+        super().load_state_dict(state)
+        self._load(state["memories"])
+
+    def _check_shapes(self, name: str, memories: Sequence[Memory]) -> None:
+        own = [[tuple(m.gram.shape), tuple(m.weights.shape)] for m in self._memories]
+        found = [[tuple(matrix.shape) for matrix in memory] for memory in memories]
+        if found != own:
+            raise ValueError(f"{name} must have the shapes {own} for this model, but has {found}.")
+
+    def _load(self, memories: Sequence[Memory]) -> None:
+        for memory, given in zip(self._memories, memories, strict=True):
+            memory.load(given)
+
+    @classmethod
+    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
+        return "am-mem looks at its flags in every step"

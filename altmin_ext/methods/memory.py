@@ -1,0 +1,230 @@
+"""The memory of a stage: two matrices in which all the minibatches it has seen are summed up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.network import Map
+from altmin_ext.ops import MemoryScalar
+
+Memory = tuple[Tensor, Tensor]
+
+_patch_numbers = 1 << 22  # of a convolution's patches that are held at a time
+
+
+def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Memory]:
+    """The memories of two runs over different data as one: what they have seen simply adds up.
+
+    With ``forgetting=0``, ``targets="memory"`` and the weights fixed it is the memory of one run over both, up to
+    rounding.
+
+    Args:
+        first: (A, B) of every hidden stage, as ``method.memories`` returns them.
+        second: likewise, of the same architecture.
+
+    Returns:
+        New memories, for ``make_method("am-mem", model, memories=...)``.
+
+    Raises:
+        TypeError: an entry is no pair of tensors.
+        ValueError: the two are of different stages.
+    """
+    for name, memories in (("first", first), ("second", second)):
+        check_memories(name, memories)
+    shapes = [
+        [tuple(matrix.shape) for memory in memories for matrix in memory] for memories in (first, second)
+    ]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"second must have the shapes of first, {shapes[0]}, but has {shapes[1]}.")
+    return [(a + c, b + d) for (a, b), (c, d) in zip(first, second, strict=True)]
+
+
+def check_memories(name: str, memories: Sequence[Memory]) -> None:
+    """Raise a TypeError unless it is a sequence of pairs of tensors."""
+    for entry in memories:
+        if not (
+            isinstance(entry, (tuple, list)) and len(entry) == 2 and all(isinstance(m, Tensor) for m in entry)
+        ):
+            raise TypeError(f"{name} must be a sequence of pairs (A, B) of tensors, but holds {entry!r}.")
+
+
+class StageMemory:
+    """A = sum of a~ a~^T and B = sum of c a~^T over all that a stage has seen, and the weights that fit them.
+
+    a~ is what the stage's map takes, with a 1 for the bias: for a convolution, each of its patches.
+
+    Args:
+        map: its parameters; W~ = [W b], of which a frozen part stays.
+        forgetting: the share of the past that every minibatch makes forgotten.
+        threshold: l1 penalty of the weights, biases excepted.
+        nonnegative: whether weights are clipped at zero, biases excepted.
+        sweeps: block coordinate descents over the columns per solution.
+        damping: added to A's diagonal, in units of its mean.
+        with_targets: whether B is kept; else it is W~ A whenever it is asked for.
+    """
+
+    def __init__(
+        self, map: Map, *, forgetting: float, threshold: float, nonnegative: bool, sweeps: int, damping: float,
+        with_targets: bool,
+    ) -> None:  # fmt: skip
+        assert map.affine is not None
+        self._map, self._module = map, map.affine
+        weight = self._module.weight
+        self._trains_weight, self._trains_bias = weight.requires_grad, self._bias is not None
+        self._nonnegative, self._sweeps, self._damping = nonnegative, sweeps, damping
+        columns, rows = weight[0].numel(), len(weight)
+        n = columns + (self._module.bias is not None)
+        self._free = slice(0 if self._trains_weight else columns, n if self._trains_bias else columns)
+        self.gram = weight.new_zeros(n, n, requires_grad=False)
+        self.cross = weight.new_zeros(rows if with_targets else 0, n, requires_grad=False)
+        self._scalars = torch.zeros(2, len(MemoryScalar), dtype=torch.float64, device=weight.device)
+        self._scalars[:, MemoryScalar.threshold] = threshold
+        self._scalars[0, MemoryScalar.forgetting] = forgetting
+        self._has_prox = threshold > 0 or nonnegative
+
+    @property
+    def _bias(self) -> Tensor | None:
+        bias = self._module.bias
+        return bias if bias is not None and bias.requires_grad else None
+
+    @property
+    def weights(self) -> Tensor:
+        """(rows, columns), W~ as it is now, in memory of its own."""
+        m = self._module
+        weight = m.weight.detach().flatten(1)
+        return weight.clone() if m.bias is None else torch.cat([weight, m.bias.detach()[:, None]], 1)
+
+    def load(self, memory: Memory) -> None:
+        """Begin with what (A, B) have seen; their shapes have been checked."""
+        self.gram.copy_(memory[0])
+        if len(self.cross):
+            self.cross.copy_(memory[1])
+
+    def state(self) -> Memory:
+        """(A, B), in memory of their own."""
+        cross = self.cross.clone() if len(self.cross) else self.weights @ self.gram
+        return self.gram.clone(), cross
+
+    def remember(self, activation: Tensor, code: Tensor | None) -> None:
+        """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept."""
+        scalars = self._scalars[0]
+        for a, c in self._rows(activation, code):
+            ops.memory_update(a, c, self.gram, self.cross, scalars)
+            scalars = torch.zeros_like(scalars)
+
+    def solve_targets(self) -> Tensor:
+        """W~ after the sweeps over min tr(W~ A W~^T) / 2 - tr(W~ B^T): equation (7)."""
+        weights = self.weights
+        with _Damped(self.gram, self._damping) as added:
+            self._sweep(weights, self.cross if added is None else self.cross + added * weights)
+        return weights
+
+    def solve_residual(self, rate: Tensor | float) -> Tensor:
+        """W~ after the sweeps where B is W~ A minus ``rate`` times the gradients that the map's buffers hold.
+
+        Without a proximal map it is the change D of W~ that is swept for, D A = - rate gradient from D = 0, since in
+        the difference of W~ A and B what is new would be lost.
+        """
+        residual = self._gradient() * (-rate)
+        weights = self.weights
+        with _Damped(self.gram, self._damping):
+            if self._has_prox:
+                self._sweep(weights, torch.addmm(residual, weights, self.gram))
+            else:
+                change = torch.zeros_like(weights)
+                self._sweep(change, residual)
+                weights += change
+        return weights
+
+    def put(self, weights: Tensor, decay: float) -> None:
+        """The map's parameters <- (1 - decay) W~, but for what is frozen."""
+        weights = weights if decay == 0 else weights * (1 - decay)
+        m = self._module
+        if self._trains_weight:
+            columns = m.weight[0].numel()
+            m.weight.copy_(weights[:, :columns].view_as(m.weight))
+        if self._bias is not None:
+            self._bias.copy_(weights[:, -1])
+
+    def _sweep(self, weights: Tensor, cross: Tensor) -> None:
+        free, gram = self._free, self.gram
+        has_bias = self._trains_bias
+        if free == slice(0, len(gram)):
+            ops.bcd_columns(weights, gram, cross, self._scalars[0], self._sweeps, has_bias, self._nonnegative)
+            return
+        frozen = weights.clone()
+        frozen[:, free] = 0
+        own, cross = weights[:, free].contiguous(), (cross - frozen @ gram)[:, free].contiguous()
+        block = gram[free, free].contiguous()
+        ops.bcd_columns(own, block, cross, self._scalars[0], self._sweeps, has_bias, self._nonnegative)
+        weights[:, free] = own
+
+    def _gradient(self) -> Tensor:
+        """The gradient in W~ from the map's buffers, zero for what is frozen."""
+        m, gradient = self._module, torch.zeros_like(self.weights)
+        if (of_weight := self._map.gradient_of(m.weight)) is not None:
+            gradient[:, : of_weight[0].numel()] = of_weight.flatten(1)
+        if self._bias is not None and (of_bias := self._map.gradient_of(self._bias)) is not None:
+            gradient[:, -1] = of_bias
+        return gradient
+
+    def _rows(self, activation: Tensor, code: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows, columns) of a~, and of the codes if given, a convolution's in parts of bounded size."""
+        m = self._module
+        if isinstance(m, nn.Linear):
+            a = activation.reshape(-1, m.in_features).contiguous()
+            yield a, a.new_empty(len(a), 0) if code is None else code.reshape(-1, m.out_features).contiguous()
+            return
+        size = max(1, _patch_numbers // patches_of(m, activation[:1]).numel())
+        for begin in range(0, len(activation), size):
+            patches = patches_of(m, activation[begin : begin + size])
+            own = (
+                None if code is None else code[begin : begin + size].flatten(2).transpose(1, 2).flatten(0, 1)
+            )
+            yield patches, patches.new_empty(len(patches), 0) if own is None else own.contiguous()
+
+
+def remembers(affine: nn.Module | None) -> bool:
+    """Whether it is a module whose memory can be kept."""
+    if isinstance(affine, (nn.Conv1d, nn.Conv2d)):
+        return affine.groups == 1 and affine.padding_mode == "zeros" and not isinstance(affine.padding, str)
+    return isinstance(affine, nn.Linear)
+
+
+def patches_of(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d, activation: Tensor) -> Tensor:
+    """(B * positions, numbers of a filter), what the convolution multiplies its weight with."""
+    m = convolution
+    assert not isinstance(m.padding, str)
+    if isinstance(m, nn.Conv1d):  # an image of one row
+        shape = [(1, *m.kernel_size), (1, *m.dilation), (0, *m.padding), (1, *m.stride)]
+        return F.unfold(activation[:, :, None], *shape).transpose(1, 2).flatten(0, 1).contiguous()
+    return (
+        F.unfold(activation, m.kernel_size, m.dilation, m.padding, m.stride)
+        .transpose(1, 2)
+        .flatten(0, 1)
+        .contiguous()
+    )
+
+
+class _Damped:
+    """While it is entered, the diagonal of A has so many times its mean added to it; gives what was added."""
+
+    def __init__(self, gram: Tensor, damping: float) -> None:
+        self._diagonal, self._damping = gram.diagonal(), damping
+
+    def __enter__(self) -> Tensor | None:
+        if self._damping == 0:
+            return None
+        self._before = self._diagonal.clone()
+        added = self._damping * self._before.mean()
+        self._diagonal += added
+        return added
+
+    def __exit__(self, *_: object) -> None:
+        if self._damping != 0:
+            self._diagonal.copy_(self._before)

@@ -1,0 +1,325 @@
+"""am-mem against float64 solutions of its own least squares, and the laws its memory must obey.
+
+Oracle: A is the second derivative, and B the first, of what a stage's output is asked for, by autograd through the
+module itself; every column is then moved to the minimum of the quadratic that A and B make.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import altmin_ext
+from altmin_ext import merge_memories
+
+from .local_objectives import LocalObjectives
+from .test_methods_common import assert_sentence
+from .test_online_am import batches, distance, mlp, seeded
+
+CLASSES = 5
+
+
+class MemoryObjectives(LocalObjectives):
+    """Steps of am-mem: its hidden stages are fitted to A and B, one column after the other."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        targets: str = "refreshed",
+        lr_memory: float = 0.5,
+        forgetting: float = 0.3,
+        damping: float = 3.0,
+        sweeps: int = 1,
+        nonnegative: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, "am-adam", **{"lr": 3e-3, **options})
+        self.refreshed = targets == "refreshed"
+        self.rate, self.forgetting, self.damping = lr_memory, forgetting, damping
+        self.sweeps, self.nonnegative = sweeps, nonnegative
+        self.memories: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def _fit(self, index: int, below: Tensor, code: Tensor | None, y: Tensor, iteration: int) -> None:
+        if code is None:
+            super()._fit(index, below, code, y, iteration)
+            return
+        module, a = self.stages[index].linear, self._run(self.stages[index].before, below).detach()
+        weights = flat(module)
+        gram = derivative(lambda w: output(module, a, w)[:, :1].square().sum() / 2, weights, order=2)
+        now = output(module, a, weights)
+        residual = now - code
+        if self.refreshed:
+            residual = self.rate * residual / (self.displacements[index] if self.displacement else 1.0)
+        cross = derivative(lambda w: (output(module, a, w) * (now - residual)).sum(), weights)
+        zeros = torch.zeros_like(gram), torch.zeros_like(cross)
+        before, targets = self.memories.get(index, zeros)
+        if iteration == 0:
+            if self.refreshed:
+                targets = weights @ before
+            kept = 1 - self.forgetting
+            memory = kept * before + gram, kept * targets + cross
+        elif self.refreshed:
+            memory = before, weights @ (before - gram) + cross
+        else:
+            memory = before, targets
+        self.memories[index] = memory
+        d = self.damping * memory[0].diagonal().mean()
+        sides = memory[0] + d * torch.eye(len(memory[0]), dtype=torch.float64), memory[1] + d * weights
+        put(module, self._sweep(weights, *sides, module.bias is not None) * (1 - self.lr * self.weight_decay))
+
+    def _sweep(self, weights: Tensor, gram: Tensor, cross: Tensor, has_bias: bool) -> Tensor:
+        weights = weights.clone()
+        largest = gram.diagonal().max()
+        for _ in range(self.sweeps):
+            for j in range(len(gram)):
+                if gram[j, j] <= torch.finfo(gram.dtype).eps * largest:
+                    continue
+                column = weights[:, j] + (cross[:, j] - weights @ gram[:, j]) / gram[j, j]
+                if not (has_bias and j == len(gram) - 1):
+                    column = F.softshrink(column, float(self.l1_weights / gram[j, j]))
+                    column = column.clamp(min=0) if self.nonnegative else column
+                weights[:, j] = column
+        return weights
+
+
+def flat(module: nn.Module) -> Tensor:
+    """[W b]."""
+    weight = module.weight.detach().flatten(1)
+    return weight.clone() if module.bias is None else torch.cat([weight, module.bias.detach()[:, None]], 1)
+
+
+def split(module: nn.Module, weights: Tensor) -> dict[str, Tensor]:
+    columns = module.weight[0].numel()
+    named = {"weight": weights[:, :columns].view(-1, *module.weight.shape[1:])}
+    return named if module.bias is None else {**named, "bias": weights[:, -1]}
+
+
+def output(module: nn.Module, a: Tensor, weights: Tensor) -> Tensor:
+    return functional_call(module, split(module, weights), (a,))
+
+
+def put(module: nn.Module, weights: Tensor) -> None:
+    for name, value in split(module, weights).items():
+        getattr(module, name).data.copy_(value)
+
+
+def derivative(objective: Any, weights: Tensor, order: int = 1) -> Tensor:
+    """The gradient in all weights; or the second derivative in those of the first output."""
+    if order == 1:
+        w = weights.clone().requires_grad_()
+        return torch.autograd.grad(objective(w), w)[0]
+    rest = weights[1:]
+    return torch.autograd.functional.hessian(lambda row: objective(torch.cat([row[None], rest])), weights[0])
+
+
+def replay(model: nn.Module, data: list[tuple[Tensor, Tensor]], **options: Any) -> Any:
+    reference = MemoryObjectives(model, **options)
+    method = altmin_ext.make_method("am-mem", model, **options)
+    for number, (x, y) in enumerate(data):
+        method.step(x, y)
+        reference.step(x, y, step_sizes=method.code_step_sizes.tolist())
+        assert distance(model, reference.model) < 1e-9, number
+    for (gram, cross), (own, targets) in zip(method.memories, reference.memories.values(), strict=True):
+        torch.testing.assert_close(gram, own, rtol=1e-10, atol=1e-10)
+        if options.get("targets") == "memory":
+            torch.testing.assert_close(cross, targets, rtol=1e-10, atol=1e-10)
+    return method
+
+
+PAPER = {"targets": "memory", "forgetting": 0.0, "damping": 0.0, "lr_memory": 1.0}
+OPTIONS = [
+    {},
+    {"sweeps": 3, "forgetting": 0.0, "damping": 0.5},
+    {"stage_scaling": "none"},
+    {"weight_iterations": 2, "weight_decay": 0.1},
+    {"l1_weights": 0.3},
+    {"nonnegative": True},
+    {"code_iterations": 3, "code_momentum": 0.5},
+    PAPER,
+    {**PAPER, "forgetting": 0.2, "damping": 0.1, "weight_iterations": 2},
+    {**PAPER, "l1_weights": 0.3, "sweeps": 2},
+    {**PAPER, "nonnegative": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_step(options: dict[str, Any]) -> None:
+    # Fewer samples than inputs, then more: columns of which nothing has been seen, and a singular A.
+    replay(mlp(), list(batches((5, 32, 32, 7, 32, 1, 32, 32))), **options)
+
+
+@pytest.mark.parametrize("options", [{}, PAPER], ids=["refreshed", "memory"])
+def test_convolutions(options: dict[str, Any]) -> None:
+    """By their patches, whatever their stride, padding and dilation."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(3, 4, 2, dilation=2, bias=False),
+            nn.ReLU(), nn.Flatten(2), nn.Conv1d(4, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(18, CLASSES),
+        )  # fmt: skip
+
+    generator = torch.Generator().manual_seed(1)
+    data = [
+        (
+            torch.randn(batch, 2, 9, 7, generator=generator, dtype=torch.float64),
+            torch.randint(CLASSES, (batch,), generator=generator),
+        )
+        for batch in (6, 8, 3)
+    ]
+    replay(seeded(build), data, **options)
+
+
+def test_patches_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few patches are held at a time, and the past is forgotten once."""
+    from altmin_ext.methods import memory
+
+    def trained() -> nn.Module:
+        model = seeded(
+            lambda: nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(18, CLASSES))
+        )
+        method = altmin_ext.make_method("am-mem", model, targets="memory", forgetting=0.5)
+        for x, y in batches((11, 6)):
+            method.step(x[:, None], y)
+        return model
+
+    whole = trained()
+    monkeypatch.setattr(memory, "_patch_numbers", 2 * 6 * 4)
+    assert distance(trained(), whole) < 1e-12
+
+
+# ------------------------------------------------------------------------------------------ the memory
+
+
+def test_memories_merge() -> None:
+    """Where weights stand still, A and B of two runs add up to those of one over all the data."""
+    data = list(batches((20, 13, 20)))
+
+    def run(minibatches: list[tuple[Tensor, Tensor]]) -> Any:
+        method = altmin_ext.make_method("am-mem", mlp(), targets="memory", lr=0.0, lr_codes=0.1)
+        for memory in method._memories:
+            memory.put = lambda weights, decay: None  # the weights stand still
+        for x, y in minibatches:
+            method.step(x, y)
+        return method.memories
+
+    merged, whole = merge_memories(run(data[:1]), run(data[1:])), run(data)
+    for one, other in zip(merged, whole, strict=True):
+        for own, exact in zip(one, other, strict=True):
+            torch.testing.assert_close(own, exact, rtol=1e-12, atol=1e-12)
+
+
+def test_memories_can_be_handed_on() -> None:
+    """A method that begins with another's memories goes on as that one does."""
+    (x, y), *rest = batches((30, 20, 25))
+    model = mlp()
+    first = altmin_ext.make_method("am-mem", model, targets="memory", lr=0.0)
+    first.step(x, y)
+    other_model = copy.deepcopy(model)
+    second = altmin_ext.make_method("am-mem", other_model, targets="memory", lr=0.0, memories=first.memories)
+    second._steepness.load_state_dict(first.state_dict())
+    for x, y in rest:
+        first.step(x, y)
+        second.step(x, y)
+    assert distance(model, other_model) < 1e-12
+
+
+def test_refreshed_cross_is_that_of_the_weights() -> None:
+    method = altmin_ext.make_method("am-mem", model := mlp())
+    for x, y in batches((30, 20)):
+        method.step(x, y)
+    for (gram, cross), module in zip(method.memories, (model[1], model[3]), strict=True):
+        torch.testing.assert_close(cross, flat(module) @ gram, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_not_finite_is_not_remembered() -> None:
+    method = altmin_ext.make_method("am-mem", model := mlp(), targets="memory")
+    (x, y), (bad, _) = batches((32, 32))
+    method.step(x, y)
+    memories, weights = method.memories, copy.deepcopy(model)
+    bad[3, 1, 2] = float("nan")
+    with pytest.raises(altmin_ext.DivergenceError):
+        method.step(bad, y)
+    assert distance(model, weights) == 0
+    for one, other in zip(method.memories, memories, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias", "both"])
+@pytest.mark.parametrize("options", [{}, PAPER], ids=["refreshed", "memory"])
+def test_frozen_parts_stay(frozen: str, options: dict[str, Any]) -> None:
+    """What is left moves to the minimum of the same quadratic over itself."""
+    model = mlp()
+    linear = model[1]
+    for name in ("weight", "bias"):
+        getattr(linear, name).requires_grad_(frozen not in (name, "both"))
+    before = flat(linear)
+    method = altmin_ext.make_method("am-mem", model, sweeps=500, lr=0.0, **options)
+    ((x, y),) = batches((64,))
+    method.step(x, y)
+    free = {"weight": slice(12, 13), "bias": slice(0, 12), "both": slice(0, 0)}[frozen]
+    after = flat(linear)
+    held = torch.ones(13, dtype=torch.bool)
+    held[free] = False
+    assert torch.equal(after[:, held], before[:, held])
+    if options:
+        gram, cross = method.memories[0]
+        gradient = (after @ gram - cross)[:, free]
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-9)
+        assert frozen == "both" or not torch.equal(after, before)
+
+
+def test_memory_does_not_grow() -> None:
+    method = altmin_ext.make_method("am-mem", mlp())
+    sizes = []
+    for x, y in batches((32,) * 3):
+        method.step(x, y)
+        sizes.append([matrix.numel() for memory in method.memories for matrix in memory])
+    assert sizes[0] == sizes[1] == sizes[2] == [13 * 13, 16 * 13, 17 * 17, 11 * 17]
+
+
+# ------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"forgetting": 1.5}, ("forgetting", "1.5")),
+        ({"forgetting": -0.1}, ("forgetting", "-0.1")),
+        ({"damping": -1.0}, ("damping", "-1")),
+        ({"sweeps": 0}, ("sweeps", "0")),
+        ({"targets": "stale"}, ("targets", "'stale'", "'refreshed'")),
+        ({"targets": "memory", "lr_memory": 0.5}, ("lr_memory", "0.5")),
+    ],
+    ids=str,
+)
+def test_bad_options_are_refused(options: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=words[0]) as error:
+        altmin_ext.make_method("am-mem", mlp(), **options)
+    assert_sentence(error, *words)
+
+
+def test_bad_memories_are_refused() -> None:
+    good = altmin_ext.make_method("am-mem", mlp()).memories
+    with pytest.raises(ValueError, match="memories") as error:
+        altmin_ext.make_method("am-mem", mlp(), memories=good[:1])
+    assert_sentence(error, "memories", "(13, 13)")
+    with pytest.raises(TypeError) as type_error:
+        altmin_ext.make_method("am-mem", mlp(), memories=[1, 2])
+    assert_sentence(type_error, "memories", "1")
+    with pytest.raises(ValueError, match="second") as error:
+        merge_memories(good, good[:1])
+    assert_sentence(error, "second", "(13, 13)")
+
+
+def test_stages_without_a_memory_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    with pytest.raises(ValueError, match="must have a Linear") as error:
+        altmin_ext.make_method("am-mem", model)
+    assert_sentence(error, "Linear", "am-adam")
