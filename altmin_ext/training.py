@@ -61,7 +61,8 @@ def train(
         steps: train on at most that many minibatches in all; None for no limit. The epoch that it cuts short
             is recorded like any other.
         batch_size: samples of a minibatch. The last one of an epoch holds what is left; data smaller than
-            ``batch_size`` are one minibatch. A DataLoader or an iterable of batches is used as it is.
+            ``batch_size`` are one minibatch. A DataLoader or an iterable of batches is used as it is. Methods that
+            take the whole training set at once do not ask.
         shuffle: a new order for every epoch, except of a DataLoader or an iterable.
         validation: evaluated after every epoch; data as above, but a name means its test part.
         validation_fraction: hold that part of the data back for validation instead; needs data in memory.
@@ -357,6 +358,13 @@ def _open(
     generator: torch.Generator | None = None,
 ) -> Batches:
     """Batches for a method, with everything checked that can be before the first step."""
+    if method.full_batch:
+        if not isinstance(source, Samples):
+            raise ValueError(
+                f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is a "
+                f"{type(source).__name__}."
+            )
+        batch_size, generator = len(source.x), None
     batches = make_batches(
         source,
         loss=method.loss,

@@ -112,6 +112,7 @@ class AMMem(OnlineAM):
     Update = AdamUpdate
     _stages_of_update = slice(-1, None)
     _keeps_codes = True
+    _forgets = True  # whether the next minibatch makes a part of the past forgotten
 
     def __init__(self, model: nn.Module, options: AMMemOptions, **common: Any) -> None:
         super().__init__(model, options, **common)
@@ -133,17 +134,20 @@ class AMMem(OnlineAM):
     def memories(self) -> list[Memory]:
         return [memory.state() for memory in self._memories]
 
-    def _fit_weights(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
-        terms = self._weight_gradients(x, y, iteration)
+    def _observe(self, first: Tensor) -> None:
         if any(self._guard_list()):
-            return terms
-        o, factor = self.options, self.learning_rate_factor
-        inputs = [x, *(code.activation for code in self._codes)]
-        solutions = []
+            return
+        inputs = [first, *(code.activation for code in self._codes)]
         for memory, code, activation in zip(self._memories, self._codes, inputs, strict=False):
             assert isinstance(code, MatrixCode)
-            if iteration == 0:
-                memory.remember(activation, code.moved_code() if self._with_targets else None)
+            memory.remember(activation, code.moved_code() if self._with_targets else None, self._forgets)
+
+    def _update_weights(self) -> None:
+        if any(self._guard_list()):
+            return
+        o, factor = self.options, self.learning_rate_factor
+        solutions = []
+        for memory, code in zip(self._memories, self._codes, strict=True):
             if self._with_targets:
                 solutions.append(memory.solve_targets())
             else:
@@ -153,11 +157,10 @@ class AMMem(OnlineAM):
         for i, weights in enumerate(solutions):
             if not bool(weights.isfinite().all()):
                 self._flags[len(self._stages) + i].fill_(1.0)
-                return terms
+                return
         for memory, weights in zip(self._memories, solutions, strict=True):
             memory.put(weights, o.lr * factor * o.weight_decay)
         self._update.update()
-        return terms
 
     def state_dict(self) -> dict[str, Any]:
         memories = [(memory.gram.clone(), memory.cross.clone()) for memory in self._memories]

@@ -107,6 +107,7 @@ class Method(abc.ABC):
     """
 
     name: ClassVar[str]
+    full_batch: ClassVar[bool] = False  # whether a step takes the whole training set
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     def __init__(

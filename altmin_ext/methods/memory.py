@@ -110,12 +110,11 @@ class StageMemory:
         cross = self.cross.clone() if len(self.cross) else self.weights @ self.gram
         return self.gram.clone(), cross
 
-    def remember(self, activation: Tensor, code: Tensor | None) -> None:
-        """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept."""
-        scalars = self._scalars[0]
+    def remember(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
+        """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept; or nothing is forgotten."""
         for a, c in self._rows(activation, code):
-            ops.memory_update(a, c, self.gram, self.cross, scalars)
-            scalars = torch.zeros_like(scalars)
+            ops.memory_update(a, c, self.gram, self.cross, self._scalars[0 if forgets else 1])
+            forgets = False
 
     def solve_targets(self) -> Tensor:
         """W~ after the sweeps over min tr(W~ A W~^T) / 2 - tr(W~ B^T): equation (7)."""

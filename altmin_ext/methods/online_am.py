@@ -278,7 +278,22 @@ class OnlineAM(Method):
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         if self._looks_later and self.on_nonfinite == "skip":
             self._guard.zero_()  # only what is raised in this step stops it
-        inputs = self._encode(x)
+        first, loss, correct = self._move_codes(x, y)
+        objective = None
+        for iteration in range(self.options.weight_iterations or 1):
+            terms = self._weight_gradients(first, y, iteration)
+            if iteration == 0:
+                objective = terms
+                self._observe(first)
+            self._update_weights()
+        self._taken = self._looks_later or not self._diverged()
+        if self._taken:
+            self._commit(len(x))
+        return StepReport(loss, correct, objective)
+
+    def _move_codes(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Encode, and update the codes; returns the input of the first map, the loss and the correct count."""
+        first = self._encode(x)
         loss, correct = torch.empty_like(self._scratch[0]), None
         if self._scratch[1] is not None:
             correct = torch.empty_like(self._scratch[1])
@@ -287,17 +302,21 @@ class OnlineAM(Method):
             self._steepness.begin(len(x))
         for l in reversed(range(len(self._codes))):
             self._update_code(l, y)
-        objective = None
-        for iteration in range(self.options.weight_iterations or 1):
-            terms = self._fit_weights(inputs, y, iteration)
-            objective = terms if iteration == 0 else objective
-        self._taken = self._looks_later or not self._diverged()
-        if self._taken:
-            for stage in self._stages:
-                stage.map.commit()
-            if self._auto:
-                self._steepness.iterate(len(x))
-        return StepReport(loss, correct, objective)
+        return first, loss, correct
+
+    def _observe(self, first: Tensor) -> None:
+        """What is kept of a minibatch once its codes have moved; ``first`` is the input of the first map."""
+
+    def _update_weights(self) -> None:
+        """Move the weights by the gradients in the maps' buffers, unless a flag of the guard is up."""
+        self._update.update()
+
+    def _commit(self, batch: int) -> None:
+        """Keep what a step that was taken has found out besides the weights."""
+        for stage in self._stages:
+            stage.map.commit()
+        if self._auto:
+            self._steepness.iterate(batch)
 
     def _finish(self) -> None:
         if self._taken:
@@ -360,12 +379,6 @@ class OnlineAM(Method):
     def _pull_back_loss(self, out: Tensor | None) -> Tensor:
         residual = self._output_residual
         return self._predictor.pull_back(residual.view(len(residual), *self._output_shape), out)
-
-    def _fit_weights(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
-        """A step of all stages' weights towards the updated codes; returns what ``_weight_gradients`` does."""
-        terms = self._weight_gradients(x, y, iteration)
-        self._update.update()
-        return terms
 
     def _weight_gradients(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
         """Gradients of all stages' weight objectives at the updated codes, into the maps' buffers.

@@ -29,6 +29,8 @@ class Case:
 METHODS = {
     "adam": Case({"lr": 0.01}, codes=False, mu=False),
     "am-adam": Case({"lr": 0.01}),
+    "am-adam-off": Case({"lr": 0.01}),
+    "am-mem-off": Case({"lr": 0.01, "lr_memory": 0.5}),
     "am-mem": Case({"lr": 0.01, "lr_memory": 0.5}),
     "am-sgd": Case({"lr": 0.5}),
     "sgd": Case({"lr": 0.1}, codes=False, mu=False),

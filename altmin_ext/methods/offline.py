@@ -1,0 +1,194 @@
+"""AM-Adam-off and AM-mem-off: the same step with the whole training set as its one minibatch.
+
+An iteration is an epoch. The samples are worked on in chunks, so that codes take up the memory of a chunk only: the
+weights stand still until the last of them, and what each asks of the weights is added up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext.methods.am_mem import AMMem, AMMemOptions
+from altmin_ext.methods.base import StepReport, option
+from altmin_ext.methods.memory import Memory
+from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
+from altmin_ext.network import BoundStage
+from altmin_ext.ops import CodeScalar
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineOptions(OnlineAMOptions):
+    """Options of the methods that take the whole training set at once; one weight iteration is all they take."""
+
+    lr: float = option(1e-2, "learning rate of the weights")
+    chunk_size: int = option(1000, "samples worked on at a time")
+
+    def check(self) -> None:
+        super().check()
+        self._check_count("chunk_size")
+        if self.weight_iterations not in (None, 1):
+            raise ValueError(
+                f"weight_iterations must be 1 where the whole training set is a step, but is "
+                f"{self.weight_iterations}."
+            )
+
+    def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
+        return super().for_model(stages) if self.weight_iterations else self._once().for_model(stages)
+
+    def _once(self) -> OnlineAMOptions:
+        return dataclasses.replace(self, weight_iterations=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryOfflineOptions(OfflineOptions, AMMemOptions):
+    """Options of :class:`AMMemOff`."""
+
+
+class Offline(OnlineAM):
+    """A step on the whole training set, chunk by chunk.
+
+    Batch normalisation sees the statistics of every chunk by itself, and its running statistics follow the last one.
+    """
+
+    full_batch = True
+    options: Any
+
+    def __init__(self, model: nn.Module, options: Any, **common: Any) -> None:
+        super().__init__(model, options, **common)
+        self._looks_later = False
+        self._samples = self._chunk = 0
+        self._moved = self._like.double()
+
+    @property
+    def code_displacements(self) -> Tensor:
+        return self._moved.clone()
+
+    def _refresh_scalars(self, batch: int) -> None:
+        if batch != self._chunk:  # how a code is held may depend on it, though no objective does
+            self._chunk, self._scalars_are_for = batch, None
+        super()._refresh_scalars(self._samples)
+
+    @classmethod
+    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
+        return f"{cls.name} looks at its flags after every chunk"
+
+    def _remembered(self) -> list[Memory]:
+        """What the chunks of a step change before all of them have been seen."""
+        return []
+
+    def _recall(self, remembered: list[Memory]) -> None:
+        """Put it back, since the step cannot be taken."""
+
+    def _step(self, x: Tensor, y: Tensor) -> StepReport:
+        if self._samples not in (0, len(x)):
+            raise ValueError(
+                f"x must hold the {self._samples} samples of the first step, but holds {len(x)}: {self.name} takes "
+                "the whole training set in every step."
+            )
+        self._samples = len(x)
+        remembered = self._remembered()
+        try:
+            report = self._run(x, y)
+        except BaseException:
+            self._recall(remembered)
+            raise
+        if not self._taken:
+            self._recall(remembered)
+        self._finish()
+        return report
+
+    def _run(self, x: Tensor, y: Tensor) -> StepReport:
+        total, size = _Total(self), self.options.chunk_size
+        for chunk, targets in zip(x.split(size), y.split(size), strict=True):
+            first, loss, correct = self._move_codes(*self._prepare(chunk, targets))
+            objective = self._weight_gradients(first, targets, 0)
+            self._observe(first)
+            total.add(len(chunk), StepReport(loss, correct, objective))
+            self._taken = not self._diverged()
+            if not self._taken:
+                return total.report()
+        self._moved = total.put_gradients()
+        self._update_weights()
+        self._taken = not self._diverged()
+        if self._taken:
+            self._commit(len(chunk))
+        return total.report()
+
+
+class _Total:
+    """What the chunks of a step ask for, all together.
+
+    A code's displacements are scaled by their RMS over the chunk; here by that over all samples.
+    """
+
+    def __init__(self, method: Offline) -> None:
+        self._stages, self._codes = method._stages, method._codes
+        self._scaled = method.options.stage_scaling == "displacement"
+        self._samples = 0
+        self._squares = torch.zeros(len(self._codes), dtype=torch.float64, device=method.device)
+        self._gradients = [[torch.zeros_like(g) for g in stage.map.gradients] for stage in self._stages]
+        self._reports: list[tuple[int, StepReport]] = []
+
+    def add(self, samples: int, report: StepReport) -> None:
+        """Add what the gradient buffers hold after a chunk of so many samples."""
+        self._samples += samples
+        self._reports.append((samples, report))
+        scales: list[Tensor | float] = [code.row[CodeScalar.scale] for code in self._codes]
+        for stage, scale, sums in zip(self._stages, [*scales, 1.0], self._gradients, strict=True):
+            for gradient, total in zip(stage.map.gradients, sums, strict=True):
+                total += gradient * scale
+        if self._codes:
+            self._squares += samples * torch.stack([code.moved for code in self._codes]) ** 2
+
+    def put_gradients(self) -> Tensor:
+        """The sums into the maps' buffers; returns how far each code has moved, in RMS over all samples."""
+        moved = (self._squares / self._samples).sqrt()
+        for l, (stage, sums) in enumerate(zip(self._stages, self._gradients, strict=True)):
+            scale: Tensor | float = 1.0
+            if l < len(self._codes) and self._scaled:
+                scale = torch.where(moved[l] > 0, moved[l] * self._codes[l].row[CodeScalar.damping], 1.0)
+            for gradient, total in zip(stage.map.gradients, sums, strict=True):
+                gradient.copy_(total / scale)
+        return moved
+
+    def report(self) -> StepReport:
+        """The mean, or the count, over all samples."""
+        reports = [report for _, report in self._reports]
+        loss = torch.stack([n * report.loss for n, report in self._reports]).sum() / self._samples
+        counts = [report.correct for report in reports if report.correct is not None]
+        terms = [n * report.objective for n, report in self._reports if report.objective is not None]
+        return StepReport(
+            loss,
+            torch.stack(counts).sum() if counts else None,
+            torch.stack(terms).sum(0) / self._samples if terms else None,
+        )
+
+
+class AMAdamOff(Offline, AMAdam):
+    """AM-Adam on the whole training set: one Adam step per stage and epoch."""
+
+    name = "am-adam-off"
+    Options = OfflineOptions
+
+
+class AMMemOff(Offline, AMMem):
+    """AM-mem on the whole training set: its memory is brought up to date, and swept, once per epoch."""
+
+    name = "am-mem-off"
+    Options = MemoryOfflineOptions
+
+    def _remembered(self) -> list[Memory]:
+        self._forgets = True
+        return [(memory.gram.clone(), memory.cross.clone()) for memory in self._memories]
+
+    def _observe(self, first: Tensor) -> None:
+        super()._observe(first)
+        self._forgets = False
+
+    def _recall(self, remembered: list[Memory]) -> None:
+        self._load(remembered)
