@@ -14,6 +14,7 @@ activations seen.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -33,7 +34,8 @@ class AMMemOptions(OnlineAMOptions):
     """Options of :class:`AMMem`.
 
     ``lr_memory``, ``forgetting`` and ``damping`` default to None, which stands for .5, .3 and 3 with
-    ``targets="refreshed"``, and for what the paper does with ``targets="memory"``: 1, 0 and 0.
+    ``targets="refreshed"``, and for what the paper does with ``targets="memory"``: 1, 0 and 0. ``lr_out`` is ``lr``,
+    or 1 with ``predictor="memory"``.
 
     With ``stage_scaling="displacement"`` a refreshed target is as far from the weights' own output as ``lr_memory``
     says, in RMS over the minibatch, however small the displacement of the code; a minibatch then counts by
@@ -54,6 +56,12 @@ class AMMemOptions(OnlineAMOptions):
     damping: float | None = option(
         None, "added to A's diagonal, in units of its mean (None: 3; 0 with targets='memory')"
     )
+    prior: float = option(
+        0.0,
+        "A begins as so many times the trace of the first minibatch's, on its diagonal; forgotten like the past",
+    )
+    exact: bool = option(False, "solve by a Cholesky factor of A instead of sweeping")
+    predictor: str = option("adam", "'adam', or 'memory': its gradient is preconditioned by a memory, too")
     sweeps: int = option(1, "sweeps over the columns per minibatch")
     nonnegative: bool = option(False, "hidden weights are clipped at zero, biases excepted")
     memories: Sequence[Memory] | None = option(
@@ -67,6 +75,8 @@ class AMMemOptions(OnlineAMOptions):
 
     def __post_init__(self) -> None:
         self._check_choice("targets", tuple(self._by_targets))
+        if self.lr_out is None and self.predictor == "memory":
+            object.__setattr__(self, "lr_out", 1.0)
         for name, value in self._by_targets[self.targets].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -81,16 +91,25 @@ class AMMemOptions(OnlineAMOptions):
         if (self.forgetting or 0.0) > 1:
             raise ValueError(f"forgetting must be at most 1, but is {self.forgetting!r}.")
         self._check_number("damping", minimum=0.0)
+        self._check_number("prior", minimum=0.0)
+        self._check_type("exact", bool)
+        if self.exact and not (self.damping or self.prior):
+            raise ValueError("damping or prior must be greater than 0 with exact=True, but both are 0.")
+        if self.exact and (self.nonnegative or self.l1_weights):
+            raise ValueError(
+                "exact must be False with nonnegative or l1_weights, whose minimum takes sweeps."
+            )
+        self._check_choice("predictor", ("adam", "memory"))
         self._check_count("sweeps")
         self._check_type("nonnegative", bool)
         if self.memories is not None:
             check_memories("memories", self.memories)
 
     def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
-        for stage in stages[:-1]:
+        for stage in stages if self.predictor == "memory" else stages[:-1]:
             if not remembers(stage.map.affine):
                 raise ValueError(
-                    f"model must have a Linear or a plain Conv1d or Conv2d in each hidden stage for am-mem, "
+                    f"model must have a Linear or a plain Conv1d or Conv2d in each stage with a memory, "
                     f"but stage {stage.name!r} is something else; use am-adam."
                 )
         return super().for_model(stages)
@@ -99,11 +118,12 @@ class AMMemOptions(OnlineAMOptions):
 class AMMem(OnlineAM):
     """AM-mem, section 3 of the paper.
 
-    Memory: for every hidden stage (n + 1)^2 numbers, n being its inputs or the numbers of a filter, and with
+    Memory: for every such stage (n + 1)^2 numbers, n being its inputs or the numbers of a filter, and with
     ``targets="memory"`` m (n + 1) more, m being its outputs.
 
     Attributes:
-        memories: (A, B) of every hidden stage, copies; A has both triangles.
+        memories: (A, B) of every hidden stage, and of the predictor if it has a memory; copies, A with both
+            triangles.
     """
 
     name = "am-mem"
@@ -122,9 +142,10 @@ class AMMem(OnlineAM):
         self._memories = [
             StageMemory(
                 stage.map, forgetting=o.forgetting or 0.0, threshold=o.l1_weights, nonnegative=o.nonnegative,
-                sweeps=o.sweeps, damping=o.damping or 0.0, with_targets=self._with_targets,
+                sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0, prior=o.prior,
+                with_targets=self._with_targets and stage is not self._stages[-1],
             )
-            for stage in self._stages[:-1]
+            for stage in (self._stages if o.predictor == "memory" else self._stages[:-1])
         ]  # fmt: skip
         if o.memories is not None:
             self._check_shapes("memories", o.memories)
@@ -138,17 +159,23 @@ class AMMem(OnlineAM):
         if any(self._guard_list()):
             return
         inputs = [first, *(code.activation for code in self._codes)]
-        for memory, code, activation in zip(self._memories, self._codes, inputs, strict=False):
-            assert isinstance(code, MatrixCode)
-            memory.remember(activation, code.moved_code() if self._with_targets else None, self._forgets)
+        for memory, code, activation in itertools.zip_longest(self._memories, self._codes, inputs):
+            if memory is None:
+                continue
+            targets = code.moved_code() if self._with_targets and isinstance(code, MatrixCode) else None
+            memory.remember(activation, targets, self._forgets)
 
     def _update_weights(self) -> None:
         if any(self._guard_list()):
             return
         o, factor = self.options, self.learning_rate_factor
         solutions = []
-        for memory, code in zip(self._memories, self._codes, strict=True):
-            if self._with_targets:
+        for memory, code in itertools.zip_longest(self._memories, self._codes):
+            if memory is None:
+                continue
+            if code is None:
+                solutions.append(memory.solve_residual((o.lr_out or 0.0) * factor))
+            elif self._with_targets:
                 solutions.append(memory.solve_targets())
             else:
                 scaled = o.stage_scaling == "displacement"
@@ -160,7 +187,8 @@ class AMMem(OnlineAM):
                 return
         for memory, weights in zip(self._memories, solutions, strict=True):
             memory.put(weights, o.lr * factor * o.weight_decay)
-        self._update.update()
+        if o.predictor == "adam":
+            self._update.update()
 
     def state_dict(self) -> dict[str, Any]:
         memories = [(memory.gram.clone(), memory.cross.clone()) for memory in self._memories]

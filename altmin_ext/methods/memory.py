@@ -63,20 +63,21 @@ class StageMemory:
         forgetting: the share of the past that every minibatch makes forgotten.
         threshold: l1 penalty of the weights, biases excepted.
         nonnegative: whether weights are clipped at zero, biases excepted.
-        sweeps: block coordinate descents over the columns per solution.
+        sweeps: block coordinate descents over the columns per solution; 0 for the solution itself.
         damping: added to A's diagonal, in units of its mean.
+        prior: what A's diagonal begins with, in units of the trace of the first minibatch's A.
         with_targets: whether B is kept; else it is W~ A whenever it is asked for.
     """
 
     def __init__(
         self, map: Map, *, forgetting: float, threshold: float, nonnegative: bool, sweeps: int, damping: float,
-        with_targets: bool,
+        prior: float, with_targets: bool,
     ) -> None:  # fmt: skip
         assert map.affine is not None
         self._map, self._module = map, map.affine
         weight = self._module.weight
         self._trains_weight, self._trains_bias = weight.requires_grad, self._bias is not None
-        self._nonnegative, self._sweeps, self._damping = nonnegative, sweeps, damping
+        self._nonnegative, self._sweeps, self._damping, self._prior = nonnegative, sweeps, damping, prior
         columns, rows = weight[0].numel(), len(weight)
         n = columns + (self._module.bias is not None)
         self._free = slice(0 if self._trains_weight else columns, n if self._trains_bias else columns)
@@ -112,9 +113,15 @@ class StageMemory:
 
     def remember(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
         """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept; or nothing is forgotten."""
+        begins = self._prior > 0 and not bool(self.gram.any())
         for a, c in self._rows(activation, code):
             ops.memory_update(a, c, self.gram, self.cross, self._scalars[0 if forgets else 1])
             forgets = False
+        if begins:
+            prior = self._prior * self.gram.trace()
+            self.gram.diagonal().add_(prior)
+            if len(self.cross):
+                self.cross += prior * self.weights
 
     def solve_targets(self) -> Tensor:
         """W~ after the sweeps over min tr(W~ A W~^T) / 2 - tr(W~ B^T): equation (7)."""
@@ -151,17 +158,24 @@ class StageMemory:
             self._bias.copy_(weights[:, -1])
 
     def _sweep(self, weights: Tensor, cross: Tensor) -> None:
+        """Move W~, but for what is frozen, towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T), or to it."""
         free, gram = self._free, self.gram
-        has_bias = self._trains_bias
         if free == slice(0, len(gram)):
-            ops.bcd_columns(weights, gram, cross, self._scalars[0], self._sweeps, has_bias, self._nonnegative)
+            self._sweep_all(weights, gram, cross)
             return
         frozen = weights.clone()
         frozen[:, free] = 0
         own, cross = weights[:, free].contiguous(), (cross - frozen @ gram)[:, free].contiguous()
-        block = gram[free, free].contiguous()
-        ops.bcd_columns(own, block, cross, self._scalars[0], self._sweeps, has_bias, self._nonnegative)
+        self._sweep_all(own, gram[free, free].contiguous(), cross)
         weights[:, free] = own
+
+    def _sweep_all(self, weights: Tensor, gram: Tensor, cross: Tensor) -> None:
+        if self._sweeps == 0:
+            weights.copy_(torch.cholesky_solve(cross.t(), torch.linalg.cholesky_ex(gram)[0]).t())
+        else:
+            ops.bcd_columns(
+                weights, gram, cross, self._scalars[0], self._sweeps, self._trains_bias, self._nonnegative
+            )
 
     def _gradient(self) -> Tensor:
         """The gradient in W~ from the map's buffers, zero for what is frozen."""

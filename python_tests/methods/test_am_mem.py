@@ -38,41 +38,57 @@ class MemoryObjectives(LocalObjectives):
         damping: float = 3.0,
         sweeps: int = 1,
         nonnegative: bool = False,
+        prior: float = 0.0,
+        exact: bool = False,
+        predictor: str = "adam",
         **options: Any,
     ) -> None:
+        if predictor == "memory":
+            options = {"lr_out": 1.0, **options}
         super().__init__(model, "am-adam", **{"lr": 3e-3, **options})
+        self.prior, self.exact, self.predictor = prior, exact, predictor
         self.refreshed = targets == "refreshed"
         self.rate, self.forgetting, self.damping = lr_memory, forgetting, damping
         self.sweeps, self.nonnegative = sweeps, nonnegative
         self.memories: dict[int, tuple[Tensor, Tensor]] = {}
 
     def _fit(self, index: int, below: Tensor, code: Tensor | None, y: Tensor, iteration: int) -> None:
-        if code is None:
+        if code is None and self.predictor == "adam":
             super()._fit(index, below, code, y, iteration)
             return
         module, a = self.stages[index].linear, self._run(self.stages[index].before, below).detach()
         weights = flat(module)
         gram = derivative(lambda w: output(module, a, w)[:, :1].square().sum() / 2, weights, order=2)
-        now = output(module, a, weights)
-        residual = now - code
-        if self.refreshed:
-            residual = self.rate * residual / (self.displacements[index] if self.displacement else 1.0)
-        cross = derivative(lambda w: (output(module, a, w) * (now - residual)).sum(), weights)
-        zeros = torch.zeros_like(gram), torch.zeros_like(cross)
-        before, targets = self.memories.get(index, zeros)
+        refreshed = self.refreshed or code is None
+        if code is None:
+            gradient = self.lr_out * derivative(
+                lambda w: len(y) * self._loss(output(module, a, w), y), weights
+            )
+        else:
+            now = output(module, a, weights)
+            residual = now - code
+            if refreshed:
+                residual = self.rate * residual / (self.displacements[index] if self.displacement else 1.0)
+            gradient = derivative(lambda w: (output(module, a, w) * residual).sum(), weights)
+        cross = weights @ gram - gradient  # of what the output is asked to be
+        before, targets = self.memories.get(index, (torch.zeros_like(gram), torch.zeros_like(cross)))
         if iteration == 0:
-            if self.refreshed:
-                targets = weights @ before
+            if index not in self.memories:
+                gram = gram + self.prior * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
+                cross = weights @ gram - gradient
             kept = 1 - self.forgetting
-            memory = kept * before + gram, kept * targets + cross
-        elif self.refreshed:
-            memory = before, weights @ (before - gram) + cross
+            memory = kept * before + gram, kept * (weights @ before if refreshed else targets) + cross
+        elif refreshed:
+            memory = before, weights @ before - gradient
         else:
             memory = before, targets
         self.memories[index] = memory
         d = self.damping * memory[0].diagonal().mean()
         sides = memory[0] + d * torch.eye(len(memory[0]), dtype=torch.float64), memory[1] + d * weights
-        put(module, self._sweep(weights, *sides, module.bias is not None) * (1 - self.lr * self.weight_decay))
+        solution = torch.linalg.solve(sides[0], sides[1].T).T if self.exact else None
+        if solution is None:
+            solution = self._sweep(weights, *sides, module.bias is not None)
+        put(module, solution * (1 - self.lr * self.weight_decay))
 
     def _sweep(self, weights: Tensor, gram: Tensor, cross: Tensor, has_bias: bool) -> Tensor:
         weights = weights.clone()
@@ -126,7 +142,8 @@ def replay(model: nn.Module, data: list[tuple[Tensor, Tensor]], **options: Any) 
         method.step(x, y)
         reference.step(x, y, step_sizes=method.code_step_sizes.tolist())
         assert distance(model, reference.model) < 1e-9, number
-    for (gram, cross), (own, targets) in zip(method.memories, reference.memories.values(), strict=True):
+    memories = [reference.memories[index] for index in sorted(reference.memories)]
+    for (gram, cross), (own, targets) in zip(method.memories, memories, strict=True):
         torch.testing.assert_close(gram, own, rtol=1e-10, atol=1e-10)
         if options.get("targets") == "memory":
             torch.testing.assert_close(cross, targets, rtol=1e-10, atol=1e-10)
@@ -142,7 +159,10 @@ OPTIONS = [
     {"l1_weights": 0.3},
     {"nonnegative": True},
     {"code_iterations": 3, "code_momentum": 0.5},
+    {"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"},
+    {"prior": 0.5, "predictor": "memory", "weight_iterations": 2, "weight_decay": 0.1},
     PAPER,
+    {**PAPER, "prior": 0.2, "exact": True},
     {**PAPER, "forgetting": 0.2, "damping": 0.1, "weight_iterations": 2},
     {**PAPER, "l1_weights": 0.3, "sweeps": 2},
     {**PAPER, "nonnegative": True},
@@ -295,6 +315,10 @@ def test_memory_does_not_grow() -> None:
         ({"damping": -1.0}, ("damping", "-1")),
         ({"sweeps": 0}, ("sweeps", "0")),
         ({"targets": "stale"}, ("targets", "'stale'", "'refreshed'")),
+        ({"prior": -1.0}, ("prior", "-1")),
+        ({"predictor": "sgd"}, ("predictor", "'sgd'", "'memory'")),
+        ({"exact": True, "damping": 0.0}, ("damping", "prior", "exact")),
+        ({"exact": True, "nonnegative": True}, ("exact", "nonnegative")),
         ({"targets": "memory", "lr_memory": 0.5}, ("lr_memory", "0.5")),
     ],
     ids=str,
