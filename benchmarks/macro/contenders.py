@@ -204,6 +204,7 @@ contenders: dict[str, Maker] = {
     "am-adam": _method("am-adam"),
     "am-sgd": _method("am-sgd"),
     "am-adam, 1 iteration": _method("am-adam", code_iterations=1, weight_iterations=1),
+    "am-mem": _mlps_only(_method("am-mem")),
     "am-adam, released scaling": _mlps_only(_method("am-adam", scaling="released")),
     "yardstick adam": _method("adam"),
     "autograd, Adam(fused)": autograd,

@@ -28,6 +28,7 @@ pairs = {
     "am-adam": base,
     "am-adam, 1 iteration": base,
     "am-sgd": base,
+    "am-mem": base,
     "yardstick adam": base,
     "torch.compile, Adam(fused)": base,
     "am-adam's products alone": base,

@@ -1,0 +1,96 @@
+"""Data that change: a data set cut into tasks, one to be learnt after the other, and minibatches without end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from altmin_ext.data import DataSet
+
+
+def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
+    """The data set class by class: task i holds the samples of the i-th ``classes_per_task`` classes.
+
+    Labels stay what they are, so that one head can serve all tasks (class-incremental learning; van de Ven & Tolias
+    2019). With 2 classes per task it is Split-MNIST, or what is called so of another set.
+
+    Args:
+        data: all classes, as :func:`altmin_ext.data.load` returns them.
+        classes_per_task: how many classes a task has; it must divide their number.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if classes_per_task < 1 or data.classes % classes_per_task:
+        raise ValueError(
+            f"classes_per_task must divide the {data.classes} classes of {data.name!r}, but is {classes_per_task}."
+        )
+    tasks = []
+    for first in range(0, data.classes, classes_per_task):
+        last = first + classes_per_task - 1
+        train, test = _between(data.train, first, last), _between(data.test, first, last)
+        tasks.append(DataSet(f"{data.name}, classes {first} to {last}", train, test, data.classes))
+    return tasks
+
+
+def _between(part: tuple[Tensor, Tensor], first: int, last: int) -> tuple[Tensor, Tensor]:
+    x, y = part
+    rows = (y >= first) & (y <= last)
+    return x[rows], y[rows]
+
+
+def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSet]:
+    """The data set several times over, its features in another order for each task but the first.
+
+    Permuted MNIST (Goodfellow et al. 2013): the tasks are equally hard, and share nothing but their labels.
+
+    Args:
+        data: as :func:`altmin_ext.data.load` returns it.
+        tasks: how many.
+        seed: of the orders.
+
+    Raises:
+        ValueError: ``tasks`` is less than 1.
+    """
+    if tasks < 1:
+        raise ValueError(f"tasks must be at least 1, but is {tasks}.")
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for number in range(tasks):
+        order = torch.randperm(data.n_in, generator=generator) if number else torch.arange(data.n_in)
+        (x, y), (x_test, y_test) = data.train, data.test
+        train, test = (part.flatten(1)[:, order].view_as(part) for part in (x, x_test))
+        result.append(DataSet(f"{data.name}, order {number}", (train, y), (test, y_test), data.classes))
+    return result
+
+
+def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Minibatches for ever, in a new order after every pass; ``steps`` of :func:`altmin_ext.train` bounds the run.
+
+    Args:
+        x: (N, ...).
+        y: (N,) or (N, C).
+        batch_size: samples of a minibatch; what is left at the end of a pass makes a smaller one.
+        seed: of the orders.
+
+    Raises:
+        ValueError: ``batch_size`` is less than 1, or there are no samples.
+    """
+    if batch_size < 1 or len(x) == 0:
+        what = (
+            f"batch_size must be at least 1, but is {batch_size}"
+            if len(x)
+            else "x must hold samples, but is empty"
+        )
+        raise ValueError(f"{what}.")
+    return _endless(x, y, batch_size, torch.Generator().manual_seed(seed))
+
+
+def _endless(
+    x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        for rows in torch.randperm(len(x), generator=generator).split(batch_size):
+            yield x[rows], y[rows]

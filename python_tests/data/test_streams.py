@@ -1,0 +1,81 @@
+"""Tasks and endless streams. Oracle: what belongs to a task, counted from the data set itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import altmin_ext
+from altmin_ext import data
+from altmin_ext.data import streams
+
+
+def test_class_tasks_cut_the_set_into_its_classes() -> None:
+    digits = data.load("digits")
+    tasks = streams.class_tasks(digits, 2)
+    assert len(tasks) == 5
+    for part in ("train", "test"):
+        pieces = [getattr(task, part) for task in tasks]
+        assert sum(len(y) for _, y in pieces) == len(getattr(digits, part)[1])
+        for number, (x, y) in enumerate(pieces):
+            assert set(y.tolist()) == {2 * number, 2 * number + 1}
+            assert len(x) == len(y)
+    first = (digits.train[1] < 2).nonzero()[0, 0]
+    assert torch.equal(tasks[0].train[0][0], digits.train[0][first])
+    assert all(task.classes == 10 for task in tasks)
+
+
+def test_permuted_tasks_hold_the_same_pixels_elsewhere() -> None:
+    digits = data.load("digits")
+    tasks = streams.permuted_tasks(digits, 3, seed=1)
+    assert torch.equal(tasks[0].train[0], digits.train[0])
+    for task, again in zip(tasks, streams.permuted_tasks(digits, 3, seed=1), strict=True):
+        assert torch.equal(task.train[0], again.train[0])
+        assert torch.equal(task.train[0].flatten(1).sort(1).values, digits.train[0].flatten(1).sort(1).values)
+        assert torch.equal(task.train[1], digits.train[1])
+    # The same order for all samples, the test's too: a pixel's sum over them only moves.
+    moved, sums = tasks[1], digits.train[0].flatten(1).sum(0)
+    order = [int((sums == s).nonzero()[0, 0]) for s in moved.train[0].flatten(1).sum(0)]
+    distinct = [i for i, pixel in enumerate(order) if int((sums == sums[pixel]).sum()) == 1]
+    assert len(distinct) > 40
+    for i in distinct:
+        assert torch.equal(moved.test[0].flatten(1)[:, i], digits.test[0].flatten(1)[:, order[i]])
+    assert not torch.equal(tasks[1].train[0], tasks[2].train[0])
+
+
+def test_endless_goes_through_everything_again_and_again() -> None:
+    x, y = torch.arange(10.0)[:, None], torch.arange(10)
+    stream = streams.endless(x, y, batch_size=4, seed=3)
+    passes = [list(itertools.islice(stream, 3)) for _ in range(3)]
+    orders = [torch.cat([labels for _, labels in batches]) for batches in passes]
+    for batches, order in zip(passes, orders, strict=True):
+        assert [len(labels) for _, labels in batches] == [4, 4, 2]
+        assert sorted(order.tolist()) == list(range(10))
+        assert all(torch.equal(values[:, 0], labels.float()) for values, labels in batches)
+    assert not torch.equal(orders[0], orders[1])
+
+
+def test_training_on_a_stream_ends_with_its_steps() -> None:
+    digits = data.load("digits")
+    model = altmin_ext.models.mlp(64, [16], 10)
+    stream = streams.endless(*digits.train, batch_size=50)
+    history = altmin_ext.train(model, stream, method="am-mem", steps=70, progress=False)
+    assert history.steps == 70
+    assert altmin_ext.evaluate(model, digits.test).accuracy > 0.8
+
+
+@pytest.mark.parametrize("wrong", [0, 3, 11])
+def test_classes_that_do_not_divide(wrong: int) -> None:
+    with pytest.raises(ValueError, match=rf"^classes_per_task must divide the 10 classes .* is {wrong}\.$"):
+        streams.class_tasks(data.load("digits"), wrong)
+
+
+def test_bad_numbers() -> None:
+    with pytest.raises(ValueError, match=r"^tasks must be at least 1, but is 0\.$"):
+        streams.permuted_tasks(data.load("digits"), 0)
+    with pytest.raises(ValueError, match=r"^batch_size must be at least 1, but is 0\.$"):
+        streams.endless(torch.zeros(3, 1), torch.zeros(3), 0)
+    with pytest.raises(ValueError, match=r"^x must hold samples, but is empty\.$"):
+        streams.endless(torch.zeros(0, 1), torch.zeros(0))
