@@ -3,6 +3,7 @@
     python -m benchmarks.paper.accuracy tune  mnist-2x100     # every trial of the grid, on a validation split
     python -m benchmarks.paper.accuracy run   mnist-2x100     # five seeds with the best trial of each method
     python -m benchmarks.paper.accuracy table                 # what has been run, as a table
+    python -m benchmarks.paper.accuracy curves mnist-elman-15 mnist-elman-50    # and as a picture, epoch by epoch
 
 Each method gets the same grid and the same number of trials. A trial trains on nine tenths of the training set and
 is judged on the last tenth; the chosen setting is then trained on the whole training set, from five seeds, and
@@ -348,16 +349,44 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def draw_curves(names: Sequence[str], path: Path) -> None:
+    """Test accuracy after every epoch, a panel per experiment: the mean over the seeds, and each of them thinly."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    picture, axes = pyplot.subplots(
+        1, len(names), figsize=(4.5 * len(names), 3.8), layout="constrained", squeeze=False
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        for number, method in enumerate(experiments[name].methods):
+            curves = [record["curve"] for record in _records(name, "runs") if record["method"] == method]
+            epochs = range(1, len(curves[0]) + 1) if curves else []
+            for curve in curves:
+                axis.plot(epochs, curve, color=f"C{number}", linewidth=0.5, alpha=0.5)
+            if curves:
+                means = [statistics.mean(values) for values in zip(*curves, strict=True)]
+                axis.plot(epochs, means, ".-", color=f"C{number}", label=f"{method}, {len(curves)} seeds")
+        axis.set(title=name, xlabel="epochs")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    axes[0, 0].set_ylabel("test accuracy")
+    picture.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("tune", "run", "table"))
+    parser.add_argument("action", choices=("tune", "run", "table", "curves"))
     parser.add_argument("experiment", nargs="*", choices=(*experiments, []))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="+")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.action == "curves":
+        draw_curves(arguments.experiment, results / f"{'-'.join(arguments.experiment)}.png")
     for name in arguments.experiment or experiments:
         if arguments.action == "tune":
             tune(name, arguments.methods)

@@ -6,7 +6,7 @@
     python -m benchmarks.paper.memory stream          # resident memory over 10^6 samples of an endless stream
 
 - ``mnist-2x100``, ``mnist-2x500``: test accuracy after 10 epochs, the learning rate going down as a cosine;
-- ``published``: the paper's own algorithm (``targets="memory"``) for 15 epochs, the last five of which change nothing;
+- ``published``: the paper's own algorithm (``targets="memory"``) for 15 epochs, when it stands still;
 - ``loss``: loss over the whole training set after 1, 3 and 10 epochs on 784-100-100-10, beside Adam as it was tuned
   for benchmarks.paper.accuracy, with the time that took;
 - ``higgs``: 28-300-2, one pass over the HIGGS sample, in minibatches of 200.
