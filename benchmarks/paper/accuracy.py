@@ -367,7 +367,13 @@ def draw_curves(names: Sequence[str], path: Path) -> None:
                 axis.plot(epochs, curve, color=f"C{number}", linewidth=0.5, alpha=0.5)
             if curves:
                 means = [statistics.mean(values) for values in zip(*curves, strict=True)]
-                axis.plot(epochs, means, ".-", color=f"C{number}", label=f"{method}, {len(curves)} seeds")
+                axis.plot(
+                    epochs,
+                    means,
+                    ".-",
+                    color=f"C{number}",
+                    label=f"{method}, {len(curves)} {'seed' if len(curves) == 1 else 'seeds'}",
+                )
         axis.set(title=name, xlabel="epochs")
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")

@@ -1,0 +1,55 @@
+"""What the studies in benchmarks/paper compute by themselves. Oracle: the definitions, worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from altmin_ext import data
+from benchmarks.paper import continual, drift
+
+
+def test_measures_of_continual_learning() -> None:
+    rows = [
+        [0.1, 0.2, 0.0],  # before any training
+        [0.9, 0.3, 0.1],
+        [0.5, 0.8, 0.2],
+        [0.6, 0.7, 1.0],
+    ]
+    found = continual.measures(rows)
+    assert found["average"] == pytest.approx((0.6 + 0.7 + 1.0) / 3)
+    assert found["forgetting"] == pytest.approx(((0.9 - 0.6) + (0.8 - 0.7)) / 2)
+    assert found["forward"] == pytest.approx(((0.3 - 0.2) + (0.2 - 0.0)) / 2)
+
+
+def test_accuracies_over_all_classes_and_over_the_task_s_own() -> None:
+    digits = data.load("digits")
+    tasks = data.streams.class_tasks(digits)
+    always_three = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    with torch.no_grad():
+        always_three[1].weight.zero_()
+        always_three[1].bias.copy_(torch.arange(10) == 3)
+    over_all, over_own = continual.accuracies(always_three, tasks)
+    share = float((tasks[1].test[1] == 3).double().mean())
+    assert over_all == pytest.approx([0.0, share, 0.0, 0.0, 0.0])
+    assert over_own[1] == pytest.approx(share)
+    assert all(value > 0.3 for value in over_own)  # of two classes the first is taken
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3, 4])
+def test_turned_by_right_angles(quarters: int) -> None:
+    x = torch.randn(3, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        drift.turned(x, 90.0 * quarters), torch.rot90(x, quarters, (2, 3)), rtol=0, atol=1e-5
+    )
+
+
+def test_labels_change_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.randn(300, 28), torch.zeros(300, dtype=torch.int64)
+    set_ = data.DataSet("higgs", (x, y), (x, y), 2)
+    monkeypatch.setattr(data, "load", lambda name: set_)
+    abrupt = torch.stack([labels.double().mean() for _, labels in drift.flip_abrupt(0)])
+    assert abrupt.tolist() == [0.0] * 334 + [1.0] * 333 + [0.0] * 333
+    gradual = torch.stack([labels.double().mean() for _, labels in drift.flip_gradual(0)])
+    assert gradual[:100].mean() == pytest.approx(0.05, abs=0.02)
+    assert gradual[-100:].mean() == pytest.approx(0.95, abs=0.02)
