@@ -194,6 +194,7 @@ experiments = {
         10,
         0.900,
         10,
+        extra=(("am-adam", "mu", 5.0), ("adam", "lr", 8e-3)),
         **{**convolutional, "lr": (1e-3, 2e-3, 4e-3)},
     ),
     "cifar-10-lenet5": Experiment(
@@ -367,13 +368,8 @@ def draw_curves(names: Sequence[str], path: Path) -> None:
                 axis.plot(epochs, curve, color=f"C{number}", linewidth=0.5, alpha=0.5)
             if curves:
                 means = [statistics.mean(values) for values in zip(*curves, strict=True)]
-                axis.plot(
-                    epochs,
-                    means,
-                    ".-",
-                    color=f"C{number}",
-                    label=f"{method}, {len(curves)} {'seed' if len(curves) == 1 else 'seeds'}",
-                )
+                seeds = f"{len(curves)} {'seed' if len(curves) == 1 else 'seeds'}"
+                axis.plot(epochs, means, ".-", color=f"C{number}", label=f"{method}, {seeds}")
         axis.set(title=name, xlabel="epochs")
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
