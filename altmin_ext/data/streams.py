@@ -76,15 +76,17 @@ def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Itera
         seed: of the orders.
 
     Raises:
-        ValueError: ``batch_size`` is less than 1, or there are no samples.
+        TypeError: ``batch_size`` is no integer.
+        ValueError: ``batch_size`` is less than 1, there are no samples, or x and y do not belong together.
     """
-    if batch_size < 1 or len(x) == 0:
-        what = (
-            f"batch_size must be at least 1, but is {batch_size}"
-            if len(x)
-            else "x must hold samples, but is empty"
-        )
-        raise ValueError(f"{what}.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise TypeError(f"batch_size must be an integer, but is {batch_size!r}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, but is {batch_size}.")
+    if len(x) != len(y):
+        raise ValueError(f"y must have an entry for each of the {len(x)} samples of x, but has {len(y)}.")
+    if len(x) == 0:
+        raise ValueError("x must hold samples, but is empty.")
     return _endless(x, y, batch_size, torch.Generator().manual_seed(seed))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from altmin_ext.methods.base import option
 from altmin_ext.methods.codes import MatrixCode
-from altmin_ext.methods.memory import Memory, StageMemory, check_memories, remembers
+from altmin_ext.methods.memory import Memory, StageMemory, read_memories, remembers
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
 from altmin_ext.methods.weight_update import AdamUpdate
 from altmin_ext.network import BoundStage
@@ -42,7 +42,7 @@ class AMMemOptions(OnlineAMOptions):
     ``lr_memory * forgetting``, which is what to tune first. With "none" it is ``lr_memory`` times the displacement.
     """
 
-    lr: float = option(3e-3, "learning rate of the predictor")
+    lr: float = option(1e-3, "learning rate of the predictor, and of the weight decay")
     targets: str = option(
         "refreshed",
         "'refreshed': all but the new minibatch counts as fitted; 'memory': B remembers, as published",
@@ -61,11 +61,13 @@ class AMMemOptions(OnlineAMOptions):
         "A begins as so many times the trace of the first minibatch's, on its diagonal; forgotten like the past",
     )
     exact: bool = option(False, "solve by a Cholesky factor of A instead of sweeping")
-    predictor: str = option("adam", "'adam', or 'memory': its gradient is preconditioned by a memory, too")
-    sweeps: int = option(1, "sweeps over the columns per minibatch")
+    predictor: str = option(
+        "adam", "'adam', or 'memory': its gradient, times lr_out, is preconditioned by a memory, too"
+    )
+    sweeps: int = option(1, "sweeps over the columns per minibatch, unless exact")
     nonnegative: bool = option(False, "hidden weights are clipped at zero, biases excepted")
     memories: Sequence[Memory] | None = option(
-        None, "(A, B) of every hidden stage to begin with, as method.memories returns them", flag=False
+        None, "(A, B) of every stage that has one, to begin with, as method.memories returns them", flag=False
     )
 
     _by_targets: ClassVar[dict[str, dict[str, float]]] = {
@@ -103,7 +105,7 @@ class AMMemOptions(OnlineAMOptions):
         self._check_count("sweeps")
         self._check_type("nonnegative", bool)
         if self.memories is not None:
-            check_memories("memories", self.memories)
+            object.__setattr__(self, "memories", read_memories("memories", self.memories))
 
     def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
         for stage in stages if self.predictor == "memory" else stages[:-1]:
@@ -141,7 +143,8 @@ class AMMem(OnlineAM):
         self._with_targets = o.targets == "memory"
         self._memories = [
             StageMemory(
-                stage.map, forgetting=o.forgetting or 0.0, threshold=o.l1_weights, nonnegative=o.nonnegative,
+                stage.map, forgetting=o.forgetting or 0.0, threshold=o.l1_weights,
+                nonnegative=o.nonnegative and stage is not self._stages[-1],
                 sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0, prior=o.prior,
                 with_targets=self._with_targets and stage is not self._stages[-1],
             )
@@ -151,6 +154,10 @@ class AMMem(OnlineAM):
             self._check_shapes("memories", o.memories)
             self._load(o.memories)
 
+    def _copies(self) -> list[Memory]:
+        """A, and B where it is kept."""
+        return [(memory.gram.clone(), memory.cross.clone()) for memory in self._memories]
+
     @property
     def memories(self) -> list[Memory]:
         return [memory.state() for memory in self._memories]
@@ -159,6 +166,10 @@ class AMMem(OnlineAM):
         if any(self._guard_list()):
             return
         inputs = [first, *(code.activation for code in self._codes)]
+        for i, (activation, _) in enumerate(zip(inputs, self._memories, strict=False)):
+            if not bool(activation.square().sum().isfinite()):  # A would be full of Inf, and never forget it
+                self._flags[len(self._stages) + i].fill_(1.0)
+                return
         for memory, code, activation in itertools.zip_longest(self._memories, self._codes, inputs):
             if memory is None:
                 continue
@@ -191,8 +202,7 @@ class AMMem(OnlineAM):
             self._update.update()
 
     def state_dict(self) -> dict[str, Any]:
-        memories = [(memory.gram.clone(), memory.cross.clone()) for memory in self._memories]
-        return {**super().state_dict(), "memories": memories}
+        return {**super().state_dict(), "memories": self._copies()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("method") == self.name:

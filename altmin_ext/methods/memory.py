@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Me
     rounding.
 
     Args:
-        first: (A, B) of every hidden stage, as ``method.memories`` returns them.
+        first: (A, B) of every stage that has one, as ``method.memories`` returns them.
         second: likewise, of the same architecture.
 
     Returns:
@@ -34,23 +34,31 @@ def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Me
         TypeError: an entry is no pair of tensors.
         ValueError: the two are of different stages.
     """
-    for name, memories in (("first", first), ("second", second)):
-        check_memories(name, memories)
-    shapes = [
-        [tuple(matrix.shape) for memory in memories for matrix in memory] for memories in (first, second)
-    ]
+    one, other = read_memories("first", first), read_memories("second", second)
+    shapes = [[tuple(matrix.shape) for memory in memories for matrix in memory] for memories in (one, other)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"second must have the shapes of first, {shapes[0]}, but has {shapes[1]}.")
-    return [(a + c, b + d) for (a, b), (c, d) in zip(first, second, strict=True)]
+    return [(a + c, b + d) for (a, b), (c, d) in zip(one, other, strict=True)]
 
 
-def check_memories(name: str, memories: Sequence[Memory]) -> None:
-    """Raise a TypeError unless it is a sequence of pairs of tensors."""
+def read_memories(name: str, memories: Iterable[Memory]) -> list[Memory]:
+    """The memories as a list; a TypeError or ValueError unless they are pairs of finite floating-point tensors."""
+    if not isinstance(memories, Iterable):
+        raise TypeError(f"{name} must be pairs (A, B) of tensors, but is a {type(memories).__name__}.")
+    found: list[Memory] = []
     for entry in memories:
-        if not (
-            isinstance(entry, (tuple, list)) and len(entry) == 2 and all(isinstance(m, Tensor) for m in entry)
-        ):
-            raise TypeError(f"{name} must be a sequence of pairs (A, B) of tensors, but holds {entry!r}.")
+        pair = tuple(entry) if isinstance(entry, (tuple, list)) else ()
+        if len(pair) != 2 or not all(isinstance(m, Tensor) and m.is_floating_point() for m in pair):
+            what = ", ".join(
+                str(m.dtype) if isinstance(m, Tensor) else type(m).__name__ for m in pair or (entry,)
+            )
+            raise TypeError(
+                f"{name} must be pairs (A, B) of floating-point tensors, but number {len(found) + 1} is ({what})."
+            )
+        if not all(bool(m.isfinite().all()) for m in pair):
+            raise ValueError(f"{name} must be finite, but number {len(found) + 1} holds NaN or Inf.")
+        found.append((pair[0], pair[1]))
+    return found
 
 
 class StageMemory:
@@ -87,6 +95,7 @@ class StageMemory:
         self._scalars[:, MemoryScalar.threshold] = threshold
         self._scalars[0, MemoryScalar.forgetting] = forgetting
         self._has_prox = threshold > 0 or nonnegative
+        self._awaits_prior = prior > 0
 
     @property
     def _bias(self) -> Tensor | None:
@@ -105,6 +114,7 @@ class StageMemory:
         self.gram.copy_(memory[0])
         if len(self.cross):
             self.cross.copy_(memory[1])
+        self._awaits_prior = self._prior > 0 and not bool(self.gram.any())
 
     def state(self) -> Memory:
         """(A, B), in memory of their own."""
@@ -113,18 +123,22 @@ class StageMemory:
 
     def remember(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
         """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept; or nothing is forgotten."""
-        begins = self._prior > 0 and not bool(self.gram.any())
         for a, c in self._rows(activation, code):
             ops.memory_update(a, c, self.gram, self.cross, self._scalars[0 if forgets else 1])
             forgets = False
-        if begins:
+
+    def _add_prior(self) -> None:
+        """Once all of the first minibatch is in A."""
+        if self._awaits_prior:
             prior = self._prior * self.gram.trace()
             self.gram.diagonal().add_(prior)
             if len(self.cross):
                 self.cross += prior * self.weights
+            self._awaits_prior = False
 
     def solve_targets(self) -> Tensor:
         """W~ after the sweeps over min tr(W~ A W~^T) / 2 - tr(W~ B^T): equation (7)."""
+        self._add_prior()
         weights = self.weights
         with _Damped(self.gram, self._damping) as added:
             self._sweep(weights, self.cross if added is None else self.cross + added * weights)
@@ -136,6 +150,7 @@ class StageMemory:
         Without a proximal map it is the change D of W~ that is swept for, D A = - rate gradient from D = 0, since in
         the difference of W~ A and B what is new would be lost.
         """
+        self._add_prior()
         residual = self._gradient() * (-rate)
         weights = self.weights
         with _Damped(self.gram, self._damping):
@@ -171,7 +186,8 @@ class StageMemory:
 
     def _sweep_all(self, weights: Tensor, gram: Tensor, cross: Tensor) -> None:
         if self._sweeps == 0:
-            weights.copy_(torch.cholesky_solve(cross.t(), torch.linalg.cholesky_ex(gram)[0]).t())
+            if bool(gram.any()):  # else nothing is asked of the weights
+                weights.copy_(torch.cholesky_solve(cross.t(), _cholesky_factor(gram)).t())
         else:
             ops.bcd_columns(
                 weights, gram, cross, self._scalars[0], self._sweeps, self._trains_bias, self._nonnegative
@@ -209,19 +225,28 @@ def remembers(affine: nn.Module | None) -> bool:
     return isinstance(affine, nn.Linear)
 
 
-def patches_of(convolution: nn.Conv1d | nn.Conv2d | nn.Conv3d, activation: Tensor) -> Tensor:
-    """(B * positions, numbers of a filter), what the convolution multiplies its weight with."""
+def patches_of(convolution: nn.Module, activation: Tensor) -> Tensor:
+    """(B * positions, numbers of a filter), what a Conv1d or Conv2d multiplies its weight with."""
     m = convolution
+    assert isinstance(m, (nn.Conv1d, nn.Conv2d))
     assert not isinstance(m.padding, str)
+    shape: list[tuple[int, ...]] = [m.kernel_size, m.dilation, m.padding, m.stride]
     if isinstance(m, nn.Conv1d):  # an image of one row
-        shape = [(1, *m.kernel_size), (1, *m.dilation), (0, *m.padding), (1, *m.stride)]
-        return F.unfold(activation[:, :, None], *shape).transpose(1, 2).flatten(0, 1).contiguous()
-    return (
-        F.unfold(activation, m.kernel_size, m.dilation, m.padding, m.stride)
-        .transpose(1, 2)
-        .flatten(0, 1)
-        .contiguous()
-    )
+        activation = activation[:, :, None]
+        shape = [(one, *own) for one, own in zip((1, 1, 0, 1), shape, strict=True)]
+    return F.unfold(activation, *shape).transpose(1, 2).flatten(0, 1).contiguous()
+
+
+def _cholesky_factor(matrix: Tensor) -> Tensor:
+    """Of a symmetric matrix, with as much added to its diagonal as rounding may have taken from it."""
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    added = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max() * eye
+    for _ in range(10):
+        factor, failed = torch.linalg.cholesky_ex(matrix + added)
+        added = 10 * added
+        if not bool(failed):
+            break
+    return torch.as_tensor(factor)
 
 
 class _Damped:

@@ -7,7 +7,7 @@ weights stand still until the last of them, and what each asks of the weights is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from altmin_ext.methods.memory import Memory
 from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
+from altmin_ext.ops.reference import smallest_displacement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class OfflineOptions(OnlineAMOptions):
     """Options of the methods that take the whole training set at once; one weight iteration is all they take."""
 
     lr: float = option(1e-2, "learning rate of the weights")
-    chunk_size: int = option(1000, "samples worked on at a time")
+    chunk_size: int = option(1000, "samples worked on at a time, at most")
 
     def check(self) -> None:
         super().check()
@@ -38,10 +39,8 @@ class OfflineOptions(OnlineAMOptions):
             )
 
     def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
-        return super().for_model(stages) if self.weight_iterations else self._once().for_model(stages)
-
-    def _once(self) -> OnlineAMOptions:
-        return dataclasses.replace(self, weight_iterations=1)
+        once = self if self.weight_iterations else dataclasses.replace(self, weight_iterations=1)
+        return super(OfflineOptions, once).for_model(stages)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,10 @@ class MemoryOfflineOptions(OfflineOptions, AMMemOptions):
 class Offline(OnlineAM):
     """A step on the whole training set, chunk by chunk.
 
-    Batch normalisation sees the statistics of every chunk by itself, and its running statistics follow the last one.
+    Chunks differ in size by one at most. But for rounding they change nothing, except where the samples of a
+    minibatch are coupled. Batch normalisation sees the statistics of every chunk by itself, and its running
+    statistics follow the last one. The search under a ``Sign("none")`` weighs flips by how far the code above moves
+    in the chunk. Where the bound of a step size has to be tried on samples, they are those of the last chunk.
     """
 
     full_batch = True
@@ -61,6 +63,7 @@ class Offline(OnlineAM):
     def __init__(self, model: nn.Module, options: Any, **common: Any) -> None:
         super().__init__(model, options, **common)
         self._looks_later = False
+        self._bound_samples = 0  # 0 until a step has been taken
         self._samples = self._chunk = 0
         self._moved = self._like.double()
 
@@ -85,10 +88,10 @@ class Offline(OnlineAM):
         """Put it back, since the step cannot be taken."""
 
     def _step(self, x: Tensor, y: Tensor) -> StepReport:
-        if self._samples not in (0, len(x)):
+        if self._bound_samples not in (0, len(x)):
             raise ValueError(
-                f"x must hold the {self._samples} samples of the first step, but holds {len(x)}: {self.name} takes "
-                "the whole training set in every step."
+                f"x must hold the {self._bound_samples} samples of the first step, but holds {len(x)}: {self.name} "
+                "takes the whole training set in every step."
             )
         self._samples = len(x)
         remembered = self._remembered()
@@ -97,14 +100,23 @@ class Offline(OnlineAM):
         except BaseException:
             self._recall(remembered)
             raise
-        if not self._taken:
+        if self._taken:
+            self._bound_samples = len(x)
+        else:
             self._recall(remembered)
         self._finish()
         return report
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "samples": self._bound_samples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._bound_samples = int(state["samples"])
+
     def _run(self, x: Tensor, y: Tensor) -> StepReport:
-        total, size = _Total(self), self.options.chunk_size
-        for chunk, targets in zip(x.split(size), y.split(size), strict=True):
+        total, chunks = _Total(self), -(-len(x) // self.options.chunk_size)
+        for chunk, targets in zip(x.tensor_split(chunks), y.tensor_split(chunks), strict=True):
             first, loss, correct = self._move_codes(*self._prepare(chunk, targets))
             objective = self._weight_gradients(first, targets, 0)
             self._observe(first)
@@ -132,28 +144,38 @@ class _Total:
         self._samples = 0
         self._squares = torch.zeros(len(self._codes), dtype=torch.float64, device=method.device)
         self._gradients = [[torch.zeros_like(g) for g in stage.map.gradients] for stage in self._stages]
+        # Of the codes' gradients: the largest scale so far. Far down a float32 could not hold the sums unscaled.
+        self._units = torch.zeros_like(self._squares)
         self._reports: list[tuple[int, StepReport]] = []
 
     def add(self, samples: int, report: StepReport) -> None:
         """Add what the gradient buffers hold after a chunk of so many samples."""
         self._samples += samples
         self._reports.append((samples, report))
-        scales: list[Tensor | float] = [code.row[CodeScalar.scale] for code in self._codes]
-        for stage, scale, sums in zip(self._stages, [*scales, 1.0], self._gradients, strict=True):
+        for l, (stage, sums) in enumerate(zip(self._stages, self._gradients, strict=True)):
+            shrink: Tensor | float = 1.0
+            factor: Tensor | float = 1.0
+            if l < len(self._codes):
+                scale = self._codes[l].row[CodeScalar.scale]
+                unit = torch.maximum(self._units[l], scale)
+                shrink, factor = self._units[l] / unit, scale / unit
+                self._units[l] = unit
             for gradient, total in zip(stage.map.gradients, sums, strict=True):
-                total += gradient * scale
+                total.mul_(shrink).add_(gradient * factor)
         if self._codes:
             self._squares += samples * torch.stack([code.moved for code in self._codes]) ** 2
 
     def put_gradients(self) -> Tensor:
         """The sums into the maps' buffers; returns how far each code has moved, in RMS over all samples."""
         moved = (self._squares / self._samples).sqrt()
+        damping = (smallest_displacement / moved[-1:]).clamp(min=1.0)
+        scales = torch.where((moved > 0) & (moved[-1:] > 0), moved * damping, self._units)
         for l, (stage, sums) in enumerate(zip(self._stages, self._gradients, strict=True)):
-            scale: Tensor | float = 1.0
-            if l < len(self._codes) and self._scaled:
-                scale = torch.where(moved[l] > 0, moved[l] * self._codes[l].row[CodeScalar.damping], 1.0)
+            factor: Tensor | float = 1.0
+            if l < len(self._codes):
+                factor = self._units[l] / scales[l] if self._scaled else self._units[l]
             for gradient, total in zip(stage.map.gradients, sums, strict=True):
-                gradient.copy_(total / scale)
+                gradient.copy_(total * factor)
         return moved
 
     def report(self) -> StepReport:
@@ -184,7 +206,7 @@ class AMMemOff(Offline, AMMem):
 
     def _remembered(self) -> list[Memory]:
         self._forgets = True
-        return [(memory.gram.clone(), memory.cross.clone()) for memory in self._memories]
+        return self._copies()
 
     def _observe(self, first: Tensor) -> None:
         super()._observe(first)

@@ -38,6 +38,8 @@ def whole_set(samples: int = 45) -> tuple[Tensor, Tensor]:
         ("am-mem-off", {}),
         ("am-mem-off", PAPER),
         ("am-mem-off", {"sweeps": 2, "weight_decay": 0.1}),
+        ("am-mem-off", {"prior": 0.5, "damping": 0.0, "exact": True, "predictor": "memory"}),
+        ("am-mem-off", {**PAPER, "prior": 0.5}),
     ],
     ids=str,
 )
@@ -99,6 +101,57 @@ def test_only_the_same_training_set() -> None:
     with pytest.raises(ValueError, match="x must hold the 45 samples") as error:
         method.step(x[:44], y[:44])
     assert_sentence(error, "44", "am-adam-off")
+
+
+def test_a_refused_step_binds_to_nothing() -> None:
+    method = altmin_ext.make_method("am-adam-off", mlp())
+    x, y = whole_set()
+    with pytest.raises(ValueError, match="12 features"):
+        method.step(x[:10, :, :3], y[:10])
+    method.step(x, y)
+    resumed = altmin_ext.make_method("am-adam-off", mlp())
+    resumed.load_state_dict(method.state_dict())
+    with pytest.raises(ValueError, match="x must hold the 45 samples"):
+        resumed.step(x[:20], y[:20])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_depth(name: str) -> None:
+    """Displacements that float32 cannot hold, so far down, are summed up all the same."""
+
+    def build() -> nn.Module:
+        layers = [module for _ in range(55) for module in (nn.Linear(20, 20), nn.ReLU())]
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.ReLU(), *layers, nn.Linear(20, CLASSES))
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        return model
+
+    model = seeded(build, dtype=torch.float32)
+    before = copy.deepcopy(model)
+    method = altmin_ext.make_method(name, model, chunk_size=20)
+    x, y = next(batches((45,), dtype=torch.float32))
+    method.step(x, y)
+    for own, old in zip(model.modules(), before.modules(), strict=True):
+        if isinstance(own, nn.Linear):
+            assert not torch.equal(own.weight, old.weight)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_well_fitted_chunk_does_not_hold_back_the_others(name: str) -> None:
+    """What damps the step where the loss is next to nothing is the loss over all samples."""
+    x, y = whole_set(40)
+    models = [mlp(), mlp()]
+    with torch.no_grad():
+        y[20:] = models[0](x[20:]).argmax(1)
+        for model in models:
+            model[-1].weight.mul_(1e4)  # a loss of 0 on the second half
+            model[-1].bias.mul_(1e4)
+    options = {"lr_codes": 1e-9, "stage_scaling": "displacement"}
+    for model, size in zip(models, (40, 20), strict=True):
+        altmin_ext.make_method(name, model, chunk_size=size, **options).step(x, y)
+    assert distance(*models) < 1e-9
 
 
 def test_streams_are_refused() -> None:
