@@ -13,6 +13,7 @@ from altmin_ext.errors import unknown_name
 from altmin_ext.methods.am_mem import AMMem
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport
+from altmin_ext.methods.difference_target import DifferenceTarget
 from altmin_ext.methods.memory import merge_memories
 from altmin_ext.methods.offline import AMAdamOff, AMMemOff
 from altmin_ext.methods.online_am import AMSGD, AMAdam
@@ -21,7 +22,17 @@ from altmin_ext.network import as_chain
 
 _methods: dict[str, type[Method]] = {
     cls.name: cls
-    for cls in (AMSGD, AMAdam, AMMem, AMAdamOff, AMMemOff, StraightThrough, BackpropSGD, BackpropAdam)
+    for cls in (
+        AMSGD,
+        AMAdam,
+        AMMem,
+        AMAdamOff,
+        AMMemOff,
+        DifferenceTarget,
+        StraightThrough,
+        BackpropSGD,
+        BackpropAdam,
+    )
 }
 
 

@@ -94,10 +94,12 @@ class PreMap(Chain):
             that the kernels compute, that activation (or the identity); else None.
         pool: where it is a monotone activation and a max-pooling without overlap, in either order, apart from
             reshaping behind, the size of its windows; 1 without a pooling; else None.
+        unfused: the same pieces, one for each module but the identities.
     """
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         super().__init__(_fused(pieces))
+        self.unfused = [p for p in pieces if not (isinstance(p, PointwisePiece) and p.activation == identity)]
         acting = [piece for piece in self.pieces if not isinstance(piece, ReshapePiece)]
         activations = [piece.activation for piece in acting if isinstance(piece, PointwisePiece)]
         drops = [piece for piece in acting if isinstance(piece, DropoutPiece)]

@@ -118,7 +118,7 @@ class Activation:
         sigma' jumps but nothing cancels. A sign has no derivative to go by, and is exact as it is.
         """
         d = unit * delta
-        if _formulas[self.name].jumps:
+        if self.jumps:
             jump = self.value(c0 - d) - self.value(c0)
             return torch.where(jump == 0, jump, jump / unit)  # of a unit that underflows, not 0 / 0
         node = (1 - 1 / math.sqrt(3)) / 2
@@ -134,6 +134,11 @@ class Activation:
     def steepest(self) -> float:
         """The largest |sigma'|; 1 of every sign."""
         return _formulas[self.name].steepest(self.parameter)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether it is constant but for jumps: a sign."""
+        return _formulas[self.name].jumps
 
     @property
     def is_monotone(self) -> bool:

@@ -1,0 +1,375 @@
+"""Difference target propagation (Lee, Zhang, Fischer & Bengio, ECML PKDD 2015, arXiv 1412.7525).
+
+Layer l is h_l = f_l(h_{l-1}) = s_l(W_l h_{l-1} + b_l), with h_0 = x and h_L the logits. Beside every hidden layer but
+the first the method keeps an approximate inverse g_l(h_l) = s_{l-1}(V_l h_l + c_l). A step on a minibatch
+
+1. encodes:           h_l <- f_l(h_{l-1}) for all l;
+2. fits the inverses: g_l to undo f_l, where h = h_{l-1} + noise, minimising the mean of ||g_l(f_l(h)) - h||^2;
+3. sets the targets:  t_{L-1} <- h_{L-1} - target_step dloss/dh_{L-1} at the top,
+                      t_{l-1} <- h_{l-1} - g_l(h_l) + g_l(t_l) from there down;
+4. fits the layers:   f_l to its target, minimising the mean of ||f_l(h_{l-1}) - t_l||^2, and f_L to the loss.
+
+Each of these is differentiated in the weights of its own layer, all else being constant; dloss/dh_{L-1} is the one
+derivative in an activation. A Sign is how a layer speaks to its neighbours: h_l stands before it, f_{l+1} begins with
+it, as does the inverse of f_{l+1}, and nothing asks for its derivative.
+
+Targets are held as displacements t_l - h_l: the difference of two nearly equal activations has few digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.errors import DivergenceError
+from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.network import BoundStage, Chain, LinearMap, PreMap, split
+from altmin_ext.network.pieces import DropoutPiece, PointwisePiece, ReshapePiece
+from altmin_ext.ops import Activation
+from altmin_ext.ops.activation import identity
+
+
+@dataclasses.dataclass(frozen=True)
+class DifferenceTargetOptions(MethodOptions):
+    """Options of :class:`DifferenceTarget`.
+
+    The defaults are the authors' for the binary network 784-500-500-10 and minibatches of 100. For the tanh network
+    with seven hidden layers of 240 units they took lr .01489, lr_inverse .005011, target_step .3277, noise .3598 and
+    noise_epochs infinite.
+    """
+
+    lr: float = option(6.6e-4, "learning rate of the weights")
+    lr_inverse: float = option(4.33e-4, "learning rate of the inverses")
+    target_step: float = option(
+        27.97, "how far the top target goes along the derivative of the mean loss; per sample, this over B"
+    )
+    noise: float = option(0.5, "standard deviation of the noise that the inverses learn to undo, at first")
+    noise_epochs: float = option(50.0, "epochs after which the noise is half of that (inf: it stays)")
+
+    def check(self) -> None:
+        super().check()
+        self._check_number("lr_inverse", minimum=0.0)
+        self._check_number("target_step", minimum=0.0)
+        self._check_number("noise", minimum=0.0)
+        self._check_number("noise_epochs", minimum=0.0, exclusive=True, infinite=True)
+
+
+class RMSProp:
+    """The optimiser of the authors' code, by the gradient g of every weight w::
+
+        m <- .95 m + .05 g;  v <- .95 v + .05 g^2;  d <- .9 d - lr g / sqrt(v - m^2 + 1e-3);  w <- w + d
+
+    Where gradients are well below .03 it is SGD with momentum, at a rate of lr / .03.
+
+    Args:
+        weights: moved in place.
+        gradients: the buffers, one per weight, that :meth:`step` reads.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        self._weights, self._gradients = list(weights), list(gradients)
+        self.moments = [w.new_zeros(3, *w.shape, requires_grad=False) for w in weights]  # m, v, d
+        self._moments_before = [torch.zeros_like(moments) for moments in self.moments]
+        self._weights_before = [w.detach().clone() for w in weights]
+
+    def step(self, lr: float, decay: float = 0.0) -> None:
+        """Move the weights, after shrinking them by lr * decay."""
+        self.moments, self._moments_before = self._moments_before, self.moments
+        for w, w0, g, moments, before in zip(
+            self._weights, self._weights_before, self._gradients, self.moments, self._moments_before, strict=True
+        ):  # fmt: skip
+            mean, square, increment = moments
+            torch.lerp(before[0], g, 0.05, out=mean)
+            torch.mul(before[1], 0.95, out=square).addcmul_(g, g, value=0.05)
+            # A variance: negative only by rounding, which large gradients would make a NaN of.
+            variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
+            torch.mul(before[2], 0.9, out=increment).addcdiv_(g, variance.add_(1e-3).sqrt_(), value=-lr)
+            w0.copy_(w)
+            if decay != 0:
+                w.mul_(1 - lr * decay)
+            w.add_(increment)
+
+    def undo(self) -> None:
+        """Take the last step back, to the bit."""
+        self.moments, self._moments_before = self._moments_before, self.moments
+        for w, w0 in zip(self._weights, self._weights_before, strict=True):
+            w.copy_(w0)
+
+    def is_finite(self) -> bool:
+        """Whether the last step led to finite weights, by finite gradients."""
+        sums = [w.sum() + moments[1].sum() for w, moments in zip(self._weights, self.moments, strict=True)]
+        return not sums or bool(torch.stack(sums).isfinite().all())
+
+
+class Layer:
+    """f(h) = s(W front(h) + b), which learns by the derivatives of its own loss.
+
+    Args:
+        front: what h passes first, such as a Sign.
+        map: W and b.
+        activation: s.
+    """
+
+    def __init__(self, front: Chain, map: LinearMap, activation: Activation) -> None:
+        self._front, self._map, self._activation = front, map, activation
+        self.update = RMSProp(map.parameters, map.gradients)
+        self._input = self._code = map.weight.new_empty(0)
+        self._one = map.weight.new_ones((), requires_grad=False)
+
+    def encode(self, h: Tensor) -> Tensor:
+        """f(h) (B, n_out) of h (B, n_in), where the layer stands from now on."""
+        self._input = self._front.begin(h)
+        self._code = self._affine(self._input)
+        return self._activation.value(self._code)
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """f(h), the layer standing where it did."""
+        return self._activation.value(self._affine(self._front.value(h)))
+
+    def difference(self, displacement: Tensor) -> Tensor:
+        """f(h + displacement) - f(h), h being where the layer stands, without cancellation."""
+        moved = self._map.move(self._front.move(displacement, self._one), self._one, None)
+        return self._activation.difference(self._code, -moved, 1.0)
+
+    def differentiate(self, residual: Tensor) -> None:
+        """Give :attr:`update` the gradients in W and b, by the derivative (B, n_out) of the layer's loss in f(h)."""
+        residual = residual * self._activation.derivative(self._code)
+        self._map.weight_gradients(residual, self._input)
+        if self._map.bias_gradient is not None:
+            torch.sum(residual, 0, out=self._map.bias_gradient)
+
+    def pull_back(self, residual: Tensor) -> Tensor:
+        """From the derivative in W front(h) + b (B, n_out) to that in h (B, n_in)."""
+        return self._front.pull_back(self._map.pull_back(residual, None))
+
+    def _affine(self, a: Tensor) -> Tensor:
+        product = self._map.forward(a, None)
+        return product if self._map.bias is None else product.add_(self._map.bias)
+
+
+class DifferenceTarget(Method):
+    """Difference target propagation, on Linear layers with pointwise activations, Sign and Dropout between them.
+
+    The authors alternate whole epochs of inverse updates with whole epochs of forward updates; here both follow one
+    another on every minibatch.
+
+    Attributes:
+        epochs: how many have ended.
+        noise: the standard deviation in effect, see ``noise_epochs``.
+        inverses: the Linears of g_2 to g_{L-1}; not part of the model.
+        displacements: t_l - h_l (B, n_l) of every hidden layer in the last step, lowest first.
+    """
+
+    name = "dtp"
+    Options = DifferenceTargetOptions
+    options: DifferenceTargetOptions
+
+    def __init__(self, model: nn.Module, options: DifferenceTargetOptions, **common: Any) -> None:
+        if isinstance(model, nn.Module):
+            _check_model(split(model))
+        super().__init__(model, options, **common)
+        self._stages = split(model)
+        self._generator = torch.Generator(self.device).manual_seed(self.seed)
+        self._layers, self._inverses = self._make_layers()
+        self._shape, self._n_out = torch.Size(), 0  # of a sample and of its logits
+        self.epochs = 0
+        self.displacements: list[Tensor] = []
+
+    def _make_layers(self) -> tuple[list[Layer], list[Layer]]:
+        cuts = [_cut(stage.pre) for stage in self._stages[1:]]
+        fronts = [Chain(self._stages[0].pre.unfused), *(front for _, front in cuts)]
+        activations = [*(activation for activation, _ in cuts), identity]
+        maps = [stage.map for stage in self._stages if isinstance(stage.map, LinearMap)]
+        layers = [Layer(*parts) for parts in zip(fronts, maps, activations, strict=True)]
+        inverses = []
+        self.inverses = [self._orthogonal(map.n_out, map.n_in) for map in maps[1:-1]]
+        for linear, front, activation in zip(self.inverses, fronts[1:], activations, strict=False):
+            # It hears of its input what the layer does.
+            signs = [p for p in front.pieces if isinstance(p, PointwisePiece) and p.activation.jumps]
+            heard = Chain([PointwisePiece(sign.activation) for sign in signs])
+            inverses.append(Layer(heard, LinearMap(linear), activation))
+        return layers, inverses
+
+    def _orthogonal(self, n_in: int, n_out: int) -> nn.Linear:
+        """A Linear whose weight is the orthogonal factor of a uniform matrix, with a bias of zeros."""
+        drawn = torch.empty(n_out, n_in, dtype=torch.float64, device=self.device)
+        left, _, right = torch.linalg.svd(
+            drawn.uniform_(-1, 1, generator=self._generator), full_matrices=False
+        )
+        # nn.Linear's own initialisation would draw from torch's generator.
+        linear = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            linear.weight.copy_(left @ right)
+            linear.bias.zero_()
+        return linear
+
+    @property
+    def noise(self) -> float:
+        return self.options.noise / (1 + self.epochs / self.options.noise_epochs)
+
+    # ------------------------------------------------------------------------------------------ a step
+
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1:] != self._shape:
+            shape = x.shape[1:]
+            for stage in self._stages:
+                shape = stage.output_shape(shape, x)
+            self._shape, self._n_out = x.shape[1:], shape[0]
+        if not self.loss.counts_correct:
+            self.loss.check_target_values(y, self._n_out)
+        return x, y
+
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        activations = [x]
+        for layer in self._layers:
+            activations.append(layer.encode(activations[-1]))
+        *hidden, logits = activations[1:]
+        residual, loss, correct = self._residual_of_loss(logits, y)
+        drawn_before = self._generator.get_state()
+        self._fit_inverses(hidden)
+        self.displacements = self._targets(hidden, residual)
+        self._fit_layers(residual)
+        problem = self._not_finite(loss)
+        if problem is not None:
+            for layer in (*self._layers, *self._inverses):
+                layer.update.undo()
+            self._generator.set_state(drawn_before)
+            if self.on_nonfinite == "raise":
+                raise DivergenceError(problem)
+        return StepReport(loss, correct, self._objective(loss) if self.options.report_objective else None)
+
+    def _residual_of_loss(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The derivative of the mean loss in the logits (B, C), that loss, and the correct count."""
+        residual, loss = torch.empty_like(logits), logits.new_empty(())
+        correct = torch.empty_like(loss, dtype=torch.int64) if self.loss.counts_correct else None
+        if correct is None:
+            ops.mse_residual(logits, None, y, residual, None, loss)
+        else:
+            ops.softmax_residual(logits, None, y, residual, None, loss, correct)
+        return residual / len(logits), loss, correct
+
+    def _fit_inverses(self, hidden: Sequence[Tensor]) -> None:
+        """One step of every g_l on the mean of ||g_l(f_l(h)) - h||^2, at h_{l-1} with noise."""
+        for layer, inverse, below in zip(self._layers[1:-1], self._inverses, hidden[:-1], strict=True):
+            h = below + self.noise * torch.empty_like(below).normal_(generator=self._generator)
+            residual = inverse.encode(layer(h)) - h
+            inverse.differentiate(residual * (2 / len(h)))
+            inverse.update.step(self.options.lr_inverse * self.learning_rate_factor)
+
+    def _targets(self, hidden: Sequence[Tensor], residual: Tensor) -> list[Tensor]:
+        """t_l - h_l of every hidden layer: along the loss at the top, through the differences of g_l below."""
+        if not hidden:
+            return []
+        displacements = [-self.options.target_step * self._layers[-1].pull_back(residual)]
+        for inverse, h in zip(reversed(self._inverses), reversed(hidden), strict=False):
+            inverse.encode(h)
+            displacements.append(inverse.difference(displacements[-1]))
+        return displacements[::-1]
+
+    def _fit_layers(self, residual: Tensor) -> None:
+        """One step of every f_l on the mean of ||f_l(h_{l-1}) - t_l||^2, and of the last on the loss."""
+        o = self.options
+        for layer, displacement in zip(self._layers, self.displacements, strict=False):
+            layer.differentiate(displacement * (-2 / len(displacement)))
+        self._layers[-1].differentiate(residual)
+        for layer in self._layers:
+            layer.update.step(o.lr * self.learning_rate_factor, o.weight_decay)
+
+    def _objective(self, loss: Tensor) -> Tensor:
+        """The loss of every layer before its step."""
+        terms = [displacement.double().square().sum(1).mean() for displacement in self.displacements]
+        return torch.stack([*terms, loss.double()])
+
+    def _not_finite(self, loss: Tensor) -> str | None:
+        """What is not finite after the step, in a sentence; None if all is."""
+        causes = "check x for NaN or Inf, or lower"
+        for number, (stage, layer) in enumerate(zip(self._stages, self._layers, strict=True), 1):
+            if not layer.update.is_finite():
+                return (
+                    f"a weight of stage {number} ({stage.name!r}) is not finite {self._when()}; {causes} lr or "
+                    "target_step."
+                )
+        for number, (stage, inverse) in enumerate(zip(self._stages[1:], self._inverses, strict=False), 2):
+            if not inverse.update.is_finite():
+                return (
+                    f"a weight of the inverse of stage {number} ({stage.name!r}) is not finite {self._when()}; "
+                    f"{causes} lr_inverse."
+                )
+        if not bool(loss.isfinite()):
+            stages = self._stages
+            return f"the loss of stage {len(stages)} ({stages[-1].name!r}) is not finite {self._when()}; {causes} lr."
+        return None
+
+    def end_epoch(self) -> None:
+        """Lower the noise to noise / (1 + epochs / noise_epochs)."""
+        self.epochs += 1
+
+    # ------------------------------------------------------------------------------------------ saving
+
+    def _memory(self) -> dict[str, list[Tensor]]:
+        """What is remembered between steps besides the model's weights."""
+        layers = (*self._layers, *self._inverses)
+        return {
+            "inverses": [p.detach() for linear in self.inverses for p in linear.parameters()],
+            "moments": [moments for layer in layers for moments in layer.update.moments],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        memory = {name: [tensor.clone() for tensor in own] for name, own in self._memory().items()}
+        return {
+            **super().state_dict(),
+            **memory,
+            "epochs": self.epochs,
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        memory = self._memory()
+        if state.get("method") == self.name:
+            for name, own in memory.items():
+                shapes, found = ([tuple(tensor.shape) for tensor in each] for each in (own, state[name]))
+                if found != shapes:
+                    raise ValueError(f"state's {name} must have the shapes {shapes}, but have {found}.")
+            if state["generator"].shape != self._generator.get_state().shape:
+                raise ValueError(
+                    f"state must be of a method on {self.device.type}, but its generator is another's."
+                )
+        super().load_state_dict(state)
+        for name, own in memory.items():
+            for tensor, kept in zip(own, state[name], strict=True):
+                tensor.copy_(kept)
+        self.epochs = int(state["epochs"])
+        self._generator.set_state(state["generator"])
+
+    @classmethod
+    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
+        return "dtp looks in every step at whether it was finite"
+
+
+def _check_model(stages: Sequence[BoundStage]) -> None:
+    """Raise a ValueError unless every stage is a Linear behind pointwise activations."""
+    known = (PointwisePiece, DropoutPiece, ReshapePiece)
+    for stage in stages:
+        if not isinstance(stage.map, LinearMap) or not all(isinstance(p, known) for p in stage.pre.unfused):
+            raise ValueError(
+                f"model must be a chain of Linear with pointwise activations between them for dtp, but stage "
+                f"{stage.name!r} is something else; use am-adam."
+            )
+    if len(stages) > 1 and stages[-1].pre.has_underivable:
+        raise ValueError(
+            "model must have a surrogate for a Sign in front of its last Linear, where the targets begin, but it is "
+            "'none'; make it Sign('identity') or Sign('clipped')."
+        )
+
+
+def _cut(pre: PreMap) -> tuple[Activation, Chain]:
+    """What is between two Linears, as the activation of the lower layer and the front of the upper one."""
+    pieces = pre.unfused
+    if pieces and isinstance(pieces[0], PointwisePiece) and not pieces[0].activation.jumps:
+        return pieces[0].activation, Chain(pieces[1:])
+    return identity, Chain(pieces)
