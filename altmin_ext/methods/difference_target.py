@@ -64,7 +64,7 @@ class RMSProp:
 
         m <- .95 m + .05 g;  v <- .95 v + .05 g^2;  d <- .9 d - lr g / sqrt(v - m^2 + 1e-3);  w <- w + d
 
-    Where gradients are well below .03 it is SGD with momentum, at a rate of lr / .03.
+    Where gradients are well below .03 it is SGD with a momentum of .9, at a rate of lr / .03.
 
     Args:
         weights: moved in place.
@@ -175,6 +175,7 @@ class DifferenceTarget(Method):
         super().__init__(model, options, **common)
         self._stages = split(model)
         self._generator = torch.Generator(self.device).manual_seed(self.seed)
+        self.inverses: list[nn.Linear] = []
         self._layers, self._inverses = self._make_layers()
         self._shape, self._n_out = torch.Size(), 0  # of a sample and of its logits
         self.epochs = 0
@@ -187,12 +188,12 @@ class DifferenceTarget(Method):
         maps = [stage.map for stage in self._stages if isinstance(stage.map, LinearMap)]
         layers = [Layer(*parts) for parts in zip(fronts, maps, activations, strict=True)]
         inverses = []
-        self.inverses = [self._orthogonal(map.n_out, map.n_in) for map in maps[1:-1]]
-        for linear, front, activation in zip(self.inverses, fronts[1:], activations, strict=False):
-            # It hears of its input what the layer does.
+        for map, front, activation in zip(maps[1:-1], fronts[1:-1], activations[:-2], strict=True):
+            # It reads signs where its layer does.
             signs = [p for p in front.pieces if isinstance(p, PointwisePiece) and p.activation.jumps]
-            heard = Chain([PointwisePiece(sign.activation) for sign in signs])
-            inverses.append(Layer(heard, LinearMap(linear), activation))
+            own_front = Chain([PointwisePiece(sign.activation) for sign in signs])
+            self.inverses.append(self._orthogonal(map.n_out, map.n_in))
+            inverses.append(Layer(own_front, LinearMap(self.inverses[-1]), activation))
         return layers, inverses
 
     def _orthogonal(self, n_in: int, n_out: int) -> nn.Linear:
@@ -286,23 +287,16 @@ class DifferenceTarget(Method):
         return torch.stack([*terms, loss.double()])
 
     def _not_finite(self, loss: Tensor) -> str | None:
-        """What is not finite after the step, in a sentence; None if all is."""
-        causes = "check x for NaN or Inf, or lower"
-        for number, (stage, layer) in enumerate(zip(self._stages, self._layers, strict=True), 1):
-            if not layer.update.is_finite():
-                return (
-                    f"a weight of stage {number} ({stage.name!r}) is not finite {self._when()}; {causes} lr or "
-                    "target_step."
-                )
-        for number, (stage, inverse) in enumerate(zip(self._stages[1:], self._inverses, strict=False), 2):
-            if not inverse.update.is_finite():
-                return (
-                    f"a weight of the inverse of stage {number} ({stage.name!r}) is not finite {self._when()}; "
-                    f"{causes} lr_inverse."
-                )
-        if not bool(loss.isfinite()):
-            stages = self._stages
-            return f"the loss of stage {len(stages)} ({stages[-1].name!r}) is not finite {self._when()}; {causes} lr."
+        """What was the first in this step not to be finite, in a sentence; None if all is."""
+        names = [f"stage {number} ({stage.name!r})" for number, stage in enumerate(self._stages, 1)]
+        found = [(f"the loss of {names[-1]}", bool(loss.isfinite()), "lr")]
+        for name, inverse in zip(names[1:-1], self._inverses, strict=True):
+            found.append((f"a weight of the inverse of {name}", inverse.update.is_finite(), "lr_inverse"))
+        for name, layer in zip(names, self._layers, strict=True):
+            found.append((f"a weight of {name}", layer.update.is_finite(), "lr or target_step"))
+        for what, finite, cause in found:
+            if not finite:
+                return f"{what} is not finite {self._when()}; check x for NaN or Inf, or lower {cause}."
         return None
 
     def end_epoch(self) -> None:
