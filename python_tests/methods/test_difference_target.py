@@ -425,9 +425,7 @@ def test_inverses_come_to_undo_their_layers() -> None:
 def test_inverses_begin_orthogonal(hidden: tuple[int, ...]) -> None:
     """As rows or columns, whichever are fewer; shapes are those of the layers they undo, turned round."""
     method = make(seeded(lambda: mlp(FEATURES, hidden, CLASSES, "tanh")), seed=7)
-    assert [tuple(linear.weight.shape) for linear in method.inverses] == list(
-        zip(hidden[:-1], hidden[1:], strict=True)
-    )
+    assert [linear.weight.shape for linear in method.inverses] == list(itertools.pairwise(hidden))
     for linear in method.inverses:
         w = linear.weight.detach()
         gram = w @ w.t() if w.shape[0] <= w.shape[1] else w.t() @ w
