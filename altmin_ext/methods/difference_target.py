@@ -128,7 +128,7 @@ class Layer:
         return self._activation.value(self._code)
 
     def __call__(self, h: Tensor) -> Tensor:
-        """f(h), the layer standing where it did."""
+        """f(h), for :meth:`difference` and :meth:`differentiate` the layer standing where it did."""
         return self._activation.value(self._affine(self._front.value(h)))
 
     def difference(self, displacement: Tensor) -> Tensor:
@@ -155,8 +155,8 @@ class Layer:
 class DifferenceTarget(Method):
     """Difference target propagation, on Linear layers with pointwise activations, Sign and Dropout between them.
 
-    The authors alternate whole epochs of inverse updates with whole epochs of forward updates; here both follow one
-    another on every minibatch.
+    The authors alternate a pass over the data that fits the inverses with one that fits the layers; here every
+    minibatch does one and then the other. Memory: seven numbers for every weight, of the layers and of the inverses.
 
     Attributes:
         epochs: how many have ended.
@@ -338,7 +338,7 @@ class DifferenceTarget(Method):
             for tensor, kept in zip(own, state[name], strict=True):
                 tensor.copy_(kept)
         self.epochs = int(state["epochs"])
-        self._generator.set_state(state["generator"])
+        self._generator.set_state(state["generator"].cpu())
 
     @classmethod
     def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
