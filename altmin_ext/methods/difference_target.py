@@ -11,7 +11,7 @@ the first the method keeps an approximate inverse g_l(h_l) = s_{l-1}(V_l h_l + c
 
 Each of these is differentiated in the weights of its own layer, all else being constant; dloss/dh_{L-1} is the one
 derivative in an activation. A Sign is how a layer speaks to its neighbours: h_l stands before it, f_{l+1} begins with
-it, as does the inverse of f_{l+1}, and nothing asks for its derivative.
+it, as does the inverse of f_{l+1}, and nothing asks for its derivative; in front of f_L alone it is the surrogate's.
 
 Targets are held as displacements t_l - h_l: the difference of two nearly equal activations has few digits.
 """
@@ -38,9 +38,9 @@ from altmin_ext.ops.activation import identity
 class DifferenceTargetOptions(MethodOptions):
     """Options of :class:`DifferenceTarget`.
 
-    The defaults are the authors' for the binary network 784-500-500-10 and minibatches of 100. For the tanh network
-    with seven hidden layers of 240 units they took lr .01489, lr_inverse .005011, target_step .3277, noise .3598 and
-    noise_epochs infinite.
+    The defaults are the authors' for the binary network 784-500-500-10 and minibatches of 100; they do for tanh
+    networks, too. For one with seven hidden layers of 240 units the authors took lr .01489, lr_inverse .005011,
+    target_step .3277, noise .3598 and noise_epochs infinite; where pixels are standardised that lr is too large.
     """
 
     lr: float = option(6.6e-4, "learning rate of the weights")
