@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -146,6 +147,8 @@ def _run(
             if bar is not None:
                 bar.set_description(f"epoch {epoch}/{state.epochs}", refresh=False)
             record = EpochRecord(state.history)
+            if batches.steps is not None and not batches.one_shot:  # what can be gone through beforehand
+                method.begin_epoch(itertools.islice(batches, None if steps is None else steps - state.step))
             for x, y in batches:
                 interrupt.held = True
                 report = method.step(x, y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -267,6 +267,13 @@ class Method(abc.ABC):
                 f"y must have one entry for each of the {len(x)} samples of x, but has shape {tuple(y.shape)}."
             )
         return self.loss.check_targets(y, self.dtype)
+
+    def begin_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:  # noqa: B027  (most do nothing)
+        """Do what the method does with the data before an epoch's steps.
+
+        Args:
+            batches: the minibatches (x, y) of one pass.
+        """
 
     def end_epoch(self) -> None:  # noqa: B027  (a method without an epoch schedule has nothing to do)
         """Apply what the method does between epochs, such as raising the penalty."""

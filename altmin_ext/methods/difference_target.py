@@ -19,7 +19,7 @@ Targets are held as displacements t_l - h_l: the difference of two nearly equal 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,8 +155,9 @@ class Layer:
 class DifferenceTarget(Method):
     """Difference target propagation, on Linear layers with pointwise activations, Sign and Dropout between them.
 
-    The authors alternate a pass over the data that fits the inverses with one that fits the layers; here every
-    minibatch does one and then the other. Memory: seven numbers for every weight, of the layers and of the inverses.
+    The authors alternate a pass over the data that fits the inverses with one that fits the layers, and so does
+    :func:`altmin_ext.train` where the data have an end, see :meth:`begin_epoch`. Otherwise a step does both.
+    Memory: seven numbers for every weight, of the layers and of the inverses.
 
     Attributes:
         epochs: how many have ended.
@@ -179,6 +180,7 @@ class DifferenceTarget(Method):
         self._layers, self._inverses = self._make_layers()
         self._shape, self._n_out = torch.Size(), 0  # of a sample and of its logits
         self.epochs = 0
+        self._alternates = False  # whether the inverses have been fitted for this epoch
         self.displacements: list[Tensor] = []
 
     def _make_layers(self) -> tuple[list[Layer], list[Layer]]:
@@ -226,23 +228,23 @@ class DifferenceTarget(Method):
         return x, y
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        *hidden, logits = self._encode(x)
+        residual, loss, correct = self._residual_of_loss(logits, y)
+        drawn_before = self._generator.get_state()
+        if not self._alternates:
+            self._fit_inverses(hidden)
+        self.displacements = self._targets(hidden, residual)
+        self._fit_layers(residual)
+        fitted = self._layers if self._alternates else [*self._inverses, *self._layers]
+        self._undo_unless_finite(loss, fitted, drawn_before)
+        return StepReport(loss, correct, self._objective(loss) if self.options.report_objective else None)
+
+    def _encode(self, x: Tensor) -> list[Tensor]:
+        """h_l of every layer."""
         activations = [x]
         for layer in self._layers:
             activations.append(layer.encode(activations[-1]))
-        *hidden, logits = activations[1:]
-        residual, loss, correct = self._residual_of_loss(logits, y)
-        drawn_before = self._generator.get_state()
-        self._fit_inverses(hidden)
-        self.displacements = self._targets(hidden, residual)
-        self._fit_layers(residual)
-        problem = self._not_finite(loss)
-        if problem is not None:
-            for layer in (*self._layers, *self._inverses):
-                layer.update.undo()
-            self._generator.set_state(drawn_before)
-            if self.on_nonfinite == "raise":
-                raise DivergenceError(problem)
-        return StepReport(loss, correct, self._objective(loss) if self.options.report_objective else None)
+        return activations[1:]
 
     def _residual_of_loss(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The derivative of the mean loss in the logits (B, C), that loss, and the correct count."""
@@ -286,22 +288,59 @@ class DifferenceTarget(Method):
         terms = [displacement.double().square().sum(1).mean() for displacement in self.displacements]
         return torch.stack([*terms, loss.double()])
 
-    def _not_finite(self, loss: Tensor) -> str | None:
-        """What was the first in this step not to be finite, in a sentence; None if all is."""
+    def _undo_unless_finite(self, loss: Tensor, fitted: Sequence[Layer], drawn_before: Tensor) -> None:
+        """Undo the steps of the layers and inverses if one, or the loss, is not finite; raise if asked to."""
+        problem = self._not_finite(loss, fitted)
+        if problem is None:
+            return
+        for layer in fitted:
+            layer.update.undo()
+        self._generator.set_state(drawn_before)
+        if self.on_nonfinite == "raise":
+            what, cause = problem
+            raise DivergenceError(
+                f"{what} is not finite {self._when()}; check x for NaN or Inf, or lower {cause}."
+            )
+
+    def _not_finite(self, loss: Tensor, fitted: Sequence[Layer]) -> tuple[str, str] | None:
+        """What was the first not to be finite, and what to lower; None if all is."""
         names = [f"stage {number} ({stage.name!r})" for number, stage in enumerate(self._stages, 1)]
-        found = [(f"the loss of {names[-1]}", bool(loss.isfinite()), "lr")]
+        if not bool(loss.isfinite()):
+            return f"the loss of {names[-1]}", "lr"
         for name, inverse in zip(names[1:-1], self._inverses, strict=True):
-            found.append((f"a weight of the inverse of {name}", inverse.update.is_finite(), "lr_inverse"))
+            if inverse in fitted and not inverse.update.is_finite():
+                return f"a weight of the inverse of {name}", "lr_inverse"
         for name, layer in zip(names, self._layers, strict=True):
-            found.append((f"a weight of {name}", layer.update.is_finite(), "lr or target_step"))
-        for what, finite, cause in found:
-            if not finite:
-                return f"{what} is not finite {self._when()}; check x for NaN or Inf, or lower {cause}."
+            if layer in fitted and not layer.update.is_finite():
+                return f"a weight of {name}", "lr or target_step"
         return None
+
+    # ------------------------------------------------------------------------------------------ epochs
+
+    def begin_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Fit the inverses on every minibatch; until :meth:`end_epoch` steps then fit the layers alone.
+
+        Args:
+            batches: the minibatches (x, y) of one pass, as :meth:`step` takes them.
+
+        Raises:
+            TypeError, ValueError, DivergenceError: as by :meth:`step`.
+        """
+        self._alternates = False
+        self.model.train()
+        for x, y in batches:
+            self._prepare(x, self.check_batch(x, y))
+            with torch.no_grad():
+                *hidden, logits = self._encode(x)
+                drawn_before = self._generator.get_state()
+                self._fit_inverses(hidden)
+                self._undo_unless_finite(logits.sum(), self._inverses, drawn_before)
+        self._alternates = True
 
     def end_epoch(self) -> None:
         """Lower the noise to noise / (1 + epochs / noise_epochs)."""
         self.epochs += 1
+        self._alternates = False
 
     # ------------------------------------------------------------------------------------------ saving
 
@@ -319,6 +358,7 @@ class DifferenceTarget(Method):
             **super().state_dict(),
             **memory,
             "epochs": self.epochs,
+            "alternates": self._alternates,
             "generator": self._generator.get_state(),
         }
 
@@ -338,6 +378,7 @@ class DifferenceTarget(Method):
             for tensor, kept in zip(own, state[name], strict=True):
                 tensor.copy_(kept)
         self.epochs = int(state["epochs"])
+        self._alternates = bool(state["alternates"])
         self._generator.set_state(state["generator"].cpu())
 
     @classmethod

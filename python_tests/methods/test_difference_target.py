@@ -148,21 +148,31 @@ class Reference:
         for parameter, gradient in zip(trained, torch.autograd.grad(objective, trained), strict=True):
             self.rules[parameter].follow(gradient, lr, decay)
 
-    def step(self, x: Tensor, y: Tensor) -> tuple[float, list[Tensor], list[float]]:
-        """Loss, targets minus activations, and objectives."""
-        last = len(self.layers) - 1
+    def encode(self, x: Tensor) -> list[Tensor]:
         self.masks = {}
         with torch.no_grad():
             h = [x]
             for number in range(len(self.layers)):
                 h.append(self.f(number, h[-1]))
-        for number in range(1, last):
+        return h
+
+    def fit_inverses(self, h: list[Tensor]) -> None:
+        for number in range(1, len(self.layers) - 1):
             noise = torch.randn(h[number].shape, generator=self.generator, dtype=torch.float64)
             corrupted = h[number] + self.noise * noise
             with torch.no_grad():
                 image = self.f(number, corrupted)
             error = (self.g(number, image) - corrupted).square().sum(1).mean()
             self.follow(error, self.inverses[number - 1], self.lr_inverse)
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[float, list[Tensor], list[float]]:
+        h = self.encode(x)
+        self.fit_inverses(h)
+        return self.fit_layers(h, y)
+
+    def fit_layers(self, h: list[Tensor], y: Tensor) -> tuple[float, list[Tensor], list[float]]:
+        """Loss, targets minus activations, and objectives."""
+        last = len(self.layers) - 1
         targets: list[Tensor] = []
         if last > 0:
             top = h[last].clone().requires_grad_()
@@ -270,6 +280,111 @@ def test_parity(network: str) -> None:
 )
 def test_parity_of_options(network: str, options: dict[str, Any]) -> None:
     compare(seeded(NETWORKS[network]), **options)
+
+
+# --- passes that alternate ---
+
+
+def minibatches() -> list[tuple[Tensor, Tensor]]:
+    x, y = clouds()
+    return list(zip(x.split(8), y.split(8), strict=True))
+
+
+def assert_same(one: DifferenceTarget, other: DifferenceTarget) -> None:
+    """Bit for bit."""
+    assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+    assert same_state(one.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("network", ["continuous", "discrete", "one hidden layer"])
+def test_parity_of_alternating_passes(network: str) -> None:
+    """An epoch is a pass that fits the inverses, with the noise of the epoch, and one that fits the layers."""
+    method = make(seeded(NETWORKS[network]), noise_epochs=2)
+    reference = Reference(method)
+    for epoch in range(3):
+        reference.noise = 0.5 / (1 + epoch / 2)
+        method.begin_epoch(minibatches())
+        for x, _ in minibatches():
+            reference.fit_inverses(reference.encode(x))
+        for x, y in minibatches():
+            method.step(x, y)
+            reference.fit_layers(reference.encode(x), y)
+        method.end_epoch()
+        for one, other in zip(weights(method), reference.weights(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+    assert method.steps == 3 * len(minibatches())
+
+
+@pytest.mark.parametrize("steps", [None, 6])
+def test_train_alternates(steps: int | None) -> None:
+    """No further than its steps go; they end in the second epoch."""
+    trained, stepped = (make(seeded(NETWORKS["discrete"])) for _ in range(2))
+    data, left = minibatches(), steps or 8
+    assert len(data) == 4
+    altmin_ext.train(trained.model, data, method=trained, epochs=2, steps=steps, progress=False)
+    for part in (data[:left], data[: left - 4]):
+        stepped.begin_epoch(part)
+        for x, y in part:
+            stepped.step(x, y)
+        stepped.end_epoch()
+    assert_same(trained, stepped)
+
+
+def test_train_takes_data_without_end_as_they_come() -> None:
+    trained, stepped = (make(seeded(NETWORKS["discrete"])) for _ in range(2))
+    altmin_ext.train(trained.model, itertools.cycle(minibatches()), method=trained, steps=6, progress=False)
+    for x, y in itertools.islice(itertools.cycle(minibatches()), 6):
+        stepped.step(x, y)
+    stepped.end_epoch()
+    assert_same(trained, stepped)
+
+
+def test_resumes_within_an_epoch() -> None:
+    method = make(seeded(NETWORKS["discrete"]))
+    method.begin_epoch(minibatches())
+    method.step(*minibatches()[0])
+    resumed = make(copy.deepcopy(method.model), seed=9)
+    resumed.load_state_dict(method.state_dict())
+    for each in (method, resumed):
+        each.step(*minibatches()[1])
+        each.end_epoch()
+        each.step(*minibatches()[2])
+    assert_same(method, resumed)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_pass_that_is_not_finite(value: float) -> None:
+    """Raised as by a step; where it is skipped, the minibatch has never been."""
+    good = minibatches()
+    x = good[1][0].clone()
+    x[2, 3] = value
+    bad = [good[0], (x, good[1][1]), *good[2:]]
+    method = make(seeded(lambda: mlp(FEATURES, [8, 7], CLASSES)))
+    with pytest.raises(
+        altmin_ext.DivergenceError, match=r"stage \d .* not finite at step 1; check x"
+    ) as error:
+        method.begin_epoch(bad)
+    assert_sentence(error)
+    first, skipping, without = (
+        make(seeded(lambda: mlp(FEATURES, [8, 7], CLASSES)), on_nonfinite="skip") for _ in range(3)
+    )
+    first.begin_epoch(good[:1])
+    for one, other in zip(weights(method), weights(first), strict=True):
+        assert torch.equal(one, other)
+    skipping.begin_epoch(bad)
+    without.begin_epoch([good[0], *good[2:]])
+    assert_same(skipping, without)
+
+
+def test_a_pass_over_wrong_data_is_refused() -> None:
+    method = make(seeded(NETWORKS["discrete"]))
+    before, state = weights(method), method.state_dict()
+    x, y = clouds()
+    for batch in ((x[:, :4], y), (x, y[:3])):
+        with pytest.raises(ValueError, match=r"\b(x|y) must"):
+            method.begin_epoch([batch])
+    assert all(torch.equal(a, b) for a, b in zip(weights(method), before, strict=True))
+    assert same_state(method.state_dict(), state)
 
 
 # --- rms_prop ---
@@ -468,7 +583,8 @@ def test_noise_by_epochs() -> None:
 def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
     tensors = [(a, b) for key in ("inverses", "moments") for a, b in zip(one[key], other[key], strict=True)]
     tensors.append((one["generator"], other["generator"]))
-    return one["epochs"] == other["epochs"] and all(torch.equal(a, b) for a, b in tensors)
+    numbers = ("epochs", "alternates")
+    return all(one[key] == other[key] for key in numbers) and all(torch.equal(a, b) for a, b in tensors)
 
 
 @pytest.mark.parametrize("network", ["continuous", "discrete", "no hidden layer"])
