@@ -326,7 +326,6 @@ class DifferenceTarget(Method):
         Raises:
             TypeError, ValueError, DivergenceError: as by :meth:`step`.
         """
-        self._alternates = False
         self.model.train()
         for x, y in batches:
             self._prepare(x, self.check_batch(x, y))

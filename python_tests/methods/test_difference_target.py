@@ -339,6 +339,21 @@ def test_train_takes_data_without_end_as_they_come() -> None:
     assert_same(trained, stepped)
 
 
+def test_inverses_stand_still_from_their_pass_to_the_end_of_the_epoch() -> None:
+    method = make(seeded(NETWORKS["discrete"]))
+    (inverse,) = method.inverses
+    learns = []
+    for begins, ends in ((False, False), (True, False), (False, True), (False, False)):
+        if begins:
+            method.begin_epoch(minibatches())
+        before = inverse.weight.detach().clone()
+        method.step(*clouds())
+        learns.append(not torch.equal(inverse.weight, before))
+        if ends:
+            method.end_epoch()
+    assert learns == [True, False, False, True]
+
+
 def test_resumes_within_an_epoch() -> None:
     method = make(seeded(NETWORKS["discrete"]))
     method.begin_epoch(minibatches())
@@ -590,11 +605,16 @@ def same_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("network", ["continuous", "discrete", "no hidden layer"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
-def test_a_step_that_is_not_finite_has_never_been(network: str, value: float, on_nonfinite: str) -> None:
+@pytest.mark.parametrize("alternates", [False, True])
+def test_a_step_that_is_not_finite_has_never_been(
+    network: str, value: float, on_nonfinite: str, alternates: bool
+) -> None:
     """An activation may be finite though x is not: tanh of Inf is 1."""
     model = seeded(NETWORKS[network])
     method = make(model, on_nonfinite=on_nonfinite)
     x, y = clouds()
+    if alternates:
+        method.begin_epoch([(x, y)])
     method.step(x, y)
     before, state = weights(method), method.state_dict()
     x = x.clone()
