@@ -404,6 +404,92 @@ def bcd_columns(
         reference.bcd_columns(weight, gram, cross, scalars, sweeps, has_bias, nonnegative)
 
 
+def relu_prox(
+    activation: Tensor,
+    center: Tensor,
+    out: Tensor,
+    gamma: float,
+    beta: float,
+    guard: Tensor | None = None,
+) -> None:
+    """argmin_z gamma (activation - relu(z))^2 + beta (z - center)^2, elementwise.
+
+    The code between a relu's activation and what the layer below gives, for methods that hold both as variables
+    (Taylor et al. 2016; Wang et al. 2019, dlADMM). Of two equally good codes it is the positive one.
+
+    Args:
+        activation: (B, n).
+        center: (B, n).
+        out: (B, n), out; may be ``activation`` or ``center``.
+        gamma, beta: positive.
+        guard: (1,) float64, raised if a result is not finite.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, arguments share memory, or ``gamma`` or ``beta``
+            is not positive and finite.
+    """
+    if kernels := _native(activation):
+        kernels.relu_prox(activation, center, out, gamma, beta, guard)
+    else:
+        reference.relu_prox(activation, center, out, gamma, beta, guard)
+
+
+def softmax_prox(
+    center: Tensor, labels: Tensor, out: Tensor, rho: float, guard: Tensor | None = None
+) -> None:
+    """argmin_z -log softmax(z)[label] + rho / 2 ||z - center||^2, row by row.
+
+    The output code of methods that hold it as a variable (Wang et al. 2019, dlADMM; Wang et al. 2022, mDLAM), to
+    rounding: a scalar equation in the Wright omega function, by Newton's method in float64.
+
+    Args:
+        center: (B, C).
+        labels: (B,) int64; on a GPU one outside [0, C) makes its row NaN, which raises the guard.
+        out: (B, C), out; may be ``center``.
+        rho: positive.
+        guard: (1,) float64, raised if a result is not finite.
+
+    Raises:
+        ValueError: a label outside [0, C) (on the CPU), a wrong shape or device, shared memory, or a ``rho`` that is
+            not positive and finite.
+        TypeError: a wrong dtype.
+    """
+    if kernels := _native(center):
+        kernels.softmax_prox(center, labels, out, rho, guard)
+    else:
+        reference.softmax_prox(center, labels, out, rho, guard)
+
+
+def hinge_prox(
+    center: Tensor,
+    targets: Tensor,
+    multiplier: Tensor,
+    out: Tensor,
+    beta: float,
+    guard: Tensor | None = None,
+) -> None:
+    """argmin_z l(z, target) + multiplier z + beta (z - center)^2, elementwise.
+
+    With the hinge loss l(z, 1) = max(1 - z, 0), l(z, 0) = max(z, 0): the output code of Taylor et al. (2016).
+
+    Args:
+        center: (B, n).
+        targets: (B, n), 0 or 1; another one makes its result NaN.
+        multiplier: (B, n).
+        out: (B, n), out; may be ``center``.
+        beta: positive.
+        guard: (1,) float64, raised if a result is not finite.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, arguments share memory, or ``beta`` is not
+            positive and finite.
+    """
+    if kernels := _native(center):
+        kernels.hinge_prox(center, targets, multiplier, out, beta, guard)
+    else:
+        reference.hinge_prox(center, targets, multiplier, out, beta, guard)
+
+
 def convolve(
     input: Tensor,
     weight: Tensor,
@@ -675,6 +761,9 @@ names = (
     "power_iteration",
     "memory_update",
     "bcd_columns",
+    "relu_prox",
+    "softmax_prox",
+    "hinge_prox",
     "convolve",
     "convolution_pull_back",
     "convolution_weight_gradient",

@@ -1,11 +1,12 @@
 """The twin of every op in plain torch: documentation, oracle, and what runs where no kernel does.
 
 Each function has the arguments of its namesake in :mod:`altmin_ext.ops` and works in place like it, on any device,
-without synchronising it (softmax_residual's check of the labels apart).
+without synchronising it (the checks of labels apart).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -317,6 +318,65 @@ def bcd_columns(
                 w = soft_threshold(w, scalars[MemoryScalar.threshold] / diagonal[j])
                 w = torch.relu(w) if nonnegative else w
             weight[:, j] = torch.where(diagonal[j] <= smallest, weight[:, j], w)
+
+
+def relu_prox(
+    activation: Tensor, center: Tensor, out: Tensor, gamma: float, beta: float, guard: Tensor | None
+) -> None:
+    def objective(z: Tensor) -> Tensor:
+        return gamma * (activation - torch.relu(z)) ** 2 + beta * (z - center) ** 2
+
+    right = torch.relu((gamma * activation + beta * center) / (gamma + beta))
+    left = center.clamp(max=0)
+    out.copy_(torch.where(objective(left) < objective(right), left, right))
+    _raise_unless_finite(guard, (out * 0).sum())
+
+
+def _wright_omega(x: Tensor) -> Tensor:
+    """omega + log omega = x."""
+    middle = x.clamp(min=-40)
+    log_x = middle.clamp(min=1).log()
+    small, large = torch.exp(torch.minimum(middle, 2 * (middle - 1) / 3)), middle - log_x + log_x / middle
+    omega = torch.where(middle < 1, small, large)
+    for _ in range(2):
+        r = middle - omega - omega.log()
+        a = 2 * (1 + omega) * (1 + omega + 2 * r / 3)
+        omega = omega + omega * r * (a - r) / ((1 + omega) * (a - 2 * r))
+    return torch.where(x < -40, x.exp(), omega)
+
+
+def softmax_prox(center: Tensor, labels: Tensor, out: Tensor, rho: float, guard: Tensor | None) -> None:
+    classes = center.shape[1]
+    outside = (labels < 0) | (labels >= classes)
+    if labels.device.type == "cpu" and outside.any():
+        first = int(outside.nonzero()[0, 0])
+        raise ValueError(f"y must lie in [0, {classes}), but y[{first}] is {int(labels[first])}.")
+    v = center.double()
+    index = labels.clamp(0, classes - 1).unsqueeze(1)
+    of_label = torch.where(outside.unsqueeze(1), torch.nan, v.gather(1, index))
+    difference = v - of_label
+    others = torch.ones_like(v).scatter_(1, index, 0)
+    # The loss at the minimiser, by Newton's method; so many steps that none has to be waited for.
+    loss = torch.relu(difference.amax(1, keepdim=True) - 2 / rho)
+    for _ in range(40):
+        rise, rise_slope = -torch.expm1(-loss) / rho, torch.exp(-loss) / rho
+        omega = others * _wright_omega(difference - math.log(rho) - rise - loss)
+        slope = (omega / (1 + omega)).sum(1, keepdim=True) * (1 + rise_slope) + rise_slope
+        loss = loss + (omega.sum(1, keepdim=True) - rise) / slope
+    rise = -torch.expm1(-loss) / rho
+    omega = others * _wright_omega(difference - math.log(rho) - rise - loss)
+    out.copy_(v - omega + (1 - others) * rise)
+    _raise_unless_finite(guard, (out * 0).sum())
+
+
+def hinge_prox(
+    center: Tensor, targets: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor | None
+) -> None:
+    flat = center - multiplier / (2 * beta)
+    lower, upper = flat - (1 - targets) / (2 * beta), flat + targets / (2 * beta)
+    result = torch.clamp(targets, lower, upper)
+    out.copy_(torch.where((targets == 0) | (targets == 1), result, torch.nan))
+    _raise_unless_finite(guard, (out * 0).sum())
 
 
 def _images(lanes: Tensor) -> Tensor:

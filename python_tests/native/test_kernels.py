@@ -27,7 +27,10 @@ from ..ops import (
     test_convolve,
     test_elman_code_step,
     test_elman_encode,
+    test_hinge_prox,
+    test_relu_prox,
     test_sign_flip,
+    test_softmax_prox,
 )
 from ..ops.calling import (
     WRITTEN,
@@ -172,6 +175,9 @@ CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
     },
     "memory_update": lambda random: memory_case(random, 37, 70, 66),
     "bcd_columns": lambda random: bcd_case(random, 20, 70),
+    "relu_prox": lambda random: test_relu_prox.case(random, 70, 132),
+    "softmax_prox": lambda random: test_softmax_prox.case(random, 67, 40),
+    "hinge_prox": lambda random: test_hinge_prox.case(random, 70, 132),
     "convolve": lambda random: test_convolve.case(random, CONVOLUTION, mask=True),
     "convolution_pull_back": lambda random: test_convolution_pull_back.case(random, CONVOLUTION),
     "convolution_weight_gradient": lambda random: test_convolution_weight_gradient.case(random, CONVOLUTION),
@@ -249,6 +255,21 @@ def test_a_label_outside_the_classes_raises_the_guard(classes: int, label: int) 
     result = call(ops.softmax_residual, case)
     assert result.guard == 1
     assert torch.isnan(result.loss)
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("classes", [1, 10, 70])
+@pytest.mark.parametrize("label", [-1, 2**40, -(2**62)])
+def test_a_label_outside_the_classes_makes_its_row_nan(classes: int, label: int) -> None:
+    case = test_softmax_prox.case(Random(11), 40, classes)
+    clean = call(ops.softmax_prox, case)
+    assert clean.guard == 0
+    case["labels"][23] = label
+    result = call(ops.softmax_prox, case)
+    assert result.guard == 1
+    assert torch.isnan(result.out[23]).all()
+    others = torch.arange(40) != 23
+    assert same_bits(result.out[others], clean.out[others])
 
 
 @pytest.mark.usefixtures("emulated")

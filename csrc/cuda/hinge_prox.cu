@@ -1,0 +1,49 @@
+#include "ops/hinge_prox.h"
+
+#include "pack.h"
+#include "reduction.h"
+
+namespace altmin::cuda {
+
+namespace {
+
+constexpr int threads = 256;
+
+template <int width, typename T>
+__global__ void __launch_bounds__(threads) hinge_prox_kernel(HingeProx<T> o, HingeProxMap<T> map) {
+  T zero = 0;  // as long as all results are finite
+  const int64_t step = int64_t{width} * threads * gridDim.x;
+  for (int64_t place = width * (int64_t{threads} * blockIdx.x + threadIdx.x); place < o.size; place += step) {
+    const auto center = load<width>(o.center + place);
+    const auto targets = load<width>(o.targets + place);
+    const auto multiplier = load<width>(o.multiplier + place);
+    Pack<T, width> out;
+    for (int i = 0; i < width; ++i) {
+      out[i] = map(center[i], targets[i], multiplier[i]);
+      zero += out[i] * T(0);
+    }
+    store(o.out + place, out);
+  }
+  if (!(zero == T(0))) raise(o.guard);
+}
+
+template <int width, typename T>
+void launch_hinge_prox(const HingeProx<T>& o, Stream stream) {
+  launch(hinge_prox_kernel<width, T>, blocks_for(ceil_divide(o.size, width * threads)), threads, stream, o,
+         HingeProxMap<T>(o));
+}
+
+}  // namespace
+
+template <typename T>
+void hinge_prox(const HingeProx<T>& o, Stream stream) {
+  if (o.size == 0) return;
+  if (o.size % pack_width<T> == 0 && aligned(o.center, o.targets, o.multiplier, o.out))
+    launch_hinge_prox<pack_width<T>>(o, stream);
+  else
+    launch_hinge_prox<1>(o, stream);
+}
+
+ALTMIN_INSTANTIATE_CUDA(hinge_prox, void, HingeProx)
+
+}  // namespace altmin::cuda
