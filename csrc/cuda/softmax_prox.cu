@@ -21,7 +21,7 @@ __device__ __forceinline__ double warp_largest(double value) {
 template <typename T>
 __global__ void __launch_bounds__(warps* warp_size) softmax_prox_kernel(SoftmaxProx<T> o) {
   const int64_t lane = threadIdx.x;
-  double zero = 0;  // as long as all results are finite
+  T zero = 0;  // as long as all results are finite
   for (int64_t row = blockIdx.x * int64_t{warps} + threadIdx.y; row < o.batch;
        row += int64_t{gridDim.x} * warps) {
     const T* center = o.center + row * o.classes;
@@ -41,13 +41,14 @@ __global__ void __launch_bounds__(warps* warp_size) softmax_prox_kernel(SoftmaxP
       return OmegaSums{warp_sum(sums.values), warp_sum(sums.slopes)};
     });
     const double rise = rise_of(loss, o.rho), shift = shift_of(loss, o.rho);
+    __syncwarp();  // all lanes have read the label's center, which one of them may overwrite now
     for (int64_t j = lane; j < o.classes; j += warp_size) {
-      const double z = j == label ? of_label + rise : center[j] - omega(j, shift);
-      out[j] = static_cast<T>(z);
-      zero += static_cast<double>(out[j]) * 0.0;
+      const T z = static_cast<T>(j == label ? of_label + rise : center[j] - omega(j, shift));
+      out[j] = z;
+      zero += z * T(0);
     }
   }
-  if (!(zero == 0.0)) raise(o.guard);
+  if (!(zero == T(0))) raise(o.guard);
 }
 
 }  // namespace

@@ -41,11 +41,6 @@ inline constexpr const char* activation_names[] = {
     "identity",  "relu", "leaky_relu", "elu",  "tanh",         "sigmoid",      "gelu",
     "gelu_tanh", "silu", "softplus",   "sign", "sign_clipped", "sign_of_tanh", "sign_none"};
 
-// Kernels are compiled once per instruction set; a namespace of its own for each keeps the linker from taking
-// the AVX2 copy of an inline function for the baseline.
-#if !defined(ALTMIN_ISA)
-#define ALTMIN_ISA portable
-#endif
 inline namespace ALTMIN_ISA {
 
 ALTMIN_HOST_DEVICE inline double exponential(double x) { return std::exp(x); }

@@ -4,9 +4,6 @@
 #include "platform.h"
 
 namespace altmin {
-#if !defined(ALTMIN_ISA)
-#define ALTMIN_ISA portable
-#endif
 inline namespace ALTMIN_ISA {
 
 // argmin_u threshold |u| + (u - x)^2 / 2; a NaN stays a NaN.

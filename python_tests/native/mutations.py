@@ -239,6 +239,24 @@ BUGS = (
         "product[i] += weights[i * warps + warp][r]", "product[i] += weights[i * warps + (warp ^ 1)][r]",
         "bcd_columns",
     ),
+    Bug(
+        "relu prox: stride of a single block", "relu_prox.cu",
+        "int64_t{width} * threads * gridDim.x;", "int64_t{width} * threads;", "relu_prox",
+    ),
+    Bug(
+        "softmax prox: a row too many", "softmax_prox.cu", "row < o.batch;", "row <= o.batch;", "softmax_prox",
+    ),
+    Bug(
+        "softmax prox: sum of a single lane", "softmax_prox.cu",
+        "warp_sum(sums.values)", "sums.values", "softmax_prox",
+    ),
+    Bug(
+        "softmax prox: a wrong label's center", "softmax_prox.cu",
+        "inside ? center[label] : std::numeric_limits<double>::quiet_NaN()", "center[label]", "test_a_label",
+    ),
+    Bug(
+        "hinge prox: an element too many", "hinge_prox.cu", "place < o.size;", "place <= o.size;", "hinge_prox",
+    ),
 )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ BUDGET = {
     "relu_prox": (32, 40),
     "sgd_update": (32, 40),
     "sign_flip": (64, 80),
-    "softmax_prox": (64, 64),
+    "softmax_prox": (80, 80),
     "softmax_residual": (64, 80),
     "weight_residual": (64, 64),
 }
