@@ -4,19 +4,31 @@
 
 namespace altmin::cpu::ALTMIN_ISA {
 
+namespace {
+
+// Elements [begin, end); returns zero, or a NaN if not all results are finite. The map is a copy, which no store can
+// change, so that the loop vectorises.
+template <typename T>
+T map_range(const HingeProx<T>& o, const HingeProxMap<T> map, int64_t begin, int64_t end) {
+  const T *center = o.center, *targets = o.targets, *multiplier = o.multiplier;
+  T* out = o.out;
+  T zero = 0;
+#pragma omp simd reduction(+ : zero)
+  for (int64_t i = begin; i < end; ++i) {
+    const T result = map(center[i], targets[i], multiplier[i]);
+    out[i] = result;
+    zero += result * T(0);
+  }
+  return zero;
+}
+
+}  // namespace
+
 template <typename T>
 void hinge_prox(const HingeProx<T>& o) {
   const HingeProxMap<T> map(o);
-  const double zero = parallel_sum(o.size, threads_for(o.size), [&](int64_t begin, int64_t end) {
-    T sum = 0;  // stays zero as long as all results are finite
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) {
-      const T result = map(o.center[i], o.targets[i], o.multiplier[i]);
-      o.out[i] = result;
-      sum += result * T(0);
-    }
-    return sum;
-  });
+  const double zero = parallel_sum(o.size, threads_for(o.size),
+                                   [&](int64_t begin, int64_t end) { return map_range(o, map, begin, end); });
   raise_unless_finite(zero, o.guard);
 }
 
