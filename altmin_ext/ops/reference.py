@@ -327,8 +327,7 @@ def relu_prox(
         return gamma * (activation - torch.relu(z)) ** 2 + beta * (z - center) ** 2
 
     right = torch.relu((gamma * activation + beta * center) / (gamma + beta))
-    left = center.clamp(max=0)
-    out.copy_(torch.where(objective(left) < objective(right), left, right))
+    out.copy_(torch.where((center < 0) & (objective(center) < objective(right)), center, right))
     _raise_unless_finite(guard, (out * 0).sum())
 
 
