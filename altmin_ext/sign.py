@@ -64,3 +64,13 @@ class Sign(nn.Module):
 
     def extra_repr(self) -> str:
         return f"surrogate={self.surrogate!r}"
+
+
+def check_surrogates(model: nn.Module) -> None:
+    """Raise a ValueError if the model holds a :class:`Sign` that no gradient passes."""
+    for path, module in model.named_modules():
+        if isinstance(module, Sign) and module.surrogate == "none":
+            raise ValueError(
+                f"model must have a surrogate for every Sign, but that of {path!r} is 'none'; "
+                "make it Sign('identity') or Sign('clipped')."
+            )

@@ -13,6 +13,7 @@ from altmin_ext.errors import unknown_name
 from altmin_ext.methods.am_mem import AMMem
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport
+from altmin_ext.methods.block_admm import BlockADMM
 from altmin_ext.methods.difference_target import DifferenceTarget
 from altmin_ext.methods.memory import merge_memories
 from altmin_ext.methods.offline import AMAdamOff, AMMemOff
@@ -29,6 +30,7 @@ _methods: dict[str, type[Method]] = {
         AMAdamOff,
         AMMemOff,
         DifferenceTarget,
+        BlockADMM,
         StraightThrough,
         BackpropSGD,
         BackpropAdam,

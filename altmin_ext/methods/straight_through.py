@@ -9,7 +9,7 @@ from torch import nn
 
 from altmin_ext.methods.backprop import BackpropAdam
 from altmin_ext.methods.base import MethodOptions
-from altmin_ext.sign import Sign
+from altmin_ext.sign import check_surrogates
 
 
 class StraightThrough(BackpropAdam):
@@ -22,10 +22,6 @@ class StraightThrough(BackpropAdam):
     name = "ste"
 
     def __init__(self, model: nn.Module, options: MethodOptions, **common: Any) -> None:
-        for path, module in model.named_modules() if isinstance(model, nn.Module) else ():
-            if isinstance(module, Sign) and module.surrogate == "none":
-                raise ValueError(
-                    f"model must have a surrogate for every Sign, but that of {path!r} is 'none'; "
-                    "make it Sign('identity') or Sign('clipped')."
-                )
+        if isinstance(model, nn.Module):
+            check_surrogates(model)
         super().__init__(model, options, **common)

@@ -109,6 +109,15 @@ def _is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
+def _check_chain(model: nn.Module) -> None:
+    """Raise unless it is known in which order the model's modules follow each other."""
+    if not _is_sequential(model) and not isinstance(model, Stage) and any(True for _ in model.children()):
+        raise ValueError(
+            f"model must be an nn.Sequential or a list of stages, but is a {type(model).__name__}, whose forward can "
+            "be anything; write it as an nn.Sequential, with altmin_ext.Stage around what belongs together."
+        )
+
+
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     if _is_sequential(module):
         # named_children() leaves repetitions out
@@ -202,11 +211,7 @@ def split(model: nn.Module) -> list[BoundStage]:
         ValueError: a module that cannot be split, no parameters at all, something behind the last map, or a parameter
             that two stages share.
     """
-    if not _is_sequential(model) and not isinstance(model, Stage) and any(True for _ in model.children()):
-        raise ValueError(
-            f"model must be an nn.Sequential or a list of stages, but is a {type(model).__name__}, whose forward can "
-            "be anything; write it as an nn.Sequential, with altmin_ext.Stage around what belongs together."
-        )
+    _check_chain(model)
     recurrent = _recurrent(model)
     if recurrent is not None:
         return recurrent
@@ -242,6 +247,63 @@ def split(model: nn.Module) -> list[BoundStage]:
             "holds none."
         )
     _check_end(stage)
+    _check_parameters(stages)
+    return stages
+
+
+def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a chain in the order of the forward pass, nested ``nn.Sequential`` flattened, with their paths.
+
+    Raises:
+        ValueError: the model is no chain.
+    """
+    _check_chain(model)
+    return list(_leaves(model, ""))
+
+
+def map_starts(model: nn.Module) -> list[int]:
+    """Which of its :func:`leaves` the maps of a chain begin with, normalisations belonging to the map beside them."""
+    modules = [module for _, module in leaves(model)]
+    starts: list[int] = []
+    start: int | None = None  # of the normalisations in front of a map to come
+    behind_map = False
+    for i, module in enumerate(modules):
+        norm = isinstance(module, _normalisations + _other_normalisations)
+        if not norm and any(True for _ in module.parameters()):
+            starts.append(i if start is None else start)
+            behind_map = True
+        elif not norm:
+            behind_map = False
+        start = (i if start is None else start) if norm and not behind_map else None
+    return starts
+
+
+def split_at(model: nn.Module, starts: Sequence[int]) -> list[BoundStage]:
+    """Any sub-networks of a chain as its stages.
+
+    Args:
+        model: as in :func:`split`.
+        starts: numbers of those :func:`leaves` that a new stage begins with, in increasing order; not 0.
+
+    Raises:
+        ValueError: a module that takes or returns more than one tensor, a stage without parameters, or a parameter
+            that two stages share.
+    """
+    modules = leaves(model)
+    like = next((p.detach() for p in model.parameters()), torch.empty(0))
+    stages = []
+    for start, end in itertools.pairwise([0, *starts, len(modules)]):
+        part = modules[start:end]
+        acts = [any(True for _ in m.parameters()) or isinstance(m, _normalisations) for _, m in part]
+        if not any(any(True for _ in m.parameters()) for _, m in part):
+            paths = ", ".join(repr(path) for path, _ in part)
+            raise ValueError(f"every part of the model must hold parameters, but {paths} holds none.")
+        first = acts.index(True)
+        pre, map = ([_piece(path, module) for path, module in side] for side in (part[:first], part[first:]))
+        parameters = [id(p) for piece in map for p in piece.parameters]
+        if len(set(parameters)) < len(parameters):  # one that is used twice has one gradient
+            map = [LocalPiece(nn.Sequential(*(module for _, module in part[first:])))]
+        stages.append(BoundStage(part[first][0], PreMap(pre), LocalMap(map, like)))
     _check_parameters(stages)
     return stages
 

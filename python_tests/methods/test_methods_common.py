@@ -34,6 +34,7 @@ METHODS = {
     "am-mem": Case({"lr": 0.01, "lr_memory": 0.5}),
     "am-sgd": Case({"lr": 0.5}),
     "dtp": Case({"lr": 0.005, "lr_inverse": 0.002}, mu=False),
+    "block-admm": Case({"lr": 0.01}, mu=False),
     "sgd": Case({"lr": 0.1}, codes=False, mu=False),
     "ste": Case({"lr": 0.01}, codes=False, mu=False),
 }

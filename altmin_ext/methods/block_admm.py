@@ -1,0 +1,522 @@
+"""Stochastic Block-ADMM: backpropagation inside the blocks of a network, ADMM between them (Khorram et al. 2021,
+arXiv 2105.00339).
+
+The network is cut into blocks f_1, ..., f_T, any sub-networks. Behind every block but the last lies a code X_t, tied
+to the block's output by a penalty beta and a scaled dual variable U_t:
+
+    minimise  sum over samples of  loss(f_T(X_{T-1}), y)  +  sum_{t<T} beta/2 ||X_t - f_t(X_{t-1}) + U_t||^2 .
+
+A step on a minibatch begins with X_t <- f_t(X_{t-1}) and U_t <- 0, and then, ``iterations`` times,
+
+1. moves the codes: X_t <- prox(X_t - eta_t dJ/dX_t) from the top down, so that one sweep carries the labels through;
+2. fits the weights: one Adam step of every block on its own term of J, all independently;
+3. raises the duals: U_t <- U_t + X_t - f_t(X_{t-1}).
+
+Only the method's abstract was at hand. The steps are worked out from the problem that it states, not taken from
+published code, and no published number is claimed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.errors import DivergenceError
+from altmin_ext.losses import Loss
+from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.methods.steepness import Steepness
+from altmin_ext.methods.weight_update import AdamUpdate
+from altmin_ext.network import BoundStage, EvaluatedMap, leaves, map_starts, split_at
+from altmin_ext.ops import CodeScalar
+from altmin_ext.ops.reference import soft_threshold
+from altmin_ext.sign import check_surrogates, sign
+
+Proximal: TypeAlias = Callable[[Tensor, float], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockADMMOptions(MethodOptions):
+    """Options of :class:`BlockADMM`.
+
+    A step size of 1 / beta can make the method fail: with ``order="gauss-seidel"`` a block is fitted to its target
+    from where the code below has gone already, and where that alone brings it to the target or beyond, nothing is
+    left to fit or the wrong way is learnt. ``lr_codes="auto"`` takes the step of a majorised descent,
+    eta_t = 1 / (beta + beta ||J_{t+1}||^2), for the topmost code with the curvature of the loss in front of the
+    norm. The norm is found by power iteration, a step of it after each update of the weights; of a block with more in
+    it than one linear map behind activations it is that at the first samples of the minibatch, short of it by a third
+    at most where that was measured, which such a step can bear.
+
+    Duals that are stored come with their codes, or the constraint that they are the prices of would be another one
+    every time. They price the past, while the weights move with every minibatch: expect them to learn more slowly.
+
+    Every round shortens the way of a code by eta, and each block below by another: with many blocks in float32 little
+    is left for the lowest ones. Take fewer blocks then.
+
+    By default a block ends with the activation behind its module with parameters, so that codes are activations, and
+    not pre-activations as in alternating minimisation: that learnt a little better, and is what one would call
+    non-negative or sparse.
+
+    The proximal map is what a constraint or penalty on the codes asks for: "non-negative" and "binary" project onto
+    [0, inf) and {-1, +1}, "sparse" is the soft threshold by eta ``l1_codes``, and a function is called with
+    (X, eta), X (B, ...), and returns a tensor of the same shape.
+    """
+
+    blocks: int | Sequence[int] | None = option(
+        None,
+        "into how many parts the network is cut, each beginning with a module with parameters, or the numbers of the "
+        "modules that a block begins with (None: a block per module with parameters, and its activation)",
+    )
+    beta: float = option(1.0, "penalty that ties a code to the block below")
+    lr_codes: float | str = option(
+        "auto", "step size of the codes, or 'auto': one over a bound of the local curvature"
+    )
+    iterations: int = option(1, "rounds of codes, weights and duals per minibatch")
+    code_iterations: int = option(1, "gradient steps on each code in a round")
+    order: str = option(
+        "gauss-seidel", "weights see the codes below as moved: 'gauss-seidel', or before: 'jacobi'"
+    )
+    duals: str = option(
+        "online",
+        "'online': zero at the start of a step; 'stored' for every sample, with its codes; or 'none'",
+    )
+    dual_decay: float = option(0.9, "stored duals are multiplied by this when their sample comes again")
+    proximal: str | Proximal | None = option(  # noqa: RUF009  (it makes a field)
+        None, "'non-negative', 'binary', 'sparse' or a function, after each step of a code"
+    )
+    l1_codes: float = option(0.0, "l1 penalty on the codes, with proximal='sparse'")
+
+    def check(self) -> None:
+        super().check()
+        if self.blocks is not None and not isinstance(self.blocks, Sequence):
+            self._check_count("blocks")
+        elif isinstance(self.blocks, str) or (
+            self.blocks is not None and not all(type(start) is int for start in self.blocks)
+        ):
+            raise TypeError(f"blocks must be an integer or a list of integers, but is {self.blocks!r}.")
+        self._check_number("beta", minimum=0.0, exclusive=True)
+        if self.lr_codes != "auto":
+            if isinstance(self.lr_codes, str):
+                raise ValueError(f"lr_codes must be a number or 'auto', but is {self.lr_codes!r}.")
+            self._check_number("lr_codes", minimum=0.0, exclusive=True)
+        self._check_count("iterations")
+        self._check_count("code_iterations")
+        self._check_choice("order", ("gauss-seidel", "jacobi"))
+        self._check_choice("duals", ("online", "stored", "none"))
+        self._check_number("dual_decay", minimum=0.0)
+        if self.dual_decay > 1:
+            raise ValueError(f"dual_decay must be at most 1, but is {self.dual_decay!r}.")
+        if self.proximal is not None and not callable(self.proximal):
+            self._check_choice("proximal", ("non-negative", "binary", "sparse"))
+        self._check_number("l1_codes", minimum=0.0, exclusive=self.proximal == "sparse")
+        if self.l1_codes > 0 and self.proximal != "sparse":
+            raise ValueError(f"l1_codes must be 0 unless proximal='sparse', but is {self.l1_codes!r}.")
+
+    def starts(self, model: nn.Module) -> list[int]:
+        """Which modules of the chain a block begins with; ValueError if that cannot be had."""
+        maps = map_starts(model)
+        count = len(maps) if self.blocks is None else self.blocks
+        if isinstance(count, int):
+            if count > len(maps) > 0:
+                raise ValueError(
+                    f"blocks must be at most {len(maps)}, the model's modules with parameters, but is {count}."
+                )
+            return [maps[len(maps) * i // count] for i in range(1, count)]
+        inside, starts = len(leaves(model)), list(count)
+        if any(low >= high for low, high in itertools.pairwise([0, *starts, inside])):
+            raise ValueError(
+                f"blocks must be increasing numbers from 1 to {inside - 1} of the model's modules, but is {starts}."
+            )
+        return starts
+
+    def proximal_map(self) -> Proximal:
+        """The map, as a function of a code and its step size."""
+        if callable(self.proximal):
+            return self.proximal
+        maps: dict[str | None, Proximal] = {
+            None: lambda code, step: code,
+            "non-negative": lambda code, step: code.relu(),
+            "binary": lambda code, step: sign(code),
+            "sparse": lambda code, step: soft_threshold(code, step * self.l1_codes),
+        }
+        return maps[self.proximal]
+
+
+class Block:
+    """A sub-network f, and the code X and dual U behind it, whose term is beta/2 ||X - f(input) + U||^2 per sample.
+
+    Within a step the sub-network is the same function at every evaluation: one dropout mask, the batch's statistics.
+
+    Attributes:
+        stage, pre, map: the sub-network, and its parts without and with parameters.
+        input, output: where the sub-network stands, and its value there, both (B, ...).
+        code, dual: X and U, (B, ...).
+    """
+
+    def __init__(self, stage: BoundStage, beta: float) -> None:
+        assert isinstance(stage.map, EvaluatedMap)
+        self.stage, self.pre, self.map, self._beta = stage, stage.pre, stage.map, beta
+        self.input = self.output = self.code = self.dual = torch.empty(0)
+
+    def encode(self, input: Tensor) -> Tensor:
+        """The first evaluation in a step: X <- f(input), U <- 0."""
+        self.input = input
+        self.output = self.code = self.map.encode(self.pre.begin(input), None)
+        self.dual = torch.zeros_like(self.code)
+        return self.code
+
+    def stand_at(self, input: Tensor, *, anew: bool = False) -> None:
+        """Evaluate f unless it stands there already; ``anew``: even so, as the weights have moved."""
+        if anew or input is not self.input:
+            self.input = input
+            self.output = self.map.forward(self.pre.value(input), None)
+
+    def error(self) -> Tensor:
+        """The derivative of the block's term in its output, per sample."""
+        return self._beta * (self.output - self.code - self.dual)
+
+    def pull_back(self, error: Tensor) -> Tensor:
+        """J^T error: the derivative of the block's term in its input."""
+        return self.pre.pull_back(self.map.pull_back(error, None))
+
+    def objective(self) -> Tensor:
+        """The block's term, as the mean over the minibatch; 0-d float64."""
+        misfit = self.output - self.code - self.dual
+        return self._beta / 2 * misfit.double().square().sum() / len(misfit)
+
+    def commit(self) -> None:
+        """Keep what the encode saw, such as the running statistics of batch normalisation."""
+        for piece in self.pre.pieces:
+            piece.commit()
+        self.map.commit()
+
+
+class LastBlock(Block):
+    """The block at the top, whose term is the loss.
+
+    Attributes:
+        targets: y of the minibatch.
+        loss, correct: 0-d, of the logits at which :meth:`error` was asked for last.
+    """
+
+    def __init__(self, stage: BoundStage, loss: Loss, flag: Tensor) -> None:
+        super().__init__(stage, beta=0.0)
+        self._counts, self._flag = loss.counts_correct, flag
+        self.targets = self.loss = torch.empty(0)
+        self.correct: Tensor | None = None
+
+    def error(self) -> Tensor:
+        residual, self.loss = torch.empty_like(self.output), self.output.new_empty(())
+        if self._counts:
+            self.correct = torch.empty((), dtype=torch.int64, device=residual.device)
+            ops.softmax_residual(
+                self.output, None, self.targets, residual, None, self.loss, self.correct, self._flag
+            )
+        else:
+            ops.mse_residual(self.output, None, self.targets, residual, None, self.loss, self._flag)
+        return residual
+
+    def objective(self) -> Tensor:
+        return self.loss.double()
+
+
+class BlockADMM(Method):
+    """Stochastic Block-ADMM, with Adam on every block's weights.
+
+    No derivative crosses more than one block. The blocks are worked on one after the other, although the weights
+    of all of them could be fitted at once.
+
+    Attributes:
+        code_step_sizes: (T - 1,) float64, the step size that each code took in the last step, lowest first.
+        codes, duals: those of every sample, where they are stored: a tensor (N, ...) per block but the last, N above
+            every index seen.
+    """
+
+    name = "block-admm"
+    Options = BlockADMMOptions
+    options: BlockADMMOptions
+
+    def __init__(self, model: nn.Module, options: BlockADMMOptions, **common: Any) -> None:
+        stages: list[BoundStage] = []
+        if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
+            check_surrogates(model)
+            stages = split_at(model, options.starts(model))
+        super().__init__(model, options, **common)
+        if common.get("device") is not None:
+            stages = split_at(model, options.starts(model))
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        self._like = like
+        # A flag per block for the gradient of its weights, and one for the loss.
+        self._guard = torch.zeros(len(stages) + 1, dtype=torch.float64, device=self.device)
+        self._last = LastBlock(stages[-1], self.loss, self._guard[-1:])
+        self._hidden = [Block(stage, options.beta) for stage in stages[:-1]]
+        self._blocks = [*self._hidden, self._last]
+        self._update = AdamUpdate(stages, self._guard, first_flag=0)
+        self._proximal = options.proximal_map()
+
+        count = len(self._hidden)
+        self._scalars = torch.zeros(count, len(CodeScalar), dtype=torch.float64, device=self.device)
+        self._steepness = Steepness(stages[1:], list(self._scalars), self.seed, like)
+        self.code_step_sizes = like.new_zeros(count, dtype=torch.float64)
+        self._bound_shape: torch.Size | None = None
+        self._scalars_are_for: tuple[int, float] | None = None
+        self.codes: list[Tensor] = []
+        self.duals: list[Tensor] = []
+        self._seen = torch.zeros(0, dtype=torch.bool, device=self.device)  # whose codes and duals are known
+        self._index: Tensor | None = None
+
+    def step(self, x: Tensor, y: Tensor, index: Tensor | None = None) -> StepReport:
+        """Train on one minibatch; see :meth:`Method.step`.
+
+        Args:
+            x, y: the minibatch.
+            index: (B,) integers from 0, which samples of the training set these are, no two alike; needed, and
+                used, with ``duals="stored"`` only.
+        """
+        if self.options.duals == "stored":
+            _check_index(index, x)
+            assert index is not None
+            self._index = index.to(self.device, torch.int64)
+        return super().step(x, y)
+
+    # ------------------------------------------------------------------------------------------ a step
+
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        self._bind(x.shape[1:])
+        if not self.loss.counts_correct:
+            self.loss.check_target_values(y, self._n_out)
+        current = (len(x), self.learning_rate_factor)
+        if current != self._scalars_are_for:
+            rate, count = self.options.lr * self.learning_rate_factor, len(self._blocks)
+            self._update.set_scalars([rate] * count, [1 / len(x)] * count, self.options.weight_decay, 0.0)
+            self._scalars_are_for = current
+        return x, y
+
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        loss, correct = self._encode(x, y)
+        before = self._remembered() if self.options.iterations > 1 else None
+        taken = False
+        try:
+            taken, objective = self._rounds(x)
+        finally:
+            if not taken and before is not None:
+                self._recall(*before)
+        if taken:
+            self._commit(len(x))
+        return StepReport(loss, correct, objective)
+
+    def _rounds(self, x: Tensor) -> tuple[bool, Tensor | None]:
+        """All but the encode. Returns whether all was finite, and the objective of the blocks where asked for."""
+        o = self.options
+        step_sizes, objective = self._step_sizes(len(x)), None
+        for iteration in range(o.iterations):
+            inputs = [block.input for block in self._blocks]
+            self._move_codes(step_sizes)
+            if o.order == "gauss-seidel":
+                inputs = [x, *(block.code for block in self._hidden)]
+            self._weight_gradients(inputs)
+            if iteration == 0 and o.report_objective:
+                objective = torch.stack([block.objective() for block in self._blocks])
+            self._update.update()
+            if self._diverged():
+                return False, objective
+            if iteration + 1 < o.iterations or o.duals == "stored":
+                self._raise_duals(x)
+        return True, objective
+
+    def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """X_t <- f_t(X_{t-1}) or what is stored, for all t; returns the loss of the model and its correct count."""
+        code = x
+        for block in self._blocks:
+            code = block.encode(code)
+        self._last.targets = y
+        self._last.error()
+        loss, correct = self._last.loss, self._last.correct
+        if self.options.duals == "stored":
+            self._fetch()
+        return loss, correct
+
+    def _move_codes(self, step_sizes: Sequence[float]) -> None:
+        """X_t <- prox(X_t - eta_t dJ/dX_t), from the top down, each with the new codes above it."""
+        pairs = zip(self._hidden, self._blocks[1:], step_sizes, strict=True)
+        for block, above, eta in reversed(list(pairs)):
+            for _ in range(self.options.code_iterations):
+                above.stand_at(block.code)
+                gradient = above.pull_back(above.error()) - block.error()
+                block.code = self._after_proximal(block.code - eta * gradient, eta)
+
+    def _after_proximal(self, code: Tensor, eta: float) -> Tensor:
+        result = self._proximal(code, eta)
+        if not isinstance(result, Tensor) or result.shape != code.shape or result.dtype != code.dtype:
+            what = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else repr(result)
+            raise ValueError(
+                f"proximal must return a tensor like the code it is given, {code.dtype} {tuple(code.shape)}, but "
+                f"returned {what}."
+            )
+        return result
+
+    def _weight_gradients(self, inputs: Sequence[Tensor]) -> None:
+        """The gradient of every block's term in its weights at these inputs; raises flags that are not finite."""
+        for t, (block, input) in enumerate(zip(self._blocks, inputs, strict=True)):
+            block.stand_at(input)
+            block.map.weight_gradients(block.error(), block.input)
+            sums = [gradient.sum() for gradient in block.map.gradients]
+            if sums:
+                self._guard[t] = ~torch.isfinite(torch.stack(sums)).all()
+
+    def _raise_duals(self, x: Tensor) -> None:
+        """U_t <- U_t + X_t - f_t(X_{t-1}), with the new weights."""
+        for block, input in zip(self._blocks, [x, *(block.code for block in self._hidden)], strict=True):
+            block.stand_at(input, anew=True)
+        if self.options.duals != "none":
+            for block in self._hidden:
+                block.dual = block.dual + block.code - block.output
+
+    def _commit(self, batch: int) -> None:
+        """Keep what a step that was taken has found out besides the weights."""
+        for block in self._blocks:
+            block.commit()
+        if self.options.lr_codes == "auto":
+            self._steepness.iterate(batch)
+        if self._index is not None:
+            self._seen[self._index] = True
+            for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
+                codes[self._index], duals[self._index] = block.code, block.dual
+
+    # ------------------------------------------------------------------------------------- what it needs
+
+    def _bind(self, shape: torch.Size) -> None:
+        """Find out the shapes of the codes of samples of this shape."""
+        if shape == self._bound_shape:
+            return
+        shapes = [shape]
+        for block in self._blocks:
+            shapes.append(block.stage.output_shape(shapes[-1], self._like))
+        if len(shapes[-1]) != 1:
+            raise ValueError(
+                f"model must give (B, C) logits, but gives {tuple(shapes[-1])} per sample; add a Flatten."
+            )
+        self._n_out = shapes[-1].numel()
+        self._code_shapes = shapes[1:-1]
+        inputs = [b.pre.output_shape(s, self._like) for b, s in zip(self._blocks, shapes, strict=False)]
+        self._steepness.set_shapes(self._code_shapes, inputs[1:])
+        self._bound_shape = shape
+
+    def _step_sizes(self, batch: int) -> list[float]:
+        """eta_t of every code."""
+        o = self.options
+        if isinstance(o.lr_codes, str):
+            self._steepness.begin(batch)
+            curvatures = [o.beta] * len(self._hidden)
+            curvatures[-1:] = [self.loss.curvature(self._n_out)] if curvatures else []
+            norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
+            slopes = [block.pre.steepest for block in self._blocks[1:]]
+            sizes = [
+                1 / (o.beta + curvature * norm * (slope or 1.0) ** 2)
+                for curvature, norm, slope in zip(curvatures, norms, slopes, strict=True)
+            ]
+        else:
+            sizes = [float(o.lr_codes)] * len(self._hidden)
+        self.code_step_sizes = self.code_step_sizes.new_tensor(sizes)
+        return sizes
+
+    def _fetch(self) -> None:
+        """Take up the codes and duals of the minibatch's samples, the latter decayed, where they have been seen."""
+        assert self._index is not None
+        needed, held = int(self._index.max()) + 1, len(self._seen)
+        if needed > held:  # twice as many at least, so that growing costs little in the long run
+            size = max(needed, 2 * held)
+            for stored in (self.codes, self.duals):
+                parts = stored or [self._like.new_zeros(0, *shape) for shape in self._code_shapes]
+                stored[:] = [_grown(part, size) for part in parts]
+            self._seen = _grown(self._seen, size)
+        seen = self._seen[self._index]
+        for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
+            known = seen.view(-1, *[1] * (block.code.ndim - 1))
+            block.code = torch.where(known, codes[self._index], block.code)
+            block.dual = self.options.dual_decay * duals[self._index]
+        for below, above in itertools.pairwise(self._blocks):
+            above.stand_at(below.code)
+
+    def _remembered(self) -> tuple[list[Tensor], dict[str, Any]]:
+        """What rounds change before the last of them is known to be finite."""
+        return [weight.detach().clone() for weight in self._update.weights], self._update.state_dict()
+
+    def _recall(self, weights: list[Tensor], update: dict[str, Any]) -> None:
+        """Put it back, since the step cannot be taken."""
+        for weight, kept in zip(self._update.weights, weights, strict=True):
+            weight.copy_(kept)
+        self._update.load_state_dict(update)
+
+    def _diverged(self) -> bool:
+        """Whether a flag is up, and so the step is not taken; raises where the user asked for it."""
+        flags = self._guard.tolist()
+        if not any(flags):
+            return False
+        self._guard.zero_()
+        if self.on_nonfinite == "skip":
+            return True
+        weights = flags[:-1]
+        raised = weights.index(1.0) if any(weights) else len(weights) - 1
+        variable = "weight gradient" if any(weights) else "loss"
+        raise DivergenceError(
+            f"the {variable} of stage {raised + 1} (block {self._blocks[raised].stage.name!r}) is not finite "
+            f"{self._when()}; check x for NaN or Inf, or lower lr or lr_codes."
+        )
+
+    @classmethod
+    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
+        return f"{cls.name} looks at its flags in every step"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "update": self._update.state_dict(),
+            "codes": [codes.clone() for codes in self.codes],
+            "duals": [duals.clone() for duals in self.duals],
+            "seen": self._seen.clone(),
+            **self._steepness.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state.get("method") == self.name:
+            self._steepness.check_state(state)
+            if state["duals"] and len(state["duals"]) != len(self._hidden):
+                raise ValueError(
+                    f"state's duals must be of {len(self._hidden)} codes, but are of {len(state['duals'])}."
+                )
+            self._update.load_state_dict(state["update"])
+        super().load_state_dict(state)
+        self._steepness.load_state_dict(state)
+        self.codes = [codes.to(self._like).clone() for codes in state["codes"]]
+        self.duals = [duals.to(self._like).clone() for duals in state["duals"]]
+        self._seen = state["seen"].to(self.device).clone()
+        self._bound_shape = None
+        self._scalars_are_for = None
+
+
+def _grown(stored: Tensor, size: int) -> Tensor:
+    """The same with as many rows, the new ones zero."""
+    return torch.cat([stored, stored.new_zeros(size - len(stored), *stored.shape[1:])])
+
+
+def _check_index(index: Tensor | None, x: Tensor) -> None:
+    """Raise unless the index says, once each, which samples those of the minibatch are."""
+    if index is None:
+        raise ValueError(
+            "index must say which samples these are where duals are stored, but is missing: "
+            "call step(x, y, index=...), or choose duals='online'."
+        )
+    if not isinstance(index, Tensor):
+        raise TypeError(f"index must be a torch.Tensor, but is a {type(index).__name__}.")
+    if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
+        raise TypeError(f"index must be integers, but is {index.dtype}.")
+    if isinstance(x, Tensor) and index.shape != x.shape[:1]:
+        raise ValueError(f"index must have shape {tuple(x.shape[:1])}, but has {tuple(index.shape)}.")
+    if len(index) and (int(index.min()) < 0 or len(index.unique()) < len(index)):
+        raise ValueError("index must hold numbers from 0, no two alike.")
