@@ -350,7 +350,8 @@ def figure(path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("average accuracy on them, all classes")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    picture.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
+    columns = max(1, round(1.5 * len(found)))
+    picture.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
     picture.savefig(path, dpi=130)
 
 
