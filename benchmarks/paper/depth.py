@@ -10,7 +10,7 @@ epoch of LeNet-5 has 469 minibatches. For every layer two numbers are kept:
   how far the gradient of a sample's loss would move it at a step size of 1;
 - how far its weights have come at the end, ||W - W0|| / ||W0||.
 
-Writes depth.json and the picture depth.png.
+Writes depth.json, which keeps what it has of other networks, and the picture depth.png.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=results)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    record: dict[str, dict[str, Any]] = {}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / "depth.json"
+    record: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     for network in arguments.networks:
         record[network] = {}
         for name, (method, options) in contenders.items():
@@ -163,9 +165,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"weights change {changed[0]:.1e} to {changed[-2]:.1e}",
                 flush=True,
             )
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "depth.json").write_text(json.dumps(record) + "\n")
-    draw(record, arguments.output / "depth.png")
+        path.write_text(json.dumps(record) + "\n")
+    ordered = {network: record[network] for network in networks if network in record}
+    draw(ordered, arguments.output / "depth.png")
 
 
 if __name__ == "__main__":
