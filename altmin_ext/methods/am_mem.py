@@ -39,7 +39,12 @@ class AMMemOptions(OnlineAMOptions):
 
     With ``stage_scaling="displacement"`` a refreshed target is as far from the weights' own output as ``lr_memory``
     says, in RMS over the minibatch, however small the displacement of the code; a minibatch then counts by
-    ``lr_memory * forgetting``, which is what to tune first. With "none" it is ``lr_memory`` times the displacement.
+    ``lr_memory * forgetting``, which is what to tune first. With "none" it is ``lr_memory`` times the displacement,
+    and 1 makes that the step that the paper asks of the minibatch.
+
+    Against forgetting earlier tasks: ``forgetting=0, damping=0, prior=0.5, exact=True, predictor="memory"``. Weights
+    then hardly move where the inputs seen so far have been: orthogonal weight modification (Zeng, Chen, Cui & Yu,
+    Nature Machine Intelligence 2019), here for the targets of codes.
     """
 
     lr: float = option(1e-3, "learning rate of the predictor, and of the weight decay")

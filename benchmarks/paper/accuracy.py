@@ -27,6 +27,7 @@ from torch import nn
 
 import altmin_ext
 from altmin_ext.callbacks import EarlyStopping
+from benchmarks.paper import records
 
 results = Path(__file__).parent.parent / "results" / "accuracy"
 held_out = 0.1
@@ -272,14 +273,11 @@ def _path(name: str, kind: str) -> Path:
 
 
 def _records(name: str, kind: str) -> list[dict[str, Any]]:
-    path = _path(name, kind)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return records.read(_path(name, kind))
 
 
 def _append(name: str, kind: str, record: dict[str, Any]) -> None:
-    results.mkdir(parents=True, exist_ok=True)
-    with _path(name, kind).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    records.append(_path(name, kind), record)
 
 
 def tune(name: str, methods: Sequence[str] | None) -> None:
@@ -301,12 +299,12 @@ def best_trial(name: str, method: str) -> dict[str, Any]:
     """The setting with the best validation accuracy."""
     if method in (settings := dict(experiments[name].published)):
         return {"lr_schedule": "constant", "weight_decay": 0.0, "dropout": 0.0, **settings[method]}
-    records = [r for r in _records(experiments[name].tuned_as or name, "tuning") if r["method"] == method]
-    if not records:
+    tried = [r for r in _records(experiments[name].tuned_as or name, "tuning") if r["method"] == method]
+    if not tried:
         raise SystemExit(
             f"{name} has not been tuned for {method}: run `tune {experiments[name].tuned_as or name}`."
         )
-    return max(records, key=lambda r: r["accuracy"])["trial"]
+    return max(tried, key=lambda r: r["accuracy"])["trial"]
 
 
 def run(name: str, seeds: int, methods: Sequence[str] | None) -> None:

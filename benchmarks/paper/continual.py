@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +38,7 @@ from torch import Tensor, nn
 
 import altmin_ext
 from altmin_ext.data import DataSet, streams
+from benchmarks.paper import records
 
 results = Path(__file__).parent.parent / "results" / "continual"
 batch_size = 100
@@ -229,8 +229,7 @@ def _path(name: str, passes: int) -> Path:
 
 
 def _records(name: str, passes: int) -> list[dict[str, Any]]:
-    path = _path(name, passes)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return records.read(_path(name, passes))
 
 
 def tune(chosen: Sequence[str]) -> None:
@@ -240,7 +239,6 @@ def tune(chosen: Sequence[str]) -> None:
         train, held_out = altmin_ext.data.split(task.train, 0.1, seed=0)
         tasks.append(DataSet(task.name, train, held_out, task.classes))
     done = {(record["contender"], record["value"]) for record in _records("tuning", 1)}
-    results.mkdir(parents=True, exist_ok=True)
     for contender in chosen:
         make, values = contenders[contender]
         for value in values:
@@ -250,8 +248,7 @@ def tune(chosen: Sequence[str]) -> None:
                 average = measures(train_once(tasks, make, value, 1, 1000)["class-incremental"])["average"]
             except altmin_ext.DivergenceError:
                 average = 0.0
-            with _path("tuning", 1).open("a") as file:
-                file.write(json.dumps({"contender": contender, "value": value, "average": average}) + "\n")
+            records.append(_path("tuning", 1), {"contender": contender, "value": value, "average": average})
             print(f"{contender}, {value:g}: {average:.4f}", flush=True)
 
 
@@ -273,8 +270,7 @@ def run(name: str, passes: int, seeds: int, chosen: Sequence[str]) -> None:
         value = best_value(contender)
         record = train_once(tasks, contenders[contender][0], value, passes, seed)
         record = {"contender": contender, "value": value, "seed": seed, **record}
-        with _path(name, passes).open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        records.append(_path(name, passes), record)
         average = measures(record["class-incremental"])["average"]
         print(f"{name}, {passes}, {contender}, {seed}: {average:.4f}, {record['seconds']:.0f} s", flush=True)
 
@@ -294,9 +290,9 @@ def table() -> str:
     ]
     quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t
     for name, passes in _experiments_run():
-        records = _records(name, passes)
+        own = _records(name, passes)
         for contender in contenders:
-            runs = [record for record in records if record["contender"] == contender]
+            runs = [record for record in own if record["contender"] == contender]
             if not runs:
                 continue
             over_all, over_own = (
@@ -333,9 +329,9 @@ def figure(path: Path) -> None:
         1, len(found), figsize=(4 * len(found), 4.2), layout="constrained", squeeze=False, sharey=True
     )
     for axis, (name, passes) in zip(axes[0], found, strict=True):
-        records = _records(name, passes)
+        own = _records(name, passes)
         for contender in contenders:
-            runs = [r["class-incremental"] for r in records if r["contender"] == contender]
+            runs = [r["class-incremental"] for r in own if r["contender"] == contender]
             if not runs:
                 continue
             count = len(runs[0][0])

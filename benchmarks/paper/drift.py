@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from torch import Tensor
 
 import altmin_ext
 from altmin_ext.data import streams
+from benchmarks.paper import records
 
 results = Path(__file__).parent.parent / "results" / "drift"
 samples, batch_size = 100_000, 100
@@ -112,13 +112,7 @@ def _path(kind: str) -> Path:
 
 
 def _records(kind: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in _path(kind).read_text().splitlines()] if _path(kind).exists() else []
-
-
-def _append(kind: str, record: dict[str, Any]) -> None:
-    results.mkdir(parents=True, exist_ok=True)
-    with _path(kind).open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    return records.read(_path(kind))
 
 
 def tune() -> None:
@@ -132,7 +126,10 @@ def tune() -> None:
                 accuracy = statistics.mean(prequential(world, contender, value, 1000))
             except altmin_ext.DivergenceError:
                 accuracy = 0.0
-            _append("tuning", {"world": world, "contender": contender, "value": value, "accuracy": accuracy})
+            records.append(
+                _path("tuning"),
+                {"world": world, "contender": contender, "value": value, "accuracy": accuracy},
+            )
             print(f"{world}, {contender}, {value:g}: {accuracy:.4f}", flush=True)
 
 
@@ -149,7 +146,7 @@ def run(seeds: int) -> None:
         curve = prequential(world, contender, value, seed)
         means = [round(statistics.mean(curve[i : i + 10]), 5) for i in range(0, len(curve), 10)]
         record = {"world": world, "contender": contender, "value": value, "seed": seed}
-        _append("runs", {**record, "accuracy": statistics.mean(curve), "curve": means})
+        records.append(_path("runs"), {**record, "accuracy": statistics.mean(curve), "curve": means})
         print(f"{world}, {contender}, {seed}: {statistics.mean(curve):.4f}", flush=True)
 
 
@@ -164,12 +161,12 @@ def table() -> str:
     """Mean prequential accuracy and its standard deviation over the seeds."""
     head = ["| stream | contender | tuned | prequential accuracy | seeds |", "|---|---|---|---|---|"]
     lines = []
-    for (world, contender), records in sorted(
+    for (world, contender), runs in sorted(
         _groups().items(), key=lambda entry: list(worlds).index(entry[0][0])
     ):
-        values = [record["accuracy"] for record in records]
+        values = [record["accuracy"] for record in runs]
         spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-        tuned = f"{contenders[contender][2]} {records[0]['value']:g}"
+        tuned = f"{contenders[contender][2]} {runs[0]['value']:g}"
         lines.append(
             f"| {world} | {contender} | {tuned} | {statistics.mean(values):.4f}{spread} | {len(values)} |"
         )
@@ -185,10 +182,10 @@ def figure(path: Path) -> None:
 
     picture, axes = pyplot.subplots(1, len(worlds), figsize=(4 * len(worlds), 4), layout="constrained")
     for axis, world in zip(axes, worlds, strict=True):
-        for (own, contender), records in _groups().items():
+        for (own, contender), runs in _groups().items():
             if own != world:
                 continue
-            curve = [statistics.mean(values) for values in zip(*(r["curve"] for r in records), strict=True)]
+            curve = [statistics.mean(values) for values in zip(*(r["curve"] for r in runs), strict=True)]
             axis.plot([1000 * (i + 1) for i in range(len(curve))], curve, linewidth=1, label=contender)
         axis.set(title=world, xlabel="samples seen")
         axis.grid(alpha=0.3)

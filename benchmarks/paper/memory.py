@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import resource
 import statistics
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ import torch
 import altmin_ext
 from altmin_ext.data import streams
 from altmin_ext.ops import MemoryScalar
+from benchmarks.paper import records
 from benchmarks.paper.accuracy import best_trial
 
 results = Path(__file__).parent.parent / "results" / "memory"
@@ -108,21 +108,17 @@ studies = {
 
 
 def _records(study: str) -> list[dict[str, Any]]:
-    path = results / f"{study}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return records.read(results / f"{study}.jsonl")
 
 
 def run(chosen: Sequence[str], seeds: int) -> None:
     """Every study from several seeds; what is recorded already is kept."""
-    results.mkdir(parents=True, exist_ok=True)
     for study, seed in itertools.product(chosen, range(seeds)):
         if any(record["seed"] == seed for record in _records(study)):
             continue
-        found = studies[study](seed)
-        with (results / f"{study}.jsonl").open("a") as file:
-            for record in found:
-                file.write(json.dumps({"seed": seed, **record}) + "\n")
-                print(study, seed, record["method"], f"{record['curve'][-1]:.4f}", flush=True)
+        for record in studies[study](seed):
+            records.append(results / f"{study}.jsonl", {"seed": seed, **record})
+            print(study, seed, record["method"], f"{record['curve'][-1]:.4f}", flush=True)
 
 
 def table() -> str:
@@ -135,17 +131,17 @@ def table() -> str:
         groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for record in _records(study):
             groups.setdefault((record["method"], len(record["curve"])), []).append(record)
-        for (method, epochs), records in groups.items():
+        for (method, epochs), runs in groups.items():
             cells = []
             for values in (
-                [record["curve"][-1] for record in records],
-                [record["loss"] for record in records if "loss" in record],
+                [record["curve"][-1] for record in runs],
+                [record["loss"] for record in runs if "loss" in record],
             ):
                 spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
                 cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "")
-            seconds = [record["seconds"] for record in records if "seconds" in record]
+            seconds = [record["seconds"] for record in runs if "seconds" in record]
             cells.append(f"{statistics.mean(seconds):.1f}" if seconds else "")
-            lines.append(f"| {study} | {method} | {epochs} | {' | '.join(cells)} | {len(records)} |")
+            lines.append(f"| {study} | {method} | {epochs} | {' | '.join(cells)} | {len(runs)} |")
     return "\n".join(lines)
 
 
