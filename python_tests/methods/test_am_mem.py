@@ -293,6 +293,21 @@ def test_an_input_that_overflows_its_square_is_not_remembered() -> None:
     assert distance(model, before) > 0
 
 
+def test_codes_that_overflow_are_not_remembered() -> None:
+    """Though what a tanh makes of them is finite."""
+    model = mlp(activation=nn.Tanh, dtype=torch.float32)
+    method = altmin_ext.make_method("am-mem", model, targets="memory")
+    (x, y), (x2, y2) = batches((32, 32), dtype=torch.float32)
+    method.step(x, y)
+    memories = method.memories
+    with torch.no_grad():
+        model[1].weight[2] = 3e38
+    with pytest.raises(altmin_ext.DivergenceError):
+        method.step(x2, y2)
+    for one, other in zip(method.memories, memories, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exact_solutions_of_a_singular_memory(dtype: torch.dtype) -> None:
     """Once the prior is forgotten, an input that is there twice leaves A without an inverse, and rounding worse."""
