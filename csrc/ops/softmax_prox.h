@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "backend.h"
+#include "elementary.h"
 #include "platform.h"
 
 namespace altmin {
@@ -38,21 +39,16 @@ inline namespace ALTMIN_ISA {
 
 // omega + log omega = x, to rounding (Lawrence, Corless and Jeffrey 2012, algorithm 917).
 ALTMIN_HOST_DEVICE inline double wright_omega(double x) {
-  if (x < -40) return std::exp(x);
-  double omega;
-  if (x < 1) {
-    const double tangent = 2 * (x - 1) / 3;
-    omega = std::exp(x < tangent ? x : tangent);
-  } else {
-    const double log_x = std::log(x);
-    omega = x - log_x + log_x / x;
-  }
+  const double tangent = (2.0 / 3) * (x - 1);
+  const double small = exponential_to_zero(x < 1 ? (x < tangent ? x : tangent) : 0.0);
+  const double log_x = logarithm(x < 1 ? 1.0 : x);
+  double omega = x < 1 ? small : x - log_x + log_x / x;
   for (int i = 0; i < 2; ++i) {  // of fourth order, by Fritsch, Shafer and Crowley
-    const double r = x - omega - std::log(omega);
-    const double a = 2 * (1 + omega) * (1 + omega + 2 * r / 3);
+    const double r = x - omega - logarithm(omega);
+    const double a = 2 * (1 + omega) * (1 + omega + (2.0 / 3) * r);
     omega += omega * r * (a - r) / ((1 + omega) * (a - 2 * r));
   }
-  return omega;
+  return x < -40 ? small : omega;
 }
 
 // Sums of omega_j and of its derivative, over all classes but the label.
@@ -65,30 +61,44 @@ struct OmegaSums {
   }
 };
 
-ALTMIN_HOST_DEVICE inline double rise_of(double loss, double rho) { return -std::expm1(-loss) / rho; }
+ALTMIN_HOST_DEVICE inline double rise_of(double loss, double rho) { return -exponential_less_one(-loss) / rho; }
 
 // What the differences center[j] - center[label] are shifted by.
-ALTMIN_HOST_DEVICE inline double shift_of(double loss, double rho) {
-  return std::log(rho) + rise_of(loss, rho) + loss;
+ALTMIN_HOST_DEVICE inline double shift_of(double loss, double rho, double log_rho) {
+  return log_rho + rise_of(loss, rho) + loss;
 }
 
-// The loss at the minimiser. `lead` is the largest center minus that of the label, sum(shift) the OmegaSums.
-template <typename Sum>
-ALTMIN_HOST_DEVICE inline double loss_at_minimiser(double lead, double rho, const Sum& sum) {
-  // No omega_j exceeds the rise, and the rise no 1 / rho, so that the loss is at least this.
-  double loss = lead > 2 / rho ? lead - 2 / rho : 0.0;
-  double step;
-  do {
-    const OmegaSums omegas = sum(shift_of(loss, rho));
-    const double rise_slope = std::exp(-loss) / rho;
-    step = (omegas.values - rise_of(loss, rho)) / (omegas.slopes * (1 + rise_slope) + rise_slope);
-    loss += step;
-  } while (step > 1e-9 * loss);  // the error is of the order of the step's square; a NaN ends it, too
-  return loss;
+// Sums over all classes but the label of exp(center[j] - the largest center), and of its square.
+struct SoftmaxSums {
+  double values, squares;
+
+  ALTMIN_HOST_DEVICE void add(double value) {
+    values += value;
+    squares += value * value;
+  }
+};
+
+// A loss that is no larger than that at the minimiser. The loss is convex, the minimiser lies (onehot - p) / rho from
+// the center, and p is no farther from onehot there than the center's softmax p0, so that it falls by ||onehot - p0||^2
+// / rho at most. `lead` is the largest center minus that of the label.
+ALTMIN_HOST_DEVICE inline double least_loss(double lead, double rho, const SoftmaxSums sums) {
+  const double total = sums.values + exponential_to_zero(-lead);
+  const double least =
+      lead + logarithm(total) - (sums.values * sums.values + sums.squares) / (total * total * rho);
+  return least < 0 ? 0.0 : least;
 }
+
+// By how much Newton's method raises the loss. The sums are those at shift_of(loss).
+ALTMIN_HOST_DEVICE inline double newton_step(double loss, double rho, const OmegaSums omegas) {
+  const double rise_slope = exponential_to_zero(-loss) / rho;
+  return (omegas.values - rise_of(loss, rho)) / (omegas.slopes * (1 + rise_slope) + rise_slope);
+}
+
+// Whether it has to take another step: the error is of the order of the last one's square. A NaN ends it, too.
+ALTMIN_HOST_DEVICE inline bool goes_on(double step, double loss) { return step > 1e-9 * loss; }
 
 }  // namespace ALTMIN_ISA
 
 }  // namespace altmin
 
-ALTMIN_OP(softmax_prox, int64_t, SoftmaxProx)
+ALTMIN_WIDE_OP(softmax_prox, int64_t, SoftmaxProx)

@@ -60,7 +60,7 @@ def newton(case: dict[str, Any]) -> Tensor:
     return z
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rho", RHOS)
 @pytest.mark.parametrize("in_place", [False, True])
@@ -84,7 +84,7 @@ def test_twin_against_newton(rho: float, dtype: torch.dtype) -> None:
         assert_close(result.out, newton(arguments), TOLERANCE[dtype], f"{batch} x {classes}")
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1e-6, 0.1, 30.0])
 def test_flat_and_confident_centers(scale: float, dtype: torch.dtype) -> None:
@@ -95,7 +95,7 @@ def test_flat_and_confident_centers(scale: float, dtype: torch.dtype) -> None:
         assert_close(result.out, newton(arguments), TOLERANCE[dtype], f"rho {rho:g}")
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("op", [ops.softmax_prox, reference.softmax_prox])
 @pytest.mark.parametrize("rho", [1e-6, 1e-3, 1.0, 1e4])
 def test_stationary(op: Any, rho: float) -> None:
@@ -111,7 +111,7 @@ def test_stationary(op: Any, rho: float) -> None:
     torch.testing.assert_close(z.sum(1), arguments["center"].sum(1), rtol=0, atol=1e-12)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("op", [ops.softmax_prox, reference.softmax_prox])
 @pytest.mark.parametrize("rho", [1e-6, 1e-3, 1.0, 1e4])
 def test_saturated(op: Any, rho: float) -> None:
@@ -126,7 +126,7 @@ def test_saturated(op: Any, rho: float) -> None:
     assert result.guard == 0
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_common_shift_of_the_center_is_one_of_the_result(dtype: torch.dtype) -> None:
     arguments = case(Random(75), 33, 10)
@@ -136,7 +136,7 @@ def test_a_common_shift_of_the_center_is_one_of_the_result(dtype: torch.dtype) -
     assert_close(shifted.out, plain.out.double() + 1024, torch.finfo(dtype).eps)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [NAN, INF])
 def test_a_nonfinite_center_raises_the_guard(dtype: torch.dtype, bad: float) -> None:
@@ -158,7 +158,7 @@ def test_a_nonfinite_center_raises_the_guard(dtype: torch.dtype, bad: float) -> 
             assert same_bits(result.out[others], clean.out[others])
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 def test_an_impossible_class() -> None:
     """-Inf stays what it is and raises the guard; the other classes do as if it was not there."""
     arguments = case(Random(77), 3, 4)
@@ -178,7 +178,7 @@ def test_the_guard_is_never_lowered_and_may_be_absent() -> None:
     call(ops.softmax_prox, {**arguments, "guard": None})
 
 
-@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.usefixtures("wide_cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_change_nothing(dtype: torch.dtype) -> None:
     arguments = case(Random(79), 301, 10)
