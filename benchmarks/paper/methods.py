@@ -1,19 +1,22 @@
-"""Every method on the same data and network, for the same time or the same number of epochs.
+"""Methods beside each other on the same data and network, for the same time or the same number of epochs.
 
-    python -m benchmarks.paper.methods tune   [mlp binary] [--methods am-adam ...]    # a grid each, one seed
-    python -m benchmarks.paper.methods run    [mlp binary] [--methods am-adam ...]    # three seeds with the best
+    python -m benchmarks.paper.methods tune   [mlp binary ...] [--methods am-adam ...]    # a grid each
+    python -m benchmarks.paper.methods run    [mlp binary ...] [--methods am-adam ...]    # three seeds
     python -m benchmarks.paper.methods table                                          # all that has been run
     python -m benchmarks.paper.methods figure
 
 - ``mlp``: MNIST, 784-100-100-10 with relu, half a minute of training for each method. Whatever takes the whole
   training set at once takes its 60,000 images in every epoch; the others take minibatches of 200.
 - ``binary``: MNIST, 784-500-500-10 with a sign behind the first hidden layer, 20 epochs in minibatches of 100: the
-  paper's Figure 8, of alternating minimisation beside difference target propagation and straight-through.
+  paper's Figure 8, of alternating minimisation beside difference target propagation and straight-through;
+- ``blocks-mlp``, ``blocks-lenet5``: Block-ADMM beside backpropagation, 10 epochs in minibatches of 128, by default
+  options: Fashion-MNIST, 784-256-256-10 in three blocks, and MNIST, LeNet-5 in three blocks.
 
 A method is tuned on its rate and, where it has one, its penalty: every point of its grid trains on nine tenths of the
-training set, for half the time or epochs, and is judged on the last tenth. Every training has a process of its own,
-with a single thread, and seconds are of its processor time; the evaluation after each epoch is not among them. Memory
-is how far the process has grown while it trained. Results are JSON lines under benchmarks/results/methods.
+training set, for half the time or epochs, and is judged on the last tenth, unless it is the only one. Every training
+has a process of its own, with a single thread, and seconds are of its processor time; the evaluation after each epoch
+is not among them. Memory is how far the process has grown while it trained. Results are JSON lines under
+benchmarks/results/methods.
 """
 
 from __future__ import annotations
@@ -49,6 +52,10 @@ def deepfacto() -> nn.Module:
     """The MLP with the factorisation of its second hidden layer between that and the classes."""
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU())
     return altmin_ext.models.deepfacto(encoder, 100, 64, nn.Linear(64, 10))
+
+
+def mlp_256() -> nn.Module:
+    return altmin_ext.models.mlp(784, [256, 256], 10)
 
 
 def binary() -> nn.Module:
@@ -88,6 +95,7 @@ class Comparison:
     epochs: int
     goal: float
     contenders: tuple[Contender, ...]
+    data: str = "mnist"
 
 
 rates = (5e-4, 1e-3, 2e-3)
@@ -120,8 +128,25 @@ comparisons = {
             Contender("am-adam", {"lr": (5e-4, 1e-3)}),
             Contender("am-adam", {"lr": (2.5e-4, 5e-4)}, derivative_free, "am-adam, no derivative"),
             Contender("ste", {"lr": (5e-4, 1e-3)}),
-            Contender("dtp", {"lr": (3.3e-4, 6.6e-4, 1.3e-3)}),
+            Contender("dtp", {"lr": (6.6e-4, 1.3e-3)}),
         ),
+    ),
+    "blocks-mlp": Comparison(
+        mlp_256,
+        128,
+        float("inf"),
+        10,
+        0.85,
+        (Contender("block-admm", {}), Contender("adam", {})),
+        "fashion-mnist",
+    ),
+    "blocks-lenet5": Comparison(
+        altmin_ext.models.lenet5,
+        128,
+        float("inf"),
+        10,
+        0.98,
+        (Contender("block-admm", {"blocks": (3,)}), Contender("adam", {})),
     ),
 }
 
@@ -139,7 +164,7 @@ def train_once(
     torch.set_num_threads(1)
     comparison = comparisons[experiment]
     contender = next(c for c in comparison.contenders if c.name == name)
-    data = altmin_ext.data.load("mnist")
+    data = altmin_ext.data.load(comparison.data)
     train, judge = altmin_ext.data.split(data.train, held_out) if tuning else (data.train, data.test)
     share = 0.5 if tuning else 1.0
     torch.manual_seed(seed)
@@ -183,24 +208,28 @@ def _path(experiment: str, kind: str) -> Path:
 
 
 def tune(experiment: str, methods: Sequence[str] | None) -> None:
-    """Every point of the grids; those already recorded are kept."""
+    """Every point of the grids with more than one; those already recorded are kept."""
     path = _path(experiment, "tuning")
     done = {(record["method"], json.dumps(record["options"])) for record in records.read(path)}
     for contender in comparisons[experiment].contenders:
-        for options in contender.points():
-            wanted = not methods or contender.method in methods
+        points = contender.points()
+        wanted = len(points) > 1 and (not methods or contender.method in methods)
+        for options in points:
             if wanted and (contender.name, json.dumps(options)) not in done:
                 record = _alone(experiment, contender.name, options, 1000, True)
                 records.append(path, record)
                 print(experiment, contender.name, options, f"{max(record['curve']):.4f}", flush=True)
 
 
-def best_options(experiment: str, name: str) -> dict[str, Any]:
+def best_options(experiment: str, contender: Contender) -> dict[str, Any]:
     """The point of its grid that ended best on the validation part."""
-    tried = [record for record in records.read(_path(experiment, "tuning")) if record["method"] == name]
+    if len(points := contender.points()) == 1:
+        return points[0]
+    tried = [r for r in records.read(_path(experiment, "tuning")) if r["method"] == contender.name]
     if not tried:
-        raise SystemExit(f"{name} has not been tuned for {experiment}: run `tune {experiment}`.")
-    return max(tried, key=lambda record: record["curve"][-1])["options"]
+        raise SystemExit(f"{contender.name} has not been tuned for {experiment}: run `tune {experiment}`.")
+    best: dict[str, Any] = max(tried, key=lambda record: record["curve"][-1])["options"]
+    return best
 
 
 def run(experiment: str, seeds: int, methods: Sequence[str] | None) -> None:
@@ -209,7 +238,7 @@ def run(experiment: str, seeds: int, methods: Sequence[str] | None) -> None:
     done = {(record["method"], record["seed"]) for record in records.read(path)}
     for seed, contender in itertools.product(range(seeds), comparisons[experiment].contenders):
         if (not methods or contender.method in methods) and (contender.name, seed) not in done:
-            record = _alone(experiment, contender.name, best_options(experiment, contender.name), seed, False)
+            record = _alone(experiment, contender.name, best_options(experiment, contender), seed, False)
             records.append(path, record)
             print(experiment, contender.name, seed, f"{record['curve'][-1]:.4f}", flush=True)
 
