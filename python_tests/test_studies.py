@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from altmin_ext import data
-from benchmarks.paper import continual, drift
+from benchmarks.paper import continual, drift, taylor
 
 
 def test_measures_of_continual_learning() -> None:
@@ -53,3 +53,10 @@ def test_labels_change_places(monkeypatch: pytest.MonkeyPatch) -> None:
     gradual = torch.stack([labels.double().mean() for _, labels in drift.flip_gradual(0)])
     assert gradual[:100].mean() == pytest.approx(0.05, abs=0.02)
     assert gradual[-100:].mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_time_to_an_accuracy_is_that_of_the_first_point_there() -> None:
+    points = [(0.5, 0.60), (1.0, 0.63), (1.5, 0.61), (2.0, 0.65)]
+    assert taylor.seconds_to(points, 0.63) == 1.0
+    assert taylor.seconds_to(points, 0.64) == 2.0
+    assert taylor.seconds_to(points, 0.66) is None

@@ -19,6 +19,7 @@ from altmin_ext.methods.memory import merge_memories
 from altmin_ext.methods.offline import AMAdamOff, AMMemOff
 from altmin_ext.methods.online_am import AMSGD, AMAdam
 from altmin_ext.methods.straight_through import StraightThrough
+from altmin_ext.methods.taylor_admm import TaylorADMM
 from altmin_ext.network import as_chain
 
 _methods: dict[str, type[Method]] = {
@@ -31,6 +32,7 @@ _methods: dict[str, type[Method]] = {
         AMMemOff,
         DifferenceTarget,
         BlockADMM,
+        TaylorADMM,
         StraightThrough,
         BackpropSGD,
         BackpropAdam,

@@ -1,0 +1,483 @@
+"""ADMM without gradients (Taylor, Burmeister, Xu, Singh, Patel & Goldstein, ICML 2016, arXiv 1605.02026).
+
+Every layer's pre-activations z_l and activations a_l are variables, for every sample of the training set; a_0 = x::
+
+    minimise  sum over samples of  loss(z_L, y) + <lambda, z_L> + beta ||z_L - W_L a_{L-1} - b_L||^2
+                 + sum_{l<L} gamma ||a_l - relu(z_l)||^2 + beta ||z_l - W_l a_{l-1} - b_l||^2 .
+
+An iteration takes the whole training set and goes through the layers from l = 1 to L, each variable to the minimum of
+all terms that it occurs in:
+
+1. W_l, b_l:  least squares of z_l by a_{l-1}, from two sums over samples, A = sum a~ a~^T and B = sum z_l a~^T with
+              a~ = [a_{l-1}; 1];
+2. a_l:       relu(z_l) + W^T (W W^T + gamma/beta I)^{-1} (z_{l+1} - W relu(z_l) - b), W and b still the old ones of
+              layer l + 1;
+3. z_l:       the proximal map of gamma (a_l - relu(z))^2 + beta (z - W_l a_{l-1} - b_l)^2, or at the top that of the
+              loss, and then lambda <- lambda + multiplier_step beta (z_L - W_L a_{L-1} - b_L).
+
+No derivative is taken. Where the samples are shared out among workers, A and B are all that they have to add up; the
+rest is each sample's own. An activation is made before it is used, so that only z_l and lambda last.
+
+The paper's body was not at hand: the objective and the order of the updates are those on which three independent
+implementations agree. The closed forms are worked out from the objective; the one of a_l is theirs, written
+so that the matrix to solve with is as wide as the layer above.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.errors import DivergenceError
+from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.network import BoundStage, LinearMap, split
+
+Reduce: TypeAlias = Callable[[list[Tensor]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaylorADMMOptions(MethodOptions):
+    """Options of :class:`TaylorADMM`.
+
+    ``multiplier_step`` 1 is published; 2 is the textbook's for a penalty of beta ||.||^2 without a half, and makes
+    lambda = -dloss/dz_L after every iteration. Activations move towards the label of their sample, which those of a
+    forward pass cannot, and the multiplier drives them on. On 10,000 images of Fashion-MNIST accuracy rose for twenty
+    iterations and then fell, the faster the larger the step; with 0, the penalty alone, it rose for fifty.
+    """
+
+    lr: float = option(1.0, "how far weights go towards the least squares; 1, all the way, is the paper's")
+    beta: float = option(1.0, "penalty that ties pre-activations to the layer below")
+    gamma: float = option(10.0, "penalty that ties activations to pre-activations")
+    label_loss: str = option(
+        "hinge",
+        "what fits labels: 'hinge', one against the rest on {0, 1}, or 'squared' or 'cross_entropy'; mse's targets "
+        "are fitted by squares",
+    )
+    multiplier_step: float = option(1.0, "step of the multiplier in units of beta; 0 leaves it out")
+    warm_start: int = option(10, "iterations before the multiplier begins to move")
+    ridge: float = option(1e-2, "added to A's diagonal but for the bias, in units of the diagonal's mean")
+    initialisation: str = option(
+        "forward", "of the pre-activations: the model's 'forward' pass, or 'random' normal as in the paper"
+    )
+    chunk_size: int = option(1000, "samples worked on at a time, at most")
+    reduce: Reduce | None = option(  # noqa: RUF009  (it makes a field)
+        None, "adds up tensors over all workers, in place", flag=False
+    )
+
+    def check(self) -> None:
+        super().check()
+        self._check_number("beta", minimum=0.0, exclusive=True)
+        self._check_number("gamma", minimum=0.0, exclusive=True)
+        self._check_choice("label_loss", tuple(_label_losses))
+        self._check_number("multiplier_step", minimum=0.0)
+        if self.warm_start != 0:
+            self._check_count("warm_start")
+        self._check_number("ridge", minimum=0.0, exclusive=True)
+        self._check_choice("initialisation", ("random", "forward"))
+        self._check_count("chunk_size")
+        if self.reduce is not None and not callable(self.reduce):
+            raise TypeError(f"reduce must be a function of a list of tensors, but is {self.reduce!r}.")
+
+
+class OutputLoss(abc.ABC):
+    """loss(z, y) of a sample, summed over its outputs, as an iteration needs it."""
+
+    @abc.abstractmethod
+    def value(self, z: Tensor, y: Tensor) -> Tensor:
+        """The sum over samples, 0-d, of z (B, C)."""
+
+    @abc.abstractmethod
+    def minimise(
+        self, center: Tensor, y: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor
+    ) -> None:
+        """out = argmin_z loss(z, y) + <multiplier, z> + beta ||z - center||^2."""
+
+
+class Hinge(OutputLoss):
+    """Of every output max(1 - z, 0) for the label's own, max(z, 0) for the others."""
+
+    def value(self, z: Tensor, y: Tensor) -> Tensor:
+        return torch.where(one_hot(y, z) == 1, 1 - z, z).relu().sum()
+
+    def minimise(
+        self, center: Tensor, y: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor
+    ) -> None:
+        ops.hinge_prox(center, one_hot(y, center), multiplier, out, beta, guard)
+
+
+class Squared(OutputLoss):
+    """Of every output (z - y)^2; labels count as one-hot."""
+
+    def value(self, z: Tensor, y: Tensor) -> Tensor:
+        return (z - self._targets(y, z)).square().sum()
+
+    def minimise(
+        self, center: Tensor, y: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor
+    ) -> None:
+        torch.div(2 * self._targets(y, center) - multiplier + 2 * beta * center, 2 + 2 * beta, out=out)
+        guard.logical_or_(~out.sum().isfinite())
+
+    def _targets(self, y: Tensor, like: Tensor) -> Tensor:
+        return y if y.is_floating_point() else one_hot(y, like)
+
+
+class SoftmaxCrossEntropy(OutputLoss):
+    """-log softmax(z) of the label."""
+
+    def value(self, z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z, y, reduction="sum")
+
+    def minimise(
+        self, center: Tensor, y: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor
+    ) -> None:
+        ops.softmax_prox(center - multiplier / (2 * beta), y, out, 2 * beta, guard)
+
+
+def one_hot(y: Tensor, like: Tensor) -> Tensor:
+    """Labels (B,) as (B, C)."""
+    return F.one_hot(y, like.shape[1]).to(like)
+
+
+_label_losses: dict[str, type[OutputLoss]] = {
+    "hinge": Hinge,
+    "squared": Squared,
+    "cross_entropy": SoftmaxCrossEntropy,
+}
+
+
+class Gram(NamedTuple):
+    """A of a layer, and the Cholesky factor of what its least squares are solved with."""
+
+    matrix: Tensor
+    factor: Tensor
+
+
+class Layer:
+    """One Linear and the least squares that its weights solve.
+
+    Weights are W~ = [W b] (m, n + 1), or W (m, n) without a bias, and stay apart from the Linear's until :meth:`put`.
+
+    Args:
+        linear: a frozen part of it stays as it is.
+        ridge: see :class:`TaylorADMMOptions`.
+    """
+
+    def __init__(self, linear: nn.Linear, ridge: float) -> None:
+        self._linear, self._ridge = linear, ridge
+        n, bias = linear.in_features, linear.bias
+        self.shape = (linear.out_features, n + (bias is not None))
+        trains_bias = bias is not None and bias.requires_grad
+        # The columns that are fitted.
+        self._free = slice(0 if linear.weight.requires_grad else n, n + 1 if trains_bias else n)
+
+    @property
+    def weights(self) -> Tensor:
+        """W~ of the Linear as it is now, in memory of its own."""
+        m = self._linear
+        return m.weight.clone() if m.bias is None else torch.cat([m.weight, m.bias[:, None]], 1)
+
+    def put(self, weights: Tensor) -> None:
+        """Make them the Linear's, but for what is frozen."""
+        m = self._linear
+        if m.weight.requires_grad:
+            m.weight.copy_(weights[:, : m.in_features])
+        if m.bias is not None and m.bias.requires_grad:
+            m.bias.copy_(weights[:, -1])
+
+    def apply(self, weights: Tensor, a: Tensor) -> Tensor:
+        """W a + b (B, m) of a (B, n)."""
+        matrix = weights[:, : self._linear.in_features].t()
+        return a @ matrix if self._linear.bias is None else torch.addmm(weights[:, -1], a, matrix)
+
+    def gain(self, weights: Tensor, ratio: float) -> Tensor:
+        """(m, n), the transpose of W^T (W W^T + ratio I)^{-1}."""
+        matrix = weights[:, : self._linear.in_features].double()
+        square = matrix @ matrix.t()
+        square.diagonal().add_(ratio)
+        return torch.cholesky_solve(matrix, _cholesky_factor(square)).to(weights.dtype)
+
+    def augmented(self, a: Tensor) -> Tensor:
+        """a~ (B, n + 1), in float64."""
+        a = a.double()
+        return a if self._linear.bias is None else F.pad(a, (0, 1), value=1.0)
+
+    def factor(self, gram: Tensor) -> Tensor:
+        """The Cholesky factor of A with the ridge, of the columns that are fitted."""
+        ridged = gram.clone()
+        ridged.diagonal()[: self._linear.in_features].add_(self._ridge * gram.diagonal().mean())
+        return _cholesky_factor(ridged[self._free, self._free])
+
+    def fitted(self, old: Tensor, gram: Gram, cross: Tensor, rate: float, decay: float) -> Tensor:
+        """(1 - decay) times what is ``rate`` of the way from ``old`` to the solution of W~ (A + ridge) = B.
+
+        Columns that are frozen are those of ``old``.
+        """
+        weights = old.double()
+        frozen = weights.clone()
+        frozen[:, self._free] = 0
+        target = (cross - frozen @ gram.matrix)[:, self._free]
+        solution = torch.cholesky_solve(target.t(), gram.factor).t()
+        weights[:, self._free] = (1 - decay) * weights[:, self._free].lerp(solution, rate)
+        return weights.to(old.dtype)
+
+
+class TaylorADMM(Method):
+    """ADMM of Taylor et al., on Linear layers with ReLU between them; see the module for the iteration.
+
+    A step is an iteration and takes the whole training set, the same samples in the same order every time. What it
+    reports costs one more forward pass. Memory: twice the pre-activations of all samples and the multiplier, since a
+    step that cannot be taken must leave the old ones, and the activations of two layers. A network for two classes
+    has two outputs.
+
+    With ``reduce`` every worker makes a method of its own, from the same initial weights, steps on its own shard of
+    the samples, and finds the weights that one worker would have found for all of them, to rounding. It is called
+    with tensors to be summed over the workers in place, equally often by each::
+
+        def reduce(tensors):
+            for tensor in tensors:
+                torch.distributed.all_reduce(tensor)
+
+    Reports are of the worker's own shard. Give workers seeds of their own, or their random initial pre-activations
+    are alike.
+
+    Attributes:
+        codes: z_1 to z_L of all samples, a tensor (N, n_l) each; empty before the first step.
+        multiplier: lambda (N, n_L).
+        iterations: how many have been made.
+    """
+
+    name = "admm"
+    full_batch = True
+    Options = TaylorADMMOptions
+    options: TaylorADMMOptions
+
+    def __init__(self, model: nn.Module, options: TaylorADMMOptions, **common: Any) -> None:
+        if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
+            _check_model(split(model))
+        super().__init__(model, options, **common)
+        self._stages = split(model)
+        maps = [stage.map for stage in self._stages]
+        self._layers = [Layer(m.affine, options.ridge) for m in maps if isinstance(m.affine, nn.Linear)]
+        self._output = _label_losses[options.label_loss]() if self.loss.counts_correct else Squared()
+        # A flag for the weights of every stage, one for the codes of every stage, and one for the loss.
+        self._guard = torch.zeros(2 * len(self._layers) + 1, dtype=torch.float64, device=self.device)
+        self._shape = torch.Size()  # of a sample
+        self.codes: list[Tensor] = []
+        self.multiplier = torch.zeros(0, self._layers[-1].shape[0], dtype=self.dtype, device=self.device)
+        self.iterations = 0
+        self._first: Gram | None = None  # of layer 1, whose inputs are the same in every iteration
+
+    # ------------------------------------------------------------------------------------- an iteration
+
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if self.codes and len(x) != len(self.multiplier):
+            raise ValueError(
+                f"x must hold the {len(self.multiplier)} samples of the first step, but holds {len(x)}: {self.name} "
+                "takes the whole training set in every step."
+            )
+        if x.shape[1:] != self._shape:
+            shape = x.shape[1:]
+            for stage in self._stages:
+                shape = stage.output_shape(shape, self.multiplier)
+            self._shape = x.shape[1:]
+        self.loss.check_target_values(y, self._layers[-1].shape[0])
+        return x.flatten(1), y
+
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        self._guard.zero_()
+        old = [layer.weights for layer in self._layers]
+        loss, correct = self._encode(x, y, old)
+        codes = self.codes or self._initial_codes(x, old)
+        multiplier = self.multiplier if self.codes else torch.zeros_like(codes[-1])
+        first = self._first or self._gram(self._layers[0], x)
+
+        a, weights, new_codes, objective = x, [], [], []
+        for l, layer in enumerate(self._layers):
+            gram = self._gram(layer, a) if l > 0 else first
+            weights.append(self._fit(l, old[l], gram, a, codes[l]))
+            if layer is not self._layers[-1]:
+                a, z, term = self._move(l, weights[l], a, codes[l], old[l + 1], codes[l + 1])
+            else:
+                z, multiplier, term = self._move_output(weights[l], a, y, multiplier)
+            new_codes.append(z)
+            objective.append(term)
+
+        if not self._diverged():
+            for layer, fitted in zip(self._layers, weights, strict=True):
+                layer.put(fitted)
+            self.codes, self.multiplier, self._first = new_codes, multiplier, first
+            self.iterations += 1
+        return StepReport(
+            loss, correct, torch.stack(objective) / len(x) if self.options.report_objective else None
+        )
+
+    def _encode(self, x: Tensor, y: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The loss and the correct count of the model as it is."""
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for chunk in self._chunks(len(x)):
+            logits = self._forward(x[chunk], weights)[-1]
+            loss += self.loss.mean(logits, y[chunk]) * len(logits)
+            if self.loss.counts_correct:
+                correct += (logits.argmax(1) == y[chunk]).sum()
+        self._guard[-1] = ~loss.isfinite()
+        return (loss / len(x)).to(self.dtype), correct if self.loss.counts_correct else None
+
+    def _forward(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+        """z_1 to z_L of a forward pass."""
+        codes: list[Tensor] = []
+        for layer, own in zip(self._layers, weights, strict=True):
+            codes.append(layer.apply(own, codes[-1].relu() if codes else x))
+        return codes
+
+    def _initial_codes(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+        """z_1 to z_L before the first iteration."""
+        codes = [x.new_empty(len(x), layer.shape[0]) for layer in self._layers]
+        if self.options.initialisation == "random":
+            generator = torch.Generator(self.device).manual_seed(self.seed)
+            for z in codes:
+                z.normal_(generator=generator)
+            return codes
+        for chunk in self._chunks(len(x)):
+            for z, forward in zip(codes, self._forward(x[chunk], weights), strict=True):
+                z[chunk] = forward
+        return codes
+
+    def _gram(self, layer: Layer, a: Tensor) -> Gram:
+        """A over all samples of all workers, and its factor."""
+        width = layer.shape[1]
+        gram = torch.zeros(width, width, dtype=torch.float64, device=self.device)
+        for chunk in self._chunks(len(a)):
+            own = layer.augmented(a[chunk])
+            gram.addmm_(own.t(), own)
+        self._sum(gram)
+        return Gram(gram, layer.factor(gram))
+
+    def _fit(self, l: int, old: Tensor, gram: Gram, a: Tensor, z: Tensor) -> Tensor:
+        """W_l: towards the least squares of z_l by a_{l-1}."""
+        layer, rate = self._layers[l], self.options.lr * self.learning_rate_factor
+        cross = torch.zeros(layer.shape, dtype=torch.float64, device=self.device)
+        for chunk in self._chunks(len(a)):
+            cross.addmm_(z[chunk].double().t(), layer.augmented(a[chunk]))
+        self._sum(cross)
+        fitted = layer.fitted(old, gram, cross, rate, rate * self.options.weight_decay)
+        self._guard[l] = ~fitted.isfinite().all()
+        return fitted
+
+    def _move(
+        self, l: int, weights: Tensor, below: Tensor, z: Tensor, weights_above: Tensor, z_above: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """a_l, z_l and the sum of stage l's terms, from W_l, a_{l-1}, the old z_l, W_{l+1} and z_{l+1}."""
+        o, layer, above = self.options, self._layers[l], self._layers[l + 1]
+        gain = above.gain(weights_above, o.gamma / o.beta)
+        a, new = torch.empty_like(z), torch.empty_like(z)
+        objective = torch.zeros((), dtype=torch.float64, device=self.device)
+        flag = self._flag_of_code(l)
+        for chunk in self._chunks(len(z)):
+            h = z[chunk].relu()
+            torch.addmm(h, z_above[chunk] - above.apply(weights_above, h), gain, out=a[chunk])
+            center = layer.apply(weights, below[chunk])
+            ops.relu_prox(a[chunk], center, new[chunk], o.gamma, o.beta, flag)
+            if o.report_objective:
+                objective += o.gamma * (a[chunk] - new[chunk].relu()).double().square().sum()
+                objective += o.beta * (new[chunk] - center).double().square().sum()
+        return a, new, objective
+
+    def _move_output(
+        self, weights: Tensor, below: Tensor, y: Tensor, multiplier: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """z_L, lambda and the sum of the last stage's terms, from W_L, a_{L-1} and the old lambda."""
+        o, beta, layer = self.options, self.options.beta, self._layers[-1]
+        z, new = torch.empty_like(multiplier), multiplier.clone()
+        objective = torch.zeros((), dtype=torch.float64, device=self.device)
+        flag = self._flag_of_code(len(self._layers) - 1)
+        for chunk in self._chunks(len(z)):
+            center = layer.apply(weights, below[chunk])
+            self._output.minimise(center, y[chunk], multiplier[chunk], z[chunk], beta, flag)
+            misfit = z[chunk] - center
+            if self.iterations >= o.warm_start:
+                new[chunk].add_(misfit, alpha=o.multiplier_step * beta)
+            if o.report_objective:
+                objective += self._output.value(z[chunk], y[chunk]) + beta * misfit.double().square().sum()
+        return z, new, objective
+
+    # ------------------------------------------------------------------------------------- what it needs
+
+    def _chunks(self, samples: int) -> Iterator[slice]:
+        size = self.options.chunk_size
+        return (slice(start, start + size) for start in range(0, samples, size))
+
+    def _sum(self, tensor: Tensor) -> None:
+        """Over all workers, in place."""
+        if self.options.reduce is not None:
+            self.options.reduce([tensor])
+
+    def _flag_of_code(self, l: int) -> Tensor:
+        return self._guard[len(self._layers) + l : len(self._layers) + l + 1]
+
+    def _diverged(self) -> bool:
+        """Whether a flag is up at any worker, and so the step is not taken; raises where the user asked for it."""
+        self._sum(self._guard)
+        flags = self._guard.tolist()
+        if not any(flags):
+            return False
+        if self.on_nonfinite == "skip":
+            return True
+        count = len(self._layers)
+        number = next(i for i in (2 * count, *range(2 * count)) if flags[i])
+        what = ("a weight", "a code", "the loss")[number // count]
+        stage = count - 1 if number == 2 * count else number % count
+        raise DivergenceError(
+            f"{what} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite {self._when()}; check x "
+            "for NaN or Inf, or lower lr or raise ridge."
+        )
+
+    @classmethod
+    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
+        return f"{cls.name} looks at its flags in every step"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "codes": [z.clone() for z in self.codes],
+            "multiplier": self.multiplier.clone(),
+            "iterations": self.iterations,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state.get("method") == self.name and state["codes"]:
+            own = [layer.shape[0] for layer in self._layers]
+            found = [z.shape[1] for z in state["codes"]]
+            if found != own:
+                raise ValueError(f"state's codes must be of widths {own}, but are of {found}.")
+        super().load_state_dict(state)
+        self.codes = [z.to(self.multiplier).clone() for z in state["codes"]]
+        self.multiplier = state["multiplier"].to(self.multiplier).clone()
+        self.iterations = int(state["iterations"])
+        self._first = None
+
+
+def _cholesky_factor(matrix: Tensor) -> Tensor:
+    """NaN if there is none, which the flags will tell."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.where(failed == 0, factor, torch.nan)
+
+
+def _check_model(stages: Sequence[BoundStage]) -> None:
+    """Raise unless the stages are Linear layers with a ReLU between them."""
+    for i, stage in enumerate(stages):
+        wanted = "identity" if i == 0 else "relu"
+        known = stage.pre.activation is not None and stage.pre.activation.name == wanted
+        if not isinstance(stage.map, LinearMap) or not known or not stage.pre.passes_or_rests:
+            where = "in front of the first" if i == 0 else "between it and the Linear below"
+            what = "nothing but Flatten" if i == 0 else "a ReLU alone"
+            raise ValueError(
+                f"model must be Linear layers with {what} {where} for admm, but stage {stage.name!r} is not."
+            )
