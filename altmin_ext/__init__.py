@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 from altmin_ext import data, methods, models, ops, schedules
 from altmin_ext.errors import DivergenceError
+from altmin_ext.factors import NonNegativeFactors
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
 from altmin_ext.network import Stage
 from altmin_ext.training import History, evaluate, train
@@ -12,6 +13,7 @@ __all__ = [
     "DivergenceError",
     "History",
     "Method",
+    "NonNegativeFactors",
     "Stage",
     "StepReport",
     "data",

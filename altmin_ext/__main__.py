@@ -110,7 +110,8 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="*",
         metavar="WIDTH",
-        help="hidden layers (mlp 100 100, binary 500 500, elman 50; lenet5 has its own)",
+        help="hidden layers (mlp 100 100, binary 500 500, deepfacto 100 50, the last of which is the rank, elman 50; "
+        "lenet5 has its own)",
     )
     add("--activation", help="of the hidden layers of an mlp (relu)")
     add(
@@ -313,10 +314,17 @@ def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -
     }
 
 
+def _deepfacto(features: int, hidden: list[int], classes: int) -> nn.Module:
+    *widths, rank = hidden
+    encoder = nn.Sequential(models.mlp(features, widths[:-1], widths[-1]), nn.BatchNorm1d(widths[-1]))
+    return models.deepfacto(encoder, widths[-1], rank, nn.Linear(rank, classes))
+
+
 # name -> (its usual hidden layers, what makes it)
 _networks: dict[str, tuple[list[int], Callable[[dict[str, Any]], nn.Module]]] = {
     "mlp": ([100, 100], lambda a: models.mlp(a["features"], a["hidden"], a["classes"], a["activation"])),
     "binary": ([500, 500], lambda a: models.binary_mlp(a["features"], a["hidden"], a["classes"])),
+    "deepfacto": ([100, 50], lambda a: _deepfacto(a["features"], a["hidden"], a["classes"])),
     "elman": ([50], lambda a: models.elman_rnn(1, a["hidden"][0], a["features"], a["classes"])),
     "lenet5": ([], lambda a: models.lenet5(a["shape"][0], a["shape"][1], a["classes"])),
 }
@@ -332,6 +340,10 @@ def _architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[
     if len(hidden) != len(usual) and name in ("elman", "lenet5"):
         wanted = "one width" if usual else "nothing"
         raise ValueError(f"--hidden must be {wanted} for --network {name}, but is {hidden}.")
+    if name == "deepfacto" and len(hidden) < 2:
+        raise ValueError(
+            f"--hidden must be at least two widths for --network deepfacto, the last its rank, but is {hidden}."
+        )
     if name != "mlp" and arguments.activation is not None:
         raise ValueError(f"--activation must be left out for --network {name}, which has its own.")
     shape = list(dataset.train[0].shape[1:])

@@ -158,7 +158,7 @@ class EpochRecord:
     def __init__(self, history: History) -> None:
         self._history = history
         self._reports: list[StepReport] = []
-        self._sizes: list[int] = []
+        self._sizes: list[int] = []  # how many samples of each minibatch have a target
         self._counted = 0.0
         self._loss = 0.0
         self._correct: float | None = None
@@ -166,9 +166,9 @@ class EpochRecord:
         self._started = time.perf_counter()
         self.samples = 0
 
-    def add(self, report: StepReport, size: int) -> None:
+    def add(self, report: StepReport, size: int, labelled: int) -> None:
         self._reports.append(report)
-        self._sizes.append(size)
+        self._sizes.append(labelled)
         self.samples += size
         if len(self._reports) == self._pending_limit:
             self._fetch()

@@ -39,6 +39,10 @@ class Loss(abc.ABC):
     def check_target_values(self, y: Tensor, n_out: int) -> None:
         """Raise unless all of y is valid for n_out outputs. Reads y, so it synchronises a GPU."""
 
+    def labelled(self, y: Tensor) -> int:
+        """How many samples of a minibatch have a target, and so count in its mean."""
+        return len(y)
+
 
 class CrossEntropy(Loss):
     """Softmax cross-entropy; y (B,) integer class indices of any width."""
@@ -72,6 +76,28 @@ class CrossEntropy(Loss):
             raise ValueError(f"y must lie in [0, {n_out}), but y[{first}] is {int(y[first])}.")
 
 
+UNLABELLED = -1
+
+
+class PartialCrossEntropy(CrossEntropy):
+    """The same where samples may be without a label, which y says by -1; the mean is over those that have one."""
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        labelled = y != UNLABELLED
+        return super().mean(logits[labelled], y[labelled])
+
+    def check_target_values(self, y: Tensor, n_out: int) -> None:
+        outside = (y < UNLABELLED) | (y >= n_out)
+        if outside.any():
+            first = int(outside.nonzero()[0, 0])
+            raise ValueError(
+                f"y must lie in [0, {n_out}), or be -1 for no label, but y[{first}] is {int(y[first])}."
+            )
+
+    def labelled(self, y: Tensor) -> int:
+        return int((y >= 0).sum())
+
+
 class MeanSquaredError(Loss):
     """Mean of (z - y)^2 over B and C, as in ``F.mse_loss``; y (B, C) floats."""
 
@@ -99,10 +125,13 @@ class MeanSquaredError(Loss):
 _losses: dict[str, type[Loss]] = {cls.name: cls for cls in (CrossEntropy, MeanSquaredError)}
 
 
-def make_loss(name: str) -> Loss:
-    """The loss of that name: "cross_entropy" or "mse"; ValueError for another."""
+def make_loss(name: str, *, partial: bool = False) -> Loss:
+    """The loss of that name: "cross_entropy" or "mse"; ValueError for another.
+
+    ``partial``: labels of the cross-entropy may be missing.
+    """
     if not isinstance(name, str):
         raise TypeError(f"loss must be the name of a loss, but is a {type(name).__name__}.")
     if name not in _losses:
         raise unknown_name("loss", name, _losses)
-    return _losses[name]()
+    return PartialCrossEntropy() if partial and name == "cross_entropy" else _losses[name]()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from altmin_ext.errors import unknown_name
+from altmin_ext.factors import NonNegativeFactors
 from altmin_ext.sign import Sign
 
 _activations: dict[str, type[nn.Module]] = {
@@ -169,3 +170,18 @@ def elman_rnn(n_in: int = 1, hidden: int = 50, steps: int = 784, n_out: int = 10
     return nn.Sequential(
         TimeSteps(n_in), Elman(n_in, hidden), nn.ReLU(), nn.Flatten(), nn.Linear(steps * hidden, n_out)
     )
+
+
+def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> nn.Sequential:
+    """A network with a layer of non-negative factors: encoder, ReLU, NonNegativeFactors, head; for "deepfacto".
+
+    Args:
+        encoder: x to features (B, C) or maps of features (B, C, ...), all positions of which have one dictionary.
+        features: C.
+        rank: r, the number of factors.
+        head: codes (B, r), or maps of codes (B, r, ...), to logits.
+
+    Raises:
+        TypeError, ValueError: ``features`` or ``rank`` is no integer, or below 1.
+    """
+    return nn.Sequential(encoder, nn.ReLU(), NonNegativeFactors(features, rank), head)

@@ -153,7 +153,7 @@ def _run(
                 interrupt.held = True
                 report = method.step(x, y)
                 interrupt.release()
-                record.add(report, len(x))
+                record.add(report, len(x), method.loss.labelled(y))
                 del x, y  # the next minibatch then takes their memory, which is still in the cache
                 state.step += 1
                 if state.step % _STEPS_UNSEEN == 0:
@@ -252,12 +252,17 @@ def _evaluate(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
             y = loss.check_targets(y, x.dtype)
             loss.check_target_values(y, n_out)
             logits = model(x)
-            total_loss = total_loss + loss.mean(logits, y).double() * len(x)
+            labelled = loss.labelled(y)
+            if labelled == 0:
+                continue
+            total_loss = total_loss + loss.mean(logits, y).double() * labelled
             if loss.counts_correct:
                 correct = correct + (logits.argmax(1) == y).sum()
-            samples += len(x)
-    if samples == 0:
+            samples += labelled
+    if n_out is None:
         raise ValueError("data must yield at least one minibatch, but is empty.")
+    if samples == 0:
+        raise ValueError("data must hold at least one sample with a label, but every label is -1.")
     accuracy = float(correct) / samples if loss.counts_correct else None
     return Evaluation(float(total_loss) / samples, accuracy, samples)
 

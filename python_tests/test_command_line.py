@@ -176,7 +176,8 @@ def run_help(capsys, *arguments):
 
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_trains(capsys, name):
-    (result,) = run_json(capsys, "train", "--hidden", "8", "--epochs", "1", "--method", name)["methods"]
+    network = ["--network", "deepfacto", "--hidden", "8", "8"] if name == "deepfacto" else ["--hidden", "8"]
+    (result,) = run_json(capsys, "train", *network, "--epochs", "1", "--method", name)["methods"]
     assert result["method"] == name
     assert result["epochs"][0]["loss"] > 0
 

@@ -14,6 +14,7 @@ from altmin_ext.methods.am_mem import AMMem
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport
 from altmin_ext.methods.block_admm import BlockADMM
+from altmin_ext.methods.deepfacto import DeepFacto
 from altmin_ext.methods.difference_target import DifferenceTarget
 from altmin_ext.methods.memory import merge_memories
 from altmin_ext.methods.offline import AMAdamOff, AMMemOff
@@ -33,6 +34,7 @@ _methods: dict[str, type[Method]] = {
         DifferenceTarget,
         BlockADMM,
         TaylorADMM,
+        DeepFacto,
         StraightThrough,
         BackpropSGD,
         BackpropAdam,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from altmin_ext.factors import NonNegativeFactors
 from altmin_ext.graph import CapturedSteps
 from altmin_ext.losses import Loss, make_loss
 
@@ -108,6 +109,9 @@ class Method(abc.ABC):
 
     name: ClassVar[str]
     full_batch: ClassVar[bool] = False  # whether a step takes the whole training set
+    factorises: ClassVar[bool] = (
+        False  # whether it trains NonNegativeFactors, and on samples without a label, -1
+    )
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     def __init__(
@@ -146,7 +150,9 @@ class Method(abc.ABC):
                 reason = f"a CUDA graph needs a GPU, and the model trains on {place}"
             if reason is not None:
                 raise ValueError(f"graph must be False here: {reason}.")
-        self.loss: Loss = make_loss(loss)
+        if not self.factorises:
+            _check_no_factors(self.name, model)
+        self.loss: Loss = make_loss(loss, partial=self.factorises)
         if device is not None:
             model.to(device)
         self.model = model
@@ -293,3 +299,13 @@ class Method(abc.ABC):
         self._captured = self._new_captures()  # whose graphs know what they move by its place in memory
         self.steps = int(state["steps"])
         self.learning_rate_factor = float(state["learning_rate_factor"])
+
+
+def _check_no_factors(name: str, model: nn.Module) -> None:
+    """Raise a ValueError if the model holds a layer that hands no derivative down."""
+    for path, module in model.named_modules():
+        if isinstance(module, NonNegativeFactors):
+            raise ValueError(
+                f"model must hold no NonNegativeFactors for {name}, since that layer has no derivative, but {path!r} "
+                "is one; use method='deepfacto'."
+            )

@@ -21,7 +21,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,19 +39,57 @@ from altmin_ext.ops.reference import soft_threshold
 from altmin_ext.sign import check_surrogates, sign
 
 Proximal: TypeAlias = Callable[[Tensor, float], Tensor]
+_steepness_interval = (
+    10  # how many steps, after as many at first, the weights' norms are taken to stand still
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockADMMOptions(MethodOptions):
+class BlockOptions(MethodOptions):
+    """Options of all methods that fit blocks to codes between them."""
+
+    beta: float = option(1.0, "penalty that ties a code to the block below")
+    lr_codes: float | str = option(
+        "auto", "step size of the codes, or 'auto': one over a bound of the local curvature"
+    )
+    iterations: int = option(1, "rounds of codes, weights and duals per minibatch")
+    code_iterations: int = option(1, "gradient steps on each code in a round")
+    order: str = option(
+        "gauss-seidel", "weights see the codes below as moved: 'gauss-seidel', or before: 'jacobi'"
+    )
+    workers: int = option(1, "threads that fit the weights of the blocks, which are independent")
+    duals: str = option(
+        "online",
+        "'online': zero at the start of a step; 'stored' for every sample, with its codes; or 'none'",
+    )
+
+    kinds_of_duals: ClassVar[tuple[str, ...]] = ("online", "none")
+
+    def check(self) -> None:
+        super().check()
+        self._check_number("beta", minimum=0.0, exclusive=True)
+        if self.lr_codes != "auto":
+            if isinstance(self.lr_codes, str):
+                raise ValueError(f"lr_codes must be a number or 'auto', but is {self.lr_codes!r}.")
+            self._check_number("lr_codes", minimum=0.0, exclusive=True)
+        self._check_count("iterations")
+        self._check_count("code_iterations")
+        self._check_choice("order", ("gauss-seidel", "jacobi"))
+        self._check_count("workers")
+        self._check_choice("duals", self.kinds_of_duals)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockADMMOptions(BlockOptions):
     """Options of :class:`BlockADMM`.
 
     A step size of 1 / beta can make the method fail: with ``order="gauss-seidel"`` a block is fitted to its target
     from where the code below has gone already, and where that alone brings it to the target or beyond, nothing is
     left to fit or the wrong way is learnt. ``lr_codes="auto"`` takes the step of a majorised descent,
     eta_t = 1 / (beta + beta ||J_{t+1}||^2), for the topmost code with the curvature of the loss in front of the
-    norm. The norm is found by power iteration, a step of it after each update of the weights; of a block with more in
-    it than one linear map behind activations it is that at the first samples of the minibatch, short of it by a third
-    at most where that was measured, which such a step can bear.
+    norm. The norm is found by power iteration, a step of it after each of the first ten updates of the weights, then
+    after every tenth; of a block with more in it than one linear map behind activations it is that at the first
+    samples of the minibatch, short of it by a third at most where that was measured, which such a step can bear.
 
     Duals that are stored come with their codes, or the constraint that they are the prices of would be another one
     every time. They price the past, while the weights move with every minibatch: expect them to learn more slowly.
@@ -72,24 +111,13 @@ class BlockADMMOptions(MethodOptions):
         "into how many parts the network is cut, each beginning with a module with parameters, or the numbers of the "
         "modules that a block begins with (None: a block per module with parameters, and its activation)",
     )
-    beta: float = option(1.0, "penalty that ties a code to the block below")
-    lr_codes: float | str = option(
-        "auto", "step size of the codes, or 'auto': one over a bound of the local curvature"
-    )
-    iterations: int = option(1, "rounds of codes, weights and duals per minibatch")
-    code_iterations: int = option(1, "gradient steps on each code in a round")
-    order: str = option(
-        "gauss-seidel", "weights see the codes below as moved: 'gauss-seidel', or before: 'jacobi'"
-    )
-    duals: str = option(
-        "online",
-        "'online': zero at the start of a step; 'stored' for every sample, with its codes; or 'none'",
-    )
     dual_decay: float = option(0.9, "stored duals are multiplied by this when their sample comes again")
     proximal: str | Proximal | None = option(  # noqa: RUF009  (it makes a field)
         None, "'non-negative', 'binary', 'sparse' or a function, after each step of a code"
     )
     l1_codes: float = option(0.0, "l1 penalty on the codes, with proximal='sparse'")
+
+    kinds_of_duals = ("online", "stored", "none")
 
     def check(self) -> None:
         super().check()
@@ -99,15 +127,6 @@ class BlockADMMOptions(MethodOptions):
             self.blocks is not None and not all(type(start) is int for start in self.blocks)
         ):
             raise TypeError(f"blocks must be an integer or a list of integers, but is {self.blocks!r}.")
-        self._check_number("beta", minimum=0.0, exclusive=True)
-        if self.lr_codes != "auto":
-            if isinstance(self.lr_codes, str):
-                raise ValueError(f"lr_codes must be a number or 'auto', but is {self.lr_codes!r}.")
-            self._check_number("lr_codes", minimum=0.0, exclusive=True)
-        self._check_count("iterations")
-        self._check_count("code_iterations")
-        self._check_choice("order", ("gauss-seidel", "jacobi"))
-        self._check_choice("duals", ("online", "stored", "none"))
         self._check_number("dual_decay", minimum=0.0)
         if self.dual_decay > 1:
             raise ValueError(f"dual_decay must be at most 1, but is {self.dual_decay!r}.")
@@ -137,7 +156,7 @@ class BlockADMMOptions(MethodOptions):
     def proximal_map(self) -> Proximal:
         """The map, as a function of a code and its step size."""
         if callable(self.proximal):
-            return self.proximal
+            return _checked(self.proximal)
         maps: dict[str | None, Proximal] = {
             None: lambda code, step: code,
             "non-negative": lambda code, step: code.relu(),
@@ -145,6 +164,22 @@ class BlockADMMOptions(MethodOptions):
             "sparse": lambda code, step: soft_threshold(code, step * self.l1_codes),
         }
         return maps[self.proximal]
+
+
+def _checked(proximal: Proximal) -> Proximal:
+    """The same, with a ValueError where it does not return a tensor like the one it was given."""
+
+    def checked(code: Tensor, step: float) -> Tensor:
+        result = proximal(code, step)
+        if not isinstance(result, Tensor) or result.shape != code.shape or result.dtype != code.dtype:
+            what = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else repr(result)
+            raise ValueError(
+                f"proximal must return a tensor like the code it is given, {code.dtype} {tuple(code.shape)}, but "
+                f"returned {what}."
+            )
+        return result
+
+    return checked
 
 
 class Block:
@@ -155,20 +190,38 @@ class Block:
     Attributes:
         stage, pre, map: the sub-network, and its parts without and with parameters.
         input, output: where the sub-network stands, and its value there, both (B, ...).
-        code, dual: X and U, (B, ...).
+        code, dual: X and U, (B, ...); None for a dual of zeros.
+        curvature: a bound of that of the block's term in its code.
     """
 
-    def __init__(self, stage: BoundStage, beta: float) -> None:
+    def __init__(self, stage: BoundStage, beta: float, proximal: Proximal | None = None) -> None:
         assert isinstance(stage.map, EvaluatedMap)
         self.stage, self.pre, self.map, self._beta = stage, stage.pre, stage.map, beta
-        self.input = self.output = self.code = self.dual = torch.empty(0)
+        self.curvature, self._proximal = beta, proximal
+        self.input = self.output = self.code = torch.empty(0)
+        self.dual: Tensor | None = None
 
-    def encode(self, input: Tensor) -> Tensor:
+    def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
+        """What is handed to the block above, for a sample of this shape."""
+        return self.stage.output_shape(shape, like)
+
+    def encode(self, input: Tensor) -> None:
         """The first evaluation in a step: X <- f(input), U <- 0."""
         self.input = input
         self.output = self.code = self.map.encode(self.pre.begin(input), None)
-        self.dual = torch.zeros_like(self.code)
+        self.dual = None
+
+    @property
+    def above(self) -> Tensor:
+        """What the block above takes: X."""
         return self.code
+
+    def move(self, gradient: Tensor, eta: float) -> None:
+        """X <- prox(X - eta dJ/dX), the gradient being that of the block above."""
+        if self.code is not self.output or self.dual is not None:  # else its own term is at its minimum
+            gradient = gradient - self.error()
+        code = torch.sub(self.code, gradient, alpha=eta)
+        self.code = code if self._proximal is None else self._proximal(code, eta)
 
     def stand_at(self, input: Tensor, *, anew: bool = False) -> None:
         """Evaluate f unless it stands there already; ``anew``: even so, as the weights have moved."""
@@ -178,7 +231,12 @@ class Block:
 
     def error(self) -> Tensor:
         """The derivative of the block's term in its output, per sample."""
-        return self._beta * (self.output - self.code - self.dual)
+        return self._beta * self.misfit()
+
+    def misfit(self) -> Tensor:
+        """f(input) - X - U."""
+        misfit = self.output - self.code
+        return misfit if self.dual is None else misfit - self.dual
 
     def pull_back(self, error: Tensor) -> Tensor:
         """J^T error: the derivative of the block's term in its input."""
@@ -186,7 +244,7 @@ class Block:
 
     def objective(self) -> Tensor:
         """The block's term, as the mean over the minibatch; 0-d float64."""
-        misfit = self.output - self.code - self.dual
+        misfit = self.misfit()
         return self._beta / 2 * misfit.double().square().sum() / len(misfit)
 
     def commit(self) -> None:
@@ -211,14 +269,15 @@ class LastBlock(Block):
         self.correct: Tensor | None = None
 
     def error(self) -> Tensor:
-        residual, self.loss = torch.empty_like(self.output), self.output.new_empty(())
+        return self._error(self.output, self.targets)
+
+    def _error(self, output: Tensor, targets: Tensor) -> Tensor:
+        residual, self.loss = torch.empty_like(output), output.new_empty(())
         if self._counts:
             self.correct = torch.empty((), dtype=torch.int64, device=residual.device)
-            ops.softmax_residual(
-                self.output, None, self.targets, residual, None, self.loss, self.correct, self._flag
-            )
+            ops.softmax_residual(output, None, targets, residual, None, self.loss, self.correct, self._flag)
         else:
-            ops.mse_residual(self.output, None, self.targets, residual, None, self.loss, self._flag)
+            ops.mse_residual(output, None, targets, residual, None, self.loss, self._flag)
         return residual
 
     def objective(self) -> Tensor:
@@ -228,8 +287,9 @@ class LastBlock(Block):
 class BlockADMM(Method):
     """Stochastic Block-ADMM, with Adam on every block's weights.
 
-    No derivative crosses more than one block. The blocks are worked on one after the other, although the weights
-    of all of them could be fitted at once.
+    No derivative crosses more than one block, and all blocks' weights are fitted independently, by as many threads as
+    ``workers`` says: to the same bits however many. Each of them computes with as many threads as torch is set to, so
+    that ``torch.set_num_threads(1)`` goes with several.
 
     Attributes:
         code_step_sizes: (T - 1,) float64, the step size that each code took in the last step, lowest first.
@@ -238,26 +298,33 @@ class BlockADMM(Method):
     """
 
     name = "block-admm"
-    Options = BlockADMMOptions
-    options: BlockADMMOptions
+    Options: ClassVar[type[BlockOptions]] = BlockADMMOptions
+    options: Any
+    _watches: tuple[
+        tuple[str, int], ...
+    ] = ()  # what else has a flag: a variable, and the number of its block
 
-    def __init__(self, model: nn.Module, options: BlockADMMOptions, **common: Any) -> None:
+    def __init__(self, model: nn.Module, options: BlockOptions, **common: Any) -> None:
         stages: list[BoundStage] = []
         if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
             check_surrogates(model)
-            stages = split_at(model, options.starts(model))
+            stages = self._cut(model, options)
         super().__init__(model, options, **common)
         if common.get("device") is not None:
-            stages = split_at(model, options.starts(model))
+            stages = self._cut(model, options)
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         self._like = like
-        # A flag per block for the gradient of its weights, and one for the loss.
-        self._guard = torch.zeros(len(stages) + 1, dtype=torch.float64, device=self.device)
-        self._last = LastBlock(stages[-1], self.loss, self._guard[-1:])
-        self._hidden = [Block(stage, options.beta) for stage in stages[:-1]]
+        # What each flag of the guard is about: a variable, and the number of its block.
+        self._watched = [
+            *(("weight gradient", t) for t in range(len(stages))),
+            ("loss", len(stages) - 1),
+            *self._watches,
+        ]
+        self._guard = torch.zeros(len(self._watched), dtype=torch.float64, device=self.device)
+        self._hidden = self._hidden_blocks(stages[:-1])
+        self._last = self._last_block(stages[-1], self._guard[len(stages) :][:1])
         self._blocks = [*self._hidden, self._last]
         self._update = AdamUpdate(stages, self._guard, first_flag=0)
-        self._proximal = options.proximal_map()
 
         count = len(self._hidden)
         self._scalars = torch.zeros(count, len(CodeScalar), dtype=torch.float64, device=self.device)
@@ -269,6 +336,19 @@ class BlockADMM(Method):
         self.duals: list[Tensor] = []
         self._seen = torch.zeros(0, dtype=torch.bool, device=self.device)  # whose codes and duals are known
         self._index: Tensor | None = None
+        self._map = map if options.workers == 1 else ThreadPoolExecutor(options.workers).map
+
+    @classmethod
+    def _cut(cls, model: nn.Module, options: Any) -> list[BoundStage]:
+        """The sub-networks that the blocks are made of."""
+        return split_at(model, options.starts(model))
+
+    def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[Block]:
+        proximal = self.options.proximal_map()
+        return [Block(stage, self.options.beta, proximal) for stage in stages]
+
+    def _last_block(self, stage: BoundStage, flag: Tensor) -> LastBlock:
+        return LastBlock(stage, self.loss, flag)
 
     def step(self, x: Tensor, y: Tensor, index: Tensor | None = None) -> StepReport:
         """Train on one minibatch; see :meth:`Method.step`.
@@ -318,7 +398,7 @@ class BlockADMM(Method):
             inputs = [block.input for block in self._blocks]
             self._move_codes(step_sizes)
             if o.order == "gauss-seidel":
-                inputs = [x, *(block.code for block in self._hidden)]
+                inputs = [x, *(block.above for block in self._hidden)]
             self._weight_gradients(inputs)
             if iteration == 0 and o.report_objective:
                 objective = torch.stack([block.objective() for block in self._blocks])
@@ -333,7 +413,8 @@ class BlockADMM(Method):
         """X_t <- f_t(X_{t-1}) or what is stored, for all t; returns the loss of the model and its correct count."""
         code = x
         for block in self._blocks:
-            code = block.encode(code)
+            block.encode(code)
+            code = block.above
         self._last.targets = y
         self._last.error()
         loss, correct = self._last.loss, self._last.correct
@@ -346,46 +427,41 @@ class BlockADMM(Method):
         pairs = zip(self._hidden, self._blocks[1:], step_sizes, strict=True)
         for block, above, eta in reversed(list(pairs)):
             for _ in range(self.options.code_iterations):
-                above.stand_at(block.code)
-                gradient = above.pull_back(above.error()) - block.error()
-                block.code = self._after_proximal(block.code - eta * gradient, eta)
-
-    def _after_proximal(self, code: Tensor, eta: float) -> Tensor:
-        result = self._proximal(code, eta)
-        if not isinstance(result, Tensor) or result.shape != code.shape or result.dtype != code.dtype:
-            what = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else repr(result)
-            raise ValueError(
-                f"proximal must return a tensor like the code it is given, {code.dtype} {tuple(code.shape)}, but "
-                f"returned {what}."
-            )
-        return result
+                above.stand_at(block.above)
+                block.move(above.pull_back(above.error()), eta)
 
     def _weight_gradients(self, inputs: Sequence[Tensor]) -> None:
         """The gradient of every block's term in its weights at these inputs; raises flags that are not finite."""
-        for t, (block, input) in enumerate(zip(self._blocks, inputs, strict=True)):
+
+        @torch.no_grad()  # which a thread does not take over from the one that starts it
+        def fit(block: Block, input: Tensor) -> Tensor:
             block.stand_at(input)
             block.map.weight_gradients(block.error(), block.input)
-            sums = [gradient.sum() for gradient in block.map.gradients]
-            if sums:
-                self._guard[t] = ~torch.isfinite(torch.stack(sums)).all()
+            return sum((gradient.sum() for gradient in block.map.gradients), self._like.new_zeros(()))
+
+        sums = torch.stack(list(self._map(fit, self._blocks, inputs)))
+        self._guard[: len(sums)] = ~sums.isfinite()
 
     def _raise_duals(self, x: Tensor) -> None:
         """U_t <- U_t + X_t - f_t(X_{t-1}), with the new weights."""
-        for block, input in zip(self._blocks, [x, *(block.code for block in self._hidden)], strict=True):
+        for block, input in zip(self._blocks, [x, *(block.above for block in self._hidden)], strict=True):
             block.stand_at(input, anew=True)
         if self.options.duals != "none":
             for block in self._hidden:
-                block.dual = block.dual + block.code - block.output
+                block.dual = -block.misfit()
 
     def _commit(self, batch: int) -> None:
         """Keep what a step that was taken has found out besides the weights."""
         for block in self._blocks:
             block.commit()
-        if self.options.lr_codes == "auto":
+        if self.options.lr_codes == "auto" and (
+            self.steps < _steepness_interval or self.steps % _steepness_interval == 0
+        ):
             self._steepness.iterate(batch)
         if self._index is not None:
             self._seen[self._index] = True
             for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
+                assert block.dual is not None
                 codes[self._index], duals[self._index] = block.code, block.dual
 
     # ------------------------------------------------------------------------------------- what it needs
@@ -396,7 +472,7 @@ class BlockADMM(Method):
             return
         shapes = [shape]
         for block in self._blocks:
-            shapes.append(block.stage.output_shape(shapes[-1], self._like))
+            shapes.append(block.output_shape(shapes[-1], self._like))
         if len(shapes[-1]) != 1:
             raise ValueError(
                 f"model must give (B, C) logits, but gives {tuple(shapes[-1])} per sample; add a Flatten."
@@ -417,8 +493,8 @@ class BlockADMM(Method):
             norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
             slopes = [block.pre.steepest for block in self._blocks[1:]]
             sizes = [
-                1 / (o.beta + curvature * norm * (slope or 1.0) ** 2)
-                for curvature, norm, slope in zip(curvatures, norms, slopes, strict=True)
+                1 / (block.curvature + curvature * norm * (slope or 1.0) ** 2)
+                for block, curvature, norm, slope in zip(self._hidden, curvatures, norms, slopes, strict=True)
             ]
         else:
             sizes = [float(o.lr_codes)] * len(self._hidden)
@@ -441,7 +517,7 @@ class BlockADMM(Method):
             block.code = torch.where(known, codes[self._index], block.code)
             block.dual = self.options.dual_decay * duals[self._index]
         for below, above in itertools.pairwise(self._blocks):
-            above.stand_at(below.code)
+            above.stand_at(below.above)
 
     def _remembered(self) -> tuple[list[Tensor], dict[str, Any]]:
         """What rounds change before the last of them is known to be finite."""
@@ -461,9 +537,7 @@ class BlockADMM(Method):
         self._guard.zero_()
         if self.on_nonfinite == "skip":
             return True
-        weights = flags[:-1]
-        raised = weights.index(1.0) if any(weights) else len(weights) - 1
-        variable = "weight gradient" if any(weights) else "loss"
+        variable, raised = self._watched[flags.index(1.0)]
         raise DivergenceError(
             f"the {variable} of stage {raised + 1} (block {self._blocks[raised].stage.name!r}) is not finite "
             f"{self._when()}; check x for NaN or Inf, or lower lr or lr_codes."

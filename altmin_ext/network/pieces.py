@@ -100,7 +100,7 @@ class PointwisePiece(Piece):
         return self.cotangent(gradient)
 
     def tangent(self, v: Tensor) -> Tensor:
-        return v * self.activation.derivative(self._point[: len(v)])
+        return self.activation.differential(self._point[: len(v)], v)
 
     def cotangent(self, v: Tensor) -> Tensor:
         return self.tangent(v)

@@ -111,6 +111,12 @@ class Activation:
         """sigma'(c), 0 at the kink of relu, and of a sign its surrogate."""
         return _formulas[self.name].derivative(c, self.parameter)
 
+    def differential(self, c: Tensor, v: Tensor) -> Tensor:
+        """sigma'(c) v."""
+        if self.name == "relu":
+            return torch.ops.aten.threshold_backward(v, c, 0.0)  # in a single pass
+        return v * self.derivative(c)
+
     def difference(self, c0: Tensor, delta: Tensor, unit: Tensor | float) -> Tensor:
         """(sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation.
 

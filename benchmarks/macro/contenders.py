@@ -45,13 +45,14 @@ class Network:
 Maker = Callable[[Network], Step]
 
 
-def _mlp(width: int) -> Network:
-    return Network(lambda: models.mlp(784, (width, width), classes), (784,), width=width)
+def _mlp(width: int, batch: int = 200) -> Network:
+    return Network(lambda: models.mlp(784, (width, width), classes), (784,), batch, width=width)
 
 
 networks = {
     "2x100": _mlp(100),
     "2x500": _mlp(500),
+    "2x256, batch 128": _mlp(256, 128),
     "lenet5 28x28": Network(lambda: models.lenet5(1, 28), (1, 28, 28), 128),
     "lenet5 32x32x3": Network(lambda: models.lenet5(3, 32), (3, 32, 32), 128),
     "binary 2x500": Network(models.binary_mlp, (784,), 100),
@@ -206,6 +207,8 @@ contenders: dict[str, Maker] = {
     "am-adam, 1 iteration": _method("am-adam", code_iterations=1, weight_iterations=1),
     "am-mem": _mlps_only(_method("am-mem")),
     "am-adam, released scaling": _mlps_only(_method("am-adam", scaling="released")),
+    "block-admm": _mlps_only(_method("block-admm")),
+    "block-admm, jacobi": _mlps_only(_method("block-admm", order="jacobi")),
     "yardstick adam": _method("adam"),
     "autograd, Adam(fused)": autograd,
     "torch.compile, Adam(fused)": compiled_autograd,

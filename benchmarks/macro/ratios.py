@@ -29,6 +29,8 @@ pairs = {
     "am-adam, 1 iteration": base,
     "am-sgd": base,
     "am-mem": base,
+    "block-admm": base,
+    "block-admm, jacobi": base,
     "yardstick adam": base,
     "torch.compile, Adam(fused)": base,
     "am-adam's products alone": base,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -546,6 +547,37 @@ def test_stored_duals_of_images() -> None:
     replay(images, [3, 6], {"duals": "stored", "dual_decay": 0.9}, indices=INDICES)
 
 
+@pytest.mark.parametrize("build", [mlp, images, dropping, residual])
+@pytest.mark.parametrize("order", ["gauss-seidel", "jacobi"])
+def test_workers_change_nothing(build: Callable[[], nn.Sequential], order: str) -> None:
+    """Blocks are fitted independently: to the same bits, and none needs another's thread."""
+    models = []
+    for workers in (1, 3):
+        model = seeded(build)
+        method = altmin_ext.make_method("block-admm", model, order=order, workers=workers, iterations=2)
+        torch.manual_seed(0)
+        for x, y in batches(3):
+            method.step(x, y)
+        models.append(model)
+    assert distance(*models) == 0
+    assert distance(models[0], seeded(build)) > 1e-4
+
+
+def test_an_error_in_a_worker_is_the_caller_s() -> None:
+    method = altmin_ext.make_method("block-admm", seeded(mlp), workers=2)
+    (x, y), *_ = batches(1)
+    threads = set()
+
+    def fails(*arguments: Any) -> None:
+        threads.add(threading.get_ident())
+        raise RuntimeError("no gradient today")
+
+    method._blocks[1].map.weight_gradients = fails
+    with pytest.raises(RuntimeError, match="no gradient today"):
+        method.step(x, y)
+    assert threads.isdisjoint({threading.get_ident()})
+
+
 def test_stored_duals_are_saved() -> None:
     model = seeded(mlp)
     method = altmin_ext.make_method("block-admm", model, duals="stored")
@@ -666,6 +698,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Exception
     "code_iterations is 0": (mlp, {"code_iterations": 0}, ValueError, "code_iterations must be at least 1"),
     "order is misspelt": (mlp, {"order": "gauss"}, ValueError, "order must be 'gauss-seidel' or 'jacobi'"),
     "duals is misspelt": (mlp, {"duals": "offline"}, ValueError, "duals must be 'online' or"),
+    "no workers": (mlp, {"workers": 0}, ValueError, "workers must be at least 1"),
     "dual_decay is above 1": (mlp, {"dual_decay": 1.1}, ValueError, "dual_decay must be at most 1"),
     "proximal is misspelt": (mlp, {"proximal": "nonnegative"}, ValueError, "proximal must be 'non-negative' or"),
     "sparse without weight": (mlp, {"proximal": "sparse"}, ValueError, "l1_codes must be greater than 0"),

@@ -26,6 +26,7 @@ class Case:
     mu: bool = True  # takes the options of alternating minimisation
     activation: type[nn.Module] = nn.Tanh  # in front of the last layer, where others have tanh
     dropout: bool = True  # takes networks that drop out
+    factors: bool = False  # needs a layer of factors; takes -1 for no label
 
 
 METHODS = {
@@ -43,6 +44,7 @@ METHODS = {
     "am-sgd": Case({"lr": 0.5}),
     "dtp": Case({"lr": 0.005, "lr_inverse": 0.002}, mu=False),
     "block-admm": Case({"lr": 0.01}, mu=False),
+    "deepfacto": Case({"lr": 0.01, "lr_dictionary": 1.0}, mu=False, factors=True),
     "sgd": Case({"lr": 0.1}, codes=False, mu=False),
     "ste": Case({"lr": 0.01}, codes=False, mu=False),
 }
@@ -55,18 +57,14 @@ FEATURES, CLASSES = 6, 3
 
 
 def network(name: str, dtype: torch.dtype = torch.float32, *, dropout: float = 0.0) -> nn.Sequential:
+    """The same for all methods, but for what one needs of its own."""
+    case = METHODS[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         drop = [nn.Dropout(dropout)] if dropout else []
-        return nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(FEATURES, 16),
-            nn.ReLU(),
-            *drop,
-            nn.Linear(16, 12),
-            METHODS[name].activation(),
-            nn.Linear(12, CLASSES),
-        ).to(dtype)
+        below = [nn.Flatten(), nn.Linear(FEATURES, 16), nn.ReLU(), *drop, nn.Linear(16, 12)]
+        middle = [nn.ReLU(), altmin_ext.NonNegativeFactors(12, 12)] if case.factors else [case.activation()]
+        return nn.Sequential(*below, *middle, nn.Linear(12, CLASSES)).to(dtype)
 
 
 def blobs(dtype: torch.dtype = torch.float32, size: int = 48) -> tuple[Tensor, Tensor]:
@@ -153,7 +151,8 @@ def test_report(name: str, dtype: torch.dtype) -> None:
 
     objective = make(name, model, report_objective=True).step(x, y).objective
     values = [float(value) for value in objective]
-    assert len(values) == (3 if METHODS[name].codes else 1)
+    case = METHODS[name]
+    assert len(values) == (2 if case.factors else 3 if case.codes else 1)
     assert all(value >= 0 for value in values)
 
 
@@ -397,6 +396,8 @@ BAD_BATCHES: dict[str, tuple[Any, Any, type[Exception], str]] = {
 def test_bad_batch(name: str, case: str) -> None:
     """Refused in a sentence that names the argument; the weights stay, and so does what the method keeps."""
     x, y, kind, argument = BAD_BATCHES[case]
+    if METHODS[name].factors and case == "y has a negative class":
+        pytest.skip("that says that there is no label")
     model, undisturbed = network(name), network(name)
     method, other = make(name, model), make(name, undisturbed)
     run(method, X, Y)
@@ -601,12 +602,12 @@ def test_model_without_linear(name: str, model: nn.Module) -> None:
     assert_sentence(error)
 
 
-def same_module_twice() -> nn.Module:
+def same_module_twice() -> nn.Sequential:
     shared = nn.Linear(FEATURES, FEATURES)
     return nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(FEATURES, CLASSES))
 
 
-def tied_weights() -> nn.Module:
+def tied_weights() -> nn.Sequential:
     model = nn.Sequential(
         nn.Linear(FEATURES, FEATURES), nn.ReLU(), nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, CLASSES)
     )
@@ -616,8 +617,10 @@ def tied_weights() -> nn.Module:
 
 @methods_with_codes
 @pytest.mark.parametrize("build", [same_module_twice, tied_weights])
-def test_parameters_shared_by_two_stages(name: str, build: Callable[[], nn.Module]) -> None:
+def test_parameters_shared_by_two_stages(name: str, build: Callable[[], nn.Sequential]) -> None:
     model = build()
+    if METHODS[name].factors:
+        model.insert(2, altmin_ext.NonNegativeFactors(FEATURES, FEATURES))
     before = snapshot(model)
     with pytest.raises(ValueError, match="share") as error:
         make(name, model)

@@ -1,0 +1,93 @@
+"""The factorising layer: features as non-negative combinations of the atoms of a dictionary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.ops import MemoryScalar
+
+
+class _LeastSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
+        codes = rows.new_zeros(len(rows), dictionary.shape[1])
+        if codes.numel():
+            scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=rows.device)
+            gram, cross = dictionary.t() @ dictionary, rows @ dictionary
+            ops.bcd_columns(codes, gram, cross, scalars, sweeps, nonnegative=True)
+        return codes
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError(
+            "NonNegativeFactors has no derivative, so that nothing below it can learn by backpropagation: "
+            "train the model with method='deepfacto'."
+        )
+
+
+class NonNegativeFactors(nn.Module):
+    """Says of what its input consists: (B, C, ...) features become (B, r, ...) non-negative codes.
+
+    The code s of a sample's features f, or of those at one position of a map, is the non-negative least squares
+
+        minimise  ||f - M s||^2  over  s >= 0,
+
+    by sweeps over its entries, each set to its best value in turn (HALS: Cichocki & Phan 2009), from zero. The atoms,
+    the columns of M, are non-negative and of unit norm. They are learnt by ``method="deepfacto"``, by nothing else,
+    as the layer hands no derivative down. What features have below zero no code can give, so a ReLU belongs in front.
+
+    Args:
+        features: C.
+        rank: r, the number of atoms.
+        sweeps: over the entries of a code; the error that they leave falls with every one.
+
+    Attributes:
+        dictionary: (C, r), M; a buffer, part of the ``state_dict()``. Drawn from torch's global generator, as the
+            weights of other layers are.
+
+    Raises:
+        TypeError, ValueError: a number is no integer, or below 1.
+    """
+
+    dictionary: Tensor
+
+    def __init__(self, features: int, rank: int, sweeps: int = 30) -> None:
+        super().__init__()
+        for name, value in (("features", features), ("rank", rank), ("sweeps", sweeps)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, but is {value!r}.")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, but is {value}.")
+        self.features, self.rank, self.sweeps = features, rank, sweeps
+        self.register_buffer("dictionary", nn.functional.normalize(torch.rand(features, rank), dim=0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The codes; ValueError unless the features are (B, C, ...)."""
+        if features.ndim < 2 or features.shape[1] != self.features:
+            raise ValueError(
+                f"features must be (B, {self.features}, ...) for this NonNegativeFactors, but have shape "
+                f"{tuple(features.shape)}."
+            )
+        codes: Tensor = _LeastSquares.apply(as_rows(features), self.dictionary, self.sweeps)
+        return as_maps(codes, features)
+
+    def reconstruction(self, codes: Tensor) -> Tensor:
+        """S M^T: the features, (B, C, ...), that codes (B, r, ...) stand for."""
+        return as_maps(as_rows(codes) @ self.dictionary.t(), codes)
+
+    def extra_repr(self) -> str:
+        return f"features={self.features}, rank={self.rank}, sweeps={self.sweeps}"
+
+
+def as_rows(maps: Tensor) -> Tensor:
+    """(B, C, ...) as a contiguous (B positions, C)."""
+    return maps.movedim(1, -1).reshape(-1, maps.shape[1]).contiguous()
+
+
+def as_maps(rows: Tensor, like: Tensor) -> Tensor:
+    """(B positions, C) as (B, C, ...), with the positions of ``like``."""
+    return rows.reshape(len(like), *like.shape[2:], rows.shape[1]).movedim(-1, 1).contiguous()

@@ -1,0 +1,324 @@
+"""DeepFacto: a layer of non-negative factors within a network, learnt by stochastic Block-ADMM (Khorram et al. 2021,
+arXiv 2105.00339).
+
+Between an encoder f_1 and a head f_2 lies a :class:`altmin_ext.NonNegativeFactors`. The features that the encoder
+gives are factorised into codes S, one row for each sample, or for each position of a sample's map, and a dictionary M
+that all share; only the codes reach the head:
+
+    minimise  sum over samples of  loss(f_2(S), y)  +  beta/2 ||S M^T - f_1(x) + U||^2   subject to  S >= 0, M >= 0 .
+
+It is Block-ADMM of two blocks, whose code X = S M^T is held in factors. A step on a minibatch begins with
+S <- argmin ||f_1(x) - S M^T||^2, which is what the layer does in inference, too. Of what that leaves over,
+R = f_1(x) - S M^T, only the share ``fidelity`` is held against the encoder: from now on f_1 is short for
+f_1 - (1 - fidelity) R. With U <- 0 it then, ``iterations`` times,
+
+1. moves the codes, ``code_iterations`` times, to where the objective is smallest with the loss replaced by its
+   tangent at S and ||. - S||^2 / (2 eta), by the layer's sweeps;
+2. fits encoder and head, one Adam step each, on their own terms;
+3. raises the duals: U <- U + S M^T - f_1(x).
+
+With it the dictionary is fitted to all codes S and features F seen, of which two matrices are kept:
+A <- (1 - forgetting) A + S^T S and B <- (1 - forgetting) B + F^T S, in sweeps over the atoms,
+m_j <- max(0, m_j + (B_j - M A_j) / A_jj) (HALS: Cichocki & Phan 2009; online: Mairal et al. 2010). Atoms are then
+scaled to unit norm, and one that no code has used for long begins anew at what is fitted worst.
+
+A sample without a label, -1, takes part in the factorisation and leaves the loss alone.
+
+Only the method's abstract was at hand. The steps are worked out from the problem that it states, not taken from
+published code, and no published number is claimed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.factors import NonNegativeFactors, as_maps, as_rows
+from altmin_ext.losses import UNLABELLED
+from altmin_ext.methods.base import option
+from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions, LastBlock
+from altmin_ext.network import BoundStage, leaves, split_at
+from altmin_ext.ops import MemoryScalar
+
+_unused = 1e-6  # an atom whose A_jj is at most that share of the largest begins anew
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepFactoOptions(BlockOptions):
+    """Options of :class:`DeepFacto`.
+
+    With ``lr_codes="auto"`` eta is one over a bound of the loss's curvature in the codes, found as in Block-ADMM,
+    so that the objective falls with every move. The part that is a least squares is dealt with exactly: as all atoms
+    are non-negative, they resemble one another, and of a gradient step short enough for what they have in common
+    nothing is left for what tells them apart, which is what the head needs.
+
+    The larger ``beta``, the closer does the encoder's gradient come to that of backpropagation through the least
+    squares; the codes move the less, for which Adam makes up.
+
+    ``fidelity=1`` is the problem as stated: the encoder is drawn towards features that the dictionary can say, the
+    nearest of which is zero, and learns little else. At 0 it follows the loss alone, whatever the dictionary leaves
+    over, and samples without a label teach it nothing. An encoder that ends with a normalisation cannot make its
+    features small, and learns better.
+
+    The encoder moves all the time, and so do the features that the dictionary is of: ``forgetting`` says how fast the
+    dictionary follows.
+    """
+
+    beta: float = option(10.0, "penalty that ties a code to the block below")
+    fidelity: float = option(
+        1e-3, "the share of what the codes cannot say of the features that is held against the encoder"
+    )
+    lr_dictionary: float = option(1.0, "how far atoms go towards what a sweep finds, at most 1: all the way")
+    forgetting: float = option(0.02, "the share of the past that the dictionary forgets with each minibatch")
+    prior: float = option(
+        1.0, "how many minibatches the dictionary to begin with counts for; forgotten like the past"
+    )
+    sweeps: int = option(1, "sweeps over the atoms per minibatch")
+
+    def check(self) -> None:
+        super().check()
+        for name in ("fidelity", "lr_dictionary", "forgetting"):
+            self._check_number(name, minimum=0.0)
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} must be at most 1, but is {getattr(self, name)!r}.")
+        self._check_number("prior", minimum=0.0)
+        self._check_count("sweeps")
+
+
+class FactorisedBlock(Block):
+    """A block whose code X is S M^T, and which hands S to the block above.
+
+    Attributes:
+        layer: whose dictionary is M.
+        features: F, what the encoder gives, of which ``output`` lacks what the encoder need not give up.
+        codes: S, (B, r, ...).
+    """
+
+    def __init__(self, stage: BoundStage, layer: NonNegativeFactors, options: DeepFactoOptions) -> None:
+        super().__init__(stage, options.beta)
+        self._fidelity = options.fidelity
+        self.layer = layer
+        self.curvature = 1e-6 * options.beta  # for a head of zeros; else that of the loss is all that counts
+        self._scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=layer.dictionary.device)
+        self.codes = self.features = torch.empty(0)
+
+    def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
+        features = super().output_shape(shape, like)
+        if features[:1] != (self.layer.features,):
+            raise ValueError(
+                f"model must give ({self.layer.features}, ...) features per sample to its NonNegativeFactors, but "
+                f"gives {tuple(features)}."
+            )
+        return torch.Size([self.layer.rank, *features[1:]])
+
+    def encode(self, input: Tensor) -> None:
+        super().encode(input)
+        self.features = self.output
+        self._hold(self.layer(self.features))
+        left = self.features - self.code
+        self._let_go, self._kept = (1 - self._fidelity) * left, self._fidelity * left
+        gain = as_rows(left) @ self.layer.dictionary
+        self._prices = torch.where(as_rows(self.codes) > 0, 0, (-gain).relu())
+        self.output = self.features - self._let_go
+
+    def stand_at(self, input: Tensor, *, anew: bool = False) -> None:
+        if anew or input is not self.input:
+            super().stand_at(input, anew=True)
+            self.features, self.output = self.output, self.output - self._let_go
+
+    @property
+    def above(self) -> Tensor:
+        return self.codes
+
+    def move(self, gradient: Tensor, eta: float) -> None:
+        """S <- argmin over S >= 0 of the block's term, <gradient, S> and ||S - now||^2 / (2 eta).
+
+        Where the encode's least squares ended is taken for its solution, however many sweeps that would have needed,
+        so that it is for the loss alone if a code moves: what its term leaves over is then normal to the atoms in
+        use, and against those that are not it has a price.
+        """
+        dictionary, codes = self.layer.dictionary, as_rows(self.codes).clone()
+        gram = self._beta * dictionary.t() @ dictionary
+        gram.diagonal().add_(1 / eta)
+        aim = self.output if self.dual is None else self.output - self.dual
+        targets = as_rows(aim - self._kept)
+        cross = self._beta * (targets @ dictionary - self._prices) + codes / eta - as_rows(gradient)
+        ops.bcd_columns(codes, gram, cross, self._scalars, self.layer.sweeps, nonnegative=True)
+        self._hold(as_maps(codes, self.codes))
+
+    def _hold(self, codes: Tensor) -> None:
+        self.codes, self.code = codes, self.layer.reconstruction(codes)
+
+
+class PartlyLabelledBlock(LastBlock):
+    """The block at the top where samples may be without a label; ``loss`` is NaN where all of them are."""
+
+    def error(self) -> Tensor:
+        labelled = self._labelled()
+        if len(labelled) == len(self.targets):
+            return super().error()
+        residual = torch.zeros_like(self.output)
+        if len(labelled):
+            residual[labelled] = self._error(self.output[labelled], self.targets[labelled])
+        else:
+            self.loss = self.output.new_full((), torch.nan)
+            self.correct = torch.zeros((), dtype=torch.int64, device=residual.device)
+        return residual
+
+    def objective(self) -> Tensor:
+        share = len(self._labelled()) / len(self.targets)
+        return super().objective() * share if share else torch.zeros_like(super().objective())
+
+    def _labelled(self) -> Tensor:
+        return (self.targets != UNLABELLED).nonzero()[:, 0]
+
+
+class OnlineDictionary:
+    """M, fitted to all codes and features seen, by two matrices in which they are summed up.
+
+    Attributes:
+        gram, cross: A = sum of s s^T, (r, r), and B = sum of f s^T, (C, r), over all rows seen, the past decaying.
+    """
+
+    def __init__(self, layer: NonNegativeFactors, options: DeepFactoOptions) -> None:
+        self._layer, self._options = layer, options
+        like = layer.dictionary
+        self.gram, self.cross = like.new_zeros(layer.rank, layer.rank), torch.zeros_like(like)
+        self._scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=like.device)
+        self._scalars[MemoryScalar.forgetting] = options.forgetting
+        self._found = (self.gram, self.cross, like)
+
+    def learn(self, codes: Tensor, features: Tensor, rate: float) -> bool:
+        """Find the next A, B and M by the rows of a minibatch, and say whether they are finite."""
+        gram, cross, dictionary = self.gram.clone(), self.cross.clone(), self._layer.dictionary.clone()
+        if not bool(gram.any()):
+            gram.fill_diagonal_(self._options.prior * float(codes.square().sum()) / len(gram))
+            cross.copy_(dictionary @ gram)
+        ops.memory_update(codes, features, gram, cross, self._scalars)
+        if not bool(gram.isfinite().all()) or not bool(cross.isfinite().all()):
+            return False
+        ops.bcd_columns(dictionary, gram, cross, self._scalars, self._options.sweeps, nonnegative=True)
+        dictionary = torch.lerp(self._layer.dictionary, dictionary, rate)
+
+        norms = dictionary.norm(dim=0)
+        dead = (norms == 0) | (gram.diagonal() <= _unused * gram.diagonal().max())
+        scales = torch.where(norms > 0, norms, 1)
+        dictionary /= scales
+        cross *= scales
+        gram *= scales * scales[:, None]
+        if bool(dead.any()):
+            _begin_anew(dead, codes, features, gram, cross, dictionary)
+        self._found = (gram, cross, dictionary)
+        return bool(dictionary.isfinite().all())
+
+    def commit(self) -> None:
+        """Go on with what was found."""
+        self.gram, self.cross, dictionary = self._found
+        self._layer.dictionary.copy_(dictionary)
+
+
+def _begin_anew(
+    dead: Tensor, codes: Tensor, features: Tensor, gram: Tensor, cross: Tensor, dictionary: Tensor
+) -> None:
+    """Atoms that no code uses become what the others leave over of the rows that are fitted worst."""
+    left = (features - codes @ dictionary.t()).relu()
+    norms, worst = left.norm(dim=1).topk(min(int(dead.sum()), len(left)))
+    for atom, norm, row in zip(dead.nonzero()[:, 0], norms, worst, strict=False):
+        gram[atom], gram[:, atom], cross[:, atom] = 0, 0, 0
+        if norm > 0:
+            dictionary[:, atom] = left[row] / norm
+
+
+class DeepFacto(BlockADMM):
+    """DeepFacto, with Adam on encoder and head.
+
+    It takes models with one :class:`altmin_ext.NonNegativeFactors` that has parameters below and above it, such as
+    :func:`altmin_ext.models.deepfacto` makes. With ``loss="cross_entropy"`` a label of -1 says that the sample has
+    none. A report's loss and correct count are of the samples with a label; without any, the loss is NaN.
+
+    Attributes:
+        code_step_sizes: (1,) float64, eta of the last step.
+        statistics: (A, B) that the dictionary is fitted to: (r, r) and (C, r), copies.
+    """
+
+    name = "deepfacto"
+    factorises = True
+    Options = DeepFactoOptions
+    options: DeepFactoOptions
+    _watches = (("dictionary", 0),)
+
+    def __init__(self, model: nn.Module, options: DeepFactoOptions, **common: Any) -> None:
+        super().__init__(model, options, **common)
+        self._dictionary = OnlineDictionary(_layer(model)[1], options)
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        return self._dictionary.gram.clone(), self._dictionary.cross.clone()
+
+    @classmethod
+    def _cut(cls, model: nn.Module, options: Any) -> list[BoundStage]:
+        """Encoder and head, the layer between them left out."""
+        at, _ = _layer(model)
+        parts = leaves(model)
+        paths = [path for path, _ in parts[:at] + parts[at + 1 :]]
+        modules = [module for _, module in parts[:at] + parts[at + 1 :]]
+        for side, part in (("below", modules[:at]), ("above", modules[at:])):
+            if not any(True for module in part for _ in module.parameters()):
+                raise ValueError(
+                    f"model must have parameters {side} its NonNegativeFactors, but has none there."
+                )
+        stages = split_at(nn.Sequential(*modules), [at])
+        return [dataclasses.replace(stage, name=paths[int(stage.name)]) for stage in stages]
+
+    def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[FactorisedBlock]:
+        self._block = FactorisedBlock(stages[0], _layer(self.model)[1], self.options)
+        return [self._block]
+
+    def _last_block(self, stage: BoundStage, flag: Tensor) -> LastBlock:
+        kind = PartlyLabelledBlock if self.loss.counts_correct else LastBlock
+        return kind(stage, self.loss, flag)
+
+    def _weight_gradients(self, inputs: Sequence[Tensor]) -> None:
+        super()._weight_gradients(inputs)
+        block, rate = self._block, self.options.lr_dictionary * self.learning_rate_factor
+        if rate > 0:
+            finite = self._dictionary.learn(as_rows(block.codes), as_rows(block.features), min(rate, 1.0))
+            self._guard[-1] = not finite
+
+    def _commit(self, batch: int) -> None:
+        super()._commit(batch)
+        if self.options.lr_dictionary * self.learning_rate_factor > 0:
+            self._dictionary.commit()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "statistics": self.statistics}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        own = [tuple(matrix.shape) for matrix in self.statistics]
+        if state.get("method") == self.name:
+            found = [tuple(matrix.shape) for matrix in state["statistics"]]
+            if found != own:
+                raise ValueError(f"state's statistics must have the shapes {own}, but have {found}.")
+        super().load_state_dict(state)
+        for matrix, kept in zip(
+            (self._dictionary.gram, self._dictionary.cross), state["statistics"], strict=True
+        ):
+            matrix.copy_(kept)
+
+
+def _layer(model: nn.Module) -> tuple[int, NonNegativeFactors]:
+    """The layer of factors, and its number among the model's modules; ValueError unless there is exactly one."""
+    layers = [
+        (i, module) for i, (_, module) in enumerate(leaves(model)) if isinstance(module, NonNegativeFactors)
+    ]
+    if len(layers) != 1:
+        raise ValueError(
+            f"model must hold one NonNegativeFactors in its chain, but holds {len(layers)}; "
+            "altmin_ext.models.deepfacto makes such models."
+        )
+    return layers[0]
