@@ -70,6 +70,14 @@ class History:
                 if self.epochs[-1][key] is not None:
                     yield key, self.epochs[-1][key]
 
+    @property
+    def objective(self) -> Tensor | None:
+        """(steps,) float64, the objective of every step, all stages together; None unless it was reported.
+
+        ``mdlam`` and ``dladmm`` report it unless told not to, for others see ``report_objective``.
+        """
+        return None if self.step_objective is None else self.step_objective.sum(1)
+
     def add_steps(self, loss: Tensor, accuracy: Tensor | None, objective: Tensor | None) -> None:
         """Append minibatches: loss and accuracy (steps,), objective (steps, stages), float64 on the CPU."""
         self.steps += len(loss)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from altmin_ext import ops
 from altmin_ext.errors import unknown_name
 
 
@@ -26,6 +27,10 @@ class Loss(abc.ABC):
     @abc.abstractmethod
     def curvature(self, n_out: int) -> float:
         """An upper bound of the largest eigenvalue of the per-sample Hessian of l in z."""
+
+    @abc.abstractmethod
+    def proximal(self, center: Tensor, y: Tensor, rho: float) -> Tensor:
+        """argmin_z l(z, y) + rho / 2 ||z - center||^2 (B, C), sample by sample, in the dtype of ``center``."""
 
     @abc.abstractmethod
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -52,6 +57,11 @@ class CrossEntropy(Loss):
 
     def curvature(self, n_out: int) -> float:
         return 0.5  # diag(p) - p p^T has no eigenvalue above 1/2
+
+    def proximal(self, center: Tensor, y: Tensor, rho: float) -> Tensor:
+        z = torch.empty_like(center)
+        ops.softmax_prox(center, y, z, rho)
+        return z
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         if logits.is_cuda:
@@ -106,6 +116,10 @@ class MeanSquaredError(Loss):
 
     def curvature(self, n_out: int) -> float:
         return 2.0 / n_out
+
+    def proximal(self, center: Tensor, y: Tensor, rho: float) -> Tensor:
+        pull = self.curvature(center.shape[1])
+        return (pull * y + rho * center) / (pull + rho)
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(logits, y)

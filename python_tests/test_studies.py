@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from altmin_ext import data
-from benchmarks.paper import continual, drift, taylor
+from benchmarks.paper import continual, drift, mdlam, taylor
 
 
 def test_measures_of_continual_learning() -> None:
@@ -60,3 +62,28 @@ def test_time_to_an_accuracy_is_that_of_the_first_point_there() -> None:
     assert taylor.seconds_to(points, 0.63) == 1.0
     assert taylor.seconds_to(points, 0.64) == 2.0
     assert taylor.seconds_to(points, 0.66) is None
+
+
+def test_published_script_is_run_iteration_by_iteration(tmp_path: Path) -> None:
+    """A script of the same build: functions that use globals, a loop that prints and takes its own time."""
+    (tmp_path / "mDLAM.py").write_text(
+        "import time\n"
+        "import numpy as np\n"
+        "from input_data import cora, pubmed\n"
+        "dataset = cora()\n"
+        "def accuracy(i):\n"
+        "    return shape[0] + i\n"
+        "shape = dataset.x_train.shape, dataset.y_test.shape, dataset.num_classes\n"
+        "shape = [10 * dataset.x_train.shape[1] + dataset.num_classes]\n"
+        "test_acc = np.zeros(3)\n"
+        "for i in range(3):\n"
+        "    pre = time.time()\n"
+        "    print('iteration', i)\n"
+        "    after = time.time()\n"
+        "    test_acc[i] = accuracy(i)\n"
+    )
+    train, test = (torch.zeros(4, 1, 2, 2), torch.arange(4)), (torch.zeros(2, 1, 2, 2), torch.arange(2))
+    found = mdlam.published_iterations(tmp_path, train, test)
+    rows = [next(found) for _ in range(3)]
+    assert [accuracy for _, accuracy in rows] == [44.0, 45.0, 46.0]
+    assert all(0 <= seconds < 1 for seconds, _ in rows)

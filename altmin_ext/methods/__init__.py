@@ -16,6 +16,8 @@ from altmin_ext.methods.base import Method, MethodOptions, StepReport
 from altmin_ext.methods.block_admm import BlockADMM
 from altmin_ext.methods.deepfacto import DeepFacto
 from altmin_ext.methods.difference_target import DifferenceTarget
+from altmin_ext.methods.dladmm import DLADMM
+from altmin_ext.methods.mdlam import MDLAM
 from altmin_ext.methods.memory import merge_memories
 from altmin_ext.methods.offline import AMAdamOff, AMMemOff
 from altmin_ext.methods.online_am import AMSGD, AMAdam
@@ -35,6 +37,8 @@ _methods: dict[str, type[Method]] = {
         BlockADMM,
         TaylorADMM,
         DeepFacto,
+        MDLAM,
+        DLADMM,
         StraightThrough,
         BackpropSGD,
         BackpropAdam,

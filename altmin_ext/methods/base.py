@@ -84,7 +84,8 @@ class StepReport:
         loss: 0-d, mean loss over the minibatch at the logits of the encode (before any update).
         correct: 0-d integer, how many samples of the minibatch were classified correctly; None for mse.
         objective: (stages,), for every stage (1/B) sum over the minibatch of its local term after the code
-            update and before the weight update; None unless ``report_objective=True``.
+            update and before the weight update; None unless ``report_objective=True``. Methods whose objective
+            is one for codes and weights say when they take it.
     """
 
     loss: Tensor

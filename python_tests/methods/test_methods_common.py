@@ -42,9 +42,11 @@ METHODS = {
     "am-mem-off": Case({"lr": 0.01, "lr_memory": 0.5}),
     "am-mem": Case({"lr": 0.01, "lr_memory": 0.5}),
     "am-sgd": Case({"lr": 0.5}),
+    "dladmm": Case({"lr": 1.0, "rho": 0.1, "nu": 0.1}, mu=False, dropout=False),
     "dtp": Case({"lr": 0.005, "lr_inverse": 0.002}, mu=False),
     "block-admm": Case({"lr": 0.01}, mu=False),
     "deepfacto": Case({"lr": 0.01, "lr_dictionary": 1.0}, mu=False, factors=True),
+    "mdlam": Case({"lr": 1.0, "eps0": 0.1, "eps_decay": 0.7}, mu=False, dropout=False),
     "sgd": Case({"lr": 0.1}, codes=False, mu=False),
     "ste": Case({"lr": 0.01}, codes=False, mu=False),
 }
@@ -142,7 +144,7 @@ def test_report(name: str, dtype: torch.dtype) -> None:
     x, y = blobs(dtype)
     with torch.no_grad():
         logits = model(x)
-    report = make(name, model).step(x, y)
+    report = make(name, model, report_objective=False).step(x, y)
     torch.testing.assert_close(report.loss, nn.functional.cross_entropy(logits, y))
     assert int(report.correct) == int((logits.argmax(1) == y).sum())
     assert report.objective is None
@@ -156,11 +158,11 @@ def test_report(name: str, dtype: torch.dtype) -> None:
     assert all(value >= 0 for value in values)
 
 
-@every_method
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("name", "dropout"),
+    [(name, rate) for name, case in METHODS.items() for rate in (0.0, 0.3) if case.dropout or rate == 0],
+)
 def test_same_seed_same_bits(name: str, dropout: float) -> None:
-    if dropout and not METHODS[name].dropout:
-        pytest.skip(f"{name} takes no Dropout")
     x, y = blobs()
     results = []
     for _ in range(2):
@@ -206,7 +208,7 @@ def test_frozen_parameters_stay(name: str) -> None:
     for key in frozen:
         model.get_parameter(key).requires_grad_(False)
     before = snapshot(model)
-    run(make(name, model), *blobs())
+    run(make(name, model), *blobs(), steps=8)  # in some methods labels take a step or two from layer to layer
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]) == (key in frozen), key
 

@@ -1,0 +1,230 @@
+"""dlADMM: deep learning ADMM that sweeps backward and forward (Wang, Yu, Chen & Zhao, "ADMM for efficient deep
+learning with global convergence", KDD 2019, arXiv 1905.13611).
+
+Pre-activations z_l and activations a_l are variables; the last layer alone is a constraint, with a dual variable u:
+
+    L_rho = sum over samples of  loss(z_L, y) + nu/2 sum_{l<L} (||z_l - W_l a_{l-1} - b_l||^2 + ||a_l - h(z_l)||^2)
+            + u^T (z_L - W_L a_{L-1} - b_L) + rho/2 ||z_L - W_L a_{L-1} - b_L||^2  +  sum_l Omega(W_l) .
+
+An iteration updates everything twice, at its newest value: z_L, b_L, W_L, a_{L-1}, z_{L-1}, ..., W_1 on the way back,
+and W_1, b_1, z_1, a_1, W_2, ..., z_L forward. Then u <- u + rho (z_L - W_L a_{L-1} - b_L).
+
+- W_l takes a step on its quadratic term and Omega, see :mod:`altmin_ext.methods.lifted`;
+- b_l is the minimiser, the mean of z_l - W_l a_{l-1} (+ u / rho in the last layer);
+- a_l takes a gradient step on its two terms, each sample with a step size of its own, as the paper allows;
+- z_l is the minimiser; z_L is the proximal map of the loss at W_L a_{L-1} + b_L - u / rho.
+
+Every ``rho_interval`` iterations rho is multiplied by ``rho_multiplier``. Once it has been raised, u is minus the
+derivative of the loss at z_L, so that u / rho is large where rho is small: it is held in float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext import ops
+from altmin_ext.methods.base import option
+from altmin_ext.methods.lifted import Layer, Lifted, LiftedOptions, WeightProblem
+from altmin_ext.ops import Activation
+
+
+@dataclasses.dataclass(frozen=True)
+class DLADMMOptions(LiftedOptions):
+    """Options of :class:`DLADMM`."""
+
+    rho: float = option(
+        1e-6, "penalty on the last layer's constraint at first, beside a loss summed over samples"
+    )
+    nu: float = option(1e-6, "penalty that ties the other layers' variables to each other")
+    rho_multiplier: float = option(10.0, "rho is multiplied by this every rho_interval iterations")
+    rho_interval: int = option(100, "iterations until rho is raised")
+    rho_max: float = option(0.1, "rho is not raised beyond")
+
+    def check(self) -> None:
+        super().check()
+        self._check_number("nu", minimum=0.0, exclusive=True)
+        self._check_number("rho_multiplier", minimum=1.0)
+        self._check_count("rho_interval")
+        self._check_number("rho_max", minimum=0.0, exclusive=True, infinite=True)
+
+
+class LastLayer(Layer):
+    """The layer whose residual is a constraint; its dual is u (N, n_L) in float64."""
+
+    dual = torch.empty(0, dtype=torch.float64)
+
+    def target(self, rows: slice | Tensor) -> Tensor:
+        """z + u / rho."""
+        z = self.pre_activations[rows]
+        return (z + self.dual[rows] / self.rho).to(z.dtype)
+
+
+class DLADMM(Lifted):
+    """dlADMM on the whole training set.
+
+    The objective of a layer below the last is nu/2 (||z - W a - b||^2 + ||a - h(z)||^2) + Omega(W), that of the
+    last one the rest of L_rho, after u has been raised; it may be negative. By the theory L_rho never rises while a
+    rho that is large enough for the loss stands still; ``objective_rose`` says whether it did.
+
+    Memory: z of every layer, a of every layer but the last, N numbers for each unit, and two for each output.
+
+    Attributes:
+        rho: the penalty on the last layer, in the step to come.
+        dual: u (N, n_L) in float64, empty before the first step.
+    """
+
+    name = "dladmm"
+    Options = DLADMMOptions
+    options: DLADMMOptions
+    _last: LastLayer
+
+    def __init__(self, model: nn.Module, options: DLADMMOptions, **common: Any) -> None:
+        super().__init__(model, options, **common)
+        self._to_raise = options.rho_interval
+
+    def _make_layers(self) -> list[Layer]:
+        layers = super()._make_layers()
+        for layer in layers:
+            layer.rho = self.options.nu
+        self._last = LastLayer(self._stages[-1], None, self.options.rho)
+        return [*layers[:-1], self._last]
+
+    @property
+    def rho(self) -> float:
+        return self._last.rho
+
+    @property
+    def dual(self) -> Tensor:
+        return self._last.dual
+
+    def _bind(self, x: Tensor, y: Tensor) -> None:
+        shape = len(x), len(self._last.weight)
+        self._last.dual = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        super()._bind(x, y)
+
+    def _sweep(self, x: Tensor, y: Tensor) -> Tensor:
+        top = len(self._layers) - 1
+        for l in range(top, -1, -1):
+            self._fit_pre_activations(l, x, y)
+            problem = self._weight_problem(l, x)
+            self._fit_bias(self._layers[l], problem)
+            self._fit_weight(self._layers[l], problem)
+            if l > 0:
+                self._fit_activations(l - 1, x)
+        for l, layer in enumerate(self._layers):
+            problem = self._weight_problem(l, x)
+            self._fit_weight(layer, problem)
+            self._fit_bias(layer, problem)
+            self._fit_pre_activations(l, x, y)
+            if l < top:
+                self._fit_activations(l, x)
+        return self._raise_dual(x, y)
+
+    def _fit_weight(self, layer: Layer, problem: WeightProblem) -> None:
+        if layer.weight.requires_grad:
+            change, _ = self._weight_step(layer, problem)
+            self._move_weight(layer, problem, change)
+
+    def _fit_pre_activations(self, l: int, x: Tensor, y: Tensor) -> None:
+        layer = self._layers[l]
+        for rows in self._chunks(x):
+            center = layer.affine(self._input(l, x, rows))
+            if layer.activation is None:
+                z = self._output(center, y[rows], rows)
+            else:
+                z = pre_activation(
+                    layer.activation, layer.activations[rows], center, layer.pre_activations[rows]
+                )
+            layer.pre_activations[rows] = z
+
+    def _fit_activations(self, l: int, x: Tensor) -> None:
+        layer, above, nu = self._layers[l], self._layers[l + 1], self.options.nu
+        assert layer.activation is not None
+        for rows in self._chunks(x):
+            a = layer.activations[rows]
+            image = layer.activation.value(layer.pre_activations[rows])
+            gradient = above.rho * (above.residual(a, rows) @ above.weight) + nu * (a - image)
+            # Scaled first: the squares of small gradients would be zero.
+            direction = nn.functional.normalize(gradient, dim=1)
+            curvature = above.rho * (direction @ above.weight.t()).square().sum(1, keepdim=True) + nu
+            a -= gradient / self.options.searched(curvature)
+
+    def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:
+        center = center.double() - self.dual[rows] / self.rho
+        return self.loss.proximal(center, y.double() if y.is_floating_point() else y, self.rho)
+
+    def _raise_dual(self, x: Tensor, y: Tensor) -> Tensor:
+        """u <- u + rho (z_L - W_L a_{L-1} - b_L); returns the terms of L_rho after that."""
+        terms = torch.stack([self._penalty(layer) for layer in self._layers])
+        for rows in self._chunks(x):
+            for l, layer in enumerate(self._layers):
+                z = layer.pre_activations[rows]
+                gap = (z - layer.affine(self._input(l, x, rows))).double()
+                terms[l] += layer.rho / 2 * gap.square().sum()
+                if layer.activation is not None:
+                    distance = layer.activations[rows] - layer.activation.value(z)
+                    terms[l] += self.options.nu / 2 * distance.square().sum(dtype=torch.float64)
+                else:
+                    self.dual[rows] += self.rho * gap
+                    terms[l] += self._loss_of(z, y[rows]) + (self.dual[rows] * gap).sum()
+        return terms
+
+    def _advance(self) -> None:
+        self._to_raise -= 1
+        if self._to_raise == 0:
+            self._to_raise = self.options.rho_interval
+            rho = max(self.rho, min(self.options.rho_multiplier * self.rho, self.options.rho_max))
+            if rho != self.rho:
+                self._last.rho, self._objective = rho, None
+
+    def _release(self) -> None:
+        super()._release()
+        self._last.dual = self.dual.new_empty(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(), "rho": self.rho, "dual": self.dual.clone(), "to_raise": self._to_raise
+        }  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._last.rho, self._to_raise = float(state["rho"]), int(state["to_raise"])
+        self._last.dual = state["dual"].to(self.device).clone()
+
+
+def pre_activation(activation: Activation, a: Tensor, center: Tensor, before: Tensor) -> Tensor:
+    """argmin_z (a - h(z))^2 + (z - center)^2, elementwise.
+
+    In closed form for relu, leaky relu and the identity. For tanh and sigmoid a point between ``center`` and
+    ``center`` + a - h(center) where the derivative is zero, by bisection; no worse than ``before`` where there are
+    several.
+    """
+    z = torch.empty_like(center)
+    if activation.name == "relu":
+        ops.relu_prox(a, center, z, 1.0, 1.0)
+        return z
+    if activation.name in ("identity", "leaky_relu"):
+        slope = 1.0 if activation.name == "identity" else activation.parameter
+        right, left = ((a + center) / 2).clamp(min=0), ((slope * a + center) / (slope**2 + 1)).clamp(max=0)
+        return _nearer(activation, a, center, right, left)
+    way = a - activation.value(center)
+    low, high = torch.zeros_like(center), torch.ones_like(center)
+    for _ in range(24 if center.dtype == torch.float32 else 53):
+        middle = (low + high) / 2
+        z = center + middle * way
+        # Divided by ``way``, the derivative rises through zero.
+        short = middle * way.abs() < (a - activation.value(z)) * activation.derivative(z) * way.sign()
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    z = center + (low + high) / 2 * way
+    return _nearer(activation, a, center, z, before)
+
+
+def _nearer(activation: Activation, a: Tensor, center: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """The better of two z, elementwise; ``one`` where they are as good."""
+    first, second = ((a - activation.value(z)).square() + (z - center).square() for z in (one, other))
+    return torch.where(first <= second, one, other)

@@ -1,0 +1,453 @@
+"""What the gradient-free methods on lifted networks share: z_l and a_l of every sample are variables, kept from step
+to step, and every layer has a least squares problem of its own.
+
+With a_0 = x, widths n_l and h the activation behind layer l < L, the layer's term is
+
+    phi_l = rho_l/2 sum over samples of ||z_l - W_l a_{l-1} - b_l||^2 .
+
+It is quadratic in each of W_l, b_l and a_{l-1}, so that the condition by which the published codes backtrack,
+
+    phi(W') <= phi(W) + <g, W' - W> + theta/2 ||W' - W||^2    for W' = W - g / theta,   g = grad phi(W),
+
+holds if and only if theta >= r = g^T (Hessian of phi) g / ||g||^2 = rho ||g a||^2 / ||g||^2, where 1 / r is also the
+exact line search along -g. In floating point the condition itself compares two large sums that differ by little; r
+does not.
+
+Losses and penalties are summed over the samples, as in the papers, whose values of rho can be taken as they are.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altmin_ext.errors import DivergenceError
+from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.network import BoundStage, LinearMap, PreMap, split
+from altmin_ext.network.pieces import PointwisePiece, ReshapePiece
+from altmin_ext.ops import Activation
+from altmin_ext.ops.reference import soft_threshold
+
+
+@dataclasses.dataclass(frozen=True)
+class LiftedOptions(MethodOptions):
+    """Options of the methods on lifted networks.
+
+    There is no learning rate to tune: ``lr`` is the part that is taken of a layer's step on its weights, whose length
+    the line search finds. Beyond 1 a step may raise the objective, beyond 2 it does.
+    """
+
+    lr: float = option(1.0, "part of the step on a layer's weights that is taken")
+    weight_decay: float = option(
+        0.0, "mu of the penalty mu/2 ||W||^2 on a layer's weights, beside a loss summed over samples"
+    )
+    l1_weights: float = option(0.0, "the same of the penalty mu ||W||_1")
+    report_objective: bool = option(True, "report the objective, stage by stage, with each step")
+    rho: float = option(1e-3, "penalty on z - W a - b, beside a loss that is summed over samples")
+    line_search: str = option(
+        "exact", "step sizes by 'exact' line search, or by 'doubling' their inverse from 1 on"
+    )
+    chunk_size: int = option(1000, "samples worked on at a time, at most")
+
+    def check(self) -> None:
+        super().check()
+        self._check_number("l1_weights", minimum=0.0)
+        self._check_number("rho", minimum=0.0, exclusive=True)
+        self._check_choice("line_search", ("exact", "doubling"))
+        self._check_count("chunk_size")
+
+    def searched(self, curvature: Tensor) -> Tensor:
+        """One over the step size along a gradient whose curvature is this; 1 where that is 0 and nothing moves."""
+        if self.line_search == "doubling":
+            return torch.exp2(torch.ceil(torch.log2(curvature.clamp(min=1))))
+        return torch.where(curvature > 0, curvature, 1)
+
+
+class Layer:
+    """A layer z = W a + b, a the activations of the layer below, with its variables.
+
+    Attributes:
+        name: the path of its Linear in the model.
+        weight, bias: W (n_l, n_{l-1}) and b (n_l,) of the model; b may be None.
+        rho: the penalty on its residual.
+        activation: h of a_l = h(z_l); None behind the last layer.
+        pre_activations: z_l (N, n_l), empty until the first step.
+        activations: a_l (N, n_l); empty of the last layer.
+    """
+
+    def __init__(self, stage: BoundStage, activation: Activation | None, rho: float) -> None:
+        assert isinstance(stage.map, LinearMap)
+        self.name = stage.name
+        self.weight, self.bias = stage.map.weight, stage.map.bias
+        self.activation = activation
+        self.rho = rho
+        self.pre_activations = self.activations = self.weight.new_empty(0, requires_grad=False)
+
+    def affine(self, a: Tensor, weight: Tensor | None = None) -> Tensor:
+        """W a + b (B, n_l), at another W if one is given."""
+        product = a @ (self.weight if weight is None else weight).t()
+        return product if self.bias is None else product.add_(self.bias)
+
+    def target(self, rows: slice | Tensor) -> Tensor:
+        """What W a + b is to be for those samples: z."""
+        return self.pre_activations[rows]
+
+    def residual(self, a: Tensor, rows: slice | Tensor, weight: Tensor | None = None) -> Tensor:
+        """W a + b - target, for those samples."""
+        return self.affine(a, weight).sub_(self.target(rows))
+
+
+@dataclasses.dataclass
+class WeightProblem:
+    """What the samples want of a layer's W and b: phi + mu/2 ||W||^2, about W and b as they are, in float64.
+
+    Attributes:
+        gradient: (n_l, n_{l-1}), the derivative in W.
+        curve: D -> the second derivative in W, applied to D.
+        residual: (n_l,), the mean of W a + b - target.
+        input: (n_{l-1},), the mean of a.
+        weight_of_all: rho times the number of samples.
+    """
+
+    gradient: Tensor
+    curve: Callable[[Tensor], Tensor]
+    residual: Tensor
+    input: Tensor
+    weight_of_all: float
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    return torch.dot(one.flatten(), other.flatten())
+
+
+def _quotient(direction: Tensor, image: Tensor) -> Tensor:
+    """<direction, image> / ||direction||^2; 0 where nothing moves."""
+    squares = _dot(direction, direction)
+    return torch.where(squares > 0, _dot(direction, image) / squares, 0)
+
+
+class Lifted(Method):
+    """A method on a lifted network: a chain of Linear with pointwise activations between them.
+
+    It takes the whole training set in every step, the same samples in the same order each time, and works on them in
+    chunks. The objective is reported over the number of samples, a term per layer, at the end of the step: its sum,
+    ``history.objective``, is what the method minimises.
+
+    Where a step is found not to be finite, the weights are as they were before it. Codes that it has spoilt by then
+    start anew from a forward pass.
+
+    Attributes:
+        objective_rose: whether the objective was ever higher at the end of a step than at the end of the one before,
+            although both were steps of the same problem.
+    """
+
+    full_batch = True
+    options: Any
+    activations_taken: Sequence[str] = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
+
+    def __init__(self, model: nn.Module, options: Any, **common: Any) -> None:
+        stages: list[BoundStage] = []
+        if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
+            stages = split(model)
+            self._check_model(stages)
+        super().__init__(model, options, **common)
+        if common.get("device") is not None:
+            stages = split(model)
+        self._stages = stages
+        self._layers = self._make_layers()
+        self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
+        self._bound: tuple[int, ...] = ()  # the shape of x, () until a step has been taken
+        self._objective: float | None = None  # at the end of the last step of the same problem
+        self.objective_rose = False
+
+    def _make_layers(self) -> list[Layer]:
+        activations = [stage.pre.activation for stage in self._stages[1:]]
+        return [
+            Layer(stage, activation, self.options.rho)
+            for stage, activation in zip(self._stages, [*activations, None], strict=True)
+        ]
+
+    @property
+    def pre_activations(self) -> list[Tensor]:
+        """z_l (N, n_l) of every layer, lowest first; empty tensors before the first step."""
+        return [layer.pre_activations for layer in self._layers]
+
+    @property
+    def activations(self) -> list[Tensor]:
+        """a_l (N, n_l) of every layer but the last."""
+        return [layer.activations for layer in self._layers[:-1]]
+
+    # ------------------------------------------------------------------------------------------ a step
+
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        shape = x.shape[1:]
+        for stage in self._stages:
+            shape = stage.output_shape(shape, self._layers[0].weight)
+        self.loss.check_target_values(y, shape.numel())
+        if self._bound not in ((), tuple(x.shape)):
+            raise ValueError(
+                f"x must hold the samples of the first step, {self._bound}, but is {tuple(x.shape)}: {self.name} "
+                "keeps variables for every one of them."
+            )
+        return x, y
+
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        loss, correct, finite = self._encode(x, y)
+        objective = torch.full((len(self._layers),), math.nan, dtype=torch.float64, device=self.device)
+        if self._is_finite(finite, "code"):
+            before = self._remembered()
+            taken = False
+            try:
+                if not self._bound:
+                    self._bind(x, y)
+                objective = self._sweep(x, y)
+                taken = self._is_finite(objective.isfinite().tolist(), "codes or weights")
+            finally:
+                if not taken:
+                    self._recall(before)
+            if taken:
+                self._certify(float(objective.sum()))
+                self._advance()
+        report = objective / len(x) if self.options.report_objective else None
+        return StepReport(loss, correct, report)
+
+    @abc.abstractmethod
+    def _sweep(self, x: Tensor, y: Tensor) -> Tensor:
+        """Update every variable; returns the terms of the objective after that, one per layer, in float64."""
+
+    @abc.abstractmethod
+    def _advance(self) -> None:
+        """Go on to the parameters of the next step; ``_objective`` is None afterwards if its problem is another."""
+
+    @abc.abstractmethod
+    def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:
+        """z_L of those samples, where W a + b is ``center``."""
+
+    def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, list[bool]]:
+        """Loss and hits of the network as it is, and of every layer whether its codes are finite."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        sums = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
+        for rows in self._chunks(x):
+            a = self._input(0, x, rows)
+            for l, layer in enumerate(self._layers):
+                z = layer.affine(a)
+                sums[l] += (z * 0).sum()
+                a = z if layer.activation is None else layer.activation.value(z)
+            total += self.loss.mean(z, y[rows]) * len(z)
+            if self.loss.counts_correct:
+                correct += (z.argmax(1) == y[rows]).sum()
+        loss = (total / len(x)).to(self.dtype)
+        finite = sums.isfinite()
+        finite[-1] &= total.isfinite()
+        return loss, correct if self.loss.counts_correct else None, finite.tolist()
+
+    def _bind(self, x: Tensor, y: Tensor) -> None:
+        """z and a as in a forward pass, but for z_L, which is where the first sweep would leave it."""
+        for layer in self._layers:
+            layer.pre_activations = layer.weight.new_empty(len(x), len(layer.weight))
+            if layer.activation is not None:
+                layer.activations = torch.empty_like(layer.pre_activations)
+        for rows in self._chunks(x):
+            for l, layer in enumerate(self._layers):
+                z = layer.affine(self._input(l, x, rows))
+                if layer.activation is not None:
+                    layer.activations[rows] = layer.activation.value(z)
+                layer.pre_activations[rows] = z if layer.activation else self._output(z, y[rows], rows)
+        self._bound = tuple(x.shape)
+
+    def _certify(self, objective: float) -> None:
+        if self._objective is not None and objective > self._objective:
+            self.objective_rose = True
+        self._objective = objective
+
+    # ------------------------------------------------------------------------------------ subproblems
+
+    def _chunks(self, x: Tensor) -> Iterator[slice]:
+        """Samples to work on together; sizes differ by one at most."""
+        count = -(-len(x) // self.options.chunk_size)
+        for i in range(count):
+            yield slice(i * len(x) // count, (i + 1) * len(x) // count)
+
+    def _input(self, l: int, x: Tensor, rows: slice) -> Tensor:
+        """The activations that a layer takes, of those samples."""
+        return self._stages[0].pre.value(x[rows]) if l == 0 else self._layers[l - 1].activations[rows]
+
+    def _weight_problem(self, l: int, x: Tensor) -> WeightProblem:
+        layer = self._layers[l]
+        n_out, n_in = layer.weight.shape
+        like = torch.zeros((), dtype=torch.float64, device=self.device)
+        gradient, residual, input = like.new_zeros(n_out, n_in), like.new_zeros(n_out), like.new_zeros(n_in)
+        gram = self._input_gram if l == 0 else None
+        sums_gram = gram is None and n_in <= len(x)
+        if sums_gram:
+            gram = like.new_zeros(n_in, n_in)
+        for rows in self._chunks(x):
+            a = self._input(l, x, rows)
+            r = layer.residual(a, rows)
+            gradient += r.t() @ a
+            residual += r.sum(0)
+            input += a.sum(0)
+            if sums_gram:
+                assert gram is not None
+                wide = a.double()
+                gram.addmm_(wide.t(), wide)
+        if l == 0:
+            self._input_gram = gram
+
+        def curve(direction: Tensor) -> Tensor:
+            if gram is not None:
+                total = direction @ gram
+            else:
+                total, narrow = torch.zeros_like(direction), direction.to(self.dtype).t()
+                for rows in self._chunks(x):
+                    a = self._input(l, x, rows)
+                    total += (a @ narrow).t() @ a
+            return total.mul_(layer.rho).add_(direction, alpha=self.options.weight_decay)
+
+        gradient = gradient.mul_(layer.rho).add_(layer.weight, alpha=self.options.weight_decay)
+        return WeightProblem(gradient, curve, residual / len(x), input / len(x), layer.rho * len(x))
+
+    def _weight_step(
+        self, layer: Layer, problem: WeightProblem, way: Tensor | None = None
+    ) -> tuple[Tensor, float]:
+        """The step on W from W + ``way``: how W changes all in all, and by how much the objective rises.
+
+        theta >= r makes it one of a majorised descent. With an l1 penalty it does not go along the gradient: theta is
+        then doubled until it is no less than the curvature along the step.
+        """
+        o, gradient = self.options, problem.gradient
+        rate, penalty = o.lr * self.learning_rate_factor, o.l1_weights
+        if way is not None:
+            bend = problem.curve(way)
+            gradient = gradient + bend
+        image = problem.curve(gradient)
+        theta = 1.0
+        if penalty == 0 or o.line_search == "exact":
+            theta = float(o.searched(_quotient(gradient, image)))
+        step, image = gradient / -theta, image.div_(-theta)
+        while penalty > 0:
+            start = layer.weight.double() if way is None else layer.weight + way
+            step = soft_threshold(start - gradient / theta, penalty / theta) - start
+            image = problem.curve(step)
+            if not float(_quotient(step, image)) > theta:
+                break
+            theta *= 2
+        change, image = step.mul_(rate), image.mul_(rate)
+        if way is not None:
+            change, image = change.add_(way), image.add_(bend)
+        rise = float(_dot(problem.gradient, change) + _dot(image, change) / 2)
+        if penalty > 0:
+            rise += penalty * float((layer.weight + change).abs().sum() - layer.weight.double().abs().sum())
+        return change, rise
+
+    def _move_weight(self, layer: Layer, problem: WeightProblem, change: Tensor) -> None:
+        """W <- W + change; ``problem`` has no use any more but for b."""
+        layer.weight.copy_(layer.weight + change)
+        problem.residual += change @ problem.input
+
+    def _fit_bias(self, layer: Layer, problem: WeightProblem) -> None:
+        """b <- mean of target - W a, the minimiser."""
+        if layer.bias is None or not layer.bias.requires_grad:
+            return
+        moved = layer.bias - self.options.lr * self.learning_rate_factor * problem.residual
+        change = moved.to(self.dtype).double() - layer.bias
+        layer.bias.copy_(moved)
+        problem.gradient += problem.weight_of_all * torch.outer(change, problem.input)
+        problem.residual += change
+
+    def _loss_of(self, z: Tensor, y: Tensor) -> Tensor:
+        """The loss, summed over samples, in float64."""
+        return len(z) * self.loss.mean(z.double(), y.double() if y.is_floating_point() else y)
+
+    def _penalty(self, layer: Layer) -> Tensor:
+        """Omega of a layer's weights."""
+        o, weight = self.options, layer.weight.double()
+        return o.weight_decay / 2 * weight.square().sum() + o.l1_weights * weight.abs().sum()
+
+    # -------------------------------------------------------------------------------------- safekeeping
+
+    def _is_finite(self, finite: Sequence[bool], what: str) -> bool:
+        """Whether all layers are; raises where the user asked for it."""
+        if all(finite):
+            return True
+        if self.on_nonfinite == "skip":
+            return False
+        l = finite.index(False)
+        raise DivergenceError(
+            f"the {what} of stage {l + 1} ({self._layers[l].name!r}) not finite {self._when()}; check x for NaN or "
+            "Inf, or lower lr."
+        )
+
+    def _remembered(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.model.parameters()]
+
+    def _recall(self, parameters: list[Tensor]) -> None:
+        for parameter, kept in zip(self.model.parameters(), parameters, strict=True):
+            parameter.copy_(kept)
+        self._release()
+
+    def _release(self) -> None:
+        """Forget the variables: the next step starts them anew."""
+        self._bound = ()
+        self._input_gram = self._objective = None
+
+    @classmethod
+    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
+        return f"{cls.name} looks at its line searches in every step"
+
+    def _check_model(self, stages: Sequence[BoundStage]) -> None:
+        """Raise unless every stage is a Linear behind one activation that the method takes."""
+        for stage in stages:
+            if not isinstance(stage.map, LinearMap):
+                raise ValueError(
+                    f"model must be a chain of Linear and pointwise activations for {self.name}, but "
+                    f"{stage.name!r} is a {stage.foreign or 'normalisation'}."
+                )
+            if not self._takes(stage.pre):
+                raise ValueError(
+                    f"model must have nothing but one of {', '.join(self.activations_taken)} in front of "
+                    f"{stage.name!r} for {self.name}; replace what else is there."
+                )
+
+    def _takes(self, pre: PreMap) -> bool:
+        known = all(isinstance(piece, PointwisePiece | ReshapePiece) for piece in pre.pieces)
+        if not known or pre.activation is None or pre.activation.name not in self.activations_taken:
+            return False
+        return pre.activation.is_monotone
+
+    @property
+    def _shapes(self) -> list[list[int]]:
+        return [list(layer.weight.shape) for layer in self._layers]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "shapes": self._shapes,
+            "samples": list(self._bound),
+            "pre_activations": [z.clone() for z in self.pre_activations],
+            "activations": [a.clone() for a in self.activations],
+            "objective": self._objective,
+            "objective_rose": self.objective_rose,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state.get("method") == self.name and state["shapes"] != self._shapes:
+            raise ValueError(
+                f"state must be of a model with weights {self._shapes}, but is of one with {state['shapes']}."
+            )
+        super().load_state_dict(state)
+        for layer, z in zip(self._layers, state["pre_activations"], strict=True):
+            layer.pre_activations = z.to(layer.weight).clone()
+        for layer, a in zip(self._layers[:-1], state["activations"], strict=True):
+            layer.activations = a.to(layer.weight).clone()
+        self._bound = tuple(state["samples"])
+        self._input_gram = None
+        self._objective = state["objective"]
+        self.objective_rose = bool(state["objective_rose"])
