@@ -21,7 +21,9 @@ FLOORS = (
 )
 # Files of these folders that are no op's.
 NOT_OPS = {
-    "csrc/ops/{}.h": {"activation", "backend", "convolution", "lanes", "platform", "proximal", "scalars"},
+    "csrc/ops/{}.h": {
+        "activation", "backend", "convolution", "elementary", "lanes", "platform", "proximal", "scalars"
+    },  # fmt: skip
     "csrc/cpu/{}.cpp": {"convolution", "instruction_set"},
     "csrc/cuda/{}.cu": {"device", "workspace"},
     "python_tests/ops/test_{}.py": {"activation", "native"},
