@@ -22,8 +22,15 @@ FLOORS = (
 # Files of these folders that are no op's.
 NOT_OPS = {
     "csrc/ops/{}.h": {
-        "activation", "backend", "convolution", "elementary", "lanes", "platform", "proximal", "scalars"
-    },  # fmt: skip
+        "activation",
+        "backend",
+        "convolution",
+        "elementary",
+        "lanes",
+        "platform",
+        "proximal",
+        "scalars",
+    },
     "csrc/cpu/{}.cpp": {"convolution", "instruction_set"},
     "csrc/cuda/{}.cu": {"device", "workspace"},
     "python_tests/ops/test_{}.py": {"activation", "native"},
