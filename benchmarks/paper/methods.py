@@ -50,7 +50,9 @@ def mlp() -> nn.Module:
 
 def deepfacto() -> nn.Module:
     """The MLP with the factorisation of its second hidden layer between that and the classes."""
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU())
+    encoder = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.BatchNorm1d(100)
+    )
     return altmin_ext.models.deepfacto(encoder, 100, 64, nn.Linear(64, 10))
 
 
@@ -113,7 +115,11 @@ comparisons = {
             Contender("am-adam-off", {"lr": (1e-2, 3e-2)}),
             Contender("am-mem-off", {"lr": (1e-2, 3e-2)}),
             Contender("block-admm", {"lr": rates}),
-            Contender("dtp", {"lr": (6.6e-4, 2e-3), "target_step": (27.97, 100.0)}),
+            Contender("deepfacto", {"lr": (1e-3, 3e-3)}, deepfacto),
+            Contender("dtp", {"lr": (6.6e-4, 2e-3)}),
+            Contender("mdlam", {"eps0": (1e-3, 100.0)}),
+            Contender("dladmm", {"rho": (1e-6, 1e-2)}),
+            Contender("admm", {"gamma": (10.0, 1000.0)}),
             Contender("sgd", {"lr": (0.03, 0.1, 0.3)}),
             Contender("adam", {"lr": rates}),
         ),
