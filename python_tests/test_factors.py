@@ -135,7 +135,9 @@ def test_has_no_derivative() -> None:
 @pytest.mark.parametrize("name", [name for name in altmin_ext.methods.names() if name != "deepfacto"])
 def test_other_methods_refuse_it(name: str) -> None:
     model = models.deepfacto(nn.Linear(4, 12), 12, 7, nn.Linear(7, 3))
-    with pytest.raises(ValueError, match=r"NonNegativeFactors|pointwise|must be Linear|nothing but one of identity") as error:
+    with pytest.raises(
+        ValueError, match=r"NonNegativeFactors|pointwise|must be Linear|nothing but one of identity"
+    ) as error:
         altmin_ext.make_method(name, model)
     assert "\n" not in str(error.value)
 

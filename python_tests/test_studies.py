@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from altmin_ext import data
-from benchmarks.paper import continual, drift, mdlam, taylor
+from benchmarks.paper import continual, drift, factors, mdlam, taylor
 
 
 def test_measures_of_continual_learning() -> None:
@@ -87,3 +87,26 @@ def test_published_script_is_run_iteration_by_iteration(tmp_path: Path) -> None:
     rows = [next(found) for _ in range(3)]
     assert [accuracy for _, accuracy in rows] == [44.0, 45.0, 46.0]
     assert all(0 <= seconds < 1 for seconds, _ in rows)
+
+
+def test_measures_of_factors() -> None:
+    """Four classes in two groups, two samples each: factors of one class, of one group, of none."""
+    y = torch.tensor([0, 0, 2, 2, 1, 1, 3, 3])  # tops, tops; trousers and dresses
+    own = torch.nn.functional.one_hot(y, 4).double()
+    group = torch.nn.functional.one_hot(factors.groups[y], 2).double()
+    none = torch.ones(8, 2, dtype=torch.float64)
+    assert [factors.purity(codes, y) for codes in (own, group, none)] == pytest.approx([1.0, 0.5, 0.25])
+    assert [factors.information(codes, y) for codes in (own, group, none)] == pytest.approx([2.0, 1.0, 0.0])
+    assert [factors.within(codes, y) for codes in (own, group, none)] == pytest.approx([1.0, 0.0, 0.0])
+    assert [factors.hoyer(codes) for codes in (own, none)] == pytest.approx([1.0, 0.0])
+    unused = torch.cat([own, torch.zeros(8, 3, dtype=torch.float64)], 1)
+    assert factors.purity(unused, y) == pytest.approx(1.0)
+
+
+def test_codes_of_networks_with_and_without_the_layer() -> None:
+    x = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    for build, widths in ((factors.network, (64, 256)), (factors.convolutional, (32, 64))):
+        for layer, width in zip((True, False), widths, strict=True):
+            codes = factors.codes_of(build(layer, 4).eval(), x)
+            assert codes.shape == (5, width)
+            assert float(codes.min()) >= 0
