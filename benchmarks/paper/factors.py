@@ -19,8 +19,8 @@ codes it is recorded
 - ``within``: the same, of the class in its group only: what no coarse label says, 1.28 bits at most;
 - ``probe``: test accuracy, over the ten classes, of a logistic regression on the codes.
 
-Without the layer, the codes are the hidden units; of maps, sums over positions are measured. Results are JSON lines under
-benchmarks/results/factors.
+Without the layer, the codes are the hidden units; of maps, sums over positions are measured. Results are JSON
+lines under benchmarks/results/factors.
 """
 
 from __future__ import annotations
