@@ -62,10 +62,7 @@ def test_command_lines_run(capsys, tmp_path, monkeypatch):
 
 
 def test_table_of_methods_is_complete():
-    works = [name for name, _, status in table("Methods") if status == "works"]
-    planned = [name for name, _, status in table("Methods") if status == "planned"]
-    assert sorted(works) == sorted(methods.names())
-    assert len(works) + len(planned) == len(table("Methods"))
+    assert sorted(name for name, _ in table("Methods")) == sorted(methods.names())
 
 
 def test_table_of_data_is_right():
