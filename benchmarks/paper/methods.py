@@ -2,6 +2,7 @@
 
     python -m benchmarks.paper.methods tune   [mlp binary ...] [--methods am-adam ...]    # a grid each
     python -m benchmarks.paper.methods run    [mlp binary ...] [--methods am-adam ...]    # three seeds
+    python -m benchmarks.paper.methods memory [mlp binary ...] [--methods am-adam ...]    # of one epoch
     python -m benchmarks.paper.methods table                                          # all that has been run
     python -m benchmarks.paper.methods figure
 
@@ -15,8 +16,8 @@
 A method is tuned on its rate and, where it has one, its penalty: every point of its grid trains on nine tenths of the
 training set, for half the time or epochs, and is judged on the last tenth, unless it is the only one. Every training
 has a process of its own, with a single thread, and seconds are of its processor time; the evaluation after each epoch
-is not among them. Memory is how far the process has grown while it trained. Results are JSON lines under
-benchmarks/results/methods.
+is not among them. Memory is how far a process grows in an epoch, once a few steps have loaded all libraries. Results
+are JSON lines under benchmarks/results/methods.
 """
 
 from __future__ import annotations
@@ -177,10 +178,6 @@ def train_once(
     torch.manual_seed(seed)
     model = (contender.network or comparison.network)()
     altmin_ext.evaluate(model, judge)
-    Path("/proc/self/clear_refs").write_text(
-        "5"
-    )  # which makes the most that it has occupied what it occupies
-    before = _memory("VmRSS")
     method = altmin_ext.make_method(contender.method, model, seed=seed, **options)
     seconds, curve, times = 0.0, [], []
     while len(curve) < share * comparison.epochs and seconds < share * comparison.seconds:
@@ -194,20 +191,40 @@ def train_once(
         times.append(round(seconds, 3))
     return {
         "method": name, "options": options, "seed": seed, "curve": curve, "seconds": times,
-        "megabytes": round((_memory("VmHWM") - before) / 1024, 1),
     }  # fmt: skip
 
 
-def _alone(*arguments: Any) -> dict[str, Any]:
+def epoch_memory(experiment: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """How far the process, which does nothing else, grows in an epoch; the record of it."""
+    torch.set_num_threads(1)
+    comparison = comparisons[experiment]
+    contender = next(c for c in comparison.contenders if c.name == name)
+    x, y = altmin_ext.data.load(comparison.data).train
+    settings = {"method": contender.method, "epochs": 1, "batch_size": comparison.batch_size, **options}
+    make = contender.network or comparison.network
+    few = 4 * comparison.batch_size
+    altmin_ext.train(make(), (x[:few], y[:few]), progress=False, **settings)
+    model = make()
+    Path("/proc/self/clear_refs").write_text("5")  # the most that it has occupied is now what it occupies
+    before = _memory("VmRSS")
+    altmin_ext.train(model, (x, y), progress=False, **settings)
+    return {"method": name, "megabytes": round((_memory("VmHWM") - before) / 1024, 1)}
+
+
+def _alone(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        try:
-            return process.submit(train_once, *arguments).result()
-        except altmin_ext.DivergenceError as error:
-            _, name, options, seed, _ = arguments
-            return {
-                "method": name, "options": options, "seed": seed, "curve": [0.0], "seconds": [0.0], "megabytes": 0.0,
-                "diverged": str(error),
-            }  # fmt: skip
+        return process.submit(work, *arguments).result()
+
+
+def _trained_alone(
+    experiment: str, name: str, options: dict[str, Any], seed: int, tuning: bool
+) -> dict[str, Any]:
+    try:
+        return _alone(train_once, experiment, name, options, seed, tuning)
+    except altmin_ext.DivergenceError as error:
+        return {
+            "method": name, "options": options, "seed": seed, "curve": [0.0], "seconds": [0.0], "diverged": str(error)
+        }  # fmt: skip
 
 
 def _path(experiment: str, kind: str) -> Path:
@@ -223,7 +240,7 @@ def tune(experiment: str, methods: Sequence[str] | None) -> None:
         wanted = len(points) > 1 and (not methods or contender.method in methods)
         for options in points:
             if wanted and (contender.name, json.dumps(options)) not in done:
-                record = _alone(experiment, contender.name, options, 1000, True)
+                record = _trained_alone(experiment, contender.name, options, 1000, True)
                 records.append(path, record)
                 print(experiment, contender.name, options, f"{max(record['curve']):.4f}", flush=True)
 
@@ -245,9 +262,25 @@ def run(experiment: str, seeds: int, methods: Sequence[str] | None) -> None:
     done = {(record["method"], record["seed"]) for record in records.read(path)}
     for seed, contender in itertools.product(range(seeds), comparisons[experiment].contenders):
         if (not methods or contender.method in methods) and (contender.name, seed) not in done:
-            record = _alone(experiment, contender.name, best_options(experiment, contender), seed, False)
+            record = _trained_alone(
+                experiment, contender.name, best_options(experiment, contender), seed, False
+            )
             records.append(path, record)
             print(experiment, contender.name, seed, f"{record['curve'][-1]:.4f}", flush=True)
+
+
+def memory(experiment: str, methods: Sequence[str] | None) -> None:
+    """An epoch of every contender; those already recorded are kept."""
+    path = _path(experiment, "memory")
+    done = {record["method"] for record in records.read(path)}
+    for contender in comparisons[experiment].contenders:
+        if (not methods or contender.method in methods) and contender.name not in done:
+            options = best_options(experiment, contender)
+            runs = [_alone(epoch_memory, experiment, contender.name, options) for _ in range(3)]
+            # Now and then a run is charged with the whole data once more: the least is the method's own.
+            record = min(runs, key=lambda run: run["megabytes"])
+            records.append(path, record)
+            print(experiment, contender.name, record["megabytes"], flush=True)
 
 
 def _runs(experiment: str, name: str) -> list[dict[str, Any]]:
@@ -267,6 +300,9 @@ def _first(record: dict[str, Any], accuracy: float) -> int | None:
 def table(experiment: str) -> str:
     """A row per contender: accuracies after the first and the last epoch, time and epochs to the goal, memory."""
     goal = comparisons[experiment].goal
+    megabytes = {
+        record["method"]: record["megabytes"] for record in records.read(_path(experiment, "memory"))
+    }
     lines = [
         f"| {experiment} | options | epochs | s per epoch | after epoch 1 | at the end | epochs, s to {goal:g} | MB "
         "| seeds |",
@@ -288,7 +324,7 @@ def table(experiment: str) -> str:
             _mean([record["curve"][0] for record in found]),
             _mean([record["curve"][-1] for record in found]),
             way,
-            f"{statistics.median(record['megabytes'] for record in found):.0f}",
+            f"{megabytes[contender.name]:.0f}" if contender.name in megabytes else "",
             len(found),
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -330,7 +366,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("tune", "run", "table", "figure"))
+    parser.add_argument("action", choices=("tune", "run", "memory", "table", "figure"))
     parser.add_argument("experiment", nargs="*", choices=(*comparisons, []))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+")
@@ -340,6 +376,8 @@ def main() -> None:
             tune(experiment, arguments.methods)
         elif arguments.action == "run":
             run(experiment, arguments.seeds, arguments.methods)
+        elif arguments.action == "memory":
+            memory(experiment, arguments.methods)
         elif arguments.action == "table":
             print(table(experiment), end="\n\n")
         else:
