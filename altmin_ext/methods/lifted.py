@@ -200,14 +200,14 @@ class Lifted(Method):
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         loss, correct, finite = self._encode(x, y)
         objective = torch.full((len(self._layers),), math.nan, dtype=torch.float64, device=self.device)
-        if self._is_finite(finite, "code"):
+        if self._is_finite(finite, "code", "is"):
             before = self._remembered()
             taken = False
             try:
                 if not self._bound:
                     self._bind(x, y)
                 objective = self._sweep(x, y)
-                taken = self._is_finite(objective.isfinite().tolist(), "codes or weights")
+                taken = self._is_finite(objective.isfinite().tolist(), "codes or weights", "are")
             finally:
                 if not taken:
                     self._recall(before)
@@ -373,7 +373,7 @@ class Lifted(Method):
 
     # -------------------------------------------------------------------------------------- safekeeping
 
-    def _is_finite(self, finite: Sequence[bool], what: str) -> bool:
+    def _is_finite(self, finite: Sequence[bool], what: str, verb: str) -> bool:
         """Whether all layers are; raises where the user asked for it."""
         if all(finite):
             return True
@@ -381,8 +381,8 @@ class Lifted(Method):
             return False
         l = finite.index(False)
         raise DivergenceError(
-            f"the {what} of stage {l + 1} ({self._layers[l].name!r}) not finite {self._when()}; check x for NaN or "
-            "Inf, or lower lr."
+            f"the {what} of stage {l + 1} ({self._layers[l].name!r}) {verb} not finite {self._when()}; check x for NaN "
+            "or Inf, or lower lr."
         )
 
     def _remembered(self) -> list[Tensor]:
