@@ -317,7 +317,9 @@ class Lifted(Method):
     def _weight_step(
         self, layer: Layer, problem: WeightProblem, way: Tensor | None = None
     ) -> tuple[Tensor, float]:
-        """The step on W from W + ``way``: how W changes all in all, and by how much the objective rises.
+        """The step on W by W + ``way``: how W changes all in all, and by how much the objective rises.
+
+        Of the way, too, only the part ``lr`` is taken: momentum moves nothing where the learning rate is zero.
 
         theta >= r makes it one of a majorised descent. With an l1 penalty it does not go along the gradient: theta is
         then doubled until it is no less than the curvature along the step.
@@ -339,9 +341,9 @@ class Lifted(Method):
             if not float(_quotient(step, image)) > theta:
                 break
             theta *= 2
-        change, image = step.mul_(rate), image.mul_(rate)
-        if way is not None:
-            change, image = change.add_(way), image.add_(bend)
+        change = step if way is None else step.add_(way)
+        image = image if way is None else image.add_(bend)
+        change, image = change.mul_(rate), image.mul_(rate)
         rise = float(_dot(problem.gradient, change) + _dot(image, change) / 2)
         if penalty > 0:
             rise += penalty * float((layer.weight + change).abs().sum() - layer.weight.double().abs().sum())

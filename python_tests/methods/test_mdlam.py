@@ -3,6 +3,7 @@ problem itself, whose objective and constraints are evaluated from the variables
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -352,6 +353,27 @@ def test_other_models_are_refused(middle: nn.Module, word: str) -> None:
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=list(options)[-1] if len(options) == 1 else "eps_min"):
         make(network(nn.ReLU()), **options)
+
+
+@pytest.mark.parametrize("penalties", [{}, {"l1_weights": 1e-5}], ids=["plain", "l1"])
+def test_the_learning_rate_is_that_of_the_momentum_too(penalties: dict[str, float]) -> None:
+    """A part of it moves the weights of the first layer by that part; zero leaves all weights where they are."""
+    x, y = clouds()
+    model = network(nn.ReLU())
+    method = make(model, eps0=0.1, eps_decay=0.7, **penalties)
+    for _ in range(4):
+        method.step(x, y)
+    weights, state = copy.deepcopy(model.state_dict()), method.state_dict()
+    moved = {}
+    for factor in (1.0, 0.3, 0.0):
+        model.load_state_dict(weights)
+        method.load_state_dict(state)
+        method.learning_rate_factor = factor
+        method.step(x, y)
+        moved[factor] = model[1].weight.detach() - weights["1.weight"]
+    assert float(moved[1.0].norm()) > 1e-3
+    torch.testing.assert_close(moved[0.3], 0.3 * moved[1.0], rtol=1e-9, atol=1e-12)
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
 def test_other_samples_are_refused() -> None:
