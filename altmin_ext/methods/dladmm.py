@@ -148,11 +148,12 @@ class DLADMM(Lifted):
         for rows in self._chunks(x):
             a = layer.activations[rows]
             image = layer.activation.value(layer.pre_activations[rows])
-            gradient = above.rho * (above.residual(a, rows) @ above.weight) + nu * (a - image)
-            # Scaled first: the squares of small gradients would be zero.
+            # In units of nu, since the squares of small gradients would be zero.
+            ratio = above.rho / nu
+            gradient = ratio * (above.residual(a, rows) @ above.weight) + (a - image)
             direction = nn.functional.normalize(gradient, dim=1)
             curvature = above.rho * (direction @ above.weight.t()).square().sum(1, keepdim=True) + nu
-            a -= gradient / self.options.searched(curvature)
+            a -= nu * gradient / self.options.searched(curvature)
 
     def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:
         center = center.double() - self.dual[rows] / self.rho

@@ -110,6 +110,24 @@ def test_every_update_lowers_the_lagrangian(
     assert len(seen) == 3 * 22
 
 
+@pytest.mark.parametrize("penalty", [1e-2, 1e-6, 1e-14])
+def test_activations_fall_however_small_the_penalties(penalty: float) -> None:
+    """Where rho is nu, the step on a_1 is the exact line search along the gradient, whatever their size."""
+    x, y = clouds()
+    method: Any = altmin_ext.make_method(
+        "dladmm", network(nn.ReLU()), rho=penalty, nu=penalty, rho_multiplier=1.0
+    )
+    method.step(x, y)
+    below, above = method._layers[:2]
+    with torch.no_grad():
+        W, a = above.weight.detach(), below.activations.clone()
+        gap, distance = above.residual(a, slice(None)), a - below.pre_activations.relu()
+        g = gap @ W + distance
+        step = g.square().sum(1) / ((g @ W.t()).square().sum(1) + g.square().sum(1))
+        method._fit_activations(0, x)
+    torch.testing.assert_close(below.activations, a - step[:, None] * g, rtol=1e-9, atol=1e-12)
+
+
 def test_dual_and_report() -> None:
     """u is minus the derivative of the loss at z_L; what is reported is L_rho over the number of samples."""
     x, y = clouds()
