@@ -90,11 +90,12 @@ class Steepness:
             v.copy_(torch.where(norm > 0, image / norm, v))  # a map of zeros keeps its vector
 
     def state_dict(self) -> dict[str, Any]:
-        """The vectors and what they have come to."""
+        """The vectors, those that are yet to be drawn included, and what they have come to."""
         return {
             "singular_vectors": [v.clone() for v in self._vectors],
             "sigma_squared": torch.cat([self._like.new_empty(0).double(), *self._results]),
             "singular_vectors_ready": self._ready,
+            "singular_vectors_to_draw": self._generator.get_state(),
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
@@ -114,3 +115,4 @@ class Steepness:
         for result, kept in zip(self._results, state["sigma_squared"], strict=True):
             result.copy_(kept)
         self._ready = bool(state["singular_vectors_ready"])
+        self._generator.set_state(state["singular_vectors_to_draw"].cpu())

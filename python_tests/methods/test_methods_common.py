@@ -215,12 +215,13 @@ def test_frozen_parameters_stay(name: str) -> None:
 
 @every_method
 @every_dtype
-def test_resumes_bit_for_bit(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("steps", [0, 3])
+def test_resumes_bit_for_bit(name: str, dtype: torch.dtype, steps: int) -> None:
     """A method made anew, and given the state of another, goes on exactly as that one does."""
     x, y = blobs(dtype)
     model = network(name, dtype)
     method = make(name, model, seed=1)
-    run(method, x, y)
+    run(method, x, y, steps)
     method.end_epoch()
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "method": method.state_dict()}, file)
