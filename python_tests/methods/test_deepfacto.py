@@ -384,6 +384,7 @@ def test_finds_the_atoms_that_the_data_are_made_of() -> None:
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(9))
         model[0].bias.zero_()
+        model[3].weight.zero_()  # any other head would move the codes
         model[2].dictionary.copy_(
             F.normalize(torch.rand(9, 3, generator=generator, dtype=torch.float64), dim=0)
         )
