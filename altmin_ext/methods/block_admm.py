@@ -547,9 +547,16 @@ class BlockADMM(Method):
     def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
         return f"{cls.name} looks at its flags in every step"
 
+    @property
+    def _starts(self) -> list[int]:
+        """Which modules the blocks begin with, the first one apart."""
+        starts: list[int] = self.options.starts(self.model)
+        return starts
+
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),
+            "starts": self._starts,
             "update": self._update.state_dict(),
             "codes": [codes.clone() for codes in self.codes],
             "duals": [duals.clone() for duals in self.duals],
@@ -559,11 +566,12 @@ class BlockADMM(Method):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("method") == self.name:
-            self._steepness.check_state(state)
-            if state["duals"] and len(state["duals"]) != len(self._hidden):
+            if state["starts"] != self._starts:
                 raise ValueError(
-                    f"state's duals must be of {len(self._hidden)} codes, but are of {len(state['duals'])}."
+                    f"state must be of a model cut at its modules {self._starts}, but is of one cut at "
+                    f"{state['starts']}."
                 )
+            self._steepness.check_state(state)
             self._update.load_state_dict(state["update"])
         super().load_state_dict(state)
         self._steepness.load_state_dict(state)

@@ -295,6 +295,10 @@ class DeepFacto(BlockADMM):
         if self.options.lr_dictionary * self.learning_rate_factor > 0:
             self._dictionary.commit()
 
+    @property
+    def _starts(self) -> list[int]:
+        return [_layer(self.model)[0]]
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "statistics": self.statistics}
 

@@ -768,6 +768,18 @@ def test_a_state_of_other_blocks_is_refused() -> None:
         altmin_ext.make_method("block-admm", seeded(mlp), blocks=2).load_state_dict(state)
 
 
+@pytest.mark.parametrize("duals", ["online", "stored"])
+def test_a_state_of_as_many_blocks_cut_elsewhere_is_refused(duals: str) -> None:
+    """The weights are the same, but the codes lie elsewhere."""
+    options = {"duals": duals, "blocks": [2]}
+    method = altmin_ext.make_method("block-admm", seeded(mlp), **options)
+    x, y = batches(1)[0]
+    method.step(x, y, index=torch.arange(len(x)))
+    other = altmin_ext.make_method("block-admm", seeded(mlp), **{**options, "blocks": [1]})
+    with pytest.raises(ValueError, match=r"^state must be of a model cut at its modules \[1\], but is .* \[2\]"):
+        other.load_state_dict(method.state_dict())
+
+
 def test_a_network_without_logits() -> None:
     model = nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 2, 1)).double()
     method = altmin_ext.make_method("block-admm", model)
