@@ -437,7 +437,9 @@ class BlockADMM(Method):
         def fit(block: Block, input: Tensor) -> Tensor:
             block.stand_at(input)
             block.map.weight_gradients(block.error(), block.input)
-            return sum((gradient.sum() for gradient in block.map.gradients), self._like.new_zeros(()))
+            # Adam squares them: one tensor that overflows there must not stay behind while the others move.
+            squares = (torch.dot(gradient.flatten(), gradient.flatten()) for gradient in block.map.gradients)
+            return sum(squares, self._like.new_zeros(()))
 
         sums = torch.stack(list(self._map(fit, self._blocks, inputs)))
         self._guard[: len(sums)] = ~sums.isfinite()

@@ -673,6 +673,22 @@ def test_divergence_in_a_later_round_undoes_the_step(on_nonfinite: str) -> None:
     assert all(float(moment.abs().max()) == 0 for moment in after["first_moments"])
 
 
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
+def test_a_gradient_whose_square_overflows_moves_nothing(on_nonfinite: str) -> None:
+    """It is finite itself, and so are the squares of other gradients."""
+    model = seeded(mlp, torch.float32)
+    before = copy.deepcopy(model)
+    method = altmin_ext.make_method("block-admm", model, blocks=2, lr_codes=1e22, on_nonfinite=on_nonfinite)
+    x, y = batches(1)[0]
+    if on_nonfinite == "raise":
+        with pytest.raises(altmin_ext.DivergenceError, match=r"weight gradient of stage \d"):
+            method.step(x.float(), y)
+    else:
+        method.step(x.float(), y)
+    assert distance(model, before) == 0
+    assert method.state_dict()["update"]["updates"] == 0
+
+
 # --- refusals ---
 
 
