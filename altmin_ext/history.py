@@ -32,12 +32,12 @@ class History:
         epochs: one dict per epoch, with the keys
 
             - ``epoch``: its number, from 1;
-            - ``loss``, ``accuracy``: means over the epoch's samples, each seen just before it was trained on;
-              minibatches whose loss is not finite are left out;
+            - ``loss``, ``accuracy``: means over the epoch's samples, of those with a label where some have none, each
+              seen just before it was trained on; minibatches whose loss is not finite are left out;
             - ``validation_loss``, ``validation_accuracy``: after the epoch;
             - ``seconds``: spent on training, validation not included; ``samples_per_second`` accordingly;
             - ``learning_rate_factor``: what the learning-rate schedule gave;
-            - ``objective``: a list, the mean local objective of every stage, first stage first.
+            - ``objective``: a list, the mean local objective of every stage, first stage first, over all samples.
 
             What does not apply is None: accuracies for ``loss="mse"``, validation without validation data,
             objectives without ``report_objective=True``.
@@ -166,8 +166,8 @@ class EpochRecord:
     def __init__(self, history: History) -> None:
         self._history = history
         self._reports: list[StepReport] = []
-        self._sizes: list[int] = []  # how many samples of each minibatch have a target
-        self._counted = 0.0
+        self._sizes: list[tuple[int, int]] = []  # of each minibatch, in samples and in samples with a target
+        self._counted = self._described = 0.0
         self._loss = 0.0
         self._correct: float | None = None
         self._objective: Tensor | None = None
@@ -176,7 +176,7 @@ class EpochRecord:
 
     def add(self, report: StepReport, size: int, labelled: int) -> None:
         self._reports.append(report)
-        self._sizes.append(labelled)
+        self._sizes.append((size, labelled))
         self.samples += size
         if len(self._reports) == self._pending_limit:
             self._fetch()
@@ -185,7 +185,7 @@ class EpochRecord:
         if not self._reports:
             return
         reports = self._reports
-        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        whole, sizes = torch.tensor(self._sizes, dtype=torch.float64).unbind(1)
         loss = torch.stack([r.loss for r in reports]).cpu().double()
         counted = torch.isfinite(loss)
         self._counted += float(sizes[counted].sum())
@@ -199,7 +199,10 @@ class EpochRecord:
         objectives = [r.objective for r in reports if r.objective is not None]
         if objectives:
             objective = torch.stack(objectives).cpu().double()
-            total = (objective * sizes[:, None])[counted].sum(0)
+            # Without a label there is no loss, but there are objectives.
+            described = counted | ((sizes == 0) & objective.isfinite().all(1))
+            self._described += float(whole[described].sum())
+            total = (objective * whole[:, None])[described].sum(0)
             self._objective = total if self._objective is None else self._objective + total
         self._history.add_steps(loss, accuracy, objective)
         self._reports, self._sizes = [], []
@@ -207,7 +210,7 @@ class EpochRecord:
     def close(self, epoch: int, learning_rate_factor: float) -> None:
         self._fetch()
         seconds = time.perf_counter() - self._started
-        counted = self._counted or math.nan
+        counted, described = self._counted or math.nan, self._described or math.nan
         self._history.epochs.append(
             {
                 "epoch": epoch,
@@ -218,7 +221,7 @@ class EpochRecord:
                 "seconds": seconds,
                 "samples_per_second": self.samples / seconds,
                 "learning_rate_factor": learning_rate_factor,
-                "objective": None if self._objective is None else (self._objective / counted).tolist(),
+                "objective": None if self._objective is None else (self._objective / described).tolist(),
             }
         )
 

@@ -266,6 +266,24 @@ def test_loss_and_accuracy_are_of_the_labelled() -> None:
         )
 
 
+def test_objective_of_an_epoch_is_of_all_samples() -> None:
+    """With a label or without, whereas the loss is of those that have one."""
+    ((x, y),) = batches(1)
+    some = torch.where(torch.arange(len(y)) < 2, y, -1)
+    parts = [(x, y), (x[:5], torch.full((5,), -1)), (x, some)]
+    history = altmin_ext.train(
+        seeded(vectors), parts, method="deepfacto", report_objective=True, progress=False
+    )
+    sizes = torch.tensor([len(x), 5, len(x)], dtype=torch.float64)
+    expected = (history.step_objective * sizes[:, None]).sum(0) / sizes.sum()
+    torch.testing.assert_close(
+        torch.tensor(history.epochs[0]["objective"], dtype=torch.float64), expected, rtol=1e-12, atol=0
+    )
+    labelled = torch.tensor([len(x), 2], dtype=torch.float64)
+    loss = (history.step_loss[[0, 2]] * labelled).sum() / labelled.sum()
+    assert history.epochs[0]["loss"] == pytest.approx(float(loss), rel=1e-12)
+
+
 @pytest.mark.parametrize("wrong", [-2, CLASSES])
 def test_other_labels_out_of_range(wrong: int) -> None:
     model = seeded(vectors)
