@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -120,14 +121,27 @@ def _read(name: str, path: Path) -> Graph:
         if (
             edges.ndim != 2
             or edges.shape[1] != 2
-            or len(y) != size[0]
+            or y.shape != size[:1]
             or (nodes < 0).any()
             or (nodes >= len(y)).any()
+            or (columns < 0).any()
         ):
             raise IndexError("its parts do not fit each other")
+        there, back = (edges @ torch.tensor(pair) for pair in ([size[0], 1], [1, size[0]]))
+        if (edges[:, 0] == edges[:, 1]).any() or not torch.equal(there.sort().values, back.sort().values):
+            raise IndexError("its edges are not in both directions, or join a node to itself")
         if (y[torch.cat([train, validation, test])] < 0).any():
             raise IndexError("a node of the split has no class")
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         reason = str(error).strip("'\"").rstrip(".")
         raise ValueError(
             f"{path} must hold a graph as load_graph describes it, but does not: {reason}."

@@ -1,5 +1,7 @@
 """Citation graphs: the reader against a graph written by hand, propagation against the matrices of its definition."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,10 @@ def test_propagation_multiplies_by_the_normalised_adjacency(written):
         ({"y": None}, "y is not a file in the archive"),
         ({"edges": np.array([[0, 4], [4, 0]], np.int32)}, "its parts do not fit each other"),
         ({"y": np.array([0, 1], np.int16)}, "its parts do not fit each other"),
+        ({"y": np.array([[0], [2], [1], [-1]], np.int16)}, "its parts do not fit each other"),
+        ({"x_indices": np.array([0, 3, 1, 1, 2, -1], np.int32)}, "its parts do not fit each other"),
+        ({"edges": np.array([[0, 1], [1, 0], [1, 2]], np.int32)}, "its edges are not in both directions"),
+        ({"edges": np.array([[0, 1], [1, 0], [2, 2]], np.int32)}, "or join a node to itself"),
         ({"train": np.array([3], np.int32)}, "a node of the split has no class"),
         ({"x_indices": np.array([0, 3, 1, 1, 2, 5], np.int32)}, "out of bounds"),
     ],
@@ -85,6 +91,16 @@ def test_a_damaged_file_is_refused(written):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="must hold a graph as load_graph describes it"):
         load_graph("cora")
+
+
+def test_damage_within_what_is_compressed_is_refused(written):
+    path = written()
+    np.savez_compressed(path, **ARRAYS)
+    whole = path.read_bytes()
+    for at in range(30, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with contextlib.suppress(ValueError, OSError):  # or what was hit is of no account
+            load_graph("cora")
 
 
 def test_what_is_not_there_is_said_to_be_missing(written):
