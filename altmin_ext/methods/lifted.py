@@ -285,7 +285,8 @@ class Lifted(Method):
         like = torch.zeros((), dtype=torch.float64, device=self.device)
         gradient, residual, input = like.new_zeros(n_out, n_in), like.new_zeros(n_out), like.new_zeros(n_in)
         gram = self._input_gram if l == 0 else None
-        sums_gram = gram is None and n_in <= len(x)
+        # Two products for a curvature cost less than the sum for a layer that narrows; a_0's is needed but once.
+        sums_gram = gram is None and n_in <= (len(x) if l == 0 else min(len(x), 2 * n_out))
         if sums_gram:
             gram = like.new_zeros(n_in, n_in)
         for rows in self._chunks(x):
@@ -383,8 +384,8 @@ class Lifted(Method):
             return False
         l = finite.index(False)
         raise DivergenceError(
-            f"the {what} of stage {l + 1} ({self._layers[l].name!r}) {verb} not finite {self._when()}; check x for NaN "
-            "or Inf, or lower lr."
+            f"the {what} of stage {l + 1} ({self._layers[l].name!r}) {verb} not finite {self._when()}; check x for "
+            "NaN or Inf, or lower lr."
         )
 
     def _remembered(self) -> list[Tensor]:

@@ -376,6 +376,23 @@ def test_the_learning_rate_is_that_of_the_momentum_too(penalties: dict[str, floa
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
+def test_no_matrix_is_summed_for_a_layer_that_narrows() -> None:
+    """Its curvature is the same without, for a fraction of the work."""
+    x, y = clouds()
+    method = make(network(nn.ReLU()))
+    method.step(x, y)
+    with torch.no_grad():
+        problem = method._weight_problem(2, x)  # 7 features, 3 outputs
+        a = method.activations[1]
+        direction = problem.gradient
+        expected = method.options.rho * direction @ (a.t() @ a)
+    torch.testing.assert_close(problem.curve(direction), expected, rtol=1e-9, atol=1e-14)
+    assert not any(
+        isinstance(cell.cell_contents, Tensor) and cell.cell_contents.shape == (7, 7)
+        for cell in problem.curve.__closure__
+    )
+
+
 def test_other_samples_are_refused() -> None:
     x, y = clouds()
     method = make(network(nn.ReLU()))
