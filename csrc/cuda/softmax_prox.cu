@@ -21,7 +21,6 @@ __device__ __forceinline__ double warp_largest(double value) {
 template <typename T>
 __global__ void __launch_bounds__(warps* warp_size) softmax_prox_kernel(SoftmaxProx<T> o) {
   const int64_t lane = threadIdx.x;
-  const double log_rho = log(o.rho);
   T zero = 0;  // as long as all results are finite
   for (int64_t row = blockIdx.x * int64_t{warps} + threadIdx.y; row < o.batch;
        row += int64_t{gridDim.x} * warps) {
@@ -40,14 +39,14 @@ __global__ void __launch_bounds__(warps* warp_size) softmax_prox_kernel(SoftmaxP
       if (j != label) softmax.add(exponential_to_zero(center[j] - of_label - lead));
     double loss = least_loss(lead, o.rho, {warp_sum(softmax.values), warp_sum(softmax.squares)}), step;
     do {
-      const double shift = shift_of(loss, o.rho, log_rho);
+      const double shift = shift_of(loss, o.rho, log(o.rho));  // kept in a register, the logarithm would spill
       OmegaSums sums{};
       for (int64_t j = lane; j < o.classes; j += warp_size)
         if (j != label) sums.add(omega(j, shift));
       step = newton_step(loss, o.rho, {warp_sum(sums.values), warp_sum(sums.slopes)});
       loss += step;
     } while (goes_on(step, loss));
-    const double rise = rise_of(loss, o.rho), shift = shift_of(loss, o.rho, log_rho);
+    const double rise = rise_of(loss, o.rho), shift = shift_of(loss, o.rho, log(o.rho));
     __syncwarp();  // all lanes have read the label's center, which one of them may overwrite now
     for (int64_t j = lane; j < o.classes; j += warp_size) {
       const T z = static_cast<T>(j == label ? of_label + rise : center[j] - omega(j, shift));
