@@ -145,7 +145,11 @@ comparisons = {
         float("inf"),
         10,
         0.85,
-        (Contender("block-admm", {}), Contender("adam", {})),
+        (
+            Contender("block-admm", {}),
+            Contender("block-admm", {"order": ("jacobi",)}, label="block-admm, jacobi"),
+            Contender("adam", {}),
+        ),
         "fashion-mnist",
     ),
     "blocks-lenet5": Comparison(
@@ -154,7 +158,11 @@ comparisons = {
         float("inf"),
         10,
         0.98,
-        (Contender("block-admm", {"blocks": (3,)}), Contender("adam", {})),
+        (
+            Contender("block-admm", {"blocks": (3,)}),
+            Contender("block-admm", {"blocks": (3,), "order": ("jacobi",)}, label="block-admm, jacobi"),
+            Contender("adam", {}),
+        ),
     ),
 }
 
@@ -318,7 +326,7 @@ def table(experiment: str) -> str:
             way = f"{epochs:g}, {statistics.median(record['seconds'][epoch - 1] for epoch, record in reached):.1f}"
         cells = (
             contender.name,
-            ", ".join(f"{key} {value:g}" for key, value in found[0]["options"].items()),
+            ", ".join(f"{key} {value}" for key, value in found[0]["options"].items()),
             f"{statistics.median(len(record['curve']) for record in found):g}",
             f"{statistics.median(record['seconds'][-1] / len(record['seconds']) for record in found):.2f}",
             _mean([record["curve"][0] for record in found]),
