@@ -88,11 +88,11 @@ worlds: dict[str, Callable[[int], Minibatches]] = {
 }
 # Method, fixed options, the option to tune, and its values.
 contenders: dict[str, tuple[str, dict[str, Any], str, tuple[float, ...]]] = {
-    "sgd": ("sgd", {}, "lr", (0.01, 0.03, 0.1)),
-    "adam": ("adam", {}, "lr", (1e-3, 2e-3, 4e-3)),
-    "am-adam": ("am-adam", {}, "lr", (1e-3, 2e-3, 4e-3)),
-    "am-mem, nothing forgotten": ("am-mem", {"forgetting": 0.0}, "lr_memory", (0.5, 2.0, 8.0)),
-    "am-mem, forgetting tuned": ("am-mem", {}, "forgetting", (0.03, 0.1, 0.3)),
+    "sgd": ("sgd", {}, "lr", (0.01, 0.03, 0.1, 0.3, 1.0)),
+    "adam": ("adam", {}, "lr", (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)),
+    "am-adam": ("am-adam", {}, "lr", (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)),
+    "am-mem, nothing forgotten": ("am-mem", {"forgetting": 0.0}, "lr_memory", (0.5, 2.0, 8.0, 32.0)),
+    "am-mem, forgetting tuned": ("am-mem", {}, "forgetting", (0.03, 0.1, 0.3, 0.5, 0.8)),
 }
 
 

@@ -463,22 +463,27 @@ def test_evaluation_mode_of_a_part_stays() -> None:
 # --- step sizes ---
 
 
+@pytest.mark.parametrize("options", [{}, {"relaxation": 0.7}], ids=["default", "relaxation"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_auto_is_one_over_a_bound_of_the_curvature(loss: str) -> None:
-    """Of matrices behind activations: their norm times the steepest slope."""
+def test_auto_is_a_share_of_one_over_a_bound_of_the_curvature(loss: str, options: dict[str, float]) -> None:
+    """Of matrices behind activations: their norm times the steepest slope; half, unless told otherwise."""
     model = seeded(
         lambda: nn.Sequential(
             nn.Linear(FEATURES, 8), nn.Sigmoid(), nn.Linear(8, 7), nn.Dropout(0.5), nn.Linear(7, 6), nn.ReLU(),
             nn.Linear(6, CLASSES),
         )
     )  # fmt: skip
-    method = altmin_ext.make_method("block-admm", model, blocks=[1, 3, 5], loss=loss, beta=0.3, lr=0.0)
+    method = altmin_ext.make_method(
+        "block-admm", model, blocks=[1, 3, 5], loss=loss, beta=0.3, lr=0.0, **options
+    )
+    share = options.get("relaxation", 0.5)
     with torch.random.fork_rng():
         for x, y in 200 * batches(1, loss=loss):
             method.step(x, y)
     top = 0.5 if loss == "cross_entropy" else 2 / CLASSES
     expected = [
-        1 / (0.3 + curvature * (slope * float(torch.linalg.matrix_norm(model[i].weight.detach(), 2))) ** 2)
+        share
+        / (0.3 + curvature * (slope * float(torch.linalg.matrix_norm(model[i].weight.detach(), 2))) ** 2)
         for i, slope, curvature in ((2, 1 / 4, 0.3), (4, 2, 0.3), (6, 1, top))
     ]
     torch.testing.assert_close(
@@ -497,7 +502,7 @@ def test_auto_with_several_layers_in_a_block() -> None:
     for _ in range(300):
         method.step(x, y)
     # Where the codes have moved to is where the block stands after a step.
-    assert float(method.code_step_sizes[0]) == pytest.approx(1 / (1 + 0.5 * norm), rel=0.1)
+    assert float(method.code_step_sizes[0]) == pytest.approx(0.5 / (1 + 0.5 * norm), rel=0.1)
 
 
 @pytest.mark.parametrize("build", [mlp, residual, normalised, images])
@@ -710,6 +715,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Exception
     "beta is 0": (mlp, {"beta": 0.0}, ValueError, "beta must be greater than 0"),
     "lr_codes is misspelt": (mlp, {"lr_codes": "atuo"}, ValueError, "lr_codes must be a number or 'auto'"),
     "lr_codes is 0": (mlp, {"lr_codes": 0.0}, ValueError, "lr_codes must be greater"),
+    "relaxation is 0": (mlp, {"relaxation": 0.0}, ValueError, "relaxation must be greater than 0"),
+    "relaxation is above 1": (mlp, {"relaxation": 1.5}, ValueError, "relaxation must be at most 1"),
     "iterations is 0": (mlp, {"iterations": 0}, ValueError, "iterations must be at least 1"),
     "code_iterations is 0": (mlp, {"code_iterations": 0}, ValueError, "code_iterations must be at least 1"),
     "order is misspelt": (mlp, {"order": "gauss"}, ValueError, "order must be 'gauss-seidel' or 'jacobi'"),
