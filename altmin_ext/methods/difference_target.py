@@ -62,8 +62,9 @@ class DifferenceTargetOptions(MethodOptions):
 class RMSProp:
     """The optimiser of the authors' code, by the gradient g of every weight w::
 
-        m <- .95 m + .05 g;  v <- .95 v + .05 g^2;  d <- .9 d - lr g / sqrt(v - m^2 + 1e-3);  w <- w + d
+        m <- .95 m + .05 g;  v <- .95 v + .05 g^2;  d <- .9 d + g / sqrt(v - m^2 + 1e-3);  w <- w - lr d
 
+    There the learning rate, which is constant, stands in front of g; here a rate of zero moves nothing.
     Where gradients are well below .03 it is SGD with a momentum of .9, at a rate of lr / .03.
 
     Args:
@@ -83,16 +84,16 @@ class RMSProp:
         for w, w0, g, moments, before in zip(
             self._weights, self._weights_before, self._gradients, self.moments, self._moments_before, strict=True
         ):  # fmt: skip
-            mean, square, increment = moments
+            mean, square, direction = moments
             torch.lerp(before[0], g, 0.05, out=mean)
             torch.mul(before[1], 0.95, out=square).addcmul_(g, g, value=0.05)
             # A variance: negative only by rounding, which large gradients would make a NaN of.
             variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
-            torch.mul(before[2], 0.9, out=increment).addcdiv_(g, variance.add_(1e-3).sqrt_(), value=-lr)
+            torch.mul(before[2], 0.9, out=direction).addcdiv_(g, variance.add_(1e-3).sqrt_())
             w0.copy_(w)
             if decay != 0:
                 w.mul_(1 - lr * decay)
-            w.add_(increment)
+            w.sub_(direction, alpha=lr)
 
     def undo(self) -> None:
         """Take the last step back, to the bit."""

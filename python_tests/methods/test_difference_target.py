@@ -417,6 +417,9 @@ def test_rms_prop_by_hand() -> None:
     m, v = 0.95 * 0.1 - 0.05, 0.95 * 0.2 + 0.05
     second = 0.9 * first + 0.1 / math.sqrt(v - m * m + 1e-3)
     assert float(w) == pytest.approx(0.95 * (1 + first) + second, rel=1e-14)
+    kept = w.clone()
+    update.step(0.0, decay=0.5)
+    assert torch.equal(w, kept)  # whatever momentum it has
 
 
 def test_rms_prop_with_large_constant_gradients() -> None:

@@ -263,7 +263,7 @@ def test_state_of_another_method_is_refused(name: str) -> None:
 
 @every_method
 def test_learning_rate_factor(name: str) -> None:
-    """It scales the learning rate as the option would; 0 leaves every weight where it is."""
+    """It scales the learning rate as the option would; 0 leaves every weight where it is, after other steps too."""
     x, y = blobs(torch.float64)
     model = network(name, torch.float64)
     before = snapshot(model)
@@ -271,6 +271,12 @@ def test_learning_rate_factor(name: str) -> None:
     method.learning_rate_factor = 0.0
     run(method, x, y)
     assert same(model.state_dict(), before)
+    method.learning_rate_factor = 1.0
+    run(method, x, y)
+    moved = snapshot(model)
+    method.learning_rate_factor = 0.0
+    run(method, x, y)
+    assert same(model.state_dict(), moved)
 
     model, halved = network(name, torch.float64), network(name, torch.float64)
     method = make(name, model)
