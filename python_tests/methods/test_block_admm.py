@@ -23,6 +23,8 @@ from torch import Tensor, nn
 import altmin_ext
 from altmin_ext.models import Sign
 
+from .local_objectives import leaves
+
 TOLERANCE = 1e-10
 FEATURES, CLASSES = 6, 4
 
@@ -102,12 +104,6 @@ def batches(number: int, size: int = 12, loss: str = "cross_entropy") -> list[tu
         y = torch.randint(CLASSES, (size,), generator=generator)
         found.append((x, y if loss == "cross_entropy" else F.one_hot(y, CLASSES).double()))
     return found
-
-
-def leaves(module: nn.Module) -> list[nn.Module]:
-    if type(module) is nn.Sequential:
-        return [leaf for child in module for leaf in leaves(child)]
-    return [module]
 
 
 PROXIMAL_MAPS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
