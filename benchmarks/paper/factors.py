@@ -230,8 +230,13 @@ def conv(set_: data.DataSet, seed: int) -> list[Run]:
     """Maps of features, every position with a code."""
     train = (set_.train[0][:20_000], set_.train[1][:20_000])
     return [
-        (name, described(trained(convolutional, layer, train, seed), set_, set_.test[1]))
-        for name, layer in (("deepfacto", True), ("without the layer", False))
+        (name, described(trained(convolutional, layer, train, seed, **settings), set_, set_.test[1]))
+        for name, layer, settings in (
+            ("deepfacto", True, {}),
+            ("deepfacto, fidelity 2e-5", True, {"fidelity": 2e-5}),
+            ("deepfacto, fidelity 0", True, {"fidelity": 0.0}),
+            ("without the layer", False, {}),
+        )
     ]
 
 
