@@ -48,7 +48,7 @@ class History:
 
     The three step records keep the last :attr:`step_limit` steps, so that a run over an endless stream stays
     within a few megabytes; the first one kept is number ``steps - len(step_loss)``, counted from 0. They grow
-    at the end of an epoch, and every thousand steps within one.
+    at the end of an epoch, and every hundred steps within one.
     """
 
     step_limit = 100_000
@@ -161,7 +161,7 @@ class EpochRecord:
     """Turns an epoch's reports into its rows of the history, without making the device wait at every step."""
 
     # How many reports lie on the device before their numbers are fetched.
-    _pending_limit = 1000
+    _pending_limit = 100
 
     def __init__(self, history: History) -> None:
         self._history = history

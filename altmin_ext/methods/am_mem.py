@@ -71,8 +71,14 @@ class AMMemOptions(OnlineAMOptions):
     )
     sweeps: int = option(1, "sweeps over the columns per minibatch, unless exact")
     nonnegative: bool = option(False, "hidden weights are clipped at zero, biases excepted")
-    memories: Sequence[Memory] | None = option(
-        None, "(A, B) of every stage that has one, to begin with, as method.memories returns them", flag=False
+    memories: Sequence[Memory] | None = dataclasses.field(
+        default=None,
+        repr=False,
+        compare=False,
+        metadata={
+            "help": "(A, B) of every stage that has one, to begin with, as method.memories returns them",
+            "flag": False,
+        },
     )
 
     _by_targets: ClassVar[dict[str, dict[str, float]]] = {
@@ -171,15 +177,18 @@ class AMMem(OnlineAM):
         if any(self._guard_list()):
             return
         inputs = [first, *(code.activation for code in self._codes)]
+        targets = [
+            code.moved_code() if self._with_targets and isinstance(code, MatrixCode) else None
+            for code in (*self._codes, None)
+        ]
         for i, (activation, _) in enumerate(zip(inputs, self._memories, strict=False)):
-            if not bool(activation.square().sum().isfinite()):  # A would be full of Inf, and never forget it
+            # A or B would be full of Inf, and never forget it.
+            summed_up = [activation] if (target := targets[i]) is None else [activation, target]
+            if not all(bool(matrix.square().sum().isfinite()) for matrix in summed_up):
                 self._flags[len(self._stages) + i].fill_(1.0)
                 return
-        for memory, code, activation in itertools.zip_longest(self._memories, self._codes, inputs):
-            if memory is None:
-                continue
-            targets = code.moved_code() if self._with_targets and isinstance(code, MatrixCode) else None
-            memory.remember(activation, targets, self._forgets)
+        for memory, activation, target in zip(self._memories, inputs, targets, strict=False):
+            memory.remember(activation, target, self._forgets)
 
     def _update_weights(self) -> None:
         if any(self._guard_list()):
@@ -212,7 +221,10 @@ class AMMem(OnlineAM):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("method") == self.name:
             own = [[tuple(m.gram.shape), tuple(m.cross.shape)] for m in self._memories]
-            found = [[tuple(matrix.shape) for matrix in memory] for memory in state["memories"]]
+            found = [
+                [tuple(matrix.shape) for matrix in memory]
+                for memory in read_memories("state's memories", state.get("memories"))
+            ]
             if found != own:
                 raise ValueError(f"state's memories must have the shapes {own}, but have {found}.")
         super().load_state_dict(state)
@@ -223,6 +235,8 @@ class AMMem(OnlineAM):
         found = [[tuple(matrix.shape) for matrix in memory] for memory in memories]
         if found != own:
             raise ValueError(f"{name} must have the shapes {own} for this model, but has {found}.")
+        if not all(bool(m.to(self.dtype).isfinite().all()) for memory in memories for m in memory):
+            raise ValueError(f"{name} must be finite as {self.dtype}, the model's, but is not.")
 
     def _load(self, memories: Sequence[Memory]) -> None:
         for memory, given in zip(self._memories, memories, strict=True):

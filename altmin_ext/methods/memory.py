@@ -41,8 +41,8 @@ def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Me
     return [(a + c, b + d) for (a, b), (c, d) in zip(one, other, strict=True)]
 
 
-def read_memories(name: str, memories: Iterable[Memory]) -> list[Memory]:
-    """The memories as a list; a TypeError or ValueError unless they are pairs of finite floating-point tensors."""
+def read_memories(name: str, memories: object) -> list[Memory]:
+    """The memories as a list; a TypeError or ValueError unless they are pairs of tensors that an A and a B can be."""
     if not isinstance(memories, Iterable):
         raise TypeError(f"{name} must be pairs (A, B) of tensors, but is a {type(memories).__name__}.")
     found: list[Memory] = []
@@ -57,8 +57,20 @@ def read_memories(name: str, memories: Iterable[Memory]) -> list[Memory]:
             )
         if not all(bool(m.isfinite().all()) for m in pair):
             raise ValueError(f"{name} must be finite, but number {len(found) + 1} holds NaN or Inf.")
-        found.append((pair[0], pair[1]))
+        gram, cross = (matrix.detach() for matrix in pair)
+        if gram.ndim != 2 or len(gram) != gram.shape[1] or not _may_be_a_gram_matrix(gram):
+            raise ValueError(
+                f"{name} must be pairs (A, B) of matrices, A symmetric with a diagonal of at least 0, but the A of "
+                f"number {len(found) + 1}, of shape {tuple(gram.shape)}, is not."
+            )
+        found.append((gram, cross))
     return found
+
+
+def _may_be_a_gram_matrix(matrix: Tensor) -> bool:
+    """Symmetric up to the rounding of sums in float32, with a diagonal of at least 0."""
+    asymmetry = (matrix - matrix.t()).abs()
+    return bool((matrix.diagonal() >= 0).all() and (asymmetry <= 1e-4 * matrix.abs().max()).all())
 
 
 class StageMemory:
@@ -187,7 +199,8 @@ class StageMemory:
     def _sweep_all(self, weights: Tensor, gram: Tensor, cross: Tensor) -> None:
         if self._sweeps == 0:
             if bool(gram.any()):  # else nothing is asked of the weights
-                weights.copy_(torch.cholesky_solve(cross.t(), _cholesky_factor(gram)).t())
+                # The change is what is solved for: of weights whose input is always zero it is zero.
+                weights += torch.cholesky_solve((cross - weights @ gram).t(), _cholesky_factor(gram)).t()
         else:
             ops.bcd_columns(
                 weights, gram, cross, self._scalars[0], self._sweeps, self._trains_bias, self._nonnegative
@@ -238,15 +251,18 @@ def patches_of(convolution: nn.Module, activation: Tensor) -> Tensor:
 
 
 def _cholesky_factor(matrix: Tensor) -> Tensor:
-    """Of a symmetric matrix, with as much added to its diagonal as rounding may have taken from it."""
+    """Of a symmetric matrix, with as much added to its diagonal as rounding may have taken from it.
+
+    Where that does not make it positive definite, the factor is of NaN.
+    """
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     added = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max() * eye
     for _ in range(10):
         factor, failed = torch.linalg.cholesky_ex(matrix + added)
         added = 10 * added
         if not bool(failed):
-            break
-    return torch.as_tensor(factor)
+            return torch.as_tensor(factor)
+    return torch.full_like(matrix, torch.nan)
 
 
 class _Damped:

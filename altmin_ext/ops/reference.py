@@ -293,9 +293,9 @@ def power_iteration(
 def memory_update(activation: Tensor, code: Tensor, gram: Tensor, cross: Tensor, scalars: Tensor) -> None:
     if len(gram) > activation.shape[1]:
         activation = F.pad(activation, (0, 1), value=1.0)
-    keep = 1 - scalars[MemoryScalar.forgetting]
-    gram.copy_(keep * gram + activation.T @ activation)
-    cross.copy_(keep * cross + code.T @ activation)
+    forgetting = scalars[MemoryScalar.forgetting]
+    gram.copy_((gram - forgetting * gram) + activation.T @ activation)
+    cross.copy_((cross - forgetting * cross) + code.T @ activation)
 
 
 def bcd_columns(

@@ -53,7 +53,7 @@ class Block {
   }
 
   // The rows of gram or cross that belong to a panel's columns, once all panels are there.
-  void add(int64_t p, T keep) const {
+  void add(int64_t p, T forgetting) const {
     const bool of_gram = p < gram_panels_;
     const int64_t first = (of_gram ? p : p - gram_panels_) * panel<T>;
     const Tiles cut(std::min(panel<T>, (of_gram ? o_.n_gram : o_.n_out) - first), Product<T, 2>::most_rows);
@@ -70,7 +70,7 @@ class Block {
           T* __restrict to = matrix + (row + i) * o_.n_gram + column;
           const T* __restrict sum = product + i * panel<T>;
 #pragma omp simd
-          for (int64_t j = 0; j < columns; ++j) to[j] = keep * to[j] + sum[j];
+          for (int64_t j = 0; j < columns; ++j) to[j] = (to[j] - forgetting * to[j]) + sum[j];
         }
       });
       if (of_gram) mirror(first, column, columns);
@@ -114,9 +114,10 @@ class Block {
 
 template <typename T>
 void memory_update(const MemoryUpdate<T>& o) {
-  T keep = static_cast<T>(1 - o.scalars->forgetting);
+  // Not one minus it, whose last digits a float would lose: a small share would be another one.
+  T forgetting = static_cast<T>(o.scalars->forgetting);
   const int threads = threads_for((o.n_gram + o.n_out) * o.n_gram);
-  for (int64_t begin = 0; begin == 0 || begin < o.batch; begin += most_samples, keep = T(1)) {
+  for (int64_t begin = 0; begin == 0 || begin < o.batch; begin += most_samples, forgetting = T(0)) {
     Block<T> block(o, begin, std::min(o.batch, begin + most_samples));
 #pragma omp parallel num_threads(threads)
     {
@@ -124,7 +125,7 @@ void memory_update(const MemoryUpdate<T>& o) {
       for (int64_t p = 0; p < block.panels(); ++p) block.copy(p);
 // A panel further down the triangle has less to do. Who computes it makes no difference to it.
 #pragma omp for schedule(dynamic)
-      for (int64_t p = 0; p < block.panels(); ++p) block.add(p, keep);
+      for (int64_t p = 0; p < block.panels(); ++p) block.add(p, forgetting);
     }
   }
 }

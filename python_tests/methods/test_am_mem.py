@@ -235,9 +235,8 @@ def test_memories_merge() -> None:
     data = list(batches((20, 13, 20)))
 
     def run(minibatches: list[tuple[Tensor, Tensor]]) -> Any:
-        method = altmin_ext.make_method("am-mem", mlp(), targets="memory", lr=0.0, lr_codes=0.1)
-        for memory in method._memories:
-            memory.put = lambda weights, decay: None  # the weights stand still
+        model = mlp().requires_grad_(False)
+        method = altmin_ext.make_method("am-mem", model, targets="memory", lr_codes=0.1)
         for x, y in minibatches:
             method.step(x, y)
         return method.memories
@@ -263,6 +262,21 @@ def test_memories_can_be_handed_on() -> None:
         first.step(x, y)
         second.step(x, y)
     assert distance(model, other_model) < 1e-12
+
+
+def test_memories_of_a_graph_do_not_drag_it_along() -> None:
+    model = mlp()
+    given = [(a.requires_grad_() * 2, b * 2) for a, b in altmin_ext.make_method("am-mem", model).memories]
+    method = altmin_ext.make_method("am-mem", model, memories=given)
+    assert not any(matrix.requires_grad for memory in method.memories for matrix in memory)
+    copy.deepcopy(method.state_dict())
+
+
+def test_options_that_carry_memories_can_be_compared_and_shown() -> None:
+    memories = altmin_ext.make_method("am-mem", mlp()).memories
+    options = altmin_ext.make_method("am-mem", mlp(), memories=memories).options
+    assert options == altmin_ext.make_method("am-mem", mlp()).options
+    assert "tensor" not in repr(options)
 
 
 def test_refreshed_memory() -> None:
@@ -323,6 +337,42 @@ def test_exact_solutions_of_a_singular_memory(dtype: torch.dtype) -> None:
         )
         error = float((change @ gram - wanted).norm() / wanted.norm())
         assert error < (1e-2 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("targets", ["refreshed", "memory"])
+def test_exact_solutions_keep_the_weights_of_inputs_never_seen(targets: str) -> None:
+    """As sweeps do: their column of A is zero, once there is no prior."""
+    (x, y), (x2, y2) = batches((32, 32))
+    x[:, 0] = x2[:, 0] = 0
+    first = altmin_ext.make_method("am-mem", mlp(), targets=targets)
+    first.step(x, y)
+    model = mlp()
+    before = flat(model[1])
+    method = altmin_ext.make_method(
+        "am-mem", model, targets=targets, exact=True, prior=0.5, damping=0.0, memories=first.memories
+    )
+    method.step(x2, y2)
+    unseen = first.memories[0][0].diagonal() == 0
+    assert 0 < int(unseen.sum()) < len(unseen) - 1
+    assert torch.equal(flat(model[1])[:, unseen], before[:, unseen])
+    assert float((flat(model[1]) - before)[:, ~unseen].abs().min()) > 0
+
+
+def test_targets_that_overflow_their_square_are_not_remembered() -> None:
+    """B, the sum of what they are times what a tanh made of them or of an input, might be full of Inf."""
+    model = mlp(activation=nn.Tanh, dtype=torch.float32)
+    method = altmin_ext.make_method("am-mem", model, targets="memory", on_nonfinite="skip")
+    (x, y), (x2, y2) = batches((32, 32), dtype=torch.float32)
+    method.step(x, y)
+    memories, before = method.memories, copy.deepcopy(model)
+    with torch.no_grad():
+        model[1].weight[2] = 1e35
+    method.step(30 * x2, y2)
+    for one, other in zip(method.memories, memories, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    model.load_state_dict(before.state_dict())
+    method.step(x, y)
+    assert distance(model, before) > 0
 
 
 def test_nothing_seen_keeps_the_weights() -> None:
@@ -418,6 +468,25 @@ def test_bad_memories_are_refused() -> None:
         assert_sentence(type_error, "memories", word)
     with pytest.raises(ValueError, match="number 1 holds NaN") as error:
         altmin_ext.make_method("am-mem", mlp(), memories=[(a * float("nan"), b) for a, b in good])
+    crooked = good[0][0].clone()
+    crooked[0, 1] = 1.0
+    for wrong_gram in (crooked, -torch.eye(13, dtype=torch.float64), good[0][0][:12]):
+        with pytest.raises(ValueError, match="number 1") as error:
+            altmin_ext.make_method("am-mem", mlp(), memories=[(wrong_gram, good[0][1]), *good[1:]])
+        assert_sentence(error, "memories", "symmetric")
+    large = [(a + 1e300 * torch.eye(len(a), dtype=a.dtype), b) for a, b in good]
+    altmin_ext.make_method("am-mem", mlp(), memories=large)
+    with pytest.raises(ValueError, match="float32") as error:
+        altmin_ext.make_method("am-mem", mlp(dtype=torch.float32), memories=large)
+    assert_sentence(error, "memories", "finite")
+    state = altmin_ext.make_method("am-mem", mlp()).state_dict()
+    for wrong_state, kind in (
+        ({**state, "memories": [(a * float("nan"), b) for a, b in good]}, ValueError),
+        ({key: value for key, value in state.items() if key != "memories"}, TypeError),
+    ):
+        with pytest.raises(kind) as state_error:
+            altmin_ext.make_method("am-mem", mlp()).load_state_dict(wrong_state)
+        assert_sentence(state_error, "state's memories")
     altmin_ext.make_method("am-mem", mlp(), memories=iter(good))
     with pytest.raises(ValueError, match="second") as error:
         merge_memories(good, good[:1])

@@ -6,6 +6,7 @@ The oracle is the formula in float64.
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -87,6 +88,20 @@ def test_the_bias_sees_a_one_in_every_sample(dtype: torch.dtype) -> None:
     assert result.gram[5, 5] == 200
     assert_close(result.gram[5, :5], case["activation"].sum(0), 32 * torch.finfo(dtype).eps)
     assert_close(result.cross[:, 5], case["code"].sum(0), 32 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.usefixtures("wide_kernels")
+def test_a_small_share_is_forgotten_as_it_is_in_float32() -> None:
+    """In float32, one minus 1e-5 is off by a thousandth of that; the closed form is past * (1 - 1e-5)^updates."""
+    forgetting, updates = 1e-5, 20_000
+    past = torch.linspace(1.0, 2.0, 64)  # each entry with a rounding of its own
+    gram, cross = past.outer(past), past[None].clone()
+    scalars = memory_block(forgetting=forgetting)
+    for _ in range(updates):
+        ops.memory_update(torch.zeros(0, 64), torch.zeros(0, 1), gram, cross, scalars)
+    kept = math.exp(updates * math.log1p(-forgetting))
+    assert_close(gram, kept * past.outer(past), 1e-4)
+    assert_close(cross, kept * past[None], 1e-4)
 
 
 @pytest.mark.usefixtures("wide_kernels")
