@@ -122,6 +122,9 @@ class MemoryBatches(Batches):
         x, y: the whole data set, in the final dtype and on the final device; read, never written.
         batch_size: samples of a minibatch; the last one of a pass holds what is left.
         generator: draws a new order for every pass; None keeps the order.
+
+    Attributes:
+        rows: (B,) int64, which samples the last minibatch was of.
     """
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None) -> None:
@@ -130,14 +133,20 @@ class MemoryBatches(Batches):
         self.batch_size = batch_size
         self.generator = generator
         self.steps = -(-len(x) // batch_size)
+        self.rows = torch.empty(0, dtype=torch.int64)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.generator is None:
-            yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+            every = torch.arange(len(self.x), device=self.x.device)
+            parts = (all.split(self.batch_size) for all in (self.x, self.y, every))
+            for x, y, rows in zip(*parts, strict=True):
+                self.rows = rows
+                yield x, y
             return
         # Drawn on the CPU, so that every device sees the same order.
         order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
         for rows in order.split(self.batch_size):
+            self.rows = rows
             # Twice as fast as x[rows], which goes through element-wise indexing.
             yield self.x.index_select(0, rows), self.y.index_select(0, rows)
 

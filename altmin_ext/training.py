@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.history import EpochRecord, History, plot_histories
 from altmin_ext.interrupt import HeldInterrupt
 from altmin_ext.losses import Loss, make_loss
-from altmin_ext.methods import Method, make_method
+from altmin_ext.methods import Method, StepReport, make_method
 from altmin_ext.network import as_chain
 from altmin_ext.schedules import Schedule, make_schedule
 
@@ -130,6 +130,19 @@ def train(
     return state.history
 
 
+def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
+    """The method's step, told which samples a minibatch is of if it keeps something for each."""
+    if not method.tells_samples_apart:
+        return method.step
+    if not isinstance(batches, MemoryBatches):
+        raise ValueError(
+            f"data must be tensors, arrays or the name of a data set where {method.name} keeps something for every "
+            "sample, but comes as minibatches: call method.step(x, y, index=...) for them."
+        )
+    step: Any = method.step
+    return lambda x, y: step(x, y, index=batches.rows)
+
+
 def _run(
     state: TrainingState,
     batches: Batches,
@@ -139,7 +152,7 @@ def _run(
     steps: int | None,
     progress: bool,
 ) -> None:
-    method = state.method
+    method, step = state.method, _step_of(state.method, batches)
     with _progress_bar(batches.steps, state.epochs, steps, progress) as bar, HeldInterrupt() as interrupt:
         for epoch in range(1, state.epochs + 1):
             state.epoch = epoch
@@ -151,7 +164,7 @@ def _run(
                 method.begin_epoch(itertools.islice(batches, None if steps is None else steps - state.step))
             for x, y in batches:
                 interrupt.held = True
-                report = method.step(x, y)
+                report = step(x, y)
                 interrupt.release()
                 record.add(report, len(x), method.loss.labelled(y))
                 del x, y  # the next minibatch then takes their memory, which is still in the cache

@@ -33,7 +33,7 @@ from altmin_ext.losses import Loss
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
 from altmin_ext.methods.steepness import Steepness
 from altmin_ext.methods.weight_update import AdamUpdate
-from altmin_ext.network import BoundStage, EvaluatedMap, leaves, map_starts, split_at
+from altmin_ext.network import BoundStage, EvaluatedMap, leaves, map_spans, split_at
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.reference import soft_threshold
 from altmin_ext.sign import check_surrogates, sign
@@ -107,9 +107,11 @@ class BlockADMMOptions(BlockOptions):
     Every round shortens the way of a code by eta, and each block below by another: with many blocks in float32 little
     is left for the lowest ones. Take fewer blocks then.
 
-    By default a block ends with the activation behind its module with parameters, so that codes are activations, and
-    not pre-activations as in alternating minimisation: that learnt a little better, and is what one would call
-    non-negative or sparse.
+    By default a block ends with a module with parameters, and the activation behind it belongs to the block above, so
+    that codes are pre-activations, as in alternating minimisation. With ``codes="activations"`` it belongs to the
+    block below, and codes are what one would call non-negative or sparse. They then move where a unit is dead, too,
+    and the weights above, which such a unit would never reach, are fitted to the moves: they grow, and the network
+    generalises worse.
 
     The proximal map is what a constraint or penalty on the codes asks for: "non-negative" and "binary" project onto
     [0, inf) and {-1, +1}, "sparse" is the soft threshold by eta ``l1_codes``, and a function is called with
@@ -118,8 +120,12 @@ class BlockADMMOptions(BlockOptions):
 
     blocks: int | Sequence[int] | None = option(
         None,
-        "into how many parts the network is cut, each beginning with a module with parameters, or the numbers of the "
-        "modules that a block begins with (None: a block per module with parameters, and its activation)",
+        "into how many parts the network is cut, or the numbers of the modules that a block begins with (None: a "
+        "block per module with parameters)",
+    )
+    codes: str = option(
+        "pre-activations",
+        "what the codes between so many blocks stand for: 'pre-activations' or 'activations'",
     )
     relaxation: float = option(0.5, "the share of an automatic step that a code takes, at most 1")
     dual_decay: float = option(0.9, "stored duals are multiplied by this when their sample comes again")
@@ -138,6 +144,7 @@ class BlockADMMOptions(BlockOptions):
             self.blocks is not None and not all(type(start) is int for start in self.blocks)
         ):
             raise TypeError(f"blocks must be an integer or a list of integers, but is {self.blocks!r}.")
+        self._check_choice("codes", ("pre-activations", "activations"))
         self._check_number("dual_decay", minimum=0.0)
         if self.dual_decay > 1:
             raise ValueError(f"dual_decay must be at most 1, but is {self.dual_decay!r}.")
@@ -149,14 +156,15 @@ class BlockADMMOptions(BlockOptions):
 
     def starts(self, model: nn.Module) -> list[int]:
         """Which modules of the chain a block begins with; ValueError if that cannot be had."""
-        maps = map_starts(model)
+        maps = map_spans(model)
         count = len(maps) if self.blocks is None else self.blocks
         if isinstance(count, int):
             if count > len(maps) > 0:
                 raise ValueError(
                     f"blocks must be at most {len(maps)}, the model's modules with parameters, but is {count}."
                 )
-            return [maps[len(maps) * i // count] for i in range(1, count)]
+            firsts = [len(maps) * i // count for i in range(1, count)]
+            return [maps[i][0] if self.codes == "activations" else maps[i - 1][1] for i in firsts]
         inside, starts = len(leaves(model)), list(count)
         if any(low >= high for low, high in itertools.pairwise([0, *starts, inside])):
             raise ValueError(
@@ -347,6 +355,7 @@ class BlockADMM(Method):
         self.duals: list[Tensor] = []
         self._seen = torch.zeros(0, dtype=torch.bool, device=self.device)  # whose codes and duals are known
         self._index: Tensor | None = None
+        self.tells_samples_apart = options.duals == "stored"
         self._map = map if options.workers == 1 else ThreadPoolExecutor(options.workers).map
 
     @classmethod

@@ -12,7 +12,7 @@ from __future__ import annotations
 from altmin_ext.network.chain import Chain, PreMap
 from altmin_ext.network.maps import EvaluatedMap, LinearMap, LocalMap, Map
 from altmin_ext.network.recurrent import ElmanMap, OutputSequenceMap, SequenceMap
-from altmin_ext.network.splitting import BoundStage, Stage, as_chain, leaves, map_starts, split, split_at
+from altmin_ext.network.splitting import BoundStage, Stage, as_chain, leaves, map_spans, split, split_at
 
 __all__ = [
     "BoundStage",
@@ -28,7 +28,7 @@ __all__ = [
     "Stage",
     "as_chain",
     "leaves",
-    "map_starts",
+    "map_spans",
     "split",
     "split_at",
 ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import abc
 import math
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -422,6 +423,11 @@ class NormalisationPiece(Piece):
         return self.tangent(v)
 
 
+_global_generator = (
+    threading.Lock()
+)  # held where torch's is put back, since blocks may be fitted by several threads
+
+
 class LocalPiece(Piece):
     """Any other module with one input and one output, differentiated by torch within the stage.
 
@@ -452,7 +458,7 @@ class LocalPiece(Piece):
         if self._random_state is None:
             return self._call(a)
         cpu, gpu = self._random_state
-        with torch.random.fork_rng([a.device] if gpu is not None else []):
+        with _global_generator, torch.random.fork_rng([a.device] if gpu is not None else []):
             torch.set_rng_state(cpu)
             if gpu is not None:
                 torch.cuda.set_rng_state(gpu, a.device)

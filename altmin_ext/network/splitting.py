@@ -261,21 +261,26 @@ def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return list(_leaves(model, ""))
 
 
-def map_starts(model: nn.Module) -> list[int]:
-    """Which of its :func:`leaves` the maps of a chain begin with, normalisations belonging to the map beside them."""
-    modules = [module for _, module in leaves(model)]
-    starts: list[int] = []
+def map_spans(model: nn.Module) -> list[tuple[int, int]]:
+    """Which of its :func:`leaves` each map of a chain takes up, the first one and the one behind the last.
+
+    Normalisations belong to the map beside them, the one in front where there are two.
+    """
+    spans: list[tuple[int, int]] = []
     start: int | None = None  # of the normalisations in front of a map to come
     behind_map = False
-    for i, module in enumerate(modules):
-        norm = isinstance(module, _normalisations + _other_normalisations)
-        if not norm and any(True for _ in module.parameters()):
-            starts.append(i if start is None else start)
-            behind_map = True
-        elif not norm:
-            behind_map = False
-        start = (i if start is None else start) if norm and not behind_map else None
-    return starts
+    for i, (_, module) in enumerate(leaves(model)):
+        is_norm = isinstance(module, _normalisations + _other_normalisations)
+        if is_norm and behind_map:
+            spans[-1] = spans[-1][0], i + 1
+        elif is_norm:
+            start = i if start is None else start
+        else:
+            behind_map = any(True for _ in module.parameters())
+            if behind_map:
+                spans.append((i if start is None else start, i + 1))
+            start = None
+    return spans
 
 
 def split_at(model: nn.Module, starts: Sequence[int]) -> list[BoundStage]:

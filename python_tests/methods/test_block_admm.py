@@ -12,6 +12,7 @@ import copy
 import io
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -289,7 +290,7 @@ def test_one_code_step_is_backprop_times_a_power(
     mean = F.cross_entropy if loss == "cross_entropy" else F.mse_loss
     expected = list(torch.autograd.grad(mean(model(x), y), list(model.parameters())))
     owners = [i for i, module in enumerate(model) for _ in module.parameters()]
-    cuts = [2, 4, 6] if starts is None else starts
+    cuts = [1, 3, 5] if starts is None else starts
     above = [sum(start > owner for start in cuts) for owner in owners]
     method = altmin_ext.make_method(
         "block-admm", model, loss=loss, blocks=starts, beta=beta, lr_codes=eta, order="jacobi"
@@ -324,7 +325,7 @@ def test_one_block_is_adam(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("duals", ["online", "none"])
 def test_step(order: str, iterations: int, code_iterations: int, duals: str) -> None:
     options = {"order": order, "iterations": iterations, "code_iterations": code_iterations, "duals": duals}
-    replay(mlp, [2, 4, 6], options, cut=False)
+    replay(mlp, [1, 3, 5], options, cut=False)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -349,9 +350,9 @@ def test_options(case: str, order: str) -> None:
 NETWORKS: dict[
     str, tuple[Callable[[], nn.Sequential], list[int], list[int]]
 ] = {  # starts by default, and others
-    "residual": (residual, [1, 3], [2]),
-    "normalised": (normalised, [3, 6], [2, 4]),
-    "images": (images, [5, 8], [3, 6]),
+    "residual": (residual, [1, 2], [2]),
+    "normalised": (normalised, [2, 5], [2, 4]),
+    "images": (images, [3, 6], [5, 8]),
 }
 
 
@@ -368,12 +369,25 @@ def test_odd_sizes(size: int) -> None:
     replay(mlp, [2, 6], {"iterations": 2}, size=size)
 
 
-@pytest.mark.parametrize(("parts", "starts"), [(1, []), (2, [4]), (3, [2, 4]), (4, [2, 4, 6])])
-def test_a_number_of_blocks(parts: int, starts: list[int]) -> None:
-    """Every block begins with a module with parameters, and the last takes what is left over."""
-    one, other = seeded(mlp), seeded(mlp)
+BLOCKS = [
+    (mlp, "pre-activations", {1: [], 2: [3], 3: [1, 3], 4: [1, 3, 5]}),
+    (mlp, "activations", {1: [], 2: [4], 3: [2, 4], 4: [2, 4, 6]}),
+    (normalised, "activations", {2: [3], 3: [3, 6]}),
+    (images, "activations", {2: [5], 3: [5, 8]}),
+]
+
+
+@pytest.mark.parametrize(
+    ("build", "codes", "parts", "starts"),
+    [(build, codes, *case) for build, codes, cases in BLOCKS for case in cases.items()],
+)
+def test_a_number_of_blocks(
+    build: Callable[[], nn.Sequential], codes: str, parts: int, starts: list[int]
+) -> None:
+    """Blocks begin behind a module with parameters, or with one; the last takes what is left over."""
+    one, other = seeded(build), seeded(build)
     methods = [
-        altmin_ext.make_method("block-admm", model, blocks=blocks)
+        altmin_ext.make_method("block-admm", model, blocks=blocks, codes=codes)
         for model, blocks in ((one, parts), (other, starts))
     ]
     for x, y in batches(3):
@@ -548,19 +562,38 @@ def test_stored_duals_of_images() -> None:
     replay(images, [3, 6], {"duals": "stored", "dual_decay": 0.9}, indices=INDICES)
 
 
-@pytest.mark.parametrize("build", [mlp, images, dropping, residual])
+class Hidden(nn.Module):
+    """A dropout within a module that no method knows, which draws from torch's one generator."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(2e-4)  # lets another thread go on
+        result: Tensor = x + self.inside(x)
+        return result
+
+
+def dropping_inside() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(FEATURES, 8), *(Hidden(8) for _ in range(3)), nn.Linear(8, CLASSES))
+
+
+@pytest.mark.parametrize("build", [mlp, images, dropping, dropping_inside, residual])
 @pytest.mark.parametrize("order", ["gauss-seidel", "jacobi"])
 def test_workers_change_nothing(build: Callable[[], nn.Sequential], order: str) -> None:
     """Blocks are fitted independently: to the same bits, and none needs another's thread."""
-    models = []
+    models, states = [], []
     for workers in (1, 3):
         model = seeded(build)
         method = altmin_ext.make_method("block-admm", model, order=order, workers=workers, iterations=2)
         torch.manual_seed(0)
-        for x, y in batches(3):
+        for x, y in batches(4):
             method.step(x, y)
         models.append(model)
+        states.append(torch.get_rng_state())
     assert distance(*models) == 0
+    assert torch.equal(*states)
     assert distance(models[0], seeded(build)) > 1e-4
 
 
@@ -577,6 +610,38 @@ def test_an_error_in_a_worker_is_the_caller_s() -> None:
     with pytest.raises(RuntimeError, match="no gradient today"):
         method.step(x, y)
     assert threads.isdisjoint({threading.get_ident()})
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_train_says_which_samples_they_are(shuffle: bool) -> None:
+    """As a loop does that draws the same order, from a generator with the seed."""
+    x, y = (torch.cat(parts) for parts in zip(*batches(3), strict=True))
+    model, other = seeded(mlp), seeded(mlp)
+    altmin_ext.train(
+        model,
+        (x, y),
+        method="block-admm",
+        duals="stored",
+        epochs=3,
+        batch_size=10,
+        shuffle=shuffle,
+        progress=False,
+    )
+    method = altmin_ext.make_method("block-admm", other, duals="stored")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        order = torch.randperm(len(x), generator=generator) if shuffle else torch.arange(len(x))
+        for rows in order.split(10):
+            method.step(x[rows], y[rows], index=rows)
+    assert distance(model, other) == 0
+    assert distance(model, seeded(mlp)) > 1e-3
+
+
+def test_train_refuses_minibatches_of_unknown_samples() -> None:
+    model = seeded(mlp)
+    with pytest.raises(ValueError, match=r"^data must be .*index.*\.$"):
+        altmin_ext.train(model, batches(2), method="block-admm", duals="stored", progress=False)
+    assert distance(model, seeded(mlp)) == 0
 
 
 def test_stored_duals_are_saved() -> None:
@@ -624,12 +689,6 @@ def test_stored_duals_want_an_index(index: Any, error: type[Exception], words: s
         method.step(x, y, index=index)
     assert words in str(raised.value)
     assert distance(model, before) == 0
-
-
-def test_train_says_that_stored_duals_want_an_index() -> None:
-    ((x, y),) = batches(1)
-    with pytest.raises(ValueError, match="index must say"):
-        altmin_ext.train(seeded(mlp), (x, y), method="block-admm", duals="stored", progress=False)
 
 
 @pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
@@ -716,6 +775,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Exception
     "iterations is 0": (mlp, {"iterations": 0}, ValueError, "iterations must be at least 1"),
     "code_iterations is 0": (mlp, {"code_iterations": 0}, ValueError, "code_iterations must be at least 1"),
     "order is misspelt": (mlp, {"order": "gauss"}, ValueError, "order must be 'gauss-seidel' or 'jacobi'"),
+    "codes is misspelt": (mlp, {"codes": "activation"}, ValueError, "codes must be 'pre-activations' or"),
     "duals is misspelt": (mlp, {"duals": "offline"}, ValueError, "duals must be 'online' or"),
     "no workers": (mlp, {"workers": 0}, ValueError, "workers must be at least 1"),
     "dual_decay is above 1": (mlp, {"dual_decay": 1.1}, ValueError, "dual_decay must be at most 1"),
