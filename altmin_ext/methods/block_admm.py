@@ -52,7 +52,6 @@ class BlockOptions(MethodOptions):
     lr_codes: float | str = option(
         "auto", "step size of the codes, or 'auto': one over a bound of the local curvature"
     )
-    relaxation: float = option(1.0, "the share of an automatic step that a code takes, at most 1")
     iterations: int = option(1, "rounds of codes, weights and duals per minibatch")
     code_iterations: int = option(1, "gradient steps on each code in a round")
     order: str = option(
@@ -73,9 +72,6 @@ class BlockOptions(MethodOptions):
             if isinstance(self.lr_codes, str):
                 raise ValueError(f"lr_codes must be a number or 'auto', but is {self.lr_codes!r}.")
             self._check_number("lr_codes", minimum=0.0, exclusive=True)
-        self._check_number("relaxation", minimum=0.0, exclusive=True)
-        if self.relaxation > 1:
-            raise ValueError(f"relaxation must be at most 1, but is {self.relaxation!r}.")
         self._check_count("iterations")
         self._check_count("code_iterations")
         self._check_choice("order", ("gauss-seidel", "jacobi"))
@@ -89,17 +85,16 @@ class BlockADMMOptions(BlockOptions):
 
     A step size of 1 / beta can make the method fail: with ``order="gauss-seidel"`` a block is fitted to its target
     from where the code below has gone already, and where that alone brings it to the target or beyond, nothing is
-    left to fit or the wrong way is learnt. ``lr_codes="auto"`` takes a share of the step of a majorised descent,
-    eta_t = relaxation / (beta + beta ||J_{t+1}||^2), for the topmost code with the curvature of the loss in front of
-    the norm. In the direction in which the block above is steepest, the whole step leaves its weights little to fit;
-    half of it, the default, leaves them at least half, and learnt better. The norm is found by power iteration, a
-    step of it after each of the first ten updates of the weights, then after every tenth; of a block with more in it
-    than one linear map behind activations it is that at the first samples of the minibatch, short of it by a third
-    at most where that was measured, which such a step can bear.
+    left to fit or the wrong way is learnt. ``lr_codes="auto"`` takes the step of a majorised descent,
+    eta_t = 1 / (beta + beta ||J_{t+1}||^2), for the topmost code with the curvature of the loss in front of the
+    norm. The norm is found by power iteration, a step of it after each of the first ten updates of the weights, then
+    after every tenth; of a block with more in it than one linear map behind activations it is that at the first
+    samples of the minibatch, short of it by a third at most where that was measured, which such a step can bear.
 
-    With ``order="jacobi"``, one round and no stored duals, the weights are fitted from where the codes were, and
-    block t's gradient is that of backpropagation times the product of beta eta over the codes above it. That learns
-    as well as backpropagation, and is the same thing but for the scale.
+    With ``order="jacobi"``, one round of one code step, and neither a proximal map nor stored duals, the weights are
+    fitted from where the codes were, and block t's gradient is that of backpropagation times the product of beta eta
+    over the codes above it: the same thing but for the scale. Duals that last for a minibatch begin at zero, so that
+    a single round never meets them.
 
     Duals that are stored come with their codes, or the constraint that they are the prices of would be another one
     every time. They price the past, while the weights move with every minibatch: expect them to learn more slowly.
@@ -115,26 +110,34 @@ class BlockADMMOptions(BlockOptions):
 
     The proximal map is what a constraint or penalty on the codes asks for: "non-negative" and "binary" project onto
     [0, inf) and {-1, +1}, "sparse" is the soft threshold by eta ``l1_codes``, and a function is called with
-    (X, eta), X (B, ...), and returns a tensor of the same shape.
+    (X, eta), X (B, ...), and returns a tensor of the same shape. Of a short step the projection onto {-1, +1} leaves
+    nothing, so that "binary" takes eta = 1 / beta by default; even so nothing is learnt unless ``beta`` is .1 or
+    less, behind a tanh or a sign.
     """
 
     blocks: int | Sequence[int] | None = option(
         None,
-        "into how many parts the network is cut, or the numbers of the modules that a block begins with (None: a "
-        "block per module with parameters)",
+        "into how many parts the network is cut, or, in Python, the numbers of the modules that a block begins with "
+        "(None: a block per module with parameters)",
     )
     codes: str = option(
         "pre-activations",
         "what the codes between so many blocks stand for: 'pre-activations' or 'activations'",
     )
-    relaxation: float = option(0.5, "the share of an automatic step that a code takes, at most 1")
     dual_decay: float = option(0.9, "stored duals are multiplied by this when their sample comes again")
     proximal: str | Proximal | None = option(  # noqa: RUF009  (it makes a field)
-        None, "'non-negative', 'binary', 'sparse' or a function, after each step of a code"
+        None,
+        "after each step of a code: 'non-negative', 'binary' (with a beta of .1 or less), 'sparse' or, in Python, a "
+        "function",
     )
     l1_codes: float = option(0.0, "l1 penalty on the codes, with proximal='sparse'")
 
     kinds_of_duals = ("online", "stored", "none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.proximal == "binary" and self.lr_codes == "auto":
+            object.__setattr__(self, "lr_codes", 1 / self.beta)
 
     def check(self) -> None:
         super().check()
@@ -515,7 +518,7 @@ class BlockADMM(Method):
             norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
             slopes = [block.pre.steepest for block in self._blocks[1:]]
             sizes = [
-                o.relaxation / (block.curvature + curvature * norm * (slope or 1.0) ** 2)
+                1 / (block.curvature + curvature * norm * (slope or 1.0) ** 2)
                 for block, curvature, norm, slope in zip(self._hidden, curvatures, norms, slopes, strict=True)
             ]
         else:
