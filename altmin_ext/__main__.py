@@ -183,9 +183,19 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
             "--" + name.replace("_", "-"),
             dest=f"option.{name}",
             default=argparse.SUPPRESS,
-            help=f"{field.metadata['help']}{note}".replace("%", "%%"),
+            help=f"{_meanings(fields)}{note}".replace("%", "%%"),
             **flag,
         )
+
+
+def _meanings(fields: dict[str, dataclasses.Field[Any]]) -> str:
+    """What an option is, method by method where they mean different things by it."""
+    meanings: dict[str, list[str]] = {}
+    for method, field in fields.items():
+        meanings.setdefault(field.metadata["help"], []).append(method)
+    if len(meanings) == 1:
+        return next(iter(meanings))
+    return "; ".join(f"{', '.join(names)}: {meaning}" for meaning, names in meanings.items())
 
 
 def _method_options() -> dict[str, dict[str, dataclasses.Field[Any]]]:

@@ -38,9 +38,10 @@ class AMMemOptions(OnlineAMOptions):
     or 1 with ``predictor="memory"``.
 
     With ``stage_scaling="displacement"`` a refreshed target is as far from the weights' own output as ``lr_memory``
-    says, in RMS over the minibatch, however small the displacement of the code; a minibatch then counts by
-    ``lr_memory * forgetting``, which is what to tune first. With "none" it is ``lr_memory`` times the displacement,
-    and 1 makes that the step that the paper asks of the minibatch.
+    says, in RMS over the minibatch, however small the displacement of the code. As about the share ``forgetting`` of
+    A is of the newest minibatch, weights move in proportion to ``lr_memory * forgetting``, which is what to tune
+    first. With "none" a target is ``lr_memory`` times the displacement away, so that 1 asks for the moved code
+    itself.
 
     Against forgetting earlier tasks: ``forgetting=0, damping=0, prior=0.5, exact=True, predictor="memory"``. Weights
     then hardly move where the inputs seen so far have been: orthogonal weight modification (Zeng, Chen, Cui & Yu,
@@ -131,8 +132,10 @@ class AMMemOptions(OnlineAMOptions):
 class AMMem(OnlineAM):
     """AM-mem, section 3 of the paper.
 
-    Memory: for every such stage (n + 1)^2 numbers, n being its inputs or the numbers of a filter, and with
-    ``targets="memory"`` m (n + 1) more, m being its outputs.
+    Memory: for every hidden stage (n + 1)^2 numbers, n being its inputs or the numbers of a filter, and with
+    ``targets="memory"`` m (n + 1) more, m being its outputs. Of ``memories`` that are passed in, refreshed targets
+    use A alone; one that has seen something gets no prior. A minibatch whose codes are finite stays remembered, even
+    if the weights that it leads to are not and the step is not taken.
 
     Attributes:
         memories: (A, B) of every hidden stage, and of the predictor if it has a memory; copies, A with both

@@ -20,8 +20,8 @@ _patch_numbers = 1 << 22  # of a convolution's patches that are held at a time
 def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Memory]:
     """The memories of two runs over different data as one: what they have seen simply adds up.
 
-    With ``forgetting=0``, ``targets="memory"`` and the weights fixed it is the memory of one run over both, up to
-    rounding.
+    With ``forgetting=0``, ``prior=0``, ``targets="memory"`` and the weights fixed it is the memory of one run over
+    both, up to rounding. With refreshed targets only the sum of the A is made use of.
 
     Args:
         first: (A, B) of every stage that has one, as ``method.memories`` returns them.

@@ -47,14 +47,17 @@ class OfflineOptions(OnlineAMOptions):
 class MemoryOfflineOptions(OfflineOptions, AMMemOptions):
     """Options of :class:`AMMemOff`."""
 
+    lr: float = option(1e-2, "learning rate of the predictor, and of the weight decay")
+
 
 class Offline(OnlineAM):
     """A step on the whole training set, chunk by chunk.
 
     Chunks differ in size by one at most. But for rounding they change nothing, except where the samples of a
-    minibatch are coupled. Batch normalisation sees the statistics of every chunk by itself, and its running
-    statistics follow the last one. The search under a ``Sign("none")`` weighs flips by how far the code above moves
-    in the chunk. Where the bound of a step size has to be tried on samples, they are those of the last chunk.
+    minibatch are coupled. A dropout draws masks for every chunk. Batch normalisation sees the statistics of every
+    chunk by itself, and its running statistics follow the last one. The search under a ``Sign("none")`` weighs flips
+    by how far the code above moves in the chunk. Where the bound of a step size has to be tried on samples, they are
+    those of the last chunk.
     """
 
     full_batch = True

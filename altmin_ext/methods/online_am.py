@@ -62,7 +62,7 @@ class OnlineAMOptions(MethodOptions):
     )
     stage_scaling: str | None = option(
         None,
-        "'displacement' or 'none' (None: 'displacement' for am-adam with lr_codes='auto', else 'none')",
+        "'displacement' or 'none' (None: 'displacement' with lr_codes='auto', but for am-sgd, else 'none')",
     )
     code_iterations: int | None = option(None, "gradient steps on each code (None: 1; released or Elman 5)")
     code_momentum: float | None = option(None, "Nesterov momentum of these steps (None: 0; released .9)")
