@@ -232,6 +232,15 @@ def _records(name: str, passes: int) -> list[dict[str, Any]]:
     return records.read(_path(name, passes))
 
 
+def _runs(name: str, passes: int, contender: str) -> list[dict[str, Any]]:
+    """With the value that is the best by now."""
+    return [
+        record
+        for record in _records(name, passes)
+        if record["contender"] == contender and record["value"] == best_value(contender)
+    ]
+
+
 def tune(chosen: Sequence[str]) -> None:
     """Every value of every contender on a held-out tenth of Split-MNIST; what is recorded already is kept."""
     tasks = []
@@ -263,11 +272,11 @@ def best_value(contender: str) -> float:
 def run(name: str, passes: int, seeds: int, chosen: Sequence[str]) -> None:
     """Every contender from several seeds; runs already recorded are kept."""
     tasks = experiments[name]()
-    done = {(record["contender"], record["seed"]) for record in _records(name, passes)}
+    done = {(record["contender"], record["value"], record["seed"]) for record in _records(name, passes)}
     for seed, contender in itertools.product(range(seeds), chosen):
-        if (contender, seed) in done:
-            continue
         value = best_value(contender)
+        if (contender, value, seed) in done:
+            continue
         record = train_once(tasks, contenders[contender][0], value, passes, seed)
         record = {"contender": contender, "value": value, "seed": seed, **record}
         records.append(_path(name, passes), record)
@@ -290,10 +299,8 @@ def table() -> str:
     ]
     quantile = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t
     for name, passes in _experiments_run():
-        own = _records(name, passes)
         for contender in contenders:
-            runs = [record for record in own if record["contender"] == contender]
-            if not runs:
+            if not (runs := _runs(name, passes, contender)):
                 continue
             over_all, over_own = (
                 [measures(record[way]) for record in runs]
@@ -329,10 +336,8 @@ def figure(path: Path) -> None:
         1, len(found), figsize=(4 * len(found), 4.2), layout="constrained", squeeze=False, sharey=True
     )
     for axis, (name, passes) in zip(axes[0], found, strict=True):
-        own = _records(name, passes)
         for contender in contenders:
-            runs = [r["class-incremental"] for r in own if r["contender"] == contender]
-            if not runs:
+            if not (runs := [r["class-incremental"] for r in _runs(name, passes, contender)]):
                 continue
             count = len(runs[0][0])
             curve = [

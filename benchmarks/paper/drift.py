@@ -133,16 +133,21 @@ def tune() -> None:
             print(f"{world}, {contender}, {value:g}: {accuracy:.4f}", flush=True)
 
 
+def best_value(world: str, contender: str) -> float:
+    """What was found best."""
+    tried = [r for r in _records("tuning") if (r["world"], r["contender"]) == (world, contender)]
+    if not tried:
+        raise SystemExit(f"{contender} has not been tuned for {world}: run `tune`.")
+    return float(max(tried, key=lambda r: r["accuracy"])["value"])
+
+
 def run(seeds: int) -> None:
     """Every contender with its best value; of the curve, the means of every ten minibatches are kept."""
-    done = {(r["world"], r["contender"], r["seed"]) for r in _records("runs")}
+    done = {(r["world"], r["contender"], r["value"], r["seed"]) for r in _records("runs")}
     for seed, world, contender in itertools.product(range(seeds), worlds, contenders):
-        if (world, contender, seed) in done:
+        value = best_value(world, contender)
+        if (world, contender, value, seed) in done:
             continue
-        tried = [r for r in _records("tuning") if (r["world"], r["contender"]) == (world, contender)]
-        if not tried:
-            raise SystemExit(f"{contender} has not been tuned for {world}: run `tune`.")
-        value = max(tried, key=lambda r: r["accuracy"])["value"]
         curve = prequential(world, contender, value, seed)
         means = [round(statistics.mean(curve[i : i + 10]), 5) for i in range(0, len(curve), 10)]
         record = {"world": world, "contender": contender, "value": value, "seed": seed}
@@ -151,9 +156,11 @@ def run(seeds: int) -> None:
 
 
 def _groups() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The runs of every stream and contender with the value that is the best by now."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in _records("runs"):
-        groups.setdefault((record["world"], record["contender"]), []).append(record)
+        if record["value"] == best_value(record["world"], record["contender"]):
+            groups.setdefault((record["world"], record["contender"]), []).append(record)
     return groups
 
 
