@@ -21,8 +21,10 @@ def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
         classes_per_task: how many classes a task has; it must divide their number.
 
     Raises:
+        TypeError: it is no integer.
         ValueError: it does not.
     """
+    _check_integer("classes_per_task", classes_per_task)
     if classes_per_task < 1 or data.classes % classes_per_task:
         raise ValueError(
             f"classes_per_task must divide the {data.classes} classes of {data.name!r}, but is {classes_per_task}."
@@ -52,8 +54,10 @@ def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSe
         seed: of the orders.
 
     Raises:
+        TypeError: ``tasks`` is no integer.
         ValueError: ``tasks`` is less than 1.
     """
+    _check_integer("tasks", tasks)
     if tasks < 1:
         raise ValueError(f"tasks must be at least 1, but is {tasks}.")
     generator = torch.Generator().manual_seed(seed)
@@ -79,8 +83,7 @@ def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Itera
         TypeError: ``batch_size`` is no integer.
         ValueError: ``batch_size`` is less than 1, there are no samples, or x and y do not belong together.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise TypeError(f"batch_size must be an integer, but is {batch_size!r}.")
+    _check_integer("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but is {batch_size}.")
     if len(x) != len(y):
@@ -88,6 +91,11 @@ def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Itera
     if len(x) == 0:
         raise ValueError("x must hold samples, but is empty.")
     return _endless(x, y, batch_size, torch.Generator().manual_seed(seed))
+
+
+def _check_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, but is {value!r}.")
 
 
 def _endless(

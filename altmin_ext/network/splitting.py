@@ -116,6 +116,12 @@ def _check_chain(model: nn.Module) -> None:
             f"model must be an nn.Sequential or a list of stages, but is a {type(model).__name__}, whose forward can "
             "be anything; write it as an nn.Sequential, with altmin_ext.Stage around what belongs together."
         )
+    for path, module in _leaves(model, ""):
+        if type(module) in _affine and not isinstance(module.weight, nn.Parameter):
+            raise ValueError(
+                f"model must hold its weights as parameters, but a hook such as weight_norm makes that of {path!r} of "
+                "others whenever it is called; remove the hook, for instance by torch.nn.utils.remove_weight_norm."
+            )
 
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:

@@ -83,6 +83,10 @@ def test_bad_numbers() -> None:
         ValueError, match=r"^y must have an entry for each of the 3 samples of x, but has 2\.$"
     ):
         streams.endless(torch.zeros(3, 1), torch.zeros(2))
+    with pytest.raises(TypeError, match=r"^tasks must be an integer, but is 2\.5\.$"):
+        streams.permuted_tasks(data.load("digits"), 2.5)
+    with pytest.raises(TypeError, match=r"^classes_per_task must be an integer, but is '2'\.$"):
+        streams.class_tasks(data.load("digits"), "2")
     with pytest.raises(TypeError, match=r"^batch_size must be an integer, but is 2\.5\.$"):
         streams.endless(torch.zeros(3, 1), torch.zeros(3), 2.5)
     with pytest.raises(ValueError, match=r"^x must hold samples, but is empty\.$"):

@@ -338,6 +338,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
         ("MultiheadAttention",),
     ),
     "integers": (lambda: nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 3)), ("Embedding", "integers")),
+    "a weight that a hook makes": (
+        lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 3)),
+        ("'0'", "remove_weight_norm"),
+    ),
     "softmax at the end": (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), ("'1'", "Softmax")),
 }
 
