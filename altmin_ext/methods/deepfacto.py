@@ -62,8 +62,10 @@ class DeepFactoOptions(BlockOptions):
 
     ``fidelity=1`` is the problem as stated: the encoder is drawn towards features that the dictionary can say, the
     nearest of which is zero, and learns little else. At 0 it follows the loss alone, whatever the dictionary leaves
-    over, and samples without a label teach it nothing. An encoder that ends with a normalisation cannot make its
-    features small, and learns better.
+    over, and samples without a label teach it nothing. The loss is one per sample, while of a map every position has
+    its part in what is left over: of 7 x 7 positions a ``fidelity`` of 2e-5 has the weight that the default has of a
+    vector, and learnt better. An encoder that ends with a normalisation cannot make its features small, and learns
+    better.
 
     The encoder moves all the time, and so do the features that the dictionary is of: ``forgetting`` says how fast the
     dictionary follows.
