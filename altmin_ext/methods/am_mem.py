@@ -221,16 +221,18 @@ class AMMem(OnlineAM):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "memories": self._copies()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("method") == self.name:
-            own = [[tuple(m.gram.shape), tuple(m.cross.shape)] for m in self._memories]
-            found = [
-                [tuple(matrix.shape) for matrix in memory]
-                for memory in read_memories("state's memories", state.get("memories"))
-            ]
-            if found != own:
-                raise ValueError(f"state's memories must have the shapes {own}, but have {found}.")
-        super().load_state_dict(state)
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        own = [[tuple(m.gram.shape), tuple(m.cross.shape)] for m in self._memories]
+        found = [
+            [tuple(matrix.shape) for matrix in memory]
+            for memory in read_memories("state's memories", state["memories"])
+        ]
+        if found != own:
+            raise ValueError(f"state's memories must have the shapes {own}, but have {found}.")
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
         self._load(state["memories"])
 
     def _check_shapes(self, name: str, memories: Sequence[Memory]) -> None:

@@ -119,8 +119,25 @@ class _Backprop(Method):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "optimizer": copy.deepcopy(self.optimizer.state_dict())}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        # torch compares the number of parameters alone, and its fused kernels then write beyond smaller moments.
+        kept = state["optimizer"]
+        counts = [len(group["params"]) for group in kept["param_groups"]]
+        if counts != [len(self._trained)]:
+            raise ValueError(
+                f"state's optimizer must be of {len(self._trained)} parameters in one group, but is of {counts}."
+            )
+        for i, parameter in enumerate(self._trained):
+            for name, value in kept["state"].get(i, {}).items():
+                if name != "step" and isinstance(value, Tensor) and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"state's {name} of parameter {i} must have the shape {tuple(parameter.shape)}, but has "
+                        f"{tuple(value.shape)}."
+                    )
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self._prepare_for_gpu()
 

@@ -294,13 +294,37 @@ class Method(abc.ABC):
         """Restore what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: the state is of another method, or its shapes do not fit; nothing has been changed.
+            TypeError, ValueError: the state is of another method, is not whole, or its shapes do not fit; nothing has
+                been changed.
         """
-        if state.get("method") != self.name:
-            raise ValueError(f"state must be of method {self.name!r}, but is of {state.get('method')!r}.")
+        _check_holds("state", state, ["method"])
+        if state["method"] != self.name:
+            raise ValueError(f"state must be of method {self.name!r}, but is of {state['method']!r}.")
+        own = self.state_dict()
+        _check_holds("state", state, own)
+        for key, part in own.items():
+            if isinstance(part, dict):
+                _check_holds(f"state's {key}", state[key], part)
+        self._check_state(state)
         self._captured = self._new_captures()  # whose graphs know what they move by its place in memory
+        self._load_state(state)
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (the base's numbers fit every model)
+        """Raise a ValueError unless the state's tensors fit the model; its keys have been checked."""
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that has been checked."""
         self.steps = int(state["steps"])
         self.learning_rate_factor = float(state["learning_rate_factor"])
+
+
+def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
+    """Raise unless what was found is a mapping with all of the keys."""
+    if not isinstance(found, Mapping):
+        raise TypeError(f"{what} must be a dict, but is a {type(found).__name__}.")
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise ValueError(f"{what} must hold {', '.join(keys)}, but lacks {', '.join(missing)}.")
 
 
 def _check_no_factors(name: str, model: nn.Module) -> None:

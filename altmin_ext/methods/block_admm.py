@@ -589,16 +589,19 @@ class BlockADMM(Method):
             **self._steepness.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("method") == self.name:
-            if state["starts"] != self._starts:
-                raise ValueError(
-                    f"state must be of a model cut at its modules {self._starts}, but is of one cut at "
-                    f"{state['starts']}."
-                )
-            self._steepness.check_state(state)
-            self._update.load_state_dict(state["update"])
-        super().load_state_dict(state)
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        if state["starts"] != self._starts:
+            raise ValueError(
+                f"state must be of a model cut at its modules {self._starts}, but is of one cut at "
+                f"{state['starts']}."
+            )
+        self._steepness.check_state(state)
+        self._update.check_state(state["update"])
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
+        self._update.load_state_dict(state["update"])
         self._steepness.load_state_dict(state)
         self.codes = [codes.to(self._like).clone() for codes in state["codes"]]
         self.duals = [duals.to(self._like).clone() for duals in state["duals"]]

@@ -304,13 +304,16 @@ class DeepFacto(BlockADMM):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "statistics": self.statistics}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        own = [tuple(matrix.shape) for matrix in self.statistics]
-        if state.get("method") == self.name:
-            found = [tuple(matrix.shape) for matrix in state["statistics"]]
-            if found != own:
-                raise ValueError(f"state's statistics must have the shapes {own}, but have {found}.")
-        super().load_state_dict(state)
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        own, found = (
+            [tuple(matrix.shape) for matrix in each] for each in (self.statistics, state["statistics"])
+        )
+        if found != own:
+            raise ValueError(f"state's statistics must have the shapes {own}, but have {found}.")
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
         for matrix, kept in zip(
             (self._dictionary.gram, self._dictionary.cross), state["statistics"], strict=True
         ):

@@ -362,19 +362,20 @@ class DifferenceTarget(Method):
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        memory = self._memory()
-        if state.get("method") == self.name:
-            for name, own in memory.items():
-                shapes, found = ([tuple(tensor.shape) for tensor in each] for each in (own, state[name]))
-                if found != shapes:
-                    raise ValueError(f"state's {name} must have the shapes {shapes}, but have {found}.")
-            if state["generator"].shape != self._generator.get_state().shape:
-                raise ValueError(
-                    f"state must be of a method on {self.device.type}, but its generator is another's."
-                )
-        super().load_state_dict(state)
-        for name, own in memory.items():
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        for name, own in self._memory().items():
+            shapes, found = ([tuple(tensor.shape) for tensor in each] for each in (own, state[name]))
+            if found != shapes:
+                raise ValueError(f"state's {name} must have the shapes {shapes}, but have {found}.")
+        if state["generator"].shape != self._generator.get_state().shape:
+            raise ValueError(
+                f"state must be of a method on {self.device.type}, but its generator is another's."
+            )
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
+        for name, own in self._memory().items():
             for tensor, kept in zip(own, state[name], strict=True):
                 tensor.copy_(kept)
         self.epochs = int(state["epochs"])

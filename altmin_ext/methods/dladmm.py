@@ -192,8 +192,8 @@ class DLADMM(Lifted):
             **super().state_dict(), "rho": self.rho, "dual": self.dual.clone(), "to_raise": self._to_raise
         }  # fmt: skip
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
         self._last.rho, self._to_raise = float(state["rho"]), int(state["to_raise"])
         self._last.dual = state["dual"].to(self.device).clone()
 

@@ -440,12 +440,15 @@ class Lifted(Method):
             "objective_rose": self.objective_rose,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("method") == self.name and state["shapes"] != self._shapes:
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        if state["shapes"] != self._shapes:
             raise ValueError(
                 f"state must be of a model with weights {self._shapes}, but is of one with {state['shapes']}."
             )
-        super().load_state_dict(state)
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
         for layer, z in zip(self._layers, state["pre_activations"], strict=True):
             layer.pre_activations = z.to(layer.weight).clone()
         for layer, a in zip(self._layers[:-1], state["activations"], strict=True):

@@ -175,10 +175,12 @@ class MDLAM(Lifted):
             **self._steepness.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("method") == self.name:
-            self._steepness.check_state(state)
-        super().load_state_dict(state)
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        self._steepness.check_state(state)
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
         self._steepness.load_state_dict(state)
         self.eps, self._s = float(state["eps"]), float(state["s"])
         like = self._layers[0].weight

@@ -113,8 +113,8 @@ class Offline(OnlineAM):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "samples": self._bound_samples}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
         self._bound_samples = int(state["samples"])
 
     def _run(self, x: Tensor, y: Tensor) -> StepReport:

@@ -505,11 +505,14 @@ class OnlineAM(Method):
             **self._steepness.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("method") == self.name:
-            self._steepness.check_state(state)
-            self._update.load_state_dict(state["update"])
-        super().load_state_dict(state)
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        self._steepness.check_state(state)
+        self._update.check_state(state["update"])
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
+        self._update.load_state_dict(state["update"])
         self.mu = float(state["mu"])
         self._steepness.load_state_dict(state)
         self._bound_shape = None

@@ -451,13 +451,16 @@ class TaylorADMM(Method):
             "iterations": self.iterations,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("method") == self.name and state["codes"]:
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        if state["codes"]:
             own = [layer.shape[0] for layer in self._layers]
             found = [z.shape[1] for z in state["codes"]]
             if found != own:
                 raise ValueError(f"state's codes must be of widths {own}, but are of {found}.")
-        super().load_state_dict(state)
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        super()._load_state(state)
         self.codes = [z.to(self.multiplier).clone() for z in state["codes"]]
         self.multiplier = state["multiplier"].to(self.multiplier).clone()
         self.iterations = int(state["iterations"])

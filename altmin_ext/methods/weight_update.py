@@ -58,8 +58,12 @@ class WeightUpdate(abc.ABC):
         """What the update remembers between steps."""
 
     @abc.abstractmethod
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise a ValueError unless its shapes are those of the weights."""
+
+    @abc.abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it; ValueError if the shapes differ."""
+        """Restore it."""
 
 
 class SGDUpdate(WeightUpdate):
@@ -70,6 +74,9 @@ class SGDUpdate(WeightUpdate):
 
     def state_dict(self) -> dict[str, Any]:
         return {}
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        pass
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         pass
@@ -99,13 +106,15 @@ class AdamUpdate(WeightUpdate):
             "updates": float(self._adam[AdamScalar.step]),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def check_state(self, state: Mapping[str, Any]) -> None:
         for name, own in (("first_moments", self._first_moments), ("second_moments", self._second_moments)):
             shapes = [tuple(t.shape) for t in state[name]]
             if shapes != [tuple(t.shape) for t in own]:
                 raise ValueError(
                     f"state's {name} must have the shapes of the model's weights, but have {shapes}."
                 )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         moments = zip(self._first_moments, state["first_moments"], strict=True)
         squares = zip(self._second_moments, state["second_moments"], strict=True)
         for moment, kept in (*moments, *squares):

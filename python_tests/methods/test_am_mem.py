@@ -480,12 +480,9 @@ def test_bad_memories_are_refused() -> None:
         altmin_ext.make_method("am-mem", mlp(dtype=torch.float32), memories=large)
     assert_sentence(error, "memories", "finite")
     state = altmin_ext.make_method("am-mem", mlp()).state_dict()
-    for wrong_state, kind in (
-        ({**state, "memories": [(a * float("nan"), b) for a, b in good]}, ValueError),
-        ({key: value for key, value in state.items() if key != "memories"}, TypeError),
-    ):
+    for wrong_memories, kind in (([(a * float("nan"), b) for a, b in good], ValueError), (None, TypeError)):
         with pytest.raises(kind) as state_error:
-            altmin_ext.make_method("am-mem", mlp()).load_state_dict(wrong_state)
+            altmin_ext.make_method("am-mem", mlp()).load_state_dict({**state, "memories": wrong_memories})
         assert_sentence(state_error, "state's memories")
     altmin_ext.make_method("am-mem", mlp(), memories=iter(good))
     with pytest.raises(ValueError, match="second") as error:

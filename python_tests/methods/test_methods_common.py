@@ -47,7 +47,7 @@ METHODS = {
     "block-admm": Case({"lr": 0.01}, mu=False),
     "deepfacto": Case({"lr": 0.01, "lr_dictionary": 1.0}, mu=False, factors=True),
     "mdlam": Case({"lr": 1.0, "eps0": 0.1, "eps_decay": 0.7}, mu=False, dropout=False),
-    "sgd": Case({"lr": 0.1}, codes=False, mu=False),
+    "sgd": Case({"lr": 0.1, "momentum": 0.5}, codes=False, mu=False),
     "ste": Case({"lr": 0.01}, codes=False, mu=False),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -58,13 +58,15 @@ every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], i
 FEATURES, CLASSES = 6, 3
 
 
-def network(name: str, dtype: torch.dtype = torch.float32, *, dropout: float = 0.0) -> nn.Sequential:
+def network(
+    name: str, dtype: torch.dtype = torch.float32, *, hidden: int = 16, dropout: float = 0.0
+) -> nn.Sequential:
     """The same for all methods, but for what one needs of its own."""
     case = METHODS[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         drop = [nn.Dropout(dropout)] if dropout else []
-        below = [nn.Flatten(), nn.Linear(FEATURES, 16), nn.ReLU(), *drop, nn.Linear(16, 12)]
+        below = [nn.Flatten(), nn.Linear(FEATURES, hidden), nn.ReLU(), *drop, nn.Linear(hidden, 12)]
         middle = [nn.ReLU(), altmin_ext.NonNegativeFactors(12, 12)] if case.factors else [case.activation()]
         return nn.Sequential(*below, *middle, nn.Linear(12, CLASSES)).to(dtype)
 
@@ -259,6 +261,62 @@ def test_state_of_another_method_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="state") as error:
         method.load_state_dict(make(other, network(other)).state_dict())
     assert_sentence(error, name)
+
+
+def assert_same_state(one: Any, other: Any) -> None:
+    """Bit for bit, whatever containers the tensors lie in."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        one, other = list(one.values()), list(other.values())
+    if isinstance(one, (list, tuple)):
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same_state(mine, theirs)
+    else:
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+def assert_state_refused(name: str, wrong: dict[str, Any], *words: str) -> None:
+    """In a sentence; and a method that has taken steps goes on as one that was never asked to load it."""
+    model, undisturbed = network(name), network(name)
+    method, other = make(name, model), make(name, undisturbed)
+    run(method, X, Y)
+    run(other, X, Y)
+    weights, state = snapshot(model), copy.deepcopy(method.state_dict())
+    with pytest.raises(ValueError, match=r"^state.* must .*, but .*[.]$") as error:
+        method.load_state_dict(wrong)
+    assert_sentence(error, *words)
+    assert same(model.state_dict(), weights)
+    assert_same_state(method.state_dict(), state)
+    assert run(method, X, Y) == run(other, X, Y)
+    assert same(model.state_dict(), undisturbed.state_dict())
+
+
+@every_method
+@pytest.mark.parametrize("hidden", [2, 300])
+def test_state_of_another_width_is_refused(name: str, hidden: int) -> None:
+    """Smaller ones above all, beyond whose end a kernel that believed them would write."""
+    method = make(name, network(name, hidden=hidden))
+    run(method, X, Y)
+    assert_state_refused(name, method.state_dict())
+
+
+@every_method
+def test_state_that_lacks_a_key_is_refused(name: str) -> None:
+    method = make(name, network(name))
+    run(method, X, Y)
+    state = method.state_dict()
+    for key, part in state.items():
+        assert_state_refused(name, {other: state[other] for other in state if other != key}, key)
+        for inner in part if isinstance(part, dict) else ():
+            lacking = {other: part[other] for other in part if other != inner}
+            assert_state_refused(name, {**state, key: lacking}, key, inner)
+
+
+@every_method
+def test_state_must_be_a_dict(name: str) -> None:
+    with pytest.raises(TypeError, match=r"^state must be a dict, but is a list[.]$"):
+        make(name, network(name)).load_state_dict([])
 
 
 @every_method
