@@ -321,7 +321,8 @@ def _check_method_object(
     device: torch.device | str | None,
     options: dict[str, Any],
 ) -> None:
-    """Raise where an argument contradicts a method that is made already."""
+    """Raise where an argument, or what the model is now, contradicts a method that is made already."""
+    method.check_model()
     if method.model is not model:
         raise ValueError("model must be the one that method was made for, but is another: pass method.model.")
     if options:

@@ -163,6 +163,9 @@ class Method(abc.ABC):
         self.on_nonfinite = on_nonfinite
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = parameters[0].dtype
+        # To walk through the modules would take a notable part of a small step.
+        self._parameters = list(model.named_parameters())
+        self._trainable = [parameter.requires_grad for _, parameter in self._parameters]
         self.steps = 0
         self.learning_rate_factor = 1.0
         # To read a flag is to wait for the GPU: methods that need not do so look for divergence only now and then.
@@ -182,7 +185,8 @@ class Method(abc.ABC):
             The :class:`StepReport` of the minibatch, seen with the weights before this step.
 
         Raises:
-            TypeError, ValueError: the minibatch does not fit the model; the model is unchanged.
+            TypeError, ValueError: the minibatch does not fit the model, or the model is not as it was when the method
+                was made, see :meth:`check_model`; the model is unchanged.
             DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``); the model keeps
                 the last finite weights. On a GPU, where to look would mean to wait, that is found out by
                 :meth:`raise_if_diverged`; the weights stand still until then.
@@ -248,11 +252,33 @@ class Method(abc.ABC):
             return f"at one of the steps {self._looked_after + 1} to {self.steps}"
         return f"at step {self.steps + 1}"
 
+    def check_model(self) -> None:
+        """Raise a ValueError if a parameter has been frozen or unfrozen, or the model moved or its dtype changed.
+
+        What a method keeps of the weights, such as moments and buffers for gradients, it makes once.
+        """
+        (_, first), trainable = self._parameters[0], [p.requires_grad for _, p in self._parameters]
+        if first.dtype != self.dtype or first.device != self.device:
+            change = f"is {first.dtype} on {first.device} now, and was {self.dtype} on {self.device}"
+        elif trainable != self._trainable:
+            change = next(
+                f"{name!r} has been {'frozen' if before else 'unfrozen'} since"
+                for (name, parameter), before in zip(self._parameters, self._trainable, strict=True)
+                if parameter.requires_grad != before
+            )
+        else:
+            return
+        raise ValueError(
+            f"model must be as it was when the method was made, but {change}: make a new method for the model as it "
+            "is now."
+        )
+
     def check_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """Raise unless ``(x, y)`` is a minibatch this method can train on; return y in its working dtype.
 
         Values are left to the kernels and the divergence guard, which see them anyway.
         """
+        self.check_model()
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch.Tensor, but is a {type(x).__name__}.")
         if not isinstance(y, Tensor):

@@ -215,6 +215,40 @@ def test_frozen_parameters_stay(name: str) -> None:
         assert torch.equal(value, before[key]) == (key in frozen), key
 
 
+MODEL_CHANGES: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+    "frozen": (lambda model: model.get_parameter("3.weight").requires_grad_(False), "'3.weight' .* frozen"),
+    "unfrozen": (lambda model: model.get_parameter("1.bias").requires_grad_(True), "'1.bias' .* unfrozen"),
+    "all frozen": (lambda model: model.requires_grad_(False), "'1.weight' .* frozen"),
+    "double": (lambda model: model.double(), "torch.float64 .* torch.float32"),
+}
+
+
+@every_method
+@pytest.mark.parametrize("change", MODEL_CHANGES)
+@pytest.mark.parametrize("steps", [0, 3])
+def test_model_that_has_changed_since(name: str, change: str, steps: int) -> None:
+    """What a method keeps was made for the model as it was: a step is refused, in a sentence, and moves nothing."""
+    model = network(name)
+    model.get_parameter("1.bias").requires_grad_(False)
+    method = make(name, model)
+    run(method, X, Y, steps)
+    apply, words = MODEL_CHANGES[change]
+    apply(model)
+    before, state = snapshot(model), method.state_dict()
+    x = X.to(next(model.parameters()).dtype)
+    for use in (
+        lambda: method.step(x, Y),
+        lambda: method.step(X, Y),
+        lambda: altmin_ext.train(model, (x, Y), method=method, progress=False),
+    ):
+        with pytest.raises(ValueError, match=rf"^model must be .*, but .*{words}.*[.]$") as error:
+            use()
+        assert_sentence(error, "new method")
+    assert same(model.state_dict(), before)
+    assert_same_state(method.state_dict(), state)
+    make(name, model.float().requires_grad_(True)).step(X, Y)
+
+
 @every_method
 @every_dtype
 @pytest.mark.parametrize("steps", [0, 3])
