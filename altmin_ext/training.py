@@ -86,7 +86,7 @@ def train(
         TypeError, ValueError: an argument is wrong, or does not fit the model. What can be checked beforehand
             is, and then the model is as it was; a stream's minibatches are checked as they come.
         DivergenceError: a code or a weight is not finite; the model keeps the last finite weights.
-        KeyboardInterrupt: Ctrl-C. It is held back until the running step is complete.
+        KeyboardInterrupt: Ctrl-C. It is held back until the method is done with the running minibatch.
     """
     _check_count("epochs", epochs)
     _check_count("batch_size", batch_size)
@@ -161,7 +161,8 @@ def _run(
                 bar.set_description(f"epoch {epoch}/{state.epochs}", refresh=False)
             record = EpochRecord(state.history)
             if batches.steps is not None and not batches.one_shot:  # what can be gone through beforehand
-                method.begin_epoch(itertools.islice(batches, None if steps is None else steps - state.step))
+                seen = itertools.islice(batches, None if steps is None else steps - state.step)
+                method.begin_epoch(_held(seen, interrupt))
             for x, y in batches:
                 interrupt.held = True
                 report = step(x, y)
@@ -196,6 +197,16 @@ def _run(
                 hook(state)
             if state.step == steps or state.stopped:
                 break
+
+
+def _held(
+    batches: Iterable[tuple[Tensor, Tensor]], interrupt: HeldInterrupt
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The minibatches, with Ctrl-C held back from when one is handed out until the next is asked for."""
+    for batch in batches:
+        interrupt.held = True
+        yield batch
+        interrupt.release()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -553,6 +553,31 @@ def test_interrupt_waits_for_the_step_to_end():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+class InterruptedBeforehand(Recorder):
+    """Is hit by Ctrl-C in the middle of the second minibatch of its pass before the steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = self.finished = 0
+
+    def begin_epoch(self, batches):
+        for _ in batches:
+            self.begun += 1
+            if self.begun == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0)
+            self.finished += 1
+
+
+def test_interrupt_waits_for_the_minibatch_before_the_steps_to_end():
+    method = InterruptedBeforehand()
+    with pytest.raises(KeyboardInterrupt):
+        train(method.model, numbered(10), method=method, batch_size=1, progress=False)
+    assert method.begun == method.finished == 2
+    assert method.steps == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_interrupt_between_steps_is_not_held_back():
     method = Recorder()
 
