@@ -63,12 +63,12 @@ class MethodOptions:
             limit = f" and less than {below:g}" if below < math.inf else " and finite"
             raise ValueError(f"{name} must be {bound}{limit}, but is {value!r}.")
 
-    def _check_count(self, name: str) -> None:
+    def _check_count(self, name: str, minimum: int = 1) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"{name} must be an integer, but is {value!r}.")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, but is {value}.")
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, but is {value}.")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)

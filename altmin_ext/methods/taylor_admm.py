@@ -77,8 +77,7 @@ class TaylorADMMOptions(MethodOptions):
         self._check_number("gamma", minimum=0.0, exclusive=True)
         self._check_choice("label_loss", tuple(_label_losses))
         self._check_number("multiplier_step", minimum=0.0)
-        if self.warm_start != 0:
-            self._check_count("warm_start")
+        self._check_count("warm_start", minimum=0)
         self._check_number("ridge", minimum=0.0, exclusive=True)
         self._check_choice("initialisation", ("random", "forward"))
         self._check_count("chunk_size")

@@ -524,6 +524,7 @@ def test_other_networks_are_refused(case: str) -> None:
         ({"initialisation": "zeros"}, ValueError),
         ({"multiplier_step": -1.0}, ValueError),
         ({"warm_start": -1}, ValueError),
+        ({"warm_start": False}, TypeError),
         ({"warm_start": 1.5}, TypeError),
         ({"chunk_size": 0}, ValueError),
         ({"reduce": "sum"}, TypeError),
@@ -534,6 +535,12 @@ def test_bad_option(options: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind) as error:
         altmin_ext.make_method("admm", mlp(), **options)
     assert_sentence(error, *options)
+
+
+def test_bad_warm_start_is_told_the_bound_that_holds() -> None:
+    altmin_ext.make_method("admm", mlp(), warm_start=0)
+    with pytest.raises(ValueError, match=r"^warm_start must be at least 0, but is -1[.]$"):
+        altmin_ext.make_method("admm", mlp(), warm_start=-1)
 
 
 def test_another_number_of_samples_is_refused() -> None:
