@@ -334,7 +334,13 @@ def _check_method_object(
 ) -> None:
     """Raise where an argument, or what the model is now, contradicts a method that is made already."""
     method.check_model()
-    if method.model is not model:
+    # make_method and train each put a list into a Sequential of their own.
+    same_list = (
+        isinstance(model, (list, tuple))
+        and isinstance(method.model, nn.Sequential)
+        and list(map(id, model)) == list(map(id, method.model))
+    )
+    if method.model is not model and not same_list:
         raise ValueError("model must be the one that method was made for, but is another: pass method.model.")
     if options:
         raise ValueError(

@@ -429,6 +429,18 @@ def test_method_object_of_another_model():
         train(small_model(), random_data(), method=make_method("sgd", small_model()))
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_method_object_of_a_list_of_modules(kind):
+    """The same modules in the same order are the same model; any others are another."""
+    modules = kind(small_model())
+    method = make_method("sgd", modules)
+    train(modules, random_data(), method=method, progress=False)
+    assert method.steps == 1
+    for others in (kind(small_model()), modules[:-1], modules[::-1]):
+        with pytest.raises(ValueError, match="model must be the one that method was made for"):
+            train(others, random_data(), method=method, progress=False)
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 
