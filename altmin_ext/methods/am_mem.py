@@ -177,7 +177,7 @@ class AMMem(OnlineAM):
         return [memory.state() for memory in self._memories]
 
     def _observe(self, first: Tensor) -> None:
-        if any(self._guard_list()):
+        if any(self._guard.tolist()):
             return
         inputs = [first, *(code.activation for code in self._codes)]
         targets = [
@@ -194,7 +194,7 @@ class AMMem(OnlineAM):
             memory.remember(activation, target, self._forgets)
 
     def _update_weights(self) -> None:
-        if any(self._guard_list()):
+        if any(self._guard.tolist()):
             return
         o, factor = self.options, self.learning_rate_factor
         solutions = []

@@ -306,6 +306,13 @@ class LastBlock(Block):
         return self.loss.double()
 
 
+class _Threads(ThreadPoolExecutor):
+    """Can be copied with the method that has them; the copy starts threads of its own."""
+
+    def __reduce__(self) -> tuple[type[_Threads], tuple[int]]:
+        return _Threads, (self._max_workers,)
+
+
 class BlockADMM(Method):
     """Stochastic Block-ADMM, with Adam on every block's weights.
 
@@ -359,7 +366,7 @@ class BlockADMM(Method):
         self._seen = torch.zeros(0, dtype=torch.bool, device=self.device)  # whose codes and duals are known
         self._index: Tensor | None = None
         self.tells_samples_apart = options.duals == "stored"
-        self._map = map if options.workers == 1 else ThreadPoolExecutor(options.workers).map
+        self._map = map if options.workers == 1 else _Threads(options.workers).map
 
     @classmethod
     def _cut(cls, model: nn.Module, options: Any) -> list[BoundStage]:

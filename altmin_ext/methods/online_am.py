@@ -175,8 +175,6 @@ class OnlineAM(Method):
         self._rows = list(self._scalars)
         self._guard = torch.zeros(2 * count, dtype=torch.float64, device=self.device)
         self._flags = [self._guard[i : i + 1] for i in range(2 * count)]
-        # On the CPU a list of the flags, through numpy, costs a tenth of asking torch.
-        self._guard_list = (self._guard.numpy() if self.device.type == "cpu" else self._guard).tolist
         self._codes = self._make_codes()
         # One launch on a GPU; on a CPU one after the other, while each is in the cache.
         self._residuals_at_once = self.device.type == "cuda"
@@ -481,9 +479,9 @@ class OnlineAM(Method):
 
     def _diverged(self) -> bool:
         """Whether a flag is up, and so the step was not taken; raises where the user asked for it."""
-        if not any(self._guard_list()):
-            return False
         raised = [i for i, flag in enumerate(self._guard.tolist()) if flag]
+        if not raised:
+            return False
         self._guard.zero_()
         if self.on_nonfinite == "skip":
             return True

@@ -631,6 +631,21 @@ def test_workers_change_nothing(build: Callable[[], nn.Sequential], order: str) 
     assert distance(models[0], seeded(build)) > 1e-4
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_copy_has_workers_of_its_own(steps: int) -> None:
+    """It goes on to the same bits, also where the threads of the first have ended."""
+    first = altmin_ext.make_method("block-admm", seeded(mlp), workers=2)
+    for x, y in batches(steps):
+        first.step(x, y)
+    second = copy.deepcopy(first)
+    ((x, y),) = batches(1)
+    first.step(x, y)
+    first._map.__self__.shutdown()
+    assert distance(first.model, second.model) > 0
+    second.step(x, y)
+    assert distance(first.model, second.model) == 0
+
+
 def test_an_error_in_a_worker_is_the_caller_s() -> None:
     method = altmin_ext.make_method("block-admm", seeded(mlp), workers=2)
     (x, y), *_ = batches(1)

@@ -215,6 +215,21 @@ def test_frozen_parameters_stay(name: str) -> None:
         assert torch.equal(value, before[key]) == (key in frozen), key
 
 
+@every_method
+def test_a_copy_goes_on_by_itself(name: str) -> None:
+    """To the bits of the first; what is not finite in one of them is told by that one."""
+    first = make(name, network(name))
+    run(first, X, Y)
+    second = copy.deepcopy(first)
+    before = snapshot(second.model)
+    losses = run(first, X, Y)
+    assert same(second.model.state_dict(), before)
+    with pytest.raises(altmin_ext.DivergenceError):
+        second.step(spoiled(torch.nan), Y)
+    assert run(second, X, Y) == losses
+    assert same(second.model.state_dict(), first.model.state_dict())
+
+
 MODEL_CHANGES: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     "frozen": (lambda model: model.get_parameter("3.weight").requires_grad_(False), "'3.weight' .* frozen"),
     "unfrozen": (lambda model: model.get_parameter("1.bias").requires_grad_(True), "'1.bias' .* unfrozen"),
