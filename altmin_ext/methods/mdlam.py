@@ -19,6 +19,12 @@ and then eps <- max(eps_decay eps, eps_min). While eps stands still, F never ris
 
 The restart of 4 is the paper's, taken sample by sample, as the problem falls apart into samples. The authors' code
 extrapolates by zero (github.com/xianggebenben/mDLAM), and is not followed there.
+
+When eps has shrunk, an a below -eps may have no z for which relu is near enough. The authors' code then takes
+z <= a + eps, and step 4 brings a back to h(z). A departure from the paper is that a leaky relu is given that bound,
+too, in the one iteration after eps has shrunk. The paper's is (a + eps) / slope, a hundred times as far for torch's
+default: with it z_1 went to -167 on the digits, and nothing was learned. While eps stands still, the boxes are the
+paper's.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext.methods.base import option
-from altmin_ext.methods.lifted import Lifted, LiftedOptions, WeightProblem
+from altmin_ext.methods.lifted import Layer, Lifted, LiftedOptions, WeightProblem
 from altmin_ext.methods.steepness import Steepness
 from altmin_ext.ops import Activation, CodeScalar
 
@@ -112,12 +118,24 @@ class MDLAM(Lifted):
                     z = self._output(center, y[rows], rows)
                     terms[l] += self._loss_of(z, y[rows])
                 else:
-                    z = torch.clamp(center, *code_box(layer.activation, layer.activations[rows], self.eps))
+                    z = self._hidden(layer, center, rows)
                 layer.pre_activations[rows] = z
                 terms[l] += self.options.rho / 2 * (center - z).square().sum(dtype=torch.float64)
                 if layer.activation is not None:
                     self._fit_activations(l, rows)
         return terms
+
+    def _hidden(self, layer: Layer, center: Tensor, rows: slice) -> Tensor:
+        """z_l of those samples, where W a + b is ``center``."""
+        assert layer.activation is not None
+        a, before = layer.activations[rows], layer.pre_activations[rows]
+        low, high = code_box(layer.activation, a, self.eps)
+        if self._objective is not None:
+            # As eps stands still, z is in its box, which h's inverse does not say where h is flat and a rounded.
+            low, high = torch.minimum(low, before), torch.maximum(high, before)
+        elif layer.activation.name == "leaky_relu":
+            high = torch.maximum(high, a + self.eps)
+        return torch.clamp(center, low, high)
 
     def _fit_weight(self, l: int, problem: WeightProblem) -> None:
         layer, w = self._layers[l], self._momentum
