@@ -144,7 +144,8 @@ class Lifted(Method):
 
     Attributes:
         objective_rose: whether the objective was ever higher at the end of a step than at the end of the one before,
-            although both were steps of the same problem.
+            although both were steps of the same problem, and by more than rounding: four units in the last place, of
+            the model's dtype.
     """
 
     full_batch = True
@@ -212,7 +213,7 @@ class Lifted(Method):
                 if not taken:
                     self._recall(before)
             if taken:
-                self._certify(float(objective.sum()))
+                self._certify(objective)
                 self._advance()
         report = objective / len(x) if self.options.report_objective else None
         return StepReport(loss, correct, report)
@@ -262,8 +263,11 @@ class Lifted(Method):
                 layer.pre_activations[rows] = z if layer.activation else self._output(z, y[rows], rows)
         self._bound = tuple(x.shape)
 
-    def _certify(self, objective: float) -> None:
-        if self._objective is not None and objective > self._objective:
+    def _certify(self, terms: Tensor) -> None:
+        objective = float(terms.sum())
+        # Near its minimum the objective moves by less than the variables' rounding; terms may cancel each other.
+        rounding = 4 * torch.finfo(self.dtype).eps * float(terms.abs().sum())
+        if self._objective is not None and objective > self._objective + rounding:
             self.objective_rose = True
         self._objective = objective
 

@@ -318,6 +318,35 @@ def test_flag_of_a_rise() -> None:
     assert not method.objective_rose
 
 
+def test_rounding_at_the_minimum_is_no_rise() -> None:
+    """Of these float32 runs some rise by the last digit of F once they have converged, which says nothing."""
+    rises = []
+    x, y = clouds(20, torch.float32)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(FEATURES, 2), nn.ReLU(), nn.Linear(2, CLASSES))
+        method = make(model, eps0=0.05, eps_min=0.05, rho=0.1, weight_decay=0.5, l1_weights=0.01)
+        values = [float(method.step(x, y).objective.sum()) for _ in range(400)]
+        rises += [after / before - 1 for before, after in itertools.pairwise(values) if after > before]
+        assert not method.objective_rose
+    assert rises
+    assert max(rises) < 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_small_rise_is_one(dtype: torch.dtype) -> None:
+    """By a millionth of F; the step itself, on a problem that has converged, moves it by much less."""
+    x, y = clouds(20, dtype)
+    method = make(network(nn.ReLU(), dtype), eps0=0.05, eps_min=0.05, weight_decay=10.0)
+    for _ in range(100):
+        method.step(x, y)
+    state = method.state_dict()
+    for lowered, rose in ((0.0, False), (1e-6, True)):
+        method.load_state_dict({**state, "objective": state["objective"] * (1 - lowered)})
+        method.step(x, y)
+        assert method.objective_rose is rose
+
+
 def test_l1_makes_weights_zero() -> None:
     x, y = clouds()
     dense, sparse = network(nn.ReLU()), network(nn.ReLU())
