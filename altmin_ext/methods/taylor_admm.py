@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.methods.excerpt import Excerpt
 from altmin_ext.network import BoundStage, LinearMap, split
 
 Reduce: TypeAlias = Callable[[list[Tensor]], None]
@@ -271,6 +272,7 @@ class TaylorADMM(Method):
         self.codes: list[Tensor] = []
         self.multiplier = torch.zeros(0, self._layers[-1].shape[0], dtype=self.dtype, device=self.device)
         self.iterations = 0
+        self._excerpt = Excerpt()
         self._first: Gram | None = None  # of layer 1, whose inputs are the same in every iteration
 
     # ------------------------------------------------------------------------------------- an iteration
@@ -287,6 +289,7 @@ class TaylorADMM(Method):
                 shape = stage.output_shape(shape, self.multiplier)
             self._shape = x.shape[1:]
         self.loss.check_target_values(y, self._layers[-1].shape[0])
+        self._excerpt.check(x, y, self.name)
         return x.flatten(1), y
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
@@ -311,6 +314,8 @@ class TaylorADMM(Method):
         if not self._diverged():
             for layer, fitted in zip(self._layers, weights, strict=True):
                 layer.put(fitted)
+            if not self.codes:
+                self._excerpt.keep(x, y)
             self.codes, self.multiplier, self._first = new_codes, multiplier, first
             self.iterations += 1
         return StepReport(
@@ -448,6 +453,7 @@ class TaylorADMM(Method):
             "codes": [z.clone() for z in self.codes],
             "multiplier": self.multiplier.clone(),
             "iterations": self.iterations,
+            "excerpt": self._excerpt.state(),
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -463,6 +469,7 @@ class TaylorADMM(Method):
         self.codes = [z.to(self.multiplier).clone() for z in state["codes"]]
         self.multiplier = state["multiplier"].to(self.multiplier).clone()
         self.iterations = int(state["iterations"])
+        self._excerpt.load(state["excerpt"], self.device)
         self._first = None
 
 
