@@ -21,6 +21,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class LiftedOptions(MethodOptions):
     def check(self) -> None:
         super().check()
         self._check_number("l1_weights", minimum=0.0)
-        self._check_number("rho", minimum=0.0, exclusive=True)
+        self._check_number("rho", minimum=sys.float_info.min)  # 1 / rho may be infinite below
         self._check_choice("line_search", ("exact", "doubling"))
         self._check_count("chunk_size")
 

@@ -201,8 +201,9 @@ def test_pre_activation_is_the_minimiser(activation: Activation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("nu", 0.0), ("rho_multiplier", 0.5), ("rho_interval", 0), ("rho_max", 0.0)]
+    ("option", "value"),
+    [("rho", 1e-320), ("nu", 0.0), ("rho_multiplier", 0.5), ("rho_interval", 0), ("rho_max", 0.0)],
 )
 def test_bad_options(option: str, value: float) -> None:
-    with pytest.raises(ValueError, match=option):
+    with pytest.raises(ValueError, match=rf"^{option} must be .*, but is .*\.$"):
         altmin_ext.make_method("dladmm", network(nn.ReLU()), **{option: value})

@@ -408,6 +408,7 @@ def test_other_models_are_refused(middle: nn.Module, word: str) -> None:
         {"eps_decay": 0.0},
         {"eps0": 0.1, "eps_min": 0.2},
         {"rho": 0.0},
+        {"rho": 1e-320},
         {"l1_weights": -1.0},
         {"line_search": "doubled"},
         {"chunk_size": 0},
