@@ -45,10 +45,12 @@ class History:
         step_loss: 1-D float64 tensor on the CPU, the mean loss of every minibatch.
         step_accuracy: likewise its accuracy; None for ``loss="mse"``.
         step_objective: (steps, stages), likewise its local objectives; None unless they were asked for.
+        objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose where it was not due to; None for
+            all others.
 
     The three step records keep the last :attr:`step_limit` steps, so that a run over an endless stream stays
     within a few megabytes; the first one kept is number ``steps - len(step_loss)``, counted from 0. They grow
-    at the end of an epoch, and every hundred steps within one.
+    at the end of an epoch, and every hundred steps within one (on a GPU every thousand).
     """
 
     step_limit = 100_000
@@ -59,6 +61,7 @@ class History:
         self.step_loss: Tensor = torch.empty(0, dtype=torch.float64)
         self.step_accuracy: Tensor | None = None
         self.step_objective: Tensor | None = None
+        self.objective_rose: bool | None = None
 
     def __repr__(self) -> str:
         last = ", ".join(f"{key} {value:.4g}" for key, value in self._last_numbers())
@@ -127,6 +130,7 @@ class History:
             "step_loss": self.step_loss.tolist(),
             "step_accuracy": None if self.step_accuracy is None else self.step_accuracy.tolist(),
             "step_objective": None if self.step_objective is None else self.step_objective.tolist(),
+            "objective_rose": self.objective_rose,
         }
         with atomic_write(path) as file:
             file.write(to_json(document).encode())
@@ -154,14 +158,15 @@ class History:
         for name in ("step_accuracy", "step_objective"):
             if document[name] is not None:
                 setattr(history, name, _to_tensor(document[name]))
+        history.objective_rose = document["objective_rose"]
         return history
 
 
 class EpochRecord:
     """Turns an epoch's reports into its rows of the history, without making the device wait at every step."""
 
-    # How many reports lie on the device before their numbers are fetched.
-    _pending_limit = 100
+    # How many reports are held before their numbers are fetched, for which a GPU is waited for.
+    _pending_limit, _pending_limit_on_gpu = 100, 1000
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -178,7 +183,7 @@ class EpochRecord:
         self._reports.append(report)
         self._sizes.append((size, labelled))
         self.samples += size
-        if len(self._reports) == self._pending_limit:
+        if len(self._reports) == (self._pending_limit if report.loss.is_cpu else self._pending_limit_on_gpu):
             self._fetch()
 
     def _fetch(self) -> None:

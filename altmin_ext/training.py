@@ -187,6 +187,7 @@ def _run(
             method.raise_if_diverged()
             method.end_epoch()
             record.close(epoch, method.learning_rate_factor)
+            state.history.objective_rose = method.objective_rose
             row = state.history.epochs[-1]
             if validation is not None:
                 evaluation = _evaluate(method.model, validation, method.loss)

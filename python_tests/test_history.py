@@ -40,10 +40,12 @@ def make_history(accuracy=True):
 
 def test_save_and_load_give_the_same_history(tmp_path):
     history = make_history()
+    history.objective_rose = True
     history.save(tmp_path / "history.json")
     loaded = History.load(tmp_path / "history.json")
     assert loaded.epochs == history.epochs
     assert loaded.steps == 3
+    assert loaded.objective_rose is True
     for name in ("step_loss", "step_accuracy"):
         torch.testing.assert_close(
             getattr(loaded, name), getattr(history, name), rtol=0, atol=0, equal_nan=True
@@ -61,6 +63,7 @@ def test_what_was_not_recorded_stays_none(tmp_path):
     loaded = History.load(tmp_path / "history.json")
     assert loaded.step_accuracy is None
     assert loaded.step_objective is None
+    assert loaded.objective_rose is None
     assert loaded.epochs == []
 
 

@@ -111,6 +111,7 @@ class Method(abc.ABC):
     name: ClassVar[str]
     full_batch: ClassVar[bool] = False  # whether a step takes the whole training set
     tells_samples_apart = False  # whether a step wants their numbers, too: step(x, y, index)
+    objective_rose: bool | None = None  # whether an objective that cannot rise ever did; None where it can
     factorises: ClassVar[bool] = (
         False  # whether it trains NonNegativeFactors, and on samples without a label, -1
     )

@@ -1,4 +1,4 @@
-"""How a method that takes the whole training set in every step knows that it is the same one."""
+"""How a method that holds variables for every sample of its training set knows that it is the same one."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from altmin_ext.methods.am_mem import AMMem, AMMemOptions
 from altmin_ext.methods.base import StepReport, option
-from altmin_ext.methods.excerpt import Excerpt
 from altmin_ext.methods.memory import Memory
 from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
@@ -68,7 +67,6 @@ class Offline(OnlineAM):
         super().__init__(model, options, **common)
         self._looks_later = False
         self._bound_samples = 0  # 0 until a step has been taken
-        self._excerpt = Excerpt()
         self._samples = self._chunk = 0
         self._moved = self._like.double()
 
@@ -98,7 +96,6 @@ class Offline(OnlineAM):
                 f"x must hold the {self._bound_samples} samples of the first step, but holds {len(x)}: {self.name} "
                 "takes the whole training set in every step."
             )
-        self._excerpt.check(x, y, self.name)
         self._samples = len(x)
         remembered = self._remembered()
         try:
@@ -106,21 +103,19 @@ class Offline(OnlineAM):
         except BaseException:
             self._recall(remembered)
             raise
-        if not self._taken:
-            self._recall(remembered)
-        elif self._bound_samples == 0:
+        if self._taken:
             self._bound_samples = len(x)
-            self._excerpt.keep(x, y)
+        else:
+            self._recall(remembered)
         self._finish()
         return report
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "samples": self._bound_samples, "excerpt": self._excerpt.state()}
+        return {**super().state_dict(), "samples": self._bound_samples}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
         self._bound_samples = int(state["samples"])
-        self._excerpt.load(state["excerpt"], self.device)
 
     def _run(self, x: Tensor, y: Tensor) -> StepReport:
         total, chunks = _Total(self), -(-len(x) // self.options.chunk_size)

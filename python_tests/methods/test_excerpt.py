@@ -1,4 +1,4 @@
-"""Methods that take the whole training set in every step refuse another. Oracle: what was done to the samples."""
+"""Methods that hold variables for every sample of the training set refuse others. Oracle: what was done to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 import altmin_ext
 
-every_name = pytest.mark.parametrize("name", ["mdlam", "dladmm", "admm", "am-adam-off", "am-mem-off"])
+every_name = pytest.mark.parametrize("name", ["mdlam", "dladmm", "admm"])
 
 
 def samples(loss: str = "cross_entropy") -> tuple[Tensor, Tensor]:
