@@ -60,7 +60,7 @@ class BlockOptions(MethodOptions):
     workers: int = option(1, "threads that fit the weights of the blocks, which are independent")
     duals: str = option(
         "online",
-        "'online': zero at the start of a step; 'stored' for every sample, with its codes; or 'none'",
+        "'online': zero at the start of a step, so that they count from the second round on; or 'none'",
     )
 
     kinds_of_duals: ClassVar[tuple[str, ...]] = ("online", "none")
@@ -123,6 +123,11 @@ class BlockADMMOptions(BlockOptions):
     codes: str = option(
         "pre-activations",
         "what the codes between so many blocks stand for: 'pre-activations' or 'activations'",
+    )
+    duals: str = option(
+        "online",
+        "'online': zero at the start of a step, so that they count from the second round on; 'stored' for every "
+        "sample, with its codes; or 'none'",
     )
     dual_decay: float = option(0.9, "stored duals are multiplied by this when their sample comes again")
     proximal: str | Proximal | None = option(  # noqa: RUF009  (it makes a field)

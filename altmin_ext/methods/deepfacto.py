@@ -8,9 +8,10 @@ that all share; only the codes reach the head:
     minimise  sum over samples of  loss(f_2(S), y)  +  beta/2 ||S M^T - f_1(x) + U||^2   subject to  S >= 0, M >= 0 .
 
 It is Block-ADMM of two blocks, whose code X = S M^T is held in factors. A step on a minibatch begins with
-S <- argmin ||f_1(x) - S M^T||^2, which is what the layer does in inference, too. Of what that leaves over,
-R = f_1(x) - S M^T, only the share ``fidelity`` is held against the encoder: from now on f_1 is short for
-f_1 - (1 - fidelity) R. With U <- 0 it then, ``iterations`` times,
+S <- argmin ||f_1(x) - S M^T||^2, which is what the layer does in inference, too. No dictionary can say all of the
+features: R = f_1(x) - S M^T is left over. If the encoder had to make up for all of R, it would be drawn towards
+features that are easily said; so in the penalty f_1(x) - (1 - fidelity) R stands for f_1(x), in which only the share
+``fidelity`` of R is left. With U <- 0 it then, ``iterations`` times,
 
 1. moves the codes, ``code_iterations`` times, to where the objective is smallest with the loss replaced by its
    tangent at S and ||. - S||^2 / (2 eta), by the layer's sweeps;

@@ -158,7 +158,7 @@ class DifferenceTarget(Method):
 
     The authors alternate a pass over the data that fits the inverses with one that fits the layers, and so does
     :func:`altmin_ext.train` where the data have an end, see :meth:`begin_epoch`. Otherwise a step does both.
-    Memory: seven numbers for every weight, of the layers and of the inverses.
+    Memory: eight numbers for every weight, of the layers and of the inverses.
 
     Attributes:
         epochs: how many have ended.
