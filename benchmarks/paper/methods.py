@@ -368,7 +368,10 @@ def figure(experiment: str, path: Path) -> None:
             ]
             for key in ("curve", "seconds")
         )
-        style = {"color": pyplot.get_cmap("tab20")(number % 20), "linewidth": 1.3, "label": contender.name}
+        style = {
+            "color": pyplot.get_cmap("tab10")(number % 10), "linestyle": ("-", "--")[number // 10], "linewidth": 1.3,
+            "label": contender.name,
+        }  # fmt: skip
         marker = "." if length < 25 else ""
         for axis, x in zip(axes, (seconds, range(1, length + 1)), strict=True):
             axis.plot(x, [1 - accuracy for accuracy in error], marker=marker, **style)
@@ -376,7 +379,9 @@ def figure(experiment: str, path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel=name)
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("test error")
-    axes[1].legend(fontsize="small", ncols=2)
+    picture.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize="small"
+    )
     picture.savefig(path, dpi=130)
 
 
