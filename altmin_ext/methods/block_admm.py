@@ -364,6 +364,7 @@ class BlockADMM(Method):
         self._scalars = torch.zeros(count, len(CodeScalar), dtype=torch.float64, device=self.device)
         self._steepness = Steepness(stages[1:], list(self._scalars), self.seed, like)
         self.code_step_sizes = like.new_zeros(count, dtype=torch.float64)
+        self._step_sizes: list[float] | None = None
         self._bound_shape: torch.Size | None = None
         self._scalars_are_for: tuple[int, float] | None = None
         self.codes: list[Tensor] = []
@@ -428,10 +429,13 @@ class BlockADMM(Method):
     def _rounds(self, x: Tensor) -> tuple[bool, Tensor | None]:
         """All but the encode. Returns whether all was finite, and the objective of the blocks where asked for."""
         o = self.options
-        step_sizes, objective = self._step_sizes(len(x)), None
+        if self._step_sizes is None:
+            self._step_sizes = self._find_step_sizes(len(x))
+            self.code_step_sizes = self.code_step_sizes.new_tensor(self._step_sizes)
+        objective = None
         for iteration in range(o.iterations):
             inputs = [block.input for block in self._blocks]
-            self._move_codes(step_sizes)
+            self._move_codes(self._step_sizes)
             if o.order == "gauss-seidel":
                 inputs = [x, *(block.above for block in self._hidden)]
             self._weight_gradients(inputs)
@@ -495,6 +499,7 @@ class BlockADMM(Method):
             self.steps < _steepness_interval or self.steps % _steepness_interval == 0
         ):
             self._steepness.iterate(batch)
+            self._step_sizes = None
         if self._index is not None:
             self._seen[self._index] = True
             for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
@@ -518,10 +523,11 @@ class BlockADMM(Method):
         self._code_shapes = shapes[1:-1]
         inputs = [b.pre.output_shape(s, self._like) for b, s in zip(self._blocks, shapes, strict=False)]
         self._steepness.set_shapes(self._code_shapes, inputs[1:])
+        self._step_sizes = None
         self._bound_shape = shape
 
-    def _step_sizes(self, batch: int) -> list[float]:
-        """eta_t of every code."""
+    def _find_step_sizes(self, batch: int) -> list[float]:
+        """eta_t of every code, until more is known of how steep the blocks are."""
         o = self.options
         if isinstance(o.lr_codes, str):
             self._steepness.begin(batch)
@@ -529,14 +535,11 @@ class BlockADMM(Method):
             curvatures[-1:] = [self.loss.curvature(self._n_out)] if curvatures else []
             norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
             slopes = [block.pre.steepest for block in self._blocks[1:]]
-            sizes = [
+            return [
                 1 / (block.curvature + curvature * norm * (slope or 1.0) ** 2)
                 for block, curvature, norm, slope in zip(self._hidden, curvatures, norms, slopes, strict=True)
             ]
-        else:
-            sizes = [float(o.lr_codes)] * len(self._hidden)
-        self.code_step_sizes = self.code_step_sizes.new_tensor(sizes)
-        return sizes
+        return [float(o.lr_codes)] * len(self._hidden)
 
     def _fetch(self) -> None:
         """Take up the codes and duals of the minibatch's samples, the latter decayed, where they have been seen."""
