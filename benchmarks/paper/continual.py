@@ -329,7 +329,7 @@ def figure(path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     found = _experiments_run()
     picture, axes = pyplot.subplots(
@@ -348,11 +348,13 @@ def figure(path: Path) -> None:
         axis.set(
             title=f"{name}, {passes} {'pass' if passes == 1 else 'passes'}", xlabel="tasks seen", ylim=(0, 1)
         )
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("average accuracy on them, all classes")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    columns = max(1, round(1.5 * len(found)))
-    picture.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
+    picture.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * len(found)), fontsize="small"
+    )
     picture.savefig(path, dpi=130)
 
 
