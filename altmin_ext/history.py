@@ -158,7 +158,7 @@ class History:
         for name in ("step_accuracy", "step_objective"):
             if document[name] is not None:
                 setattr(history, name, _to_tensor(document[name]))
-        history.objective_rose = document["objective_rose"]
+        history.objective_rose = document.get("objective_rose")  # files from before it have none
         return history
 
 

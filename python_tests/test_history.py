@@ -56,6 +56,17 @@ def test_save_and_load_give_the_same_history(tmp_path):
     )
 
 
+def test_a_file_from_before_a_field_is_read(tmp_path):
+    history = make_history()
+    history.save(tmp_path / "history.json")
+    document = json.loads((tmp_path / "history.json").read_text())
+    del document["objective_rose"]
+    (tmp_path / "history.json").write_text(json.dumps(document))
+    loaded = History.load(tmp_path / "history.json")
+    assert loaded.objective_rose is None
+    assert loaded.epochs == history.epochs
+
+
 def test_what_was_not_recorded_stays_none(tmp_path):
     history = History()
     history.add_steps(double(1.0), None, None)

@@ -39,9 +39,8 @@ from altmin_ext.ops.reference import soft_threshold
 from altmin_ext.sign import check_surrogates, sign
 
 Proximal: TypeAlias = Callable[[Tensor, float], Tensor]
-_steepness_interval = (
-    10  # how many steps, after as many at first, the weights' norms are taken to stand still
-)
+# How many steps, after as many at first, the weights' norms are taken to stand still.
+_steepness_interval = 10
 
 
 @dataclasses.dataclass(frozen=True)

@@ -423,9 +423,8 @@ class NormalisationPiece(Piece):
         return self.tangent(v)
 
 
-_global_generator = (
-    threading.Lock()
-)  # held where torch's is put back, since blocks may be fitted by several threads
+# Held where torch's generator is put back, which is one for all threads, by which blocks may be fitted.
+_global_generator = threading.Lock()
 
 
 class LocalPiece(Piece):
