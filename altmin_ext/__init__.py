@@ -2,11 +2,10 @@
 
 __version__ = "0.1.0"
 
-from altmin_ext import data, methods, models, ops, schedules
+from altmin_ext import data, methods, models, nn, ops, schedules
 from altmin_ext.errors import DivergenceError
-from altmin_ext.factors import NonNegativeFactors
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
-from altmin_ext.network import Stage
+from altmin_ext.nn import NonNegativeFactors, Stage
 from altmin_ext.training import History, evaluate, train
 
 __all__ = [
@@ -22,6 +21,7 @@ __all__ = [
     "merge_memories",
     "methods",
     "models",
+    "nn",
     "ops",
     "schedules",
     "train",

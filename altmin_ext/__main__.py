@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 
 import altmin_ext
 from altmin_ext import data, methods, models, schedules
+from altmin_ext._files import atomic_write, to_json
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.errors import DivergenceError, unknown_name
-from altmin_ext.files import atomic_write, to_json
 from altmin_ext.history import History, plot_histories
 from altmin_ext.ops import native
 from altmin_ext.training import Evaluation, evaluate, train

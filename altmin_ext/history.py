@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from altmin_ext.files import atomic_write, to_json
+from altmin_ext._files import atomic_write, to_json
 
 if TYPE_CHECKING:
     import pandas

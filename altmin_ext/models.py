@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from altmin_ext.errors import unknown_name
-from altmin_ext.factors import NonNegativeFactors
-from altmin_ext.sign import Sign
+from altmin_ext.nn import Elman, NonNegativeFactors, Sign, TimeSteps
 
 _activations: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -103,53 +101,6 @@ def lenet5(in_channels: int = 1, size: int = 28, n_out: int = 10) -> nn.Sequenti
         nn.Linear(120, 84), nn.ReLU(),
         nn.Linear(84, n_out),
     )  # fmt: skip
-
-
-class TimeSteps(nn.Module):
-    """Takes the numbers of each sample in order, ``n_in`` at a time: images become sequences of pixels.
-
-    (B, ...) becomes (B, T, n_in), where T n_in is how many numbers a sample has.
-
-    Args:
-        n_in: features of one time step.
-    """
-
-    def __init__(self, n_in: int) -> None:
-        super().__init__()
-        _checked([n_in])
-        self.n_in = n_in
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Raises ValueError if a sample cannot be cut into steps of ``n_in``."""
-        features = math.prod(x.shape[1:])
-        if features % self.n_in:
-            raise ValueError(
-                f"x must hold a multiple of {self.n_in} numbers per sample, but holds {features}."
-            )
-        return x.reshape(len(x), features // self.n_in, self.n_in)
-
-    def extra_repr(self) -> str:
-        return f"n_in={self.n_in}"
-
-
-class Elman(nn.RNN):
-    """h_t = tanh(V x_t + U h_{t-1} + b) from h_0 = 0: (B, T, n_in) -> (B, T, hidden), all the h_t (Elman 1990).
-
-    An ``nn.RNN`` of one layer, with its parameters: V is ``weight_ih_l0``, U ``weight_hh_l0``, and b the sum of
-    ``bias_ih_l0`` and ``bias_hh_l0``.
-    """
-
-    weight_ih_l0: nn.Parameter
-    weight_hh_l0: nn.Parameter
-    bias_ih_l0: nn.Parameter
-    bias_hh_l0: nn.Parameter
-
-    def __init__(self, n_in: int, hidden: int) -> None:
-        super().__init__(n_in, hidden, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        sequence: Tensor = super().forward(x)[0]
-        return sequence
 
 
 def elman_rnn(n_in: int = 1, hidden: int = 50, steps: int = 784, n_out: int = 10) -> nn.Sequential:

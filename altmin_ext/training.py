@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from altmin_ext import data as known_data
-from altmin_ext.batches import Batches, MemoryBatches, Samples, make_batches, read
+from altmin_ext._batches import Batches, MemoryBatches, Samples, make_batches, read
+from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.history import EpochRecord, History, plot_histories
-from altmin_ext.interrupt import HeldInterrupt
 from altmin_ext.losses import Loss, make_loss
 from altmin_ext.methods import Method, StepReport, make_method
 from altmin_ext.network import as_chain

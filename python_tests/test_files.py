@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from altmin_ext.files import atomic_write, to_json
+from altmin_ext._files import atomic_write, to_json
 
 
 def test_file_appears_complete(tmp_path):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import altmin_ext
-from altmin_ext.graph import CapturedSteps
+from altmin_ext._graph import CapturedSteps
 from altmin_ext.methods import Method, StepReport
 
 METHODS = {"am-adam": 0.01, "am-sgd": 0.1, "adam": 0.01, "sgd": 0.1}

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from altmin_ext.data import sources
+from altmin_ext.data import _sources
 from altmin_ext.errors import unknown_name
 
 
@@ -68,7 +68,7 @@ _channels = {
 
 def names() -> list[str]:
     """The names that :func:`load` takes."""
-    return ["digits", *sources.registry]
+    return ["digits", *_sources.registry]
 
 
 def load(name: str, *, download: bool = True) -> DataSet:
@@ -100,7 +100,7 @@ def load(name: str, *, download: bool = True) -> DataSet:
     _check_name(name)
     if name == "digits":
         return _digits()
-    contents = sources.read(name, download=download)
+    contents = _sources.read(name, download=download)
     if name == "higgs":
         return _higgs(contents[0])
     if name == "cifar-10":
@@ -126,7 +126,7 @@ def location(name: str) -> Path | None:
     if name == "digits":
         spec = importlib.util.find_spec("sklearn")
         return Path(spec.origin).parent if spec and spec.origin else None
-    found = sources.find(name)
+    found = _sources.find(name)
     return found[0][1].parent if found else None
 
 
@@ -188,8 +188,8 @@ def _digits() -> DataSet:
 
 
 def _higgs(table: NDArray[np.float32]) -> DataSet:
-    complete = len(table) == sources.HIGGS_ROWS
-    n_test = sources.HIGGS_TEST_ROWS if complete else sources.HIGGS_SAMPLE_TEST_ROWS
+    complete = len(table) == _sources.HIGGS_ROWS
+    n_test = _sources.HIGGS_TEST_ROWS if complete else _sources.HIGGS_SAMPLE_TEST_ROWS
     if len(table) <= n_test:
         raise ValueError(
             f"higgs must have more rows than the {n_test:,} for testing, but has {len(table):,}."

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from altmin_ext.data import sources
+from altmin_ext.data import _sources
 from altmin_ext.errors import unknown_name
 
 _names = ("cora", "citeseer")
@@ -93,7 +93,7 @@ def load_graph(name: str) -> Graph:
     """
     if name not in _names:
         raise unknown_name("graph", str(name), _names)
-    roots = [root for root in (sources.own_directory(), sources.cache()) if root]
+    roots = [root for root in (_sources.own_directory(), _sources.cache()) if root]
     paths = [root / "planetoid" / f"{name}.npz" for root in roots]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:

@@ -18,12 +18,12 @@ from altmin_ext.methods.deepfacto import DeepFacto
 from altmin_ext.methods.difference_target import DifferenceTarget
 from altmin_ext.methods.dladmm import DLADMM
 from altmin_ext.methods.mdlam import MDLAM
-from altmin_ext.methods.memory import merge_memories
 from altmin_ext.methods.offline import AMAdamOff, AMMemOff
 from altmin_ext.methods.online_am import AMSGD, AMAdam
 from altmin_ext.methods.straight_through import StraightThrough
 from altmin_ext.methods.taylor_admm import TaylorADMM
 from altmin_ext.network import as_chain
+from altmin_ext.updates import merge_memories
 
 _methods: dict[str, type[Method]] = {
     cls.name: cls

@@ -20,13 +20,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from altmin_ext.codes import MatrixCode
 from altmin_ext.methods.base import option
-from altmin_ext.methods.codes import MatrixCode
-from altmin_ext.methods.memory import Memory, StageMemory, read_memories, remembers
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
-from altmin_ext.methods.weight_update import AdamUpdate
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
+from altmin_ext.updates import AdamUpdate, Memory, StageMemory, read_memories, remembers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from altmin_ext.factors import NonNegativeFactors
-from altmin_ext.graph import CapturedSteps
+from altmin_ext._graph import CapturedSteps
 from altmin_ext.losses import Loss, make_loss
+from altmin_ext.nn.factors import NonNegativeFactors
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:

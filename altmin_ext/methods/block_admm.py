@@ -31,16 +31,16 @@ from altmin_ext import ops
 from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
-from altmin_ext.methods.steepness import Steepness
-from altmin_ext.methods.weight_update import AdamUpdate
 from altmin_ext.network import BoundStage, EvaluatedMap, leaves, map_spans, split_at
+from altmin_ext.network.spectral_norms import SpectralNorms
+from altmin_ext.nn.sign import check_surrogates, sign
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.reference import soft_threshold
-from altmin_ext.sign import check_surrogates, sign
+from altmin_ext.updates import AdamUpdate
 
 Proximal: TypeAlias = Callable[[Tensor, float], Tensor]
 # How many steps, after as many at first, the weights' norms are taken to stand still.
-_steepness_interval = 10
+_spectral_norm_interval = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,9 +264,9 @@ class Block:
         misfit = self.output - self.code
         return misfit if self.dual is None else misfit - self.dual
 
-    def pull_back(self, error: Tensor) -> Tensor:
+    def vjp(self, error: Tensor) -> Tensor:
         """J^T error: the derivative of the block's term in its input."""
-        return self.pre.pull_back(self.map.pull_back(error, None))
+        return self.pre.vjp(self.map.vjp(error, None))
 
     def objective(self) -> Tensor:
         """The block's term, as the mean over the minibatch; 0-d float64."""
@@ -361,7 +361,7 @@ class BlockADMM(Method):
 
         count = len(self._hidden)
         self._scalars = torch.zeros(count, len(CodeScalar), dtype=torch.float64, device=self.device)
-        self._steepness = Steepness(stages[1:], list(self._scalars), self.seed, like)
+        self._spectral_norms = SpectralNorms(stages[1:], list(self._scalars), self.seed, like)
         self.code_step_sizes = like.new_zeros(count, dtype=torch.float64)
         self._step_sizes: list[float] | None = None
         self._bound_shape: torch.Size | None = None
@@ -466,7 +466,7 @@ class BlockADMM(Method):
         for block, above, eta in reversed(list(pairs)):
             for _ in range(self.options.code_iterations):
                 above.stand_at(block.above)
-                block.move(above.pull_back(above.error()), eta)
+                block.move(above.vjp(above.error()), eta)
 
     def _weight_gradients(self, inputs: Sequence[Tensor]) -> None:
         """The gradient of every block's term in its weights at these inputs; raises flags that are not finite."""
@@ -495,9 +495,9 @@ class BlockADMM(Method):
         for block in self._blocks:
             block.commit()
         if self.options.lr_codes == "auto" and (
-            self.steps < _steepness_interval or self.steps % _steepness_interval == 0
+            self.steps < _spectral_norm_interval or self.steps % _spectral_norm_interval == 0
         ):
-            self._steepness.iterate(batch)
+            self._spectral_norms.iterate(batch)
             self._step_sizes = None
         if self._index is not None:
             self._seen[self._index] = True
@@ -521,19 +521,19 @@ class BlockADMM(Method):
         self._n_out = shapes[-1].numel()
         self._code_shapes = shapes[1:-1]
         inputs = [b.pre.output_shape(s, self._like) for b, s in zip(self._blocks, shapes, strict=False)]
-        self._steepness.set_shapes(self._code_shapes, inputs[1:])
+        self._spectral_norms.set_shapes(self._code_shapes, inputs[1:])
         self._step_sizes = None
         self._bound_shape = shape
 
     def _find_step_sizes(self, batch: int) -> list[float]:
-        """eta_t of every code, until more is known of how steep the blocks are."""
+        """eta_t of every code, until a later iteration of their spectral norms."""
         o = self.options
         if isinstance(o.lr_codes, str):
-            self._steepness.begin(batch)
+            self._spectral_norms.begin(batch)
             curvatures = [o.beta] * len(self._hidden)
             curvatures[-1:] = [self.loss.curvature(self._n_out)] if curvatures else []
             norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
-            slopes = [block.pre.steepest for block in self._blocks[1:]]
+            slopes = [block.pre.lipschitz for block in self._blocks[1:]]
             return [
                 1 / (block.curvature + curvature * norm * (slope or 1.0) ** 2)
                 for block, curvature, norm, slope in zip(self._hidden, curvatures, norms, slopes, strict=True)
@@ -600,7 +600,7 @@ class BlockADMM(Method):
             "codes": [codes.clone() for codes in self.codes],
             "duals": [duals.clone() for duals in self.duals],
             "seen": self._seen.clone(),
-            **self._steepness.state_dict(),
+            **self._spectral_norms.state_dict(),
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -610,13 +610,13 @@ class BlockADMM(Method):
                 f"state must be of a model cut at its modules {self._starts}, but is of one cut at "
                 f"{state['starts']}."
             )
-        self._steepness.check_state(state)
+        self._spectral_norms.check_state(state)
         self._update.check_state(state["update"])
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
         self._update.load_state_dict(state["update"])
-        self._steepness.load_state_dict(state)
+        self._spectral_norms.load_state_dict(state)
         self.codes = [codes.to(self._like).clone() for codes in state["codes"]]
         self.duals = [duals.to(self._like).clone() for duals in state["duals"]]
         self._seen = state["seen"].to(self.device).clone()

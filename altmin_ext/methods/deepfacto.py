@@ -14,7 +14,7 @@ features that are easily said; so in the penalty f_1(x) - (1 - fidelity) R stand
 ``fidelity`` of R is left. With U <- 0 it then, ``iterations`` times,
 
 1. moves the codes, ``code_iterations`` times, to where the objective is smallest with the loss replaced by its
-   tangent at S and ||. - S||^2 / (2 eta), by the layer's sweeps;
+   sample_jvp at S and ||. - S||^2 / (2 eta), by the layer's sweeps;
 2. fits encoder and head, one Adam step each, on their own terms;
 3. raises the duals: U <- U + S M^T - f_1(x).
 
@@ -39,11 +39,11 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
-from altmin_ext.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.losses import UNLABELLED
 from altmin_ext.methods.base import option
 from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions, LastBlock
 from altmin_ext.network import BoundStage, leaves, split_at
+from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.ops import MemoryScalar
 
 _unused = 1e-6  # an atom whose A_jj is at most that share of the largest begins anew
@@ -246,7 +246,7 @@ class DeepFacto(BlockADMM):
 
     Attributes:
         code_step_sizes: (1,) float64, eta of the last step.
-        statistics: (A, B) that the dictionary is fitted to: (r, r) and (C, r), copies.
+        memory: (A, B) that the dictionary is fitted to: (r, r) and (C, r), copies.
     """
 
     name = "deepfacto"
@@ -260,7 +260,7 @@ class DeepFacto(BlockADMM):
         self._dictionary = OnlineDictionary(_layer(model)[1], options)
 
     @property
-    def statistics(self) -> tuple[Tensor, Tensor]:
+    def memory(self) -> tuple[Tensor, Tensor]:
         return self._dictionary.gram.clone(), self._dictionary.cross.clone()
 
     @classmethod
@@ -303,20 +303,18 @@ class DeepFacto(BlockADMM):
         return [_layer(self.model)[0]]
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "statistics": self.statistics}
+        return {**super().state_dict(), "memory": self.memory}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
-        own, found = (
-            [tuple(matrix.shape) for matrix in each] for each in (self.statistics, state["statistics"])
-        )
+        own, found = ([tuple(matrix.shape) for matrix in each] for each in (self.memory, state["memory"]))
         if found != own:
-            raise ValueError(f"state's statistics must have the shapes {own}, but have {found}.")
+            raise ValueError(f"state's memory must have the shapes {own}, but have {found}.")
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
         for matrix, kept in zip(
-            (self._dictionary.gram, self._dictionary.cross), state["statistics"], strict=True
+            (self._dictionary.gram, self._dictionary.cross), state["memory"], strict=True
         ):
             matrix.copy_(kept)
 

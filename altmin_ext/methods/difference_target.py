@@ -144,9 +144,9 @@ class Layer:
         if self._map.bias_gradient is not None:
             torch.sum(residual, 0, out=self._map.bias_gradient)
 
-    def pull_back(self, residual: Tensor) -> Tensor:
+    def vjp(self, residual: Tensor) -> Tensor:
         """From the derivative in W front(h) + b (B, n_out) to that in h (B, n_in)."""
-        return self._front.pull_back(self._map.pull_back(residual, None))
+        return self._front.vjp(self._map.vjp(residual, None))
 
     def _affine(self, a: Tensor) -> Tensor:
         product = self._map.forward(a, None)
@@ -269,7 +269,7 @@ class DifferenceTarget(Method):
         """t_l - h_l of every hidden layer: along the loss at the top, through the differences of g_l below."""
         if not hidden:
             return []
-        displacements = [-self.options.target_step * self._layers[-1].pull_back(residual)]
+        displacements = [-self.options.target_step * self._layers[-1].vjp(residual)]
         for inverse, h in zip(reversed(self._inverses), reversed(hidden), strict=False):
             inverse.encode(h)
             displacements.append(inverse.difference(displacements[-1]))
@@ -396,7 +396,7 @@ def _check_model(stages: Sequence[BoundStage]) -> None:
                 f"model must be a chain of Linear with pointwise activations between them for dtp, but stage "
                 f"{stage.name!r} is something else; use am-adam."
             )
-    if len(stages) > 1 and stages[-1].pre.has_underivable:
+    if len(stages) > 1 and stages[-1].pre.has_sign_without_derivative:
         raise ValueError(
             "model must have a surrogate for a Sign in front of its last Linear, where the targets begin, but it is "
             "'none'; make it Sign('identity') or Sign('clipped')."

@@ -9,7 +9,7 @@ Pre-activations z_l and activations a_l are variables; the last layer alone is a
 An iteration updates everything twice, at its newest value: z_L, b_L, W_L, a_{L-1}, z_{L-1}, ..., W_1 on the way back,
 and W_1, b_1, z_1, a_1, W_2, ..., z_L forward. Then u <- u + rho (z_L - W_L a_{L-1} - b_L).
 
-- W_l takes a step on its quadratic term and Omega, see :mod:`altmin_ext.methods.lifted`;
+- W_l takes a step on its quadratic term and Omega, see :mod:`altmin_ext.methods._lifted`;
 - b_l is the minimiser, the mean of z_l - W_l a_{l-1} (+ u / rho in the last layer);
 - a_l takes a gradient step on its two terms, each sample with a step size of its own, as the paper allows;
 - z_l is the minimiser; z_L is the proximal map of the loss at W_L a_{L-1} + b_L - u / rho.
@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
+from altmin_ext.methods._lifted import Layer, Lifted, LiftedOptions, WeightProblem
 from altmin_ext.methods.base import option
-from altmin_ext.methods.lifted import Layer, Lifted, LiftedOptions, WeightProblem
 from altmin_ext.ops import Activation
 
 

@@ -37,9 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from altmin_ext.methods._lifted import Layer, Lifted, LiftedOptions, WeightProblem
 from altmin_ext.methods.base import option
-from altmin_ext.methods.lifted import Layer, Lifted, LiftedOptions, WeightProblem
-from altmin_ext.methods.steepness import Steepness
+from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import Activation, CodeScalar
 
 
@@ -93,7 +93,7 @@ class MDLAM(Lifted):
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         rows = torch.zeros(len(self._layers) - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
         self._scalars = rows
-        self._steepness = Steepness(self._stages[1:], list(rows), self.seed, like)
+        self._spectral_norms = SpectralNorms(self._stages[1:], list(rows), self.seed, like)
 
     @property
     def _momentum(self) -> float:
@@ -105,7 +105,7 @@ class MDLAM(Lifted):
         self._activations_before = [a.clone() for a in self.activations]
 
     def _sweep(self, x: Tensor, y: Tensor) -> Tensor:
-        self._steepness.begin(len(x))
+        self._spectral_norms.begin(len(x))
         terms = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
         for l, layer in enumerate(self._layers):
             problem = self._weight_problem(l, x)
@@ -173,7 +173,7 @@ class MDLAM(Lifted):
 
     def _advance(self) -> None:
         self._s = _next(self._s)
-        self._steepness.iterate(len(self._layers[0].pre_activations))
+        self._spectral_norms.iterate(len(self._layers[0].pre_activations))
         eps = max(self.options.eps_decay * self.eps, self.options.eps_min)
         if eps != self.eps:
             self.eps, self._objective = eps, None
@@ -190,16 +190,16 @@ class MDLAM(Lifted):
             "s": self._s,
             "weights_before": [weight.clone() for weight in self._weights_before],
             "activations_before": [a.clone() for a in self._activations_before],
-            **self._steepness.state_dict(),
+            **self._spectral_norms.state_dict(),
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
-        self._steepness.check_state(state)
+        self._spectral_norms.check_state(state)
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
-        self._steepness.load_state_dict(state)
+        self._spectral_norms.load_state_dict(state)
         self.eps, self._s = float(state["eps"]), float(state["s"])
         like = self._layers[0].weight
         self._weights_before = [weight.to(like).clone() for weight in state["weights_before"]]

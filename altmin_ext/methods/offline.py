@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from altmin_ext.methods.am_mem import AMMem, AMMemOptions
 from altmin_ext.methods.base import StepReport, option
-from altmin_ext.methods.memory import Memory
 from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.reference import smallest_displacement
+from altmin_ext.updates import Memory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,13 +23,17 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
+from altmin_ext.codes import (
+    Code,
+    ConvolutionCode,
+    ElmanCode,
+    Flags,
+    FlippedCode,
+    MatrixCode,
+    OutputSequenceCode,
+)
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
-from altmin_ext.methods.codes import Code, Flags, FlippedCode, MatrixCode
-from altmin_ext.methods.convolution_code import ConvolutionCode
-from altmin_ext.methods.elman_code import ElmanCode, OutputSequenceCode
-from altmin_ext.methods.steepness import Steepness
-from altmin_ext.methods.weight_update import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
 from altmin_ext.network import (
     BoundStage,
     ElmanMap,
@@ -39,7 +43,9 @@ from altmin_ext.network import (
     SequenceMap,
     split,
 )
+from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
+from altmin_ext.updates import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +99,7 @@ class OnlineAMOptions(MethodOptions):
                 else ("scaling must be 'paper', but is 'released'")
             )
             raise ValueError(f"{wrong}, which the codes of an Elman layer cannot have.")
-        if self.l1_codes > 0 and any(stage.pre.has_underivable for stage in stages):
+        if self.l1_codes > 0 and any(stage.pre.has_sign_without_derivative for stage in stages):
             raise ValueError(
                 f"l1_codes must be 0, but is {self.l1_codes}: a code that Sign(surrogate='none') reads only flips."
             )
@@ -187,7 +193,7 @@ class OnlineAM(Method):
         trained = self._stages[self._stages_of_update]
         self._update = self.Update(trained, self._guard, first_flag=2 * count - len(trained))
         self._scalars_are_for: tuple[Any, ...] | None = None
-        self._steepness = Steepness(self._stages[1:], self._rows, self.seed, self._like)
+        self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like)
         self._bound_shape: torch.Size | None = None
         self._logits = self._output_residual = self._like
         self._output_shape = torch.Size()
@@ -265,7 +271,7 @@ class OnlineAM(Method):
             for code, own, activation in zip(self._codes, shapes[1:], inputs[1:], strict=False):
                 code.set_shapes(own, activation)
             self._output_shape, self.n_out = shapes[-1], shapes[-1].numel()
-            self._steepness.set_shapes(shapes[1:-1], inputs[1:])
+            self._spectral_norms.set_shapes(shapes[1:-1], inputs[1:])
         batch = x.shape[0]
         for code in self._codes:
             code.set_batch(batch, self._like)
@@ -297,7 +303,7 @@ class OnlineAM(Method):
             correct = torch.empty_like(self._scratch[1])
         self._residual_of_loss(y, loss, correct, self._flags[len(self._codes)])
         if self._auto:
-            self._steepness.begin(len(x))
+            self._spectral_norms.begin(len(x))
         for l in reversed(range(len(self._codes))):
             self._update_code(l, y)
         return first, loss, correct
@@ -314,7 +320,7 @@ class OnlineAM(Method):
         for stage in self._stages:
             stage.map.commit()
         if self._auto:
-            self._steepness.iterate(batch)
+            self._spectral_norms.iterate(batch)
 
     def _finish(self) -> None:
         if self._taken:
@@ -363,20 +369,20 @@ class OnlineAM(Method):
         """Gradient steps on the local objective of one code, equation (4) for the top one, (5) below it."""
         code, iterations = self._codes[l], self.options.code_iterations or 1
         above = self._codes[l + 1] if l + 1 < len(self._codes) else None
-        pull_back = self._pull_back_loss if above is None else above.pull_back
-        pulled_back, change = pull_back(code.destination), None
-        for iteration in range(1 if code.takes_all_steps else iterations):
+        vjp = self._loss_vjp if above is None else above.vjp
+        pulled_back, change = vjp(code.destination), None
+        for iteration in range(1 if code.iterates_itself else iterations):
             if iteration > 0 and above is None:
                 self._keep_logits(self._predictor.forward(code.activation, self._logits))
                 self._residual_of_loss(y, *self._scratch, self._flags[l + 1])
-                pulled_back = self._pull_back_loss(code.destination)
+                pulled_back = self._loss_vjp(code.destination)
             elif iteration > 0 and above is not None:
-                pulled_back, change = above.pull_back_moved(code, pulled_back, iterations - 1)
+                pulled_back, change = above.vjp_after_move(code, pulled_back, iterations - 1)
             code.step(pulled_back, change, None if above is None else above.row, iteration == 0)
 
-    def _pull_back_loss(self, out: Tensor | None) -> Tensor:
+    def _loss_vjp(self, out: Tensor | None) -> Tensor:
         residual = self._output_residual
-        return self._predictor.pull_back(residual.view(len(residual), *self._output_shape), out)
+        return self._predictor.vjp(residual.view(len(residual), *self._output_shape), out)
 
     def _weight_gradients(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
         """Gradients of all stages' weight objectives at the updated codes, into the maps' buffers.
@@ -445,14 +451,14 @@ class OnlineAM(Method):
         paper = o.scaling == "paper"
         rows, factors = [], []
         for l, (code, above) in enumerate(zip(self._codes, self._stages[1:], strict=True)):
-            top, steepest = l == len(self._codes) - 1, above.pre.steepest
+            top, lipschitz = l == len(self._codes) - 1, above.pre.lipschitz
             downstream = 1.0 if paper else 2 / (batch * self._codes[l + 1].width) if not top else 0.0
             curvature = 1.0
             if top:
                 downstream = 1 / (2 * self.mu) if paper else 1 / (self.mu * batch)
                 curvature = self.loss.curvature(self.n_out)
-            if steepest is not None:
-                curvature *= steepest**2
+            if lipschitz is not None:
+                curvature *= lipschitz**2
             rows.append(
                 {
                     CodeScalar.step_size: -1.0 if self._auto else o.lr_codes,
@@ -500,19 +506,19 @@ class OnlineAM(Method):
             **super().state_dict(),
             "mu": self.mu,
             "update": self._update.state_dict(),
-            **self._steepness.state_dict(),
+            **self._spectral_norms.state_dict(),
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
-        self._steepness.check_state(state)
+        self._spectral_norms.check_state(state)
         self._update.check_state(state["update"])
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
         self._update.load_state_dict(state["update"])
         self.mu = float(state["mu"])
-        self._steepness.load_state_dict(state)
+        self._spectral_norms.load_state_dict(state)
         self._bound_shape = None
         self._scalars_are_for = None
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from altmin_ext.methods.backprop import BackpropAdam
 from altmin_ext.methods.base import MethodOptions
-from altmin_ext.sign import check_surrogates
+from altmin_ext.nn.sign import check_surrogates
 
 
 class StraightThrough(BackpropAdam):

@@ -35,9 +35,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altmin_ext import ops
+from altmin_ext._fingerprint import Fingerprint
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
-from altmin_ext.methods.excerpt import Excerpt
 from altmin_ext.network import BoundStage, LinearMap, split
 
 Reduce: TypeAlias = Callable[[list[Tensor]], None]
@@ -272,7 +272,7 @@ class TaylorADMM(Method):
         self.codes: list[Tensor] = []
         self.multiplier = torch.zeros(0, self._layers[-1].shape[0], dtype=self.dtype, device=self.device)
         self.iterations = 0
-        self._excerpt = Excerpt()
+        self._fingerprint = Fingerprint()
         self._first: Gram | None = None  # of layer 1, whose inputs are the same in every iteration
 
     # ------------------------------------------------------------------------------------- an iteration
@@ -289,7 +289,7 @@ class TaylorADMM(Method):
                 shape = stage.output_shape(shape, self.multiplier)
             self._shape = x.shape[1:]
         self.loss.check_target_values(y, self._layers[-1].shape[0])
-        self._excerpt.check(x, y, self.name)
+        self._fingerprint.check(x, y, self.name)
         return x.flatten(1), y
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
@@ -315,7 +315,7 @@ class TaylorADMM(Method):
             for layer, fitted in zip(self._layers, weights, strict=True):
                 layer.put(fitted)
             if not self.codes:
-                self._excerpt.keep(x, y)
+                self._fingerprint.keep(x, y)
             self.codes, self.multiplier, self._first = new_codes, multiplier, first
             self.iterations += 1
         return StepReport(
@@ -453,7 +453,7 @@ class TaylorADMM(Method):
             "codes": [z.clone() for z in self.codes],
             "multiplier": self.multiplier.clone(),
             "iterations": self.iterations,
-            "excerpt": self._excerpt.state(),
+            "fingerprint": self._fingerprint.state(),
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
@@ -469,7 +469,7 @@ class TaylorADMM(Method):
         self.codes = [z.to(self.multiplier).clone() for z in state["codes"]]
         self.multiplier = state["multiplier"].to(self.multiplier).clone()
         self.iterations = int(state["iterations"])
-        self._excerpt.load(state["excerpt"], self.device)
+        self._fingerprint.load(state["fingerprint"], self.device)
         self._first = None
 
 
@@ -484,7 +484,7 @@ def _check_model(stages: Sequence[BoundStage]) -> None:
     for i, stage in enumerate(stages):
         wanted = "identity" if i == 0 else "relu"
         known = stage.pre.activation is not None and stage.pre.activation.name == wanted
-        if not isinstance(stage.map, LinearMap) or not known or not stage.pre.passes_or_rests:
+        if not isinstance(stage.map, LinearMap) or not known or not stage.pre.is_relu_or_identity:
             where = "in front of the first" if i == 0 else "between it and the Linear below"
             what = "nothing but Flatten" if i == 0 else "a ReLU alone"
             raise ValueError(

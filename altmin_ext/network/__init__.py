@@ -9,10 +9,12 @@ of a stage's map. The last stage is the predictor, whose outputs are the logits:
 
 from __future__ import annotations
 
+from altmin_ext.network.activations import activation_of
 from altmin_ext.network.chain import Chain, PreMap
 from altmin_ext.network.maps import EvaluatedMap, LinearMap, LocalMap, Map
 from altmin_ext.network.recurrent import ElmanMap, OutputSequenceMap, SequenceMap
-from altmin_ext.network.splitting import BoundStage, Stage, as_chain, leaves, map_spans, split, split_at
+from altmin_ext.network.spectral_norms import SpectralNorms
+from altmin_ext.network.splitting import BoundStage, as_chain, leaves, map_spans, split, split_at
 
 __all__ = [
     "BoundStage",
@@ -25,7 +27,8 @@ __all__ = [
     "OutputSequenceMap",
     "PreMap",
     "SequenceMap",
-    "Stage",
+    "SpectralNorms",
+    "activation_of",
     "as_chain",
     "leaves",
     "map_spans",

@@ -43,10 +43,10 @@ class Chain:
             delta = piece.move(delta, unit)
         return delta
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor) -> Tensor:
         """J^T gradient where the pieces stand."""
         for piece in reversed(self.pieces):
-            gradient = piece.pull_back(gradient)
+            gradient = piece.vjp(gradient)
         return gradient
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
@@ -55,7 +55,7 @@ class Chain:
         for i, piece in reversed(list(enumerate(self.pieces))):
             found = piece.parameter_gradients(gradient) + found
             if i > 0:
-                gradient = piece.pull_back(gradient)
+                gradient = piece.vjp(gradient)
         return found
 
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
@@ -68,16 +68,16 @@ class Chain:
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(f"fails with {str(error).splitlines()[0].rstrip('.')!r}") from error
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         """J v for the first samples, apart from what couples the samples of a batch."""
         for piece in self.pieces:
-            v = piece.tangent(v)
+            v = piece.sample_jvp(v)
         return v
 
-    def cotangent(self, v: Tensor) -> Tensor:
+    def sample_vjp(self, v: Tensor) -> Tensor:
         """J^T v likewise."""
         for piece in reversed(self.pieces):
-            v = piece.cotangent(v)
+            v = piece.sample_vjp(v)
         return v
 
     @property
@@ -134,7 +134,7 @@ class PreMap(Chain):
         return not self.pieces
 
     @property
-    def passes_or_rests(self) -> bool:
+    def is_relu_or_identity(self) -> bool:
         """Whether it is a relu or the identity alone: what it passes is unchanged, what it stops has no slope."""
         return (
             self._dropout is None
@@ -143,14 +143,14 @@ class PreMap(Chain):
         )
 
     @property
-    def has_underivable(self) -> bool:
+    def has_sign_without_derivative(self) -> bool:
         """Whether a Sign without any derivative is in it."""
         return any(isinstance(p, PointwisePiece) and p.activation.name == "sign_none" for p in self.pieces)
 
     @property
-    def steepest(self) -> float | None:
+    def lipschitz(self) -> float | None:
         """A bound of the norm of its Jacobian; None if one of the pieces knows none."""
-        slopes = [piece.steepest for piece in self.pieces]
+        slopes = [piece.lipschitz for piece in self.pieces]
         return None if None in slopes else math.prod(slope for slope in slopes if slope is not None)
 
 

@@ -25,12 +25,12 @@ class Map(abc.ABC):
         parameters: the trainable parameters; a frozen one is left out.
         gradients: one buffer per entry of ``parameters``.
         matrix: whose norm bounds the Jacobian in the input, where that is a matrix.
-        is_alike: whether that Jacobian is the same for all samples, apart from what couples those of a batch.
+        has_constant_jacobian: whether that Jacobian is the same for all samples, but for what couples a batch.
         affine: the Linear or convolution that the map is, where it is nothing else.
     """
 
     matrix: Tensor | None = None
-    is_alike = True
+    has_constant_jacobian = True
     affine: Affine | None = None
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -45,11 +45,11 @@ class Map(abc.ABC):
     def output_shape(self, shape: torch.Size) -> torch.Size:
         """The shape of a sample's output, given its input's; ValueError, half a sentence, if it does not fit."""
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         """J v for the first len(v) samples, apart from what couples the samples of a batch."""
         raise NotImplementedError
 
-    def cotangent(self, v: Tensor) -> Tensor:
+    def sample_vjp(self, v: Tensor) -> Tensor:
         """J^T v likewise."""
         raise NotImplementedError
 
@@ -87,7 +87,7 @@ class EvaluatedMap(Map):
         """(map(a0 + unit displacement) - map(a0)) / unit, a0 the activation of the encode."""
 
     @abc.abstractmethod
-    def pull_back(self, residual: Tensor, out: Tensor | None) -> Tensor:
+    def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
         """J^T residual, J the Jacobian in the activation where the map was evaluated last."""
 
     @abc.abstractmethod
@@ -141,7 +141,7 @@ class LinearMap(EvaluatedMap):
     def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
         return self.forward(displacement, out)
 
-    def pull_back(self, residual: Tensor, out: Tensor | None) -> Tensor:
+    def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
         return torch.mm(residual, self.weight, out=out)
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
@@ -152,10 +152,10 @@ class LinearMap(EvaluatedMap):
     def matrix(self) -> Tensor:  # type: ignore[override]
         return self.weight
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         return v @ self.weight.t()
 
-    def cotangent(self, v: Tensor) -> Tensor:
+    def sample_vjp(self, v: Tensor) -> Tensor:
         return v @ self.weight
 
 
@@ -167,7 +167,7 @@ class LocalMap(EvaluatedMap):
         self._chain = Chain(pieces)
         self._like = like
         self.saves_output = self._chain.saves_output
-        self.is_alike = all(piece.is_alike for piece in pieces)
+        self.has_constant_jacobian = all(piece.has_constant_jacobian for piece in pieces)
         if len(pieces) == 1 and isinstance(pieces[0], AffinePiece):
             self.affine = pieces[0].module
 
@@ -196,18 +196,18 @@ class LocalMap(EvaluatedMap):
     def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
         return self._chain.move(displacement, unit).contiguous()
 
-    def pull_back(self, residual: Tensor, out: Tensor | None) -> Tensor:
-        return self._chain.pull_back(residual).contiguous()
+    def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
+        return self._chain.vjp(residual).contiguous()
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         for buffer, value in zip(self.gradients, self._chain.parameter_gradients(residual), strict=True):
             buffer.copy_(value)
 
-    def tangent(self, v: Tensor) -> Tensor:
-        return self._chain.tangent(v)
+    def sample_jvp(self, v: Tensor) -> Tensor:
+        return self._chain.sample_jvp(v)
 
-    def cotangent(self, v: Tensor) -> Tensor:
-        return self._chain.cotangent(v)
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        return self._chain.sample_vjp(v)
 
     def commit(self) -> None:
         for piece in self._chain.pieces:

@@ -6,7 +6,7 @@ piece can be evaluated at a point (the encode's input) and then at another one n
 - ``value(a)`` goes to a point and gives the output there;
 - ``move(delta, unit)`` goes from the encode's point a0 to a0 + unit delta and gives the change of the value,
   (f(a0 + unit delta) - f(a0)) / unit, free of cancellation where the module's structure allows it;
-- ``pull_back(g)`` is J^T g where the piece stands, ``parameter_gradients(g)`` likewise for the parameters.
+- ``vjp(g)`` is J^T g where the piece stands, ``parameter_gradients(g)`` likewise for the parameters.
 
 Within a step a piece is the same function at every evaluation: one dropout mask, the batch's own statistics.
 """
@@ -34,12 +34,12 @@ class Piece(abc.ABC):
     Attributes:
         parameters: the trainable ones; a frozen parameter is left out.
         saves_output: whether what it returned must not be overwritten while it stands at that point.
-        is_alike: whether its Jacobian is that of every sample, apart from what couples the samples of a batch.
+        has_constant_jacobian: whether its Jacobian is the same for all samples, but for what couples a batch.
     """
 
     parameters: Sequence[nn.Parameter] = ()
     saves_output = False
-    is_alike = False
+    has_constant_jacobian = False
 
     def __init__(self) -> None:
         self._start = self._point = torch.empty(0)
@@ -58,7 +58,7 @@ class Piece(abc.ABC):
         """(f(a0 + unit delta) - f(a0)) / unit, and stand at a0 + unit delta."""
 
     @abc.abstractmethod
-    def pull_back(self, gradient: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor) -> Tensor:
         """J^T gradient."""
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
@@ -69,16 +69,16 @@ class Piece(abc.ABC):
         """Keep what :meth:`begin` saw."""
 
     @property
-    def steepest(self) -> float | None:
-        """A bound of the norm of J, whatever the point; None if there is none but to ask :meth:`tangent`."""
+    def lipschitz(self) -> float | None:
+        """A bound of the norm of J, whatever the point; None if there is none but to ask :meth:`sample_jvp`."""
         return None
 
     @abc.abstractmethod
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         """J v for the first len(v) samples where the piece stands, apart from what couples samples of a batch."""
 
     @abc.abstractmethod
-    def cotangent(self, v: Tensor) -> Tensor:
+    def sample_vjp(self, v: Tensor) -> Tensor:
         """J^T v likewise."""
 
 
@@ -97,18 +97,18 @@ class PointwisePiece(Piece):
         self._point = self._start + unit * delta
         return self.activation.difference(self._start, -delta, unit)
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
-        return self.cotangent(gradient)
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self.sample_vjp(gradient)
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         return self.activation.differential(self._point[: len(v)], v)
 
-    def cotangent(self, v: Tensor) -> Tensor:
-        return self.tangent(v)
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        return self.sample_jvp(v)
 
     @property
-    def steepest(self) -> float:
-        return self.activation.steepest
+    def lipschitz(self) -> float:
+        return self.activation.lipschitz
 
 
 class DropoutPiece(Piece):
@@ -134,22 +134,22 @@ class DropoutPiece(Piece):
         return super().begin(a)
 
     def value(self, a: Tensor) -> Tensor:
-        return self.tangent(a)
+        return self.sample_jvp(a)
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        return self.tangent(delta)
+        return self.sample_jvp(delta)
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
-        return self.tangent(gradient)
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self.sample_jvp(gradient)
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         return v if self.mask is None else v * self.mask[: len(v)]
 
-    def cotangent(self, v: Tensor) -> Tensor:
-        return self.tangent(v)
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        return self.sample_jvp(v)
 
     @property
-    def steepest(self) -> float:
+    def lipschitz(self) -> float:
         return 1 / (1 - self.rate)
 
 
@@ -165,19 +165,19 @@ class ReshapePiece(Piece):
         return a.flatten(self._module.start_dim, self._module.end_dim)
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        return self.tangent(delta)
+        return self.sample_jvp(delta)
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
-        return self.cotangent(gradient)
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self.sample_vjp(gradient)
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         return v.flatten(self._module.start_dim, self._module.end_dim)
 
-    def cotangent(self, v: Tensor) -> Tensor:
+    def sample_vjp(self, v: Tensor) -> Tensor:
         return v.reshape(len(v), *self._point.shape[1:])
 
     @property
-    def steepest(self) -> float:
+    def lipschitz(self) -> float:
         return 1.0
 
 
@@ -219,20 +219,20 @@ class MaxPoolPiece(Piece):
         apart = (start.gather(2, now) - start.gather(2, before)) / unit
         return (apart + delta.flatten(2).gather(2, now)).view(self._places.shape)
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
-        return self.cotangent(gradient)
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self.sample_vjp(gradient)
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         places = self._places[: len(v)]
         return v.flatten(2).gather(2, places.flatten(2)).view(places.shape)
 
-    def cotangent(self, v: Tensor) -> Tensor:
+    def sample_vjp(self, v: Tensor) -> Tensor:
         spread = torch.zeros_like(self._point[: len(v)]).flatten(2)
         spread.scatter_add_(2, self._places[: len(v)].flatten(2), v.flatten(2))
         return spread.view(len(v), *self._point.shape[1:])
 
     @property
-    def steepest(self) -> float:
+    def lipschitz(self) -> float:
         m = self._module
         sizes, strides = (v if isinstance(v, tuple) else (v, v) for v in (m.kernel_size, m.stride))
         # An element is the maximum of at most so many windows.
@@ -242,7 +242,7 @@ class MaxPoolPiece(Piece):
 class AffinePiece(Piece):
     """A Linear or a convolution: one Jacobian for all points."""
 
-    is_alike = True
+    has_constant_jacobian = True
 
     def __init__(self, module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
@@ -255,18 +255,18 @@ class AffinePiece(Piece):
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
         self._point = self._start + unit * delta
-        return self.tangent(delta)
+        return self.sample_jvp(delta)
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         m = self.module
         if isinstance(m, nn.Linear):
             return F.linear(v, m.weight)
         return m._conv_forward(v, m.weight, None)
 
-    def cotangent(self, v: Tensor) -> Tensor:
+    def sample_vjp(self, v: Tensor) -> Tensor:
         return self._backward(v, self._point[: len(v)], parameters=False)[0]
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor) -> Tensor:
         return self._backward(gradient, self._point, parameters=False)[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
@@ -325,7 +325,7 @@ class NormalisationPiece(Piece):
     The running statistics move once per step, by those of the encode.
     """
 
-    is_alike = True
+    has_constant_jacobian = True
 
     def __init__(self, module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
         super().__init__()
@@ -393,7 +393,7 @@ class NormalisationPiece(Piece):
         )
         return found
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor) -> Tensor:
         return self._backward(gradient, [True, False, False])[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
@@ -415,12 +415,12 @@ class NormalisationPiece(Piece):
         m.running_mean.lerp_(self._start_mean, momentum)
         m.running_var.lerp_(variance * (self._count / (self._count - 1)), momentum)
 
-    def tangent(self, v: Tensor) -> Tensor:
+    def sample_jvp(self, v: Tensor) -> Tensor:
         gain = self._module.weight
         return v * self._along(self._factor if gain is None else self._factor * gain, v)
 
-    def cotangent(self, v: Tensor) -> Tensor:
-        return self.tangent(v)
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        return self.sample_jvp(v)
 
 
 # Held where torch's generator is put back, which is one for all threads, by which blocks may be fitted.
@@ -483,9 +483,9 @@ class LocalPiece(Piece):
         if delta.dtype == torch.float64:
             return (value - self._start_value) / unit
         # A difference of values would drown in their rounding; the slope half-way is off by the square of unit.
-        return self._tangent_at(self._start + unit * delta / 2, delta)
+        return self._jvp_at(self._start + unit * delta / 2, delta)
 
-    def _tangent_at(self, a: Tensor, v: Tensor) -> Tensor:
+    def _jvp_at(self, a: Tensor, v: Tensor) -> Tensor:
         try:
             product: Tensor = jvp(self._evaluate, (a,), (v,))[1]
         except (NotImplementedError, RuntimeError):
@@ -495,7 +495,7 @@ class LocalPiece(Piece):
             product = linear[1](v)[0]
         return product.detach()
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor) -> Tensor:
         return torch.autograd.grad(self._output, self._input, gradient, retain_graph=True)[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
@@ -516,9 +516,9 @@ class LocalPiece(Piece):
             for name, buffer in self._module.named_buffers():
                 buffer.copy_(self._start_buffers[name])
 
-    def tangent(self, v: Tensor) -> Tensor:
-        return self._tangent_at(self._input.detach()[: len(v)], v)
+    def sample_jvp(self, v: Tensor) -> Tensor:
+        return self._jvp_at(self._input.detach()[: len(v)], v)
 
-    def cotangent(self, v: Tensor) -> Tensor:
+    def sample_vjp(self, v: Tensor) -> Tensor:
         product: Tensor = vjp(self._evaluate, self._input.detach()[: len(v)])[1](v)[0]
         return product.detach()

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from altmin_ext.models import Elman
 from altmin_ext.network.maps import LinearMap, Map
+from altmin_ext.nn import Elman
 from altmin_ext.ops import Activation
 
 
@@ -72,7 +72,7 @@ class SequenceMap(LinearMap):
     def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
         return super().forward(self.output, out) if self.has_output else activation
 
-    def pull_back(self, residual: Tensor, out: Tensor | None) -> Tensor:
+    def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
         return residual
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:

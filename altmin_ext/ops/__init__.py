@@ -17,7 +17,7 @@ from torch import Tensor
 
 from altmin_ext.errors import unknown_name
 from altmin_ext.ops import native, reference, scalars
-from altmin_ext.ops.activation import Activation, activation_of
+from altmin_ext.ops.activation import Activation
 from altmin_ext.ops.scalars import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
 
 _backend = "native"
@@ -781,7 +781,6 @@ __all__ = [
     "CodeScalar",
     "MemoryScalar",
     "UpdateScalar",
-    "activation_of",
     "backend",
     "names",
     "native",

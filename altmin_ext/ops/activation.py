@@ -8,9 +8,19 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from altmin_ext.sign import Sign, sign, surrogates
+# What stands in for the derivative of the sign.
+surrogates: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": torch.ones_like,
+    "clipped": lambda c: (c.abs() <= 1).to(c.dtype),
+    "none": torch.zeros_like,
+}
+
+
+def sign(c: Tensor) -> Tensor:
+    """-1 for c <= 0, +1 for c > 0; NaN stays NaN."""
+    return torch.where(c > 0, 1, torch.where(c <= 0, -1, c))
 
 
 def _normal(c: Tensor) -> Tensor:
@@ -31,7 +41,7 @@ def _silu_derivative(c: Tensor) -> Tensor:
 class _Formula:
     value: Callable[[Tensor, float], Tensor]
     derivative: Callable[[Tensor, float], Tensor]
-    steepest: Callable[[float], float]  # max |sigma'|
+    lipschitz: Callable[[float], float]  # max |sigma'|
     jumps: bool = False  # constant but for jumps: its derivative is a stand-in, of use for gradients alone
 
 
@@ -137,9 +147,9 @@ class Activation:
         return torch.where(smooth, -delta * slope, plain)
 
     @property
-    def steepest(self) -> float:
+    def lipschitz(self) -> float:
         """The largest |sigma'|; 1 of every sign."""
-        return _formulas[self.name].steepest(self.parameter)
+        return _formulas[self.name].lipschitz(self.parameter)
 
     @property
     def jumps(self) -> bool:
@@ -156,33 +166,7 @@ class Activation:
 
 identity = Activation("identity")
 
-_signs = {"identity": "sign", "clipped": "sign_clipped", "none": "sign_none"}
 _signs_of_tanh = {"sign": "sign_of_tanh", "sign_clipped": "sign_of_tanh", "sign_none": "sign_none"}
-_simple: dict[type[nn.Module], str] = {
-    nn.Identity: "identity",
-    nn.ReLU: "relu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-}
-
-
-def activation_of(module: nn.Module) -> Activation | None:
-    """The activation that a module computes, or None if it is not one the kernels know."""
-    kind = type(module)
-    if kind in _simple:
-        return Activation(_simple[kind])
-    if isinstance(module, nn.LeakyReLU):
-        return Activation("leaky_relu", module.negative_slope)
-    if isinstance(module, nn.ELU):
-        return Activation("elu", module.alpha)
-    if isinstance(module, nn.GELU):
-        return Activation("gelu" if module.approximate == "none" else "gelu_tanh")
-    if isinstance(module, nn.Softplus) and module.threshold == 20:
-        return Activation("softplus", module.beta)
-    if isinstance(module, Sign):
-        return Activation(_signs[module.surrogate])
-    return None
 
 
 def fused(first: Activation, second: Activation) -> Activation | None:

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from altmin_ext.ops.activation import Activation
+from altmin_ext.ops.activation import Activation, sign
 from altmin_ext.ops.scalars import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
-from altmin_ext.sign import sign
 
 smallest_displacement = 1e-8  # of the top code: below it, stages are scaled down with it
 

@@ -190,7 +190,7 @@ def _products(again: bool) -> Maker:
                 for l, map in enumerate(maps):
                     map.forward(x if l == 0 else activations[l], outputs[l])
                 for l in range(len(maps) - 1, 0, -1):
-                    maps[l].pull_back(codes[l], pulled_back[l])
+                    maps[l].vjp(codes[l], pulled_back[l])
                 for l, map in enumerate(maps):
                     if again and l > 0:
                         map.forward(activations[l], outputs[l])

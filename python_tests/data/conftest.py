@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from altmin_ext.data import formats, sources
+from altmin_ext.data import _formats, _sources
 
 
 def idx(array):
@@ -56,13 +56,13 @@ def tiny_mnist(monkeypatch, home):
     }
     contents = {name: idx(array) for name, array in arrays.items()}
     files = tuple(
-        sources.File(
+        _sources.File(
             name,
-            partial(formats.read_idx, ndim=arrays[name].ndim, sha256=hashlib.sha256(content).hexdigest()),
+            partial(_formats.read_idx, ndim=arrays[name].ndim, sha256=hashlib.sha256(content).hexdigest()),
         )
         for name, content in contents.items()
     )
-    monkeypatch.setitem(sources.registry, "mnist", sources.Source(files, urls=()))
+    monkeypatch.setitem(_sources.registry, "mnist", _sources.Source(files, urls=()))
     train_x, train_y, test_x, test_y = arrays.values()
     return TinyMnist(
         (train_x, train_y), (test_x, test_y), {name: gzip.compress(c) for name, c in contents.items()}

@@ -8,7 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from altmin_ext.data.formats import Malformed, read_cifar, read_csv, read_idx
+from altmin_ext.data._formats import Malformed, read_cifar, read_csv, read_idx
 
 
 def sha256(content):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from altmin_ext.data import sources
+from altmin_ext.data import _sources
 from altmin_ext.data.graphs import load_graph
 
 # A path 0 - 1 - 2, and a node 3 that nothing cites.
@@ -117,7 +117,7 @@ def test_what_is_not_there_is_said_to_be_missing(written):
     ("name", "facts"), [("cora", (2708, 1433, 5278, 7, 140)), ("citeseer", (3327, 3703, 4552, 6, 120))]
 )
 def test_published_graphs(name, facts):
-    root = sources.own_directory()
+    root = _sources.own_directory()
     if root is None or not (root / "planetoid" / f"{name}.npz").is_file():
         pytest.skip(
             f"{name} was not found; to run this test, set ALTMIN_DATA to a directory with planetoid/{name}.npz"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from altmin_ext import data
-from altmin_ext.data import formats, sources
+from altmin_ext.data import _formats, _sources
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def published(tiny_mnist, server, monkeypatch):
 
 
 def set_urls(monkeypatch, name, *urls):
-    monkeypatch.setitem(sources.registry, name, dataclasses.replace(sources.registry[name], urls=urls))
+    monkeypatch.setitem(_sources.registry, name, dataclasses.replace(_sources.registry[name], urls=urls))
 
 
 def kept(directory):
@@ -74,7 +74,7 @@ def assert_is(data_set, tiny):
 
 
 def test_urls_are_directories():
-    for name, source in sources.registry.items():
+    for name, source in _sources.registry.items():
         assert source.urls, name
         assert all(url.startswith("http") and url.endswith("/") for url in source.urls), name
 
@@ -134,9 +134,9 @@ def test_download_stopped_by_the_user_is_not_kept(published, home, monkeypatch):
     def stop(path):
         raise KeyboardInterrupt
 
-    file = sources.File("train-images-idx3-ubyte.gz", stop)
+    file = _sources.File("train-images-idx3-ubyte.gz", stop)
     monkeypatch.setitem(
-        sources.registry, "mnist", dataclasses.replace(sources.registry["mnist"], files=(file,))
+        _sources.registry, "mnist", dataclasses.replace(_sources.registry["mnist"], files=(file,))
     )
     with pytest.raises(KeyboardInterrupt):
         data.load("mnist")
@@ -166,16 +166,16 @@ def tiny_higgs(monkeypatch, home, server):
     rows[:, 0] = np.arange(12) % 2
     content = gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode())
     (server.root / "HIGGS.csv.gz").write_bytes(content)
-    file = sources.File(
+    file = _sources.File(
         "HIGGS.csv.gz",
-        functools.partial(formats.read_csv, columns=29, rows=12),
+        functools.partial(_formats.read_csv, columns=29, rows=12),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-    source = dataclasses.replace(sources.registry["higgs"], files=(file,), urls=(server.url,))
-    monkeypatch.setitem(sources.registry, "higgs", source)
-    monkeypatch.setattr(sources, "HIGGS_ROWS", 12)
-    monkeypatch.setattr(sources, "HIGGS_TEST_ROWS", 4)
-    monkeypatch.setattr(sources, "HIGGS_SAMPLE_TEST_ROWS", 2)
+    source = dataclasses.replace(_sources.registry["higgs"], files=(file,), urls=(server.url,))
+    monkeypatch.setitem(_sources.registry, "higgs", source)
+    monkeypatch.setattr(_sources, "HIGGS_ROWS", 12)
+    monkeypatch.setattr(_sources, "HIGGS_TEST_ROWS", 4)
+    monkeypatch.setattr(_sources, "HIGGS_SAMPLE_TEST_ROWS", 2)
     return rows
 
 
@@ -202,7 +202,7 @@ def test_higgs_sample_stands_in_for_the_complete_file(tiny_higgs, home):
     sample = home / "higgs" / "higgs_sample.csv.gz"
     sample.write_bytes(gzip.compress(b"\n".join(b",".join([b"1"] + [b"%d" % i] * 28) for i in range(5))))
     assert len(data.load("higgs", download=False).test[1]) == 2
-    sources.fetch("higgs")
+    _sources.fetch("higgs")
     assert len(data.load("higgs", download=False).test[1]) == 4
 
 

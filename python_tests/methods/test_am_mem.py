@@ -211,7 +211,7 @@ def test_convolutions(options: dict[str, Any]) -> None:
 
 def test_patches_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few patches are held at a time, and the past is forgotten once."""
-    from altmin_ext.methods import memory
+    from altmin_ext.updates import memory
 
     def trained() -> nn.Module:
         model = seeded(
@@ -257,7 +257,7 @@ def test_memories_can_be_handed_on() -> None:
     first.step(x, y)
     other_model = copy.deepcopy(model)
     second = altmin_ext.make_method("am-mem", other_model, targets="memory", lr=0.0, memories=first.memories)
-    second._steepness.load_state_dict(first.state_dict())
+    second._spectral_norms.load_state_dict(first.state_dict())
     for x, y in rest:
         first.step(x, y)
         second.step(x, y)

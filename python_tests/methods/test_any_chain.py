@@ -244,7 +244,7 @@ def test_convolutions_in_lanes_are_those_of_torch(
     dtype: torch.dtype, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LeNet-5 by the kernels beside LeNet-5 by torch's convolutions: the same steps up to rounding."""
-    from altmin_ext.methods.convolution_code import ConvolutionCode
+    from altmin_ext.codes import ConvolutionCode
 
     models = [seeded(lambda: altmin_ext.models.lenet5(2, 17), dtype=dtype) for _ in range(2)]
     methods = [altmin_ext.make_method("am-sgd", models[0], lr=0.1)]

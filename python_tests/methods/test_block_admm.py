@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import altmin_ext
-from altmin_ext.models import Sign
+from altmin_ext.nn import Sign
 
 from .local_objectives import leaves
 
@@ -475,7 +475,7 @@ def test_evaluation_mode_of_a_part_stays() -> None:
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_auto_is_one_over_a_bound_of_the_curvature(loss: str) -> None:
-    """Of matrices behind activations: their norm times the steepest slope."""
+    """Of matrices behind activations: their norm times the lipschitz slope."""
     model = seeded(
         lambda: nn.Sequential(
             nn.Linear(FEATURES, 8), nn.Sigmoid(), nn.Linear(8, 7), nn.Dropout(0.5), nn.Linear(7, 6), nn.ReLU(),

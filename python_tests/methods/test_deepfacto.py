@@ -187,7 +187,7 @@ def replay(
         for one, other in zip(model.parameters(), reference.model.parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
         torch.testing.assert_close(layer_of(model).dictionary, reference.layer.dictionary, rtol=0, atol=1e-8)
-        for one, other in zip(method.statistics, (reference.gram, reference.cross), strict=True):
+        for one, other in zip(method.memory, (reference.gram, reference.cross), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
@@ -356,7 +356,7 @@ def test_no_update_of_the_dictionary_raises_its_misfit(rate: float, sweeps: int)
         after = layer.dictionary
         assert float(after.min()) >= 0
         torch.testing.assert_close(after.norm(dim=0), torch.ones(RANK, dtype=after.dtype))
-        # The statistics are scaled along with the atoms, so that the misfit is that of the unscaled ones.
+        # The memory is scaled along with the atoms, so that the misfit is that of the unscaled ones.
         assert misfit(after, online.gram, online.cross) < misfit(before, gram, cross) + 1e-12
         scales = (online.gram.diagonal() / gram.diagonal()).sqrt()
         torch.testing.assert_close(online.gram, gram * scales * scales[:, None])
@@ -382,7 +382,7 @@ def test_atoms_that_no_code_uses_begin_anew() -> None:
     m = layer.dictionary.clone()
     m[:, [1, 3]] = 0
     scales = (online.gram.diagonal() / codes.square().sum(0)).sqrt().nan_to_num()
-    # The codes that were seen, in units of the scaled atoms, are those that the statistics are of.
+    # The codes that were seen, in units of the scaled atoms, are those that the memory is of.
     torch.testing.assert_close(online.gram, (codes * scales).t() @ (codes * scales))
     left = (features - codes @ m.t()).relu()
     worst = left.norm(dim=1).argsort(descending=True)[:2]
@@ -482,7 +482,7 @@ def test_state_of_another_rank() -> None:
     before = method.state_dict()
     with pytest.raises(ValueError, match="state"):
         method.load_state_dict(other.state_dict())
-    assert torch.equal(method.state_dict()["statistics"][0], before["statistics"][0])
+    assert torch.equal(method.state_dict()["memory"][0], before["memory"][0])
 
 
 def test_errors_name_modules_by_their_paths() -> None:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 import altmin_ext
 from altmin_ext import models
 from altmin_ext.methods.difference_target import DifferenceTarget, RMSProp
-from altmin_ext.models import Sign, binary_mlp, mlp
+from altmin_ext.models import binary_mlp, mlp
+from altmin_ext.nn import Sign
 
 from .test_methods_common import assert_sentence
 

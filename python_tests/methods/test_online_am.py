@@ -575,7 +575,7 @@ def test_auto_approaches_the_exact_bound(loss: str, activation: str, mu: float) 
     method = altmin_ext.make_method("am-sgd", model, loss=loss, mu=mu, lr=0.0)
     for x, y in batches((8,) * 200, loss=loss):
         method.step(x, y)
-    # The steepest slopes of these two are known to the library as rounded numbers.
+    # The lipschitz slopes of these two are known to the library as rounded numbers.
     tolerance = 2e-3 if activation in ("gelu", "silu") else 1e-6
     assert eta_list(method) == pytest.approx(exact, rel=tolerance)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import altmin_ext
-from altmin_ext.models import Sign
+from altmin_ext.nn import Sign
 
 CLASSES, MU = 3, 0.4
 

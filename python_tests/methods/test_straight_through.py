@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import altmin_ext
-from altmin_ext.models import Sign, binary_mlp
+from altmin_ext.models import binary_mlp
+from altmin_ext.nn import Sign
 
 
 class Around(nn.Module):

@@ -59,7 +59,7 @@ def test_against_float64(wide_kernels: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.usefixtures("wide_kernels")
 def test_it_is_the_transpose_of_the_encode() -> None:
-    """<convolve(v) at the winners, d> = <v, pull_back(d)> for any v, where the bias is zero."""
+    """<convolve(v) at the winners, d> = <v, vjp(d)> for any v, where the bias is zero."""
     random = Random(132)
     for shape in (POOLED, Shape(1, 3, 2, (5, 6), (3, 3), (1, 1))):
         encode = call(ops.convolve, convolve_case(random, shape, bias=False))

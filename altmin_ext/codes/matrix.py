@@ -1,131 +1,16 @@
-"""How the code of a hidden stage is held while a minibatch is trained on: made, moved, and fitted to.
-
-A code is held as its displacement delta from the encode, c0 - c = unit delta, since after a few layers a code moves
-by less than a unit in the last place of its value. It belongs to its own stage's map, which makes it, and to the
-pre-map of the stage above, which reads it.
-"""
+"""A code held as a matrix, whatever its stage computes."""
 
 from __future__ import annotations
 
-import abc
-import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, Map
-from altmin_ext.ops import CodeScalar
+from altmin_ext.codes.base import Code, Flags, remembers_activation
+from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap
 from altmin_ext.ops.activation import identity
-
-
-@dataclasses.dataclass(frozen=True)
-class Flags:
-    """A stage's flags of the guard: of its code, and of its weights."""
-
-    code: Tensor
-    weights: Tensor
-
-
-class Code(abc.ABC):
-    """The code of a hidden stage on the minibatch at hand.
-
-    Args:
-        stage: whose map makes it.
-        above: the stage that reads it.
-        row: its parameter block, a row of :class:`CodeScalar`.
-        flags: raised where it, or its stage's residual, is not finite.
-
-    Attributes:
-        unit: 0-d, what ``displacement`` is measured in; an entry of ``row``.
-        width: numbers per sample.
-        activation: what the stage above takes, at the code as it is now.
-        activation_displacement: (a - a0) / unit, shaped like it.
-    """
-
-    activation: Tensor
-    activation_displacement: Tensor | None
-    takes_all_steps = False  # whether one call of step is all of them
-    moves_activation = True  # whether the stage above reads anything else than at the encode
-
-    def __init__(self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags) -> None:
-        self.pre = above.pre
-        self.row, self.flags = row, flags
-        self.unit = row[CodeScalar.unit]
-        self.shape = self.activation_shape = torch.Size()
-        self.width = 0
-
-    def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
-        """Say of which shape a sample's code and its activation are."""
-        self.shape, self.activation_shape, self.width = shape, activation_shape, shape.numel()
-
-    @abc.abstractmethod
-    def set_batch(self, batch: int, like: Tensor) -> None:
-        """Make buffers for a minibatch of this size; those of a larger one are used in part."""
-
-    @abc.abstractmethod
-    def encode(self, activation: Tensor) -> Tensor:
-        """c0 <- map(activation below); returns the activation for the stage above."""
-
-    @property
-    def moved(self) -> Tensor:
-        """0-d float64, RMS of c0 - c after the last step."""
-        return self.row[CodeScalar.moved]
-
-    @property
-    def spread(self) -> float:
-        """How many numbers the code has for each that is held."""
-        return 1.0
-
-    @property
-    def destination(self) -> Tensor | None:
-        """Where the stage above may put what it pulls back for :meth:`step`."""
-        return None
-
-    @abc.abstractmethod
-    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
-        """A gradient step on the local objective, equation (4) for the top code and (5) for the others.
-
-        Args:
-            pulled_back: J^T of the stage above on its residual, in units of the code above.
-            change: J^T J of the stage above on the activation's displacement, in this code's unit, or None.
-            above: the parameter block of the code above; None for the top code.
-            first: whether it is the first step on this minibatch.
-        """
-
-    @abc.abstractmethod
-    def pull_back(self, out: Tensor | None) -> Tensor:
-        """J^T displacement, J of this code's own map: the residual W a + b - c before the activation below moved."""
-
-    @abc.abstractmethod
-    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
-        """The same after it has: what :meth:`step` takes as ``pulled_back`` and ``change``.
-
-        Args:
-            below: the code that has moved.
-            pulled_back: what :meth:`pull_back` gave in this step.
-            more: how often this will be asked for in a step.
-        """
-
-    @abc.abstractmethod
-    def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
-        """The gradients of the weight objective, equation (6), into the map's buffers.
-
-        Args:
-            activation: the input of the map, as it is now.
-            below: the code it comes from; None for the network's input.
-            first: whether the weights are still those of the encode.
-        """
-
-    def memory(self) -> Any:
-        """What a captured step uses and the code may replace later."""
-        return None
-
-
-def remembers_activation(map: Map) -> bool:
-    """Whether a map keeps the activation of the encode by itself, and not by a copy: then that must stay."""
-    return isinstance(map, EvaluatedMap) and not map.uses_buffers
 
 
 class MatrixCode(Code):
@@ -152,7 +37,7 @@ class MatrixCode(Code):
         self._several, self._once, self._top = several, once, top
         self._sigma = above.pre.activation
         # A relu at rest has no derivative and stays at rest, so sigma(c0) tells a single step all it needs.
-        self._in_place = once and not stage.map.saves_output and above.pre.passes_or_rests
+        self._in_place = once and not stage.map.saves_output and above.pre.is_relu_or_identity
         self._remembered = above.pre.activation is not None and remembers_activation(above.map)
         self._buffers: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
@@ -233,8 +118,8 @@ class MatrixCode(Code):
         flat = (self._batch, self.width)
         if self._sigma is None:
             shape = (self._batch, *self.activation_shape)
-            pulled_back = self.pre.pull_back(pulled_back.view(shape)).reshape(flat)
-            change = None if change is None else self.pre.pull_back(change.view(shape)).reshape(flat)
+            pulled_back = self.pre.vjp(pulled_back.view(shape)).reshape(flat)
+            change = None if change is None else self.pre.vjp(change.view(shape)).reshape(flat)
         else:
             pulled_back = pulled_back.view(flat)
         ops.code_step(
@@ -252,17 +137,17 @@ class MatrixCode(Code):
         """c0 - unit delta, where it is now."""
         return self._shaped(self._code - self.unit * self.displacement)
 
-    def pull_back(self, out: Tensor | None) -> Tensor:
+    def vjp(self, out: Tensor | None) -> Tensor:
         self._gram = None
-        return self.map.pull_back(self._shaped(self.displacement), out)
+        return self.map.vjp(self._shaped(self.displacement), out)
 
-    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+    def vjp_after_move(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
         assert below.activation_displacement is not None
         if isinstance(self.map, LinearMap):
             return pulled_back, self._gram_product(self.map.weight, below.activation_displacement, more)
         moved = self.map.move(below.activation_displacement, below.unit, None).view(self._batch, self.width)
         residual = moved * (below.unit / self.unit) + self.displacement
-        return self.map.pull_back(self._shaped(residual), None), None
+        return self.map.vjp(self._shaped(residual), None), None
 
     def _gram_product(self, weight: Tensor, moved: Tensor, more: int) -> Tensor:
         """W^T W moved, through the Gram matrix where that takes fewer products."""
@@ -282,7 +167,7 @@ class MatrixCode(Code):
         product = None
         if not first:
             product = self.map.forward(activation, self._residual)
-        elif below is not None and below.moves_activation:
+        elif below is not None and below.activation_moves:
             # W a + b - c is W (a - a0) + (c0 - c), both small, so that nothing cancels.
             assert below.activation_displacement is not None
             product = self.map.move(below.activation_displacement, below.unit, self._residual)
@@ -311,38 +196,3 @@ class MatrixCode(Code):
     def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
         """What is left of :meth:`fit` once the residual is there."""
         self.map.weight_gradients(self._shaped(call["residuals"][0]), activation)
-
-
-class FlippedCode(MatrixCode):
-    """A code read through a sign that has no derivative: it goes where a search over flips wants it.
-
-    One step is all there is to take. What the stage above reads stays as it is.
-    """
-
-    takes_all_steps = True
-    moves_activation = False
-
-    @staticmethod
-    def suits(above: BoundStage) -> bool:
-        """Whether the stage above reads a code that way; ValueError where it does so in a way that has no flips."""
-        if above.pre.activation is not None and above.pre.activation.name == "sign_none":
-            if above.map.matrix is None:
-                raise ValueError(
-                    f"Sign(surrogate='none') must be read by a Linear, but stage {above.name!r} is something else; "
-                    "choose another surrogate."
-                )
-            return True
-        if above.pre.has_underivable:
-            raise ValueError(
-                f"Sign(surrogate='none') must follow its map, or a Tanh, at once, but in front of stage "
-                f"{above.name!r} it does not; choose another surrogate."
-            )
-        return False
-
-    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
-        matrix = self._above.matrix
-        assert matrix is not None
-        ops.sign_flip(
-            self._code, pulled_back, matrix.norm(dim=0), self._mask, self.displacement, self.row, above,
-            self.flags.code,
-        )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.methods.codes import Code, Flags, remembers_activation
+from altmin_ext.codes.base import Code, Flags, remembers_activation
 from altmin_ext.network import BoundStage, LocalMap
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.activation import identity
@@ -144,7 +144,7 @@ class ConvolutionCode(Code):
             self._deinterleave(self._lane_activation, self.activation)
             self._deinterleave(self._lane_activation_displacement, self.activation_displacement)
 
-    def pull_back(self, out: Tensor | None) -> Tensor:
+    def vjp(self, out: Tensor | None) -> Tensor:
         to = self._pulled_back if out is None or not self._from_lanes else out
         ops.convolution_pull_back(
             self.displacement, self._winner, self._module.weight, to, self._padding, self._pool
@@ -155,7 +155,7 @@ class ConvolutionCode(Code):
         self._deinterleave(to, rows)
         return rows
 
-    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+    def vjp_after_move(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
         raise AssertionError("such a code takes a single step")
 
     def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:

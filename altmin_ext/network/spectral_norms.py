@@ -1,4 +1,4 @@
-"""How steep the stages are: the norms that the automatic step sizes of the codes rest on."""
+"""The spectral norms of the stages, on which the automatic step sizes of the codes rest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
-from altmin_ext.network import BoundStage
+from altmin_ext.network.splitting import BoundStage
 from altmin_ext.ops import CodeScalar
 
 _first_iterations = 20
 _samples = 8  # whose Jacobians stand for all where those depend on the sample
 
 
-class Steepness:
+class SpectralNorms:
     """sigma_max^2 of the map above every code, by power iteration: one step after each update of the weights.
 
     Matrices are iterated by the op, all others through their Jacobian and its transpose. Where the slope of a
@@ -36,7 +36,7 @@ class Steepness:
         self._generator = torch.Generator().manual_seed(seed)
         self._ready = False
         self._linear = {
-            i: s.map for i, s in enumerate(stages) if s.map.matrix is not None and s.pre.steepest is not None
+            i: s.map for i, s in enumerate(stages) if s.map.matrix is not None and s.pre.lipschitz is not None
         }
         self._others = [i for i in range(len(stages)) if i not in self._linear]
         self._vectors: list[Tensor] = [like for _ in stages]
@@ -61,8 +61,8 @@ class Steepness:
         """Say of which shape the codes are, and what the maps above take of them, both for one sample."""
         for i in self._others:
             stage = self._stages[i]
-            alike = stage.pre.steepest is not None and stage.map.is_alike
-            shape = (1 if alike else _samples, *(inputs[i] if stage.pre.steepest is not None else codes[i]))
+            alike = stage.pre.lipschitz is not None and stage.map.has_constant_jacobian
+            shape = (1 if alike else _samples, *(inputs[i] if stage.pre.lipschitz is not None else codes[i]))
             if self._vectors[i].numel() != math.prod(shape):
                 self._vectors[i] = self._draw(shape)
                 self._ready = False
@@ -81,10 +81,12 @@ class Steepness:
             ops.power_iteration(*self._arguments)
         for i in self._others:
             stage, v = self._stages[i], self._vectors[i][:batch]
-            if stage.pre.steepest is not None:
-                image = stage.map.cotangent(stage.map.tangent(v))
+            if stage.pre.lipschitz is not None:
+                image = stage.map.sample_vjp(stage.map.sample_jvp(v))
             else:
-                image = stage.pre.cotangent(stage.map.cotangent(stage.map.tangent(stage.pre.tangent(v))))
+                image = stage.pre.sample_vjp(
+                    stage.map.sample_vjp(stage.map.sample_jvp(stage.pre.sample_jvp(v)))
+                )
             norm = image.norm()
             self._results[i].copy_(norm / v.norm())
             v.copy_(torch.where(norm > 0, image / norm, v))  # a map of zeros keeps its vector

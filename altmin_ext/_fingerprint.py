@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Excerpt:
+class Fingerprint:
     """Up to a hundred samples of a training set, spread over it evenly, that every later step must bring again.
 
     They are compared entry by entry: sums over all samples cost more, and are rounded differently for every memory

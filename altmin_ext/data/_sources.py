@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from altmin_ext.data.formats import Malformed, read_cifar, read_csv, read_idx
+from altmin_ext.data._formats import Malformed, read_cifar, read_csv, read_idx
 
 HIGGS_ROWS = 11_000_000
 HIGGS_TEST_ROWS = 500_000

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.methods.codes import Code, Flags
+from altmin_ext.codes.base import Code, Flags
 from altmin_ext.network import BoundStage, ElmanMap, OutputSequenceMap, SequenceMap
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.activation import identity
@@ -24,7 +24,7 @@ class ElmanCode(Code):
     Memory: B T d numbers, and as many again for the output sequence.
     """
 
-    takes_all_steps = True
+    iterates_itself = True
 
     def __init__(
         self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, reader: SequenceMap,
@@ -73,10 +73,10 @@ class ElmanCode(Code):
         )  # fmt: skip
         self._reader.has_output = True
 
-    def pull_back(self, out: Tensor | None) -> Tensor:
+    def vjp(self, out: Tensor | None) -> Tensor:
         raise AssertionError("nothing lies below the time steps")
 
-    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+    def vjp_after_move(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
         raise AssertionError("nothing lies below the time steps")
 
     def _weights(self) -> Tensor:
@@ -147,10 +147,10 @@ class OutputSequenceCode(Code):
         )  # fmt: skip
         torch.addmm(self._product, self._displacement, self._gram, alpha=-1.0, out=self.activation)
 
-    def pull_back(self, out: Tensor | None) -> Tensor:
+    def vjp(self, out: Tensor | None) -> Tensor:
         return self._displacement
 
-    def pull_back_moved(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
+    def vjp_after_move(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
         raise AssertionError("the time steps take all their steps at once")
 
     def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from altmin_ext.errors import unknown_name
-
-# What stands in for the derivative of the sign.
-surrogates: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": torch.ones_like,
-    "clipped": lambda c: (c.abs() <= 1).to(c.dtype),
-    "none": torch.zeros_like,
-}
-
-
-def sign(c: Tensor) -> Tensor:
-    """-1 for c <= 0, +1 for c > 0; NaN stays NaN."""
-    return torch.where(c > 0, 1, torch.where(c <= 0, -1, c))
+from altmin_ext.ops.activation import sign, surrogates
 
 
 class _StraightThrough(torch.autograd.Function):

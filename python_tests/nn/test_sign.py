@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altmin_ext.models import Sign, binary_mlp
+from altmin_ext.models import binary_mlp
+from altmin_ext.nn import Sign
 
 INF, NAN = float("inf"), float("nan")
 surrogates = pytest.mark.parametrize("surrogate", ["identity", "clipped", "none"])

@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from altmin_ext._fingerprint import Fingerprint
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
-from altmin_ext.methods.excerpt import Excerpt
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
 from altmin_ext.network.pieces import PointwisePiece, ReshapePiece
 from altmin_ext.ops import Activation
@@ -166,7 +166,7 @@ class Lifted(Method):
         self._layers = self._make_layers()
         self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
         self._bound: tuple[int, ...] = ()  # the shape of x, () until a step has been taken
-        self._excerpt = Excerpt()
+        self._fingerprint = Fingerprint()
         self._objective: float | None = None  # at the end of the last step of the same problem
         self.objective_rose = False
 
@@ -199,7 +199,7 @@ class Lifted(Method):
                 f"x must hold the samples of the first step, {self._bound}, but is {tuple(x.shape)}: {self.name} "
                 "keeps variables for every one of them."
             )
-        self._excerpt.check(x, y, self.name)
+        self._fingerprint.check(x, y, self.name)
         return x, y
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
@@ -266,7 +266,7 @@ class Lifted(Method):
                     layer.activations[rows] = layer.activation.value(z)
                 layer.pre_activations[rows] = z if layer.activation else self._output(z, y[rows], rows)
         self._bound = tuple(x.shape)
-        self._excerpt.keep(x, y)
+        self._fingerprint.keep(x, y)
 
     def _certify(self, terms: Tensor) -> None:
         objective = float(terms.sum())
@@ -408,7 +408,7 @@ class Lifted(Method):
     def _release(self) -> None:
         """Forget the variables: the next step starts them anew."""
         self._bound = ()
-        self._excerpt.forget()
+        self._fingerprint.forget()
         self._input_gram = self._objective = None
 
     @classmethod
@@ -444,7 +444,7 @@ class Lifted(Method):
             **super().state_dict(),
             "shapes": self._shapes,
             "samples": list(self._bound),
-            "excerpt": self._excerpt.state(),
+            "fingerprint": self._fingerprint.state(),
             "pre_activations": [z.clone() for z in self.pre_activations],
             "activations": [a.clone() for a in self.activations],
             "objective": self._objective,
@@ -465,7 +465,7 @@ class Lifted(Method):
         for layer, a in zip(self._layers[:-1], state["activations"], strict=True):
             layer.activations = a.to(layer.weight).clone()
         self._bound = tuple(state["samples"])
-        self._excerpt.load(state["excerpt"], self.device)
+        self._fingerprint.load(state["fingerprint"], self.device)
         self._input_gram = None
         self._objective = state["objective"]
         self.objective_rose = bool(state["objective_rose"])

@@ -1,0 +1,44 @@
+"""A code below a sign without a derivative, which moves by flips."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from altmin_ext import ops
+from altmin_ext.codes.matrix import MatrixCode
+from altmin_ext.network import BoundStage
+
+
+class FlippedCode(MatrixCode):
+    """A code read through a sign that has no derivative: it goes where a search over flips wants it.
+
+    One step is all there is to take. What the stage above reads stays as it is.
+    """
+
+    iterates_itself = True
+    activation_moves = False
+
+    @staticmethod
+    def suits(above: BoundStage) -> bool:
+        """Whether the stage above reads a code that way; ValueError where it does so in a way that has no flips."""
+        if above.pre.activation is not None and above.pre.activation.name == "sign_none":
+            if above.map.matrix is None:
+                raise ValueError(
+                    f"Sign(surrogate='none') must be read by a Linear, but stage {above.name!r} is something else; "
+                    "choose another surrogate."
+                )
+            return True
+        if above.pre.has_sign_without_derivative:
+            raise ValueError(
+                f"Sign(surrogate='none') must follow its map, or a Tanh, at once, but in front of stage "
+                f"{above.name!r} it does not; choose another surrogate."
+            )
+        return False
+
+    def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
+        matrix = self._above.matrix
+        assert matrix is not None
+        ops.sign_flip(
+            self._code, pulled_back, matrix.norm(dim=0), self._mask, self.displacement, self.row, above,
+            self.flags.code,
+        )  # fmt: skip

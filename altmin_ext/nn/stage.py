@@ -1,0 +1,40 @@
+"""What a model says itself about where one of its stages begins and ends."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Stage(nn.Module):
+    """A stage as you want it: what is in here is not split, and nothing is joined to it.
+
+    For parts of a network that only make sense together, such as a residual block. As a module it is
+    ``map(pre(x))``.
+
+    Args:
+        pre: what has no parameters, such as an activation; None for nothing.
+        map: what has them; its output is the code.
+
+    Raises:
+        TypeError: one of them is no module.
+        ValueError: ``pre`` has parameters, or ``map`` has none.
+    """
+
+    def __init__(self, pre: nn.Module | None, map: nn.Module) -> None:
+        super().__init__()
+        for name, module in (("pre", pre), ("map", map)):
+            if not isinstance(module, nn.Module) and (name == "map" or module is not None):
+                raise TypeError(f"{name} must be a torch.nn.Module, but is a {type(module).__name__}.")
+        self.pre = nn.Identity() if pre is None else pre
+        self.map = map
+        if any(True for _ in self.pre.parameters()):
+            raise ValueError(f"pre must have no parameters, but {type(pre).__name__} has; move it into map.")
+        if not any(True for _ in map.parameters()):
+            raise ValueError(
+                f"map must have parameters, but {type(map).__name__} has none; move it into pre."
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """map(pre(x))."""
+        output: Tensor = self.map(self.pre(x))
+        return output

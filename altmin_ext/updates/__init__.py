@@ -1,0 +1,18 @@
+"""How weights move, given what the codes ask of them."""
+
+from __future__ import annotations
+
+from altmin_ext.updates.gradient import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
+from altmin_ext.updates.memory import Memory, StageMemory, merge_memories, read_memories, remembers
+
+__all__ = [
+    "AdamUpdate",
+    "Memory",
+    "SGDUpdate",
+    "StageMemory",
+    "WeightUpdate",
+    "copy_from_host",
+    "merge_memories",
+    "read_memories",
+    "remembers",
+]
