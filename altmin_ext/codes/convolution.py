@@ -146,7 +146,7 @@ class ConvolutionCode(Code):
 
     def vjp(self, out: Tensor | None) -> Tensor:
         to = self._pulled_back if out is None or not self._from_lanes else out
-        ops.convolution_pull_back(
+        ops.convolution_vjp(
             self.displacement, self._winner, self._module.weight, to, self._padding, self._pool
         )
         if self._from_lanes:
