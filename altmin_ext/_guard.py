@@ -14,8 +14,8 @@ class Guard:
     """Flags that kernels raise where something is not finite.
 
     Args:
-        subjects: what the flags are about, a variable such as "code", "loss" or "weights" and the number of its
-            stage, None for the whole model. The first one that is raised is the one to report.
+        subjects: what the flags are about, a variable such as "code", "loss" or "weight gradient" and the number of
+            its stage, None for the whole model. The first one that is raised is the one to report.
         device: of the model.
         dtype: of the flags; float64 unless they are for kernels other than ours.
 
@@ -29,13 +29,12 @@ class Guard:
     ) -> None:
         self._subjects = list(subjects)
         self.flags = torch.zeros(len(self._subjects), dtype=dtype, device=device)
-        self._numbers = {subject: i for i, subject in enumerate(self._subjects)}
-        self._single = {subject: self.flags[i : i + 1] for subject, i in self._numbers.items()}
+        self._views = [self.flags[i : i + 1] for i in range(len(self._subjects))]
+        self._single = dict(zip(self._subjects, self._views, strict=True))
+        self._weights = {
+            stage: i for i, (variable, stage) in enumerate(self._subjects) if variable.startswith("weight")
+        }
         self.loss = next((self._single[s] for s in self._subjects if s[0] == "loss"), self.flags[:0])
-
-    def index(self, variable: str, stage: int | None) -> int:
-        """Where in ``flags`` the flag is."""
-        return self._numbers[variable, stage]
 
     def flag(self, variable: str, stage: int | None) -> Tensor:
         """(1,), a view."""
@@ -45,14 +44,14 @@ class Guard:
         """The flag of a stage's code."""
         return self._single["code", stage]
 
-    def weights(self, stage: int) -> Tensor:
-        """The flag of a stage's weights, raised by their gradient already."""
-        return self._single["weights", stage]
+    def weights(self, first: int, count: int = 1) -> Tensor:
+        """(count,), the flags of a stage's weights or their gradient, or of those of several stages in a row."""
+        start = self._weights[first]
+        return self._views[start] if count == 1 else self.flags[start : start + count]
 
-    def weights_of(self, first: int, count: int) -> Tensor:
-        """(count,), the flags of the weights of stages in a row."""
-        start = self._numbers["weights", first]
-        return self.flags[start : start + count]
+    def number_of_weights(self, stage: int) -> int:
+        """Where in ``flags`` the flag of a stage's weights is."""
+        return self._weights[stage]
 
     def put_up(self, variable: str, stage: int | None) -> None:
         """Raise a flag from Python."""

@@ -200,7 +200,7 @@ class AMMem(OnlineAM):
             # A or B would be full of Inf, and never forget it.
             summed_up = [activation] if (target := targets[i]) is None else [activation, target]
             if not all(bool(matrix.square().sum().isfinite()) for matrix in summed_up):
-                self._guard.put_up("weights", i)
+                self._guard.put_up("weight gradient", i)
                 return
         for memory, activation, target in zip(self._memories, inputs, targets, strict=False):
             memory.observe(activation, target, self._forgets)
@@ -223,7 +223,7 @@ class AMMem(OnlineAM):
                 solutions.append(memory.solve_residual(rate if scaled else rate * code.row[CodeScalar.scale]))
         for i, weights in enumerate(solutions):
             if not bool(weights.isfinite().all()):
-                self._guard.put_up("weights", i)
+                self._guard.put_up("weight gradient", i)
                 return
         for memory, weights in zip(self._memories, solutions, strict=True):
             memory.put(weights, o.lr * factor * o.weight_decay)

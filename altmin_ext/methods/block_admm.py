@@ -342,7 +342,7 @@ class BlockADMM(Method):
 
     def _flags(self) -> Sequence[Subject]:
         count = len(self._stages)
-        return [*(("weights", t) for t in range(count)), ("loss", count - 1)]
+        return [*(("weight gradient", t) for t in range(count)), ("loss", count - 1)]
 
     def _allocate(self) -> None:
         stages, o = self._stages, self.options
@@ -413,7 +413,7 @@ class BlockADMM(Method):
 
     def _put_back(self, undo: Undo) -> None:
         super()._put_back(undo)
-        self._step_sizes = None  # of the spectral norms, which may have been put back
+        self._bound_shape = None  # for which spectral norms may have been drawn that have been put back
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         o = self.options
@@ -468,7 +468,7 @@ class BlockADMM(Method):
             return sum(squares, self._like.new_zeros(()))
 
         sums = torch.stack(list(self._map(fit, self._blocks, inputs)))
-        self._guard.weights_of(0, len(sums)).copy_(~sums.isfinite())
+        self._guard.weights(0, len(sums)).copy_(~sums.isfinite())
 
     def _raise_duals(self, x: Tensor) -> None:
         """U_t <- U_t + X_t - f_t(X_{t-1}), with the new weights."""

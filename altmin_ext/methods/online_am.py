@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from altmin_ext import ops
 from altmin_ext._guard import Subject
-from altmin_ext._undo import Undoable
+from altmin_ext._undo import Undo, Undoable
 from altmin_ext.codes import (
     Code,
     ConvolutionCode,
@@ -176,7 +176,7 @@ class OnlineAM(Method):
     def _flags(self) -> Sequence[Subject]:
         count = len(self._stages)
         codes = [("code", l) for l in range(count - 1)]
-        return [*codes, ("loss", count - 1), *(("weights", l) for l in range(count))]
+        return [*codes, ("loss", count - 1), *(("weight gradient", l) for l in range(count))]
 
     def _allocate(self) -> None:
         predictor = self._stages[-1].map
@@ -307,6 +307,10 @@ class OnlineAM(Method):
             self._update_weights()
         return StepReport(loss, correct, objective)
 
+    def _put_back(self, undo: Undo) -> None:
+        super()._put_back(undo)
+        self._bound_shape = None  # for which spectral norms may have been drawn that have been put back
+
     def _observe(self, inputs: Tensor) -> None:
         """What is kept of a minibatch once its codes have moved; ``inputs`` are those of the first map."""
 
@@ -435,7 +439,7 @@ class OnlineAM(Method):
                 for name in calls[0]
                 if name != "guard"
             }
-            ops.weight_residual(**merged, guard=self._guard.weights_of(numbers[0], len(numbers)))
+            ops.weight_residual(**merged, guard=self._guard.weights(numbers[0], len(numbers)))
             for l, call in zip(numbers, calls, strict=True):
                 code = self._codes[l]
                 assert isinstance(code, MatrixCode)

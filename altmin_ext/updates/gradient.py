@@ -38,7 +38,7 @@ class WeightUpdate(abc.ABC):
         self._owners = owners
         self._guard = guard.flags
         self._device = self._guard.device
-        flags = [guard.index("weights", first + i) for i in owners]
+        flags = [guard.number_of_weights(first + i) for i in owners]
         self._guard_index = torch.tensor(flags, dtype=torch.int64)
         self._scalars = torch.zeros(len(owners), len(UpdateScalar), dtype=torch.float64, device=self._device)
 
