@@ -91,7 +91,7 @@ class ConvolutionCode(Code):
             self._lane_input_displacement = lanes(*self._input_shape)
             self._pulled_back = lanes(*self._input_shape)
 
-    def memory(self) -> Any:
+    def buffers(self) -> Any:
         return dict(vars(self))
 
     def _interleaved(self, rows: Tensor, lanes: Tensor) -> Tensor:
