@@ -64,7 +64,7 @@ class Loss(abc.ABC):
             bias_gradient: (C,), out: the sum of ``out`` over B; or None.
             loss: 0-d, out: the mean loss.
             correct: 0-d int64, out: how many are correct; left alone where that has no meaning.
-            flag: (1,) float64, raised if the loss or a derivative is not finite.
+            flag: (1,) float64, raised if a logit, the loss or a derivative is not finite.
         """
         z = logits if bias is None else logits + bias
         with torch.enable_grad():
@@ -72,6 +72,7 @@ class Loss(abc.ABC):
             value = self.mean(leaf, y)
             (gradient,) = torch.autograd.grad(value, leaf)
         count = self.correct(z, y)
+        zero = (z * 0).sum()  # some criteria, such as nn.MultiMarginLoss, take no notice of a NaN
         torch.mul(gradient, len(z), out=out)
         loss.copy_(value.detach())
         if bias_gradient is not None:
@@ -79,7 +80,7 @@ class Loss(abc.ABC):
         if count is not None:
             correct.copy_(count)
         if flag is not None:
-            flag.logical_or_(~(loss + (out * 0).sum()).isfinite())
+            flag.logical_or_(~(loss + zero + (out * 0).sum()).isfinite())
 
     def proximal(
         self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
