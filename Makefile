@@ -13,7 +13,7 @@ endif
 python := $(VENV)/bin/python
 pip := $(python) -m pip --quiet
 installed := $(VENV)/.installed
-sources := CMakeLists.txt pyproject.toml altmin_ext/__init__.py $(shell find csrc -type f)
+sources := CMakeLists.txt pyproject.toml altmin_ext/_version.py $(shell find csrc -type f)
 
 .PHONY: help demo test test-gpu lint bench bench-gpu clean
 .DELETE_ON_ERROR:

@@ -1,8 +1,7 @@
 """Trains neural networks by alternating minimisation, without backpropagation's derivative chain."""
 
-__version__ = "0.1.0"
-
 from altmin_ext import data, methods, models, nn, ops, schedules
+from altmin_ext._version import __version__ as __version__
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
 from altmin_ext.nn import NonNegativeFactors, Stage

@@ -278,7 +278,7 @@ def test_info_lists_versions_native_module_and_data(capsys):
 @pytest.mark.parametrize("available", [True, False])
 def test_info_tells_a_broken_native_module_from_a_working_one(capsys, monkeypatch, available):
     description = {"available": available, "reason": "libgomp is missing; install it."}
-    monkeypatch.setattr("altmin_ext.ops.native.describe", lambda: description)
+    monkeypatch.setattr("altmin_ext.ops._native.describe", lambda: description)
     out, _ = run(capsys, "info")
     assert f"available       {'yes' if available else 'no'}\n" in out
     assert "libgomp is missing; install it." in out

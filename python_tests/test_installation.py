@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import altmin_ext
-from altmin_ext.ops import native
+from altmin_ext.ops import _native as native
 
 report = """
 import altmin_ext
-from altmin_ext.ops import native
+from altmin_ext.ops import _native as native
 print(altmin_ext.__file__, native.module and native.module.__file__, native.reason, sep="\\n")
 """
 
@@ -55,7 +55,7 @@ def found(source_tree, installed):
     done = run(source_tree, installed, "-c", report)
     assert done.returncode == 0, done.stderr
     package, module, reason = done.stdout.split("\n")[:3]
-    assert Path(package) == source_tree / "altmin_ext" / "__init__.py"
+    assert Path(package) == source_tree / "altmin_ext" / "_version.py"
     return module, reason
 
 
@@ -85,7 +85,7 @@ def test_broken_module_is_explained(source_tree, installed, content):
 @pytest.mark.skipif(native.module is None, reason="the native module is not built")
 def test_module_of_another_version_is_explained(source_tree, installed):
     shutil.copy(native.module.__file__, installed / "altmin_ext")
-    start = source_tree / "altmin_ext" / "__init__.py"
+    start = source_tree / "altmin_ext" / "_version.py"
     start.write_text(start.read_text().replace(f'"{altmin_ext.__version__}"', '"99.0"'))
     module, reason = found(source_tree, installed)
     assert module == "None"

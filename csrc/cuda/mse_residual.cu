@@ -1,3 +1,4 @@
+// Registers per thread: at most 56 in float32, 56 in float64.
 #include "ops/mse_residual.h"
 
 #include <cmath>

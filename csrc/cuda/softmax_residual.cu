@@ -1,3 +1,4 @@
+// Registers per thread: at most 64 in float32, 80 in float64.
 #include "ops/softmax_residual.h"
 
 #include <cmath>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from altmin_ext.ops import native
+from altmin_ext.ops import _native as native
 
 GPU = torch.device("cuda", 0)
 

@@ -90,6 +90,18 @@ def _objects(jobs: Sequence[tuple[Path, Sequence[str]]]) -> list[Path]:
         return list(pool.map(compile_one, jobs))
 
 
+def _joined(sources: Sequence[Path]) -> Path:
+    """One source of several, which then read their headers once."""
+    text = "".join(f'#line 1 "{path.relative_to(ROOT)}"\n{path.read_text()}' for path in sources)
+    joined = KEPT / f"bindings-{hashlib.sha256(text.encode()).hexdigest()[:16]}.cpp"
+    if not joined.is_file():
+        joined.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = joined.with_name(f"{joined.name}.{os.getpid()}")
+        unfinished.write_text(text)
+        unfinished.replace(joined)
+    return joined
+
+
 def kernels(name: str, sources: Sequence[Path], flavour: str = "emulator") -> Path:
     """The shared object of these ``.cu`` files and the emulator."""
     watched = FLAVOURS[flavour]
@@ -112,7 +124,7 @@ def kernels(name: str, sources: Sequence[Path], flavour: str = "emulator") -> Pa
 def module(flavour: str = "emulator") -> tuple[Path, Path]:
     """The Python module ``_C`` whose CUDA device is the emulator, and the shared object of its kernels."""
     library = kernels("kernels", sorted((ROOT / "csrc" / "cuda").glob("*.cu")), flavour)
-    found = re.search(r'__version__ = "(.*)"', (ROOT / "altmin_ext" / "__init__.py").read_text())
+    found = re.search(r'__version__ = "(.*)"', (ROOT / "altmin_ext" / "_version.py").read_text())
     assert found is not None
     macros: Mapping[str, str] = {
         "ALTMIN_WITH_CUDA": "1",
@@ -132,7 +144,10 @@ def module(flavour: str = "emulator") -> tuple[Path, Path]:
     cpu = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
     objects = _objects(
         [
-            *((path, (*host, *include)) for path in sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))),
+            (
+                _joined(sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))),
+                (*host, *include, "-Icsrc/bindings"),
+            ),
             *(
                 (path, host if path.stem == "instruction_set" else (*host, "-DALTMIN_ISA=baseline"))
                 for path in cpu

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calling import WRITTEN, Output, call_refused
+from . import calling
+from .calling import Output, call_refused
 
 
 def _concrete(arguments: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def assert_refuses_shared_memory(
     """
     good = _concrete(arguments, torch.float32)
     tensors = [name for name, value in good.items() if isinstance(value, Tensor)]
-    outputs = WRITTEN[op.__name__] if written is None else written
+    outputs = calling.written(op) if written is None else written
     for output, other in itertools.product([name for name in tensors if name in outputs], tensors):
         if output == other:
             continue

@@ -16,7 +16,17 @@ from altmin_ext import ops
 from altmin_ext.ops import reference
 
 from .calling import Output, Random, assert_accurate, assert_close, call, call_refused, same_bits
-from .convolution import LARGE, Shape, at_winners, geometry, images, lanes, random_winner, shapes
+from .convolution import (
+    LARGE,
+    SEVERAL_BLOCKS,
+    Shape,
+    at_winners,
+    geometry,
+    images,
+    lanes,
+    random_winner,
+    shapes,
+)
 from .refusals import assert_refuses_bad_tensors, assert_refuses_shared_memory
 from .test_convolve import POOLED, assert_refuses_bad_geometry
 from .test_convolve import case as convolve_case
@@ -30,6 +40,11 @@ def case(random: Random, shape: Shape) -> dict[str, Any]:
         "pulled_back": Output(shape.input),
         **geometry(shape),
     }
+
+
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(random, SEVERAL_BLOCKS)
 
 
 def formula(arguments: dict[str, Any], shape: Shape) -> Tensor:

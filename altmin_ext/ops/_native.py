@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.metadata
+import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-import altmin_ext
+from altmin_ext._version import __version__
 
+_name = "altmin_ext._C"
 _remedy = "reinstall with `pip install .` (or `pip install -e .` to work on the sources)"
 
 
-def _installed_beside_source_tree() -> None:
-    """Let a source tree on ``sys.path`` find the native module of the installed package it hides."""
+def _import() -> ModuleType:
+    """The native module, also that of an installed package which a source tree on ``sys.path`` hides."""
     try:
-        installed = Path(str(importlib.metadata.distribution("altmin_ext").locate_file("altmin_ext")))
-    except importlib.metadata.PackageNotFoundError:
-        return
-    if installed.is_dir() and str(installed) not in altmin_ext.__path__:
-        altmin_ext.__path__.append(str(installed))
+        return importlib.import_module(_name)
+    except ModuleNotFoundError:
+        try:
+            installed = importlib.metadata.distribution("altmin_ext").locate_file("altmin_ext")
+        except importlib.metadata.PackageNotFoundError:
+            installed = None
+        spec = installed and importlib.machinery.PathFinder.find_spec(_name, [str(installed)])
+        if not spec or spec.loader is None:
+            raise
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[_name] = module
+        return module
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -33,21 +45,16 @@ def _load() -> tuple[ModuleType | None, str]:
             "upgrade with `pip install --upgrade torch`."
         )
     try:
-        try:
-            module = importlib.import_module("altmin_ext._C")
-        except ModuleNotFoundError:
-            _installed_beside_source_tree()
-            module = importlib.import_module("altmin_ext._C")
+        module = _import()
     except ModuleNotFoundError:
-        where = Path(altmin_ext.__file__).parent
+        where = Path(__file__).parents[1]
         return None, f"the native module altmin_ext._C was never built for the package in {where}; {_remedy}."
     except ImportError as error:
         return None, f"the native module altmin_ext._C cannot be loaded ({error}); {_remedy}."
-    version = altmin_ext.__version__
-    if module.version != version:
+    if module.version != __version__:
         return (
             None,
-            f"the native module is of version {module.version}, but altmin_ext is {version}; {_remedy}.",
+            f"the native module is of version {module.version}, but altmin_ext is {__version__}; {_remedy}.",
         )
     return module, ""
 
