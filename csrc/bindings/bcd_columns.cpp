@@ -13,10 +13,9 @@ void bcd_columns(const Tensor& weight, const Tensor& gram, const Tensor& cross, 
   call.in("gram", gram, {columns, columns});
   call.in("cross", cross, {rows, columns});
   call.in("scalars", scalars, {memory_scalar_count}, float64);
-  const int64_t count = at_least_one("sweeps", sweeps);
+  const int times = count("sweeps", sweeps);
   const bool bias = flag("has_bias", has_bias), clips = flag("nonnegative", nonnegative);
-  ALTMIN_RUN(bcd_columns, call,
-             BcdColumns<T>{rows, columns, weight, gram, cross, scalars, static_cast<int>(count), bias, clips});
+  ALTMIN_RUN(bcd_columns, call, BcdColumns<T>{rows, columns, weight, gram, cross, scalars, times, bias, clips});
 }
 
 ALTMIN_REGISTER(bcd_columns)

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <string_view>
 
 namespace altmin {
 namespace {
@@ -206,10 +208,12 @@ int64_t integer(const char* name, py::handle value) {
   return result;
 }
 
-int64_t at_least_one(const char* name, py::handle value) {
+int count(const char* name, py::handle value) {
+  constexpr int most = std::numeric_limits<int>::max();
   const int64_t result = integer(name, value);
   if (result < 1) raise_value_error(name, " must be at least 1, but is ", result, ".");
-  return result;
+  if (result > most) raise_value_error(name, " must be at most ", most, ", but is ", result, ".");
+  return static_cast<int>(result);
 }
 
 std::pair<int64_t, int64_t> integers(const char* name, py::handle pair) {
@@ -232,6 +236,9 @@ double positive(const char* name, py::handle value) {
 bool flag(const char* name, py::handle value) {
   if (value.ptr() == Py_True) return true;
   if (value.ptr() == Py_False) return false;
+  // NumPy's, whose name has changed.
+  const std::string_view type = type_name(value);
+  if (type == "numpy.bool" || type == "numpy.bool_") return PyObject_IsTrue(value.ptr()) == 1;
   raise_type_error(name, " must be True or False, but is of type ", type_name(value), ".");
 }
 

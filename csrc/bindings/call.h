@@ -147,9 +147,9 @@ class Call {
 
 std::string describe_device(const dlpack::Device& device);
 
-// Scalars, which Python passes as any number that fits.
+// Scalars, for which Python may pass any number of the kind.
 int64_t integer(const char* name, py::handle value);
-int64_t at_least_one(const char* name, py::handle value);
+int count(const char* name, py::handle value);  // at least 1
 std::pair<int64_t, int64_t> integers(const char* name, py::handle pair);
 double positive(const char* name, py::handle value);
 bool flag(const char* name, py::handle value);

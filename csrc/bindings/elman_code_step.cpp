@@ -28,7 +28,7 @@ void elman_code_step(const Tensor& hidden, const Tensor& x, const Tensor& recurr
   call.in_out("scalars", scalars, {code_scalar_count}, float64);
   call.in("above", above, {code_scalar_count}, float64);
   call.in_out("guard", guard, {1}, float64 | optional);
-  const int64_t count = at_least_one("iterations", iterations);
+  const int times = count("iterations", iterations);
   ALTMIN_RUN(elman_code_step, call,
              ElmanCodeStep<T>{batch * steps * width,
                               batch,
@@ -48,7 +48,7 @@ void elman_code_step(const Tensor& hidden, const Tensor& x, const Tensor& recurr
                               output,
                               scalars,
                               above,
-                              static_cast<int>(count),
+                              times,
                               sigma.kind,
                               T(sigma.parameter),
                               guard});
