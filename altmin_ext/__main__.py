@@ -25,7 +25,7 @@ from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.errors import DivergenceError, unknown_name
 from altmin_ext.history import History, plot_histories
 from altmin_ext.losses import Loss, make_loss
-from altmin_ext.ops import native
+from altmin_ext.ops import _native as native
 from altmin_ext.training import Evaluation, evaluate, train
 
 

@@ -230,13 +230,22 @@ class CrossEntropy(Loss):
         self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
         loss: Tensor, correct: Tensor, flag: Tensor | None = None,
     ) -> None:  # fmt: skip
-        ops.softmax_residual(logits, bias, y, out, bias_gradient, loss, correct, flag)
+        ops.softmax_residual(
+            logits,
+            y,
+            bias=bias,
+            residual=out,
+            bias_gradient=bias_gradient,
+            loss=loss,
+            correct=correct,
+            guard=flag,
+        )
 
     def proximal(
         self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
     ) -> Tensor:
         out = torch.empty_like(center) if out is None else out
-        ops.softmax_prox(center, y, out, rho, flag)
+        ops.softmax_prox(center, y, out=out, rho=rho, guard=flag)
         return out
 
     def curvature(self, n_out: int) -> float:
@@ -257,7 +266,9 @@ class MeanSquaredError(Loss):
         self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
         loss: Tensor, correct: Tensor, flag: Tensor | None = None,
     ) -> None:  # fmt: skip
-        ops.mse_residual(logits, bias, y, out, bias_gradient, loss, flag)
+        ops.mse_residual(
+            logits, y, bias=bias, residual=out, bias_gradient=bias_gradient, loss=loss, guard=flag
+        )
 
     def proximal(
         self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
@@ -354,7 +365,9 @@ class Hinge(Loss):
         self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
     ) -> Tensor:
         out = torch.empty_like(center) if out is None else out
-        ops.hinge_prox(center, _one_hot(y, center), torch.zeros_like(center), out, rho / 2, flag)
+        ops.hinge_prox(
+            center, _one_hot(y, center), torch.zeros_like(center), out=out, beta=rho / 2, guard=flag
+        )
         return out
 
     def curvature(self, n_out: int) -> float:

@@ -105,9 +105,18 @@ class ConvolutionCode(Code):
     def encode(self, activation: Tensor) -> Tensor:
         source = activation if self._from_lanes else self._interleaved(activation, self._lane_input)
         ops.convolve(
-            source, self._module.weight, self._module.bias, None, self._code, self._lane_activation, self._winner,
-            self._gap, self._padding, self._pool, self._sigma, self.flags.code,
-        )  # fmt: skip
+            source,
+            self._module.weight,
+            bias=self._module.bias,
+            code=self._code,
+            activation=self._lane_activation,
+            winner=self._winner,
+            gap=self._gap,
+            padding=self._padding,
+            pool=self._pool,
+            sigma=self._sigma,
+            guard=self.flags.code,
+        )
         if not self._to_lanes:
             self.activation = self._activation_of_encode
             self._deinterleave(self._lane_activation, self.activation)
@@ -135,10 +144,18 @@ class ConvolutionCode(Code):
             return None if lanes is None else lanes.view(-1, ops.LANES)
 
         ops.code_step(
-            flat(self._code), flat(pulled_back), None, None, flat(self.displacement), None,
-            flat(self._lane_activation), flat(self._lane_activation_displacement), self.row, above, first,
-            self._sigma, self.flags.code, flat(self._gap),
-        )  # fmt: skip
+            flat(self._code),
+            flat(pulled_back),
+            displacement=flat(self.displacement),
+            activation=flat(self._lane_activation),
+            activation_displacement=flat(self._lane_activation_displacement),
+            gap=flat(self._gap),
+            scalars=self.row,
+            above=above,
+            first=first,
+            sigma=self._sigma,
+            guard=self.flags.code,
+        )
         if not self._to_lanes:
             self.activation = self._moved_activation
             self._deinterleave(self._lane_activation, self.activation)
@@ -147,7 +164,12 @@ class ConvolutionCode(Code):
     def vjp(self, out: Tensor | None) -> Tensor:
         to = self._pulled_back if out is None or not self._from_lanes else out
         ops.convolution_vjp(
-            self.displacement, self._winner, self._module.weight, to, self._padding, self._pool
+            self.displacement,
+            self._module.weight,
+            winner=self._winner,
+            pulled_back=to,
+            padding=self._padding,
+            pool=self._pool,
         )
         if self._from_lanes:
             return to
@@ -165,7 +187,16 @@ class ConvolutionCode(Code):
             moved = self._interleaved(moved, self._lane_input_displacement)
             source = self._interleaved(activation, self._lane_input)
         ops.convolution_weight_gradient(
-            self.displacement, self._winner, self._module.weight, moved, source, self._weight_gradient,
-            self._bias_gradient, self.row, None if below is None else below.row, self._padding, self._pool,
-            self.flags.weights,
-        )  # fmt: skip
+            self.displacement,
+            self._module.weight,
+            source,
+            winner=self._winner,
+            input_displacement=moved,
+            weight_gradient=self._weight_gradient,
+            bias_gradient=self._bias_gradient,
+            scalars=self.row,
+            below=None if below is None else below.row,
+            padding=self._padding,
+            pool=self._pool,
+            guard=self.flags.weights,
+        )

@@ -39,6 +39,12 @@ class FlippedCode(MatrixCode):
         matrix = self._above.matrix
         assert matrix is not None
         ops.sign_flip(
-            self._code, pulled_back, matrix.norm(dim=0), self._mask, self.displacement, self.row, above,
-            self.flags.code,
-        )  # fmt: skip
+            self._code,
+            pulled_back,
+            matrix.norm(dim=0),
+            mask=self._mask,
+            displacement=self.displacement,
+            scalars=self.row,
+            above=above,
+            guard=self.flags.code,
+        )

@@ -103,9 +103,16 @@ class MatrixCode(Code):
         code = self._code
         if self._sigma is not None:
             self._mask = self.pre.draw_mask(code)
-            ops.activate(code, self.map.bias, self._mask, self._flat, self._sigma, self.flags.code)
+            ops.activate(
+                code,
+                bias=self.map.bias,
+                mask=self._mask,
+                activation=self._flat,
+                sigma=self._sigma,
+                guard=self.flags.code,
+            )
         else:
-            ops.activate(code, self.map.bias, None, code, identity, self.flags.code)
+            ops.activate(code, bias=self.map.bias, activation=code, sigma=identity, guard=self.flags.code)
             self._activation_of_encode = self.pre.begin(self._shaped(code)).contiguous()
         self.activation = self._activation_of_encode
         return self.activation
@@ -123,9 +130,20 @@ class MatrixCode(Code):
         else:
             pulled_back = pulled_back.view(flat)
         ops.code_step(
-            self._code, pulled_back, change, self._mask, self.displacement, self._velocity, self._moved_flat,
-            self._flat_displacement, self.row, above, first, self._sigma or identity, self.flags.code,
-        )  # fmt: skip
+            self._code,
+            pulled_back,
+            pulled_back_change=change,
+            mask=self._mask,
+            displacement=self.displacement,
+            velocity=self._velocity,
+            activation=self._moved_flat,
+            activation_displacement=self._flat_displacement,
+            scalars=self.row,
+            above=above,
+            first=first,
+            sigma=self._sigma or identity,
+            guard=self.flags.code,
+        )
         if self._sigma is None:
             moved = self.pre.move(self._shaped(-self.displacement), self.unit)
             self.activation_displacement = moved.contiguous()

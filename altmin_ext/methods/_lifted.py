@@ -35,7 +35,7 @@ from altmin_ext.methods.base import Method, MethodOptions, StepReport, Traits, o
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
 from altmin_ext.network.pieces import PointwisePiece, ReshapePiece
 from altmin_ext.ops import Activation
-from altmin_ext.ops.reference import soft_threshold
+from altmin_ext.ops.numerics import soft_threshold
 
 
 @dataclasses.dataclass(frozen=True)

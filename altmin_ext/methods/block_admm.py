@@ -35,7 +35,7 @@ from altmin_ext.network import BoundStage, EvaluatedMap, leaves, map_spans, spli
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.nn.sign import check_surrogates, sign
 from altmin_ext.ops import CodeScalar
-from altmin_ext.ops.reference import soft_threshold
+from altmin_ext.ops.numerics import soft_threshold
 from altmin_ext.updates import AdamUpdate
 
 Proximal: TypeAlias = Callable[[Tensor, float], Tensor]

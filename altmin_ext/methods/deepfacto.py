@@ -152,7 +152,7 @@ class FactorisedBlock(Block):
         aim = self.output if self.dual is None else self.output - self.dual
         targets = as_rows(aim - self._kept)
         cross = self._beta * (targets @ dictionary - self._prices) + codes / eta - as_rows(gradient)
-        ops.bcd_columns(codes, gram, cross, self._scalars, self.layer.sweeps, nonnegative=True)
+        ops.bcd_columns(codes, gram, cross, scalars=self._scalars, sweeps=self.layer.sweeps, nonnegative=True)
         self._hold(as_maps(codes, self.codes))
 
     def _hold(self, codes: Tensor) -> None:
@@ -180,10 +180,12 @@ class OnlineDictionary:
         if not bool(gram.any()):
             gram.fill_diagonal_(self._options.prior * float(codes.square().sum()) / len(gram))
             cross.copy_(dictionary @ gram)
-        ops.memory_update(codes, features, gram, cross, self._scalars)
+        ops.memory_update(codes, features, gram=gram, cross=cross, scalars=self._scalars)
         if not bool(gram.isfinite().all()) or not bool(cross.isfinite().all()):
             return False
-        ops.bcd_columns(dictionary, gram, cross, self._scalars, self._options.sweeps, nonnegative=True)
+        ops.bcd_columns(
+            dictionary, gram, cross, scalars=self._scalars, sweeps=self._options.sweeps, nonnegative=True
+        )
         dictionary = torch.lerp(self._layer.dictionary, dictionary, rate)
 
         norms = dictionary.norm(dim=0)

@@ -207,7 +207,7 @@ def pre_activation(activation: Activation, a: Tensor, center: Tensor, before: Te
     """
     z = torch.empty_like(center)
     if activation.name == "relu":
-        ops.relu_prox(a, center, z, 1.0, 1.0)
+        ops.relu_prox(a, center, out=z, gamma=1.0, beta=1.0)
         return z
     if activation.name in ("identity", "leaky_relu"):
         slope = 1.0 if activation.name == "identity" else activation.parameter

@@ -18,7 +18,7 @@ from altmin_ext.methods.base import StepReport, Traits, option
 from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
-from altmin_ext.ops.reference import smallest_displacement
+from altmin_ext.ops.numerics import smallest_displacement
 
 
 @dataclasses.dataclass(frozen=True)

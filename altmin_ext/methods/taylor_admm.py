@@ -335,7 +335,7 @@ class TaylorADMM(Method):
             h = z[chunk].relu()
             torch.addmm(h, z_above[chunk] - above.apply(weights_above, h), gain, out=a[chunk])
             center = layer.apply(weights, below[chunk])
-            ops.relu_prox(a[chunk], center, new[chunk], o.gamma, o.beta, flag)
+            ops.relu_prox(a[chunk], center, out=new[chunk], gamma=o.gamma, beta=o.beta, guard=flag)
             if o.report_objective:
                 objective += o.gamma * (a[chunk] - new[chunk].relu()).double().square().sum()
                 objective += o.beta * (new[chunk] - center).double().square().sum()

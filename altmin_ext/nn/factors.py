@@ -18,7 +18,7 @@ class _LeastSquares(torch.autograd.Function):
         if codes.numel():
             scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=rows.device)
             gram, cross = dictionary.t() @ dictionary, rows @ dictionary
-            ops.bcd_columns(codes, gram, cross, scalars, sweeps, nonnegative=True)
+            ops.bcd_columns(codes, gram, cross, scalars=scalars, sweeps=sweeps, nonnegative=True)
         return codes
 
     @staticmethod

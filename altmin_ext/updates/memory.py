@@ -146,7 +146,9 @@ class StageMemory:
     def observe(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
         """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept; or nothing is forgotten."""
         for a, c in self._rows(activation, code):
-            ops.memory_update(a, c, self.gram, self.cross, self._scalars[0 if forgets else 1])
+            ops.memory_update(
+                a, c, gram=self.gram, cross=self.cross, scalars=self._scalars[0 if forgets else 1]
+            )
             forgets = False
 
     def _add_prior(self) -> None:
@@ -213,7 +215,13 @@ class StageMemory:
                 weights += torch.cholesky_solve((cross - weights @ gram).t(), _cholesky_factor(gram)).t()
         else:
             ops.bcd_columns(
-                weights, gram, cross, self._scalars[0], self._sweeps, self._trains_bias, self._nonnegative
+                weights,
+                gram,
+                cross,
+                scalars=self._scalars[0],
+                sweeps=self._sweeps,
+                has_bias=self._trains_bias,
+                nonnegative=self._nonnegative,
             )
 
     def _gradient(self) -> Tensor:
