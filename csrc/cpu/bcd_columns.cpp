@@ -17,9 +17,9 @@ constexpr int64_t groups_together = 4;
 
 // One thread's memory for a few groups of 16 rows, side by side in lanes.
 template <typename T>
-class Sweep {
+class ColumnSweep {
  public:
-  Sweep(const BcdColumns<T>& o, const T* gram, T smallest)
+  ColumnSweep(const BcdColumns<T>& o, const T* gram, T smallest)
       : o_(o),
         gram_(gram),
         n_(o.columns),
@@ -123,7 +123,7 @@ void bcd_columns(const BcdColumns<T>& o) {
   parallel_ranges(
       parts, threads_for(o.rows * n),
       [&](int, int64_t begin, int64_t end) {
-        Sweep<T> sweep(o, gram.data(), smallest);
+        ColumnSweep<T> sweep(o, gram.data(), smallest);
         for (int64_t part = begin; part < end; ++part)
           sweep.run(part * groups_together, std::min(groups_of(o.rows), (part + 1) * groups_together));
       },

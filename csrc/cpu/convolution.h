@@ -7,9 +7,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "lanes.h"
 #include "ops/convolution.h"
 #include "parallel.h"
+#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 

@@ -7,7 +7,7 @@ namespace altmin::cpu::ALTMIN_ISA {
 namespace {
 
 // What the expanded displacements of a few rows may take up, so that they stay in the second-level cache.
-constexpr int64_t strip_bytes = 131072;
+constexpr int64_t expanded_strip_bytes = 131072;
 
 }  // namespace
 
@@ -25,7 +25,7 @@ void convolution_vjp(const ConvolutionVjp<T>& o) {
   const int64_t height = s.convolved_height(), width = s.convolved_width();
   const int64_t codes = s.code_height() * s.code_width() * lanes,
                 row_bytes = s.outputs * width * lanes * sizeof(T);
-  const int64_t fitting = strip_bytes / std::max<int64_t>(1, row_bytes) - s.kernel_height + 1;
+  const int64_t fitting = expanded_strip_bytes / std::max<int64_t>(1, row_bytes) - s.kernel_height + 1;
   const int64_t strip = std::max<int64_t>(1, std::min(fitting, s.height)),
                 strips = (s.height + strip - 1) / strip;
   parallel_ranges(

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "ops/lanes.h"
 #include "parallel.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
@@ -14,10 +15,7 @@ namespace {
 // What an element takes here, in elements of a kernel that streams through memory.
 constexpr int64_t effort = 32;
 
-// Rows that are worked on side by side, one in each lane; those of a block that is not full repeat its last row.
-constexpr int64_t lanes = 16;
-
-// One block of rows. Each lane takes the steps that it would take alone.
+// One block of 16 rows, side by side in lanes; one that is not full repeats its last row. Each lane takes the steps that it would take alone.
 template <typename T>
 class RowBlock {
  public:
