@@ -77,14 +77,6 @@ inline int threads_for_convolution(const ConvolutionShape& shape) {
   return threads_for(shape.multiply_adds() / 16);
 }
 
-// Memory of a thread, for `size` numbers at least, until it asks again.
-template <typename T>
-inline T* scratch(int64_t size) {
-  static thread_local std::vector<T> memory;
-  if (static_cast<int64_t>(memory.size()) < size) memory.resize(static_cast<size_t>(size));
-  return memory.data();
-}
-
 // Places in a window, one for each lane of a vector: bytes in memory, and as wide as T where they choose among
 // numbers.
 template <typename T>

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "ops/lanes.h"
 #include "parallel.h"
@@ -131,8 +130,7 @@ int64_t softmax_prox(const SoftmaxProx<T>& o) {
   const double zero = parallel_sum(
       o.batch, threads_for(effort * o.batch * classes),
       [&](int64_t begin, int64_t end) {
-        std::vector<double> differences(classes * lanes);
-        RowBlock<T> block(o, differences.data());
+        RowBlock<T> block(o, scratch<double>(classes * lanes));
         double sum = 0;
         for (int64_t row = begin; row < end; row += lanes) sum += block.solve(row, std::min(lanes, end - row));
         return sum;

@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(tile_threads)
       },
       [&](double sum) {
         const double mean = sum / static_cast<double>(o.batch * o.width);
-        if (!(fabs(mean) <= 1.7976931348623157e308)) raise(o.guard);
+        if (!is_finite_sum(fabs(mean))) raise(o.guard);
         *o.loss = static_cast<T>(mean);
       });
 }
