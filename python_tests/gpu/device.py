@@ -1,7 +1,7 @@
 """The GPU that the tests run on, or why there is none.
 
-``ALTMIN_TEST_DEVICE=cpu`` rehearses them without one: what compares results, eagerly, runs on the CPU, and what is about
-the device itself is skipped.
+``ALTMIN_TEST_DEVICE=cpu`` rehearses them without one: what compares results runs on the CPU, eagerly, and what is
+about the device itself is skipped.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def trained(
     x, y = digits_like()
     return altmin_ext.train(
         model, (x, y), method=name, epochs=6, batch_size=64, validation=(x, y), lr=LEARNING_RATES[name],
-        lr_schedule=lambda finished: 1.0 if finished < 4 else 0.5, device=device, graph=graph and not REHEARSES, progress=False,
-        **options,
+        lr_schedule=lambda finished: 1.0 if finished < 4 else 0.5, device=device, progress=False,
+        graph=graph and not REHEARSES, **options,
     )  # fmt: skip
 
 
