@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import report
-from .isolation import Setting
+from .isolation import NO_TIME, Setting
 from .journal import write_whole
 from .parts import PARTS, Check, Part
 
@@ -54,7 +54,7 @@ def said(content: dict[str, object]) -> tuple[str, bool]:
         parts.append(f"{len(left_out)} left out")
     if problem := content.get("problem"):
         parts.append(str(problem))
-    return ", ".join(parts), bool(failures or (problem and "no time" not in str(problem)))
+    return ", ".join(parts), bool(failures or (problem and problem != NO_TIME))
 
 
 def run_part(part: Part, check: Check, setting: Setting, overview: Overview) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .isolation import ROOT
+from .isolation import ROOT, ended, started
 
 FOLDER = ROOT / "build" / "gpu-check"
 SITE = FOLDER / "site"
@@ -104,11 +104,12 @@ def build(architecture: str, seconds: float, log: Path) -> None:
         output.write(f"\n$ {' '.join(command())}\n".encode())
         output.flush()
         given = {**os.environ, **variables(architecture)}
+        process = started(command(), output, given)
         try:
-            done = subprocess.run(
-                command(), stdout=output, stderr=subprocess.STDOUT, timeout=seconds, env=given, cwd=ROOT
-            )
+            status = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"the build took longer than {seconds:.0f} s") from None
-    if done.returncode != 0:
+        finally:
+            ended(process)
+    if status != 0:
         raise RuntimeError("the build failed; the log says why")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from .isolation import LOST
+from .isolation import LOST, NO_TIME
 from .journal import Journal
 
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         if case in done:
             continue
         if time.monotonic() > deadline:
-            journal.add({"case": case, "left_out": "there was no time left"})
+            journal.add({"case": case, "left_out": NO_TIME})
             continue
         journal.add({"begins": case})
         try:

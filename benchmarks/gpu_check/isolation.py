@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from .journal import Entry, Journal, finished, unfinished
 
 ROOT = Path(__file__).parents[2]
 LOST = 86  # the exit status of a process whose GPU answers with errors from then on
 MOST_RESTARTS = 8
+NO_TIME = "there was no time left"
 # Python's command line for the cases that are not in the file of its last argument, and the journal to keep.
 Command = Callable[[Path, Path], Sequence[str]]
 
@@ -39,8 +43,13 @@ class Setting:
         return self.deadline - time.monotonic()
 
 
-def through(command: Command, setting: Setting) -> tuple[list[Entry], str]:
+def through(command: Command, setting: Setting, fine: Sequence[int] = (0,)) -> tuple[list[Entry], str]:
     """Run all cases of a command, in a new process after each that ends one.
+
+    Args:
+        command: makes the command line.
+        setting: where, and for how long.
+        fine: exit statuses of a process that got through.
 
     Returns:
         What the journal holds, a case that ended its process as ``{"case": ..., "error": ...}``; and why it goes no
@@ -49,13 +58,15 @@ def through(command: Command, setting: Setting) -> tuple[list[Entry], str]:
     with tempfile.TemporaryDirectory() as folder:
         journal, done = Journal(Path(folder) / "journal"), Path(folder) / "done"
         for _ in range(MOST_RESTARTS + 1):
+            if setting.left <= 0:
+                return journal.entries(), NO_TIME
             done.write_text("\n".join(finished(journal.entries())))
             status, problem = _one_process(command(journal.path, done), journal, setting)
             entries = journal.entries()
-            if not problem and status in (0, 1, 5):  # pytest's for failed tests, and for none
+            if not problem and status in fine:
                 return entries, ""
             if setting.left <= 0:
-                return entries, "there was no time left"
+                return entries, NO_TIME
             if (culprit := unfinished(entries)) is not None:
                 journal.add({"case": culprit, "error": problem or _ending(status)})
             elif status != LOST:
@@ -72,19 +83,36 @@ def _ending(status: int) -> str:
 def _one_process(arguments: Sequence[str], journal: Journal, setting: Setting) -> tuple[int, str]:
     """The exit status, and why the process was stopped, if it was."""
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            arguments, stdout=output, stderr=subprocess.STDOUT, env=dict(setting.environment), cwd=ROOT
-        )
+        process = started(arguments, output, setting.environment)
         try:
             problem = _watch(process, journal, setting)
         finally:
-            if process.poll() is None:
-                process.kill()
-            status = process.wait()
+            status = ended(process)
             output.seek(0)
             with setting.log.open("ab") as log:
                 log.write(f"\n$ {' '.join(map(str, arguments))}\n".encode() + output.read())
         return status, problem
+
+
+def started(
+    arguments: Sequence[str], output: IO[bytes], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """A process that leads a group of its own, so that all that it starts can be ended with it."""
+    return subprocess.Popen(
+        arguments,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        cwd=ROOT,
+        start_new_session=True,
+    )
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status, after its group has been ended if it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def _watch(process: subprocess.Popen[bytes], journal: Journal, setting: Setting) -> str:
@@ -95,7 +123,7 @@ def _watch(process: subprocess.Popen[bytes], journal: Journal, setting: Setting)
         if now != size:
             heard, size = time.monotonic(), now
         if setting.left <= 0:
-            return "there was no time left"
+            return NO_TIME
         if time.monotonic() - heard > setting.stall:
             return f"it gave no sign for {setting.stall:.0f} s"
     return ""

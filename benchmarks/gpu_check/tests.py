@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .isolation import ROOT, Command, Setting, through
+from .isolation import NO_TIME, ROOT, Command, Setting, through
 from .journal import DONE, JOURNAL, Entry
 
 WORKERS = 8
 # The most telling first; then whatever else is there.
 FIRST = ("test_parity", "test_methods_that_look", "test_replays", "test_divergence", "test_streams")
+FINE = (0, 1, 5)  # pytest's exit statuses: all passed, some failed, none found
 REHEARSED_OP = "test_mse_residual"
 
 
@@ -66,7 +67,7 @@ def row(name: str, entries: Sequence[Entry], problem: str) -> dict[str, Any]:
     """How a group went; its failed tests apart."""
     last = {entry["case"]: entry for entry in entries if "case" in entry}
     outcomes = [entry.get("outcome", "failed") for entry in last.values()]
-    collected = sum(entry.get("collected", 0) for entry in entries[:1] if "collected" in entry)
+    collected = next((entry["collected"] for entry in entries if "collected" in entry), 0)
     counted: dict[str, Any] = {
         "tests": name,
         **{outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "skipped")},
@@ -82,11 +83,13 @@ def run(setting: Setting, rehearses: bool, save: Any) -> None:
 
     def one(group: tuple[str, list[str]]) -> None:
         name, arguments = group
-        entries, problem = through(command(arguments), setting)
+        entries, problem = through(command(arguments), setting, FINE)
         rows.append(row(name, entries, problem))
         failures.extend(
             {"test": entry["case"], "error": entry["error"]} for entry in entries if "error" in entry
         )
+        if problem not in ("", NO_TIME):
+            failures.append({"test": name, "error": problem})
         save(rows, failures)
 
     workers = 2 if rehearses else max(1, min(WORKERS, os.cpu_count() or 1))

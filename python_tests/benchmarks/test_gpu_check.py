@@ -249,7 +249,7 @@ def test_a_test_that_kills_its_process_costs_no_other(tmp_path: Path) -> None:
     setting = isolation.Setting(
         check.environment(), time.monotonic() + 600, tmp_path / "log.txt", stall=300.0
     )
-    entries, problem = isolation.through(tests.command([str(file)]), setting)
+    entries, problem = isolation.through(tests.command([str(file)]), setting, tests.FINE)
     row = tests.row("troubled", entries, problem)
     assert problem == ""
     assert row == {"tests": "troubled", "passed": 2, "failed": 2, "skipped": 1, "not_run": 0}
@@ -288,6 +288,14 @@ def test_predictions_are_those_of_the_sheet() -> None:
         assert prediction.launches(network, launches.BATCH, "am-adam, eager") == 18 + 2
         assert prediction.launches(network, launches.BATCH, contenders.BASELINE) == 22
     assert prediction.step("LeNet-5, 28 x 28", 200, "am-adam, CUDA graph", rates) is None
+
+
+def test_a_module_that_cannot_be_imported_fails_its_part(tmp_path: Path) -> None:
+    absent = Part("absent", 1.0, parts.measures("absent"))
+    status = main(["--dry-run", "--output", str(tmp_path)], (absent,))
+    assert status == 1
+    assert "the process ended with status 1" in Found(tmp_path, status)["absent"]["problem"]
+    assert "ModuleNotFoundError" in (tmp_path / "log.txt").read_text()
 
 
 def test_what_is_worth_most_comes_first() -> None:
