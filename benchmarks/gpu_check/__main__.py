@@ -26,6 +26,7 @@ from .journal import write_whole
 from .parts import PARTS, Check, Part
 
 DRY_RUN_SECONDS = 3600.0  # it takes a minute, but for machines that are busy otherwise
+STALL_SECONDS = 90.0  # of a case; torch.compile may take half of that
 LEAST_SECONDS = 20.0  # of a part, where there are that many: to start and to import torch takes some
 
 
@@ -93,9 +94,8 @@ def run(parts: Sequence[Part], check: Check, overview: Overview, seconds: float)
             )
             overview.add(part, why, 0.0, True)
             continue
-        setting = Setting(
-            check.environment(), time.monotonic() + own, log, stall=300.0 if check.rehearses else 60.0
-        )
+        stall = 600.0 if check.rehearses else STALL_SECONDS
+        setting = Setting(check.environment(), time.monotonic() + own, log, stall)
         run_part(part, check, setting, overview)
 
 

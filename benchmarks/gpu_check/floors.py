@@ -18,7 +18,7 @@ from altmin_ext.ops import Activation
 from python_tests.native import test_kernels as kernel_tests
 from python_tests.ops import (
     test_code_step,
-    test_convolution_pull_back,
+    test_convolution_vjp,
     test_convolution_weight_gradient,
     test_convolve,
     test_elman_code_step,
@@ -96,7 +96,7 @@ CASES: dict[str, Callable[[Random, int], Arguments]] = {
     "softmax_prox": lambda random, batch: test_softmax_prox.case(random, batch, CLASSES),
     "hinge_prox": lambda random, batch: test_hinge_prox.case(random, batch, WIDTH),
     "convolve": lambda random, batch: test_convolve.case(random, _shape(batch)),
-    "convolution_pull_back": lambda random, batch: test_convolution_pull_back.case(random, _shape(batch)),
+    "convolution_vjp": lambda random, batch: test_convolution_vjp.case(random, _shape(batch)),
     "convolution_weight_gradient": lambda random, batch: test_convolution_weight_gradient.case(
         random, _shape(batch)
     ),
@@ -139,7 +139,7 @@ PRODUCTS: dict[str, Callable[[Arguments], int]] = {
     ),
     "bcd_columns": lambda a: a["sweeps"] * a["weight"].numel() * a["weight"].shape[1],
     "convolve": _convolution,
-    "convolution_pull_back": _convolution,
+    "convolution_vjp": _convolution,
     # of the input's displacement, too, where it has one
     "convolution_weight_gradient": lambda a: (
         (2 if a["input_displacement"] is not None else 1) * _convolution(a)

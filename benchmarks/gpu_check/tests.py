@@ -30,7 +30,7 @@ def groups(rehearses: bool) -> list[tuple[str, list[str]]]:
     if rehearses:
         chosen = [path for path in of_ops if path.stem == REHEARSED_OP]
         return [
-            ("python_tests/ops", [*map(_relative, chosen), "-k", "baseline"]),
+            ("python_tests/ops", [*map(_relative, chosen), "-k", "gpu"]),
             ("python_tests/gpu", [*map(_relative, of_gpu)]),
         ]
     return [(_relative(path), [_relative(path), "-k", "gpu"]) for path in of_ops] + [
@@ -43,22 +43,13 @@ def _relative(path: Path) -> str:
 
 
 def command(arguments: Sequence[str]) -> Command:
-    """Pytest without the options and plugins that a developer's configuration may ask for."""
-    own = [
-        "-p",
-        "benchmarks.gpu_check.recorder",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=",
-        "--tb=short",
-        "-q",
-    ]
+    """Pytest without the options and plugins that an interpreter or a configuration would add."""
+    recorder = ["-p", "benchmarks.gpu_check.recorder", "-p", "no:cacheprovider"]
+    options = ["-o", "addopts=", "--import-mode=importlib", "--tb=short", "-q"]
+    pytest = [sys.executable, "-m", "pytest", *recorder, *options, *arguments]
 
     def of_pytest(journal: Path, done: Path) -> list[str]:
-        names = f"{JOURNAL}={journal}", f"{DONE}={done}"
-        pytest = [sys.executable, "-m", "pytest", "--import-mode=importlib", *own, *arguments]
-        return ["env", *names, *pytest]
+        return ["env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", f"{JOURNAL}={journal}", f"{DONE}={done}", *pytest]
 
     return of_pytest
 

@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 
 from altmin_ext import ops
-from benchmarks.gpu_check import contenders, isolation, journal, launches, parts, prediction, steps, tests
+from benchmarks.gpu_check import (
+    child,
+    contenders,
+    isolation,
+    journal,
+    launches,
+    parts,
+    prediction,
+    steps,
+    tests,
+)
 from benchmarks.gpu_check.__main__ import main
 from benchmarks.gpu_check.parts import Check, Part
 
@@ -219,6 +229,17 @@ def test_what_hangs_is_stopped_when_the_time_is_over(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 100
     assert list(found) == ["first"]
     assert "no time left" in problem
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    kept, done = journal.Journal(tmp_path / "journal"), tmp_path / "done"
+    done.write_text("card")
+    seconds = "-1"
+    assert child.main(["benchmarks.gpu_check.card", str(kept.path), str(done), "cpu", seconds]) == 0
+    assert kept.entries() == [
+        {"cases": ["card", "rates"]},
+        {"case": "rates", "left_out": isolation.NO_TIME},
+    ]
 
 
 def test_a_line_that_was_cut_short_is_no_entry(tmp_path: Path) -> None:

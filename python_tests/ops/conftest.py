@@ -17,7 +17,7 @@ WIDE_INSTRUCTION_SETS = [
     *INSTRUCTION_SETS,
     "avx512",
 ]  # what ops declared with ALTMIN_WIDE_OP are compiled for
-GPUS = [] if device.REHEARSES or device.missing() else ["gpu"]
+GPUS = [] if device.missing() else ["gpu"]
 
 
 @contextlib.contextmanager
