@@ -15,15 +15,15 @@ pip := $(python) -m pip --quiet
 installed := $(VENV)/.installed
 sources := CMakeLists.txt pyproject.toml altmin_ext/_version.py $(shell find csrc -type f)
 
-.PHONY: help demo test test-gpu lint bench bench-gpu clean
+.PHONY: help demo test test-gpu gpu-check lint bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo [DATA=fashion-mnist]   train AM-Adam beside Adam and write runs/"
 	@echo "make test                        lint, type-check and test"
 	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
+	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
 	@echo "make bench                       micro and macro benchmarks, into runs/benchmarks/"
-	@echo "make bench-gpu                   step times on a GPU, into runs/benchmarks/"
 	@echo "make clean                       remove .venv, the build and the caches"
 
 $(python):
@@ -57,11 +57,11 @@ test: lint
 test-gpu: $(installed)
 	OMP_NUM_THREADS=1 $(python) -m pytest python_tests/gpu python_tests/ops -rs
 
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
+
 bench: $(installed)
 	$(python) -m benchmarks
-
-bench-gpu: $(installed)
-	$(python) -m benchmarks.macro.gpu --output runs/benchmarks/gpu-steps.json
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .benchmarks
