@@ -14,17 +14,23 @@ Within a step a piece is the same function at every evaluation: one dropout mask
 from __future__ import annotations
 
 import abc
+import contextlib
+import inspect
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
+from altmin_ext.network.activations import activation_of
 from altmin_ext.ops import Activation
 
+affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+batch_normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _dropouts = nn.modules.dropout._DropoutNd
 
 
@@ -425,15 +431,32 @@ class NormalisationPiece(Piece):
         return self.sample_jvp(v)
 
 
-# Held where torch's generator is put back, which is one for all threads, by which blocks may be fitted.
-_global_generator = threading.Lock()
+# Held while torch's generator is put back or cuDNN is off, which all threads share; blocks may be fitted by several.
+_global_state = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_cudnn() -> Iterator[None]:
+    enabled = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
+
+
+def _drops_out(module: nn.Module) -> bool:
+    """Whether a module, by itself, draws masks in training mode."""
+    rate = getattr(module, "dropout", 0.0)  # of recurrent layers and of attention
+    return isinstance(module, _dropouts) or (isinstance(rate, float) and rate > 0)
 
 
 class LocalPiece(Piece):
     """Any other module with one input and one output, differentiated by torch within the stage.
 
     Buffers such as running statistics move once per step, by the encode. A module that drops out draws the same
-    masks at every evaluation of a step.
+    masks at every evaluation of a step. Recurrent layers go without cuDNN, which has no second derivative for them,
+    no first one in evaluation mode, and draws masks that torch's generator does not repeat.
     """
 
     saves_output = True
@@ -443,7 +466,8 @@ class LocalPiece(Piece):
         super().__init__()
         self._module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self._drops = any(isinstance(m, _dropouts) for m in module.modules())
+        self._drops = any(_drops_out(m) for m in module.modules())
+        self._recurs = any(isinstance(m, nn.RNNBase) for m in module.modules())
         self._in_place = any(getattr(m, "inplace", False) for m in module.modules())
         self._buffers: dict[str, Tensor] = {}
         self._start_buffers = self._buffers
@@ -457,13 +481,17 @@ class LocalPiece(Piece):
         return output
 
     def _evaluate(self, a: Tensor) -> Tensor:
-        if self._random_state is None:
+        if self._random_state is None and not (self._recurs and a.is_cuda):
             return self._call(a)
-        cpu, gpu = self._random_state
-        with _global_generator, torch.random.fork_rng([a.device] if gpu is not None else []):
-            torch.set_rng_state(cpu)
-            if gpu is not None:
-                torch.cuda.set_rng_state(gpu, a.device)
+        with _global_state, contextlib.ExitStack() as stack:
+            if self._recurs:
+                stack.enter_context(_without_cudnn())
+            if self._random_state is not None:
+                cpu, gpu = self._random_state
+                stack.enter_context(torch.random.fork_rng([a.device] if gpu is not None else []))
+                torch.set_rng_state(cpu)
+                if gpu is not None:
+                    torch.cuda.set_rng_state(gpu, a.device)
             return self._call(a)
 
     def begin(self, a: Tensor) -> Tensor:
@@ -525,3 +553,61 @@ class LocalPiece(Piece):
     def sample_vjp(self, v: Tensor) -> Tensor:
         product: Tensor = vjp(self._evaluate, self._input.detach()[: len(v)])[1](v)[0]
         return product.detach()
+
+
+# Pieces of modules of exactly this type; to every other module belongs a LocalPiece.
+known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
+    nn.Dropout: DropoutPiece,
+    nn.MaxPool2d: MaxPoolPiece,
+    **dict.fromkeys(affine, AffinePiece),
+    **dict.fromkeys(batch_normalisations, NormalisationPiece),
+}
+
+
+def piece_of(path: str, module: nn.Module) -> Piece:
+    """A module as a piece of a stage.
+
+    Args:
+        path: of the module in the model, for the sentence of an error.
+        module: takes one tensor and returns one.
+
+    Raises:
+        ValueError: the module takes or returns something else.
+    """
+    activation = activation_of(module)
+    if activation is not None:
+        return PointwisePiece(activation)
+    if type(module) is nn.Flatten and module.start_dim == 1:
+        return ReshapePiece(module)
+    make = known_pieces.get(type(module))
+    if make is not None:
+        return make(module)
+    _check_inputs(path, module)
+    return LocalPiece(module)
+
+
+def _check_inputs(path: str, module: nn.Module) -> None:
+    """Raise unless a module can be called with one tensor, and returns one as far as can be known."""
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)) and (
+        type(module).forward.__module__.startswith("torch.")
+    ):
+        name = type(module).__name__
+        remedy = "wrap it in a module that takes and returns one tensor"
+        if name in ("GRU", "LSTM"):
+            remedy = f"use altmin_ext.nn.{name}, which returns its output sequence alone"
+        raise ValueError(
+            f"model cannot be split at {path!r}: {name} has more than one output or input; {remedy}."
+        )
+    if isinstance(module, nn.Embedding):
+        raise ValueError(
+            f"model cannot be split at {path!r}: Embedding takes integers, and codes are real; embed x beforehand."
+        )
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+    if len(required) != 1:
+        takes = ", ".join(required) or "nothing"
+        raise ValueError(
+            f"model cannot be split at {path!r}: {type(module).__name__} takes {takes}, but a part of a chain takes "
+            "one tensor and returns one; wrap it in a module that does."
+        )
