@@ -431,18 +431,22 @@ class NormalisationPiece(Piece):
         return self.sample_jvp(v)
 
 
-# Held while torch's generator is put back or cuDNN is off, which all threads share; blocks may be fitted by several.
+# Held while torch's generator or backends are set for a while: all threads share them, and several may fit blocks.
 _global_state = threading.Lock()
 
 
 @contextlib.contextmanager
-def _without_cudnn() -> Iterator[None]:
-    enabled = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
+def _without_fused_layers() -> Iterator[None]:
+    """Recurrent layers step by step, by operations that have derivatives of every order."""
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.mkldnn)
+    enabled = [backend.enabled for backend in backends]
     try:
+        for backend in backends:
+            backend.enabled = False
         yield
     finally:
-        torch.backends.cudnn.enabled = enabled
+        for backend, was in zip(backends, enabled, strict=True):
+            backend.enabled = was
 
 
 def _drops_out(module: nn.Module) -> bool:
@@ -456,7 +460,8 @@ class LocalPiece(Piece):
 
     Buffers such as running statistics move once per step, by the encode. A module that drops out draws the same
     masks at every evaluation of a step. Recurrent layers go without cuDNN, which has no second derivative for them,
-    no first one in evaluation mode, and draws masks that torch's generator does not repeat.
+    no first one in evaluation mode, and draws masks that torch's generator does not repeat; and without oneDNN where
+    a second derivative is asked for.
     """
 
     saves_output = True
@@ -480,12 +485,14 @@ class LocalPiece(Piece):
         output: Tensor = functional_call(self._module, self._buffers, (a.clone() if self._in_place else a,))
         return output
 
-    def _evaluate(self, a: Tensor) -> Tensor:
-        if self._random_state is None and not (self._recurs and a.is_cuda):
+    def _evaluate(self, a: Tensor, fused: bool = True) -> Tensor:
+        """The module's output at the masks of this step; ``fused``: by layers that lack derivatives of an order."""
+        in_steps = self._recurs and (a.is_cuda or not fused)
+        if self._random_state is None and not in_steps:
             return self._call(a)
         with _global_state, contextlib.ExitStack() as stack:
-            if self._recurs:
-                stack.enter_context(_without_cudnn())
+            if in_steps:
+                stack.enter_context(_without_fused_layers())
             if self._random_state is not None:
                 cpu, gpu = self._random_state
                 stack.enter_context(torch.random.fork_rng([a.device] if gpu is not None else []))
@@ -493,6 +500,10 @@ class LocalPiece(Piece):
                 if gpu is not None:
                     torch.cuda.set_rng_state(gpu, a.device)
             return self._call(a)
+
+    def _differentiable(self, a: Tensor) -> Tensor:
+        """The same, with derivatives of every order."""
+        return self._evaluate(a, fused=False)
 
     def begin(self, a: Tensor) -> Tensor:
         state = None
@@ -518,10 +529,10 @@ class LocalPiece(Piece):
 
     def _jvp_at(self, a: Tensor, v: Tensor) -> Tensor:
         try:
-            product: Tensor = jvp(self._evaluate, (a,), (v,))[1]
+            product: Tensor = jvp(self._differentiable, (a,), (v,))[1]
         except (NotImplementedError, RuntimeError):
             # Without a forward mode: J v is the derivative of g -> J^T g, transposed.
-            value, transposed, *_ = vjp(self._evaluate, a)
+            value, transposed, *_ = vjp(self._differentiable, a)
             linear = vjp(lambda g: transposed(g)[0], torch.zeros_like(value))
             product = linear[1](v)[0]
         return product.detach()
@@ -551,7 +562,7 @@ class LocalPiece(Piece):
         return self._jvp_at(self._input.detach()[: len(v)], v)
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        product: Tensor = vjp(self._evaluate, self._input.detach()[: len(v)])[1](v)[0]
+        product: Tensor = vjp(self._differentiable, self._input.detach()[: len(v)])[1](v)[0]
         return product.detach()
 
 
@@ -592,9 +603,10 @@ def _check_inputs(path: str, module: nn.Module) -> None:
         type(module).forward.__module__.startswith("torch.")
     ):
         name = type(module).__name__
+        ours = {"RNN": "Elman", "GRU": "GRU", "LSTM": "LSTM"}.get(name)
         remedy = "wrap it in a module that takes and returns one tensor"
-        if name in ("GRU", "LSTM"):
-            remedy = f"use altmin_ext.nn.{name}, which returns its output sequence alone"
+        if ours is not None:
+            remedy = f"use altmin_ext.nn.{ours}, which returns its output sequence alone, or {remedy}"
         raise ValueError(
             f"model cannot be split at {path!r}: {name} has more than one output or input; {remedy}."
         )
