@@ -8,19 +8,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from altmin_ext.errors import unknown_name
+from altmin_ext.network.activations import known_activations
 from altmin_ext.nn import Elman, NonNegativeFactors, Sign, TimeSteps
-
-_activations: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "identity": nn.Identity,
-}
 
 
 def _checked(widths: list[int]) -> list[int]:
@@ -36,17 +25,22 @@ def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") 
         n_in: features of one sample once flattened.
         hidden: width of every hidden layer; empty for a linear classifier.
         n_out: classes, or outputs for ``loss="mse"``.
-        activation: "relu", "leaky_relu", "elu", "tanh", "sigmoid", "gelu", "silu", "softplus" or "identity".
+        activation: "identity", "relu", "leaky_relu", "elu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu",
+            "softplus", or a :class:`altmin_ext.nn.Sign` with one of its surrogates: "sign", "sign_clipped" or
+            "sign_none".
+
+    Returns:
+        An ordinary torch module, with torch's own initialisation.
 
     Raises:
         ValueError: an unknown activation, or a width below 1.
     """
-    if activation not in _activations:
-        raise unknown_name("activation", activation, _activations)
+    if activation not in known_activations:
+        raise unknown_name("activation", activation, known_activations)
     widths = _checked([n_in, *hidden, n_out])
     modules: list[nn.Module] = [nn.Flatten()]
     for width_in, width_out in itertools.pairwise(widths[:-1]):
-        modules += [nn.Linear(width_in, width_out), _activations[activation]()]
+        modules += [nn.Linear(width_in, width_out), known_activations[activation].make()]
     return nn.Sequential(*modules, nn.Linear(widths[-2], n_out))
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.codes.base import Code, Flags
-from altmin_ext.network import BoundStage, ElmanMap, OutputSequenceMap, SequenceMap
+from altmin_ext.codes.base import Code, Slot
+from altmin_ext.network import ElmanMap, OutputSequenceMap
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.activation import identity
 
@@ -26,16 +26,11 @@ class ElmanCode(Code):
 
     iterates_itself = True
 
-    def __init__(
-        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, reader: SequenceMap,
-        iterations: int, weight_iterations: int,
-    ) -> None:  # fmt: skip
-        super().__init__(stage, above, row, flags)
-        assert isinstance(stage.map, ElmanMap)
-        assert isinstance(above.map, OutputSequenceMap)
-        self._elman, self._sigma, self._reader = stage.map.module, above.map.sigma, reader
-        self._iterations, self._weight_iterations = iterations, weight_iterations
-        self._map = stage.map
+    def __init__(self, map: ElmanMap, slot: Slot) -> None:
+        super().__init__(slot)
+        self._map, self._elman = map, map.module
+        self._sigma, self._reader = map.output.sigma, map.output.reader
+        self._iterations, self._weight_iterations = slot.code_iterations, slot.weight_iterations
         self._batch = 0
         self.activation_displacement = None
 
@@ -126,13 +121,10 @@ class OutputSequenceCode(Code):
     A step on o, whose downstream gradient is W^T (dloss / dlogits), is a step on s whose gradient is without W^T.
     """
 
-    def __init__(
-        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, several: bool
-    ) -> None:
-        super().__init__(stage, above, row, flags)
-        assert isinstance(above.map, SequenceMap)
-        self._reader = above.map
-        self._several = several
+    def __init__(self, map: OutputSequenceMap, slot: Slot) -> None:
+        super().__init__(slot)
+        self._reader = map.reader
+        self._several = slot.code_iterations > 1
         self._batch = 0
         self.activation_displacement = None
 

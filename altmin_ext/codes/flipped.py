@@ -36,7 +36,7 @@ class FlippedCode(MatrixCode):
         return False
 
     def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
-        matrix = self._above.matrix
+        matrix = self._above_map.matrix
         assert matrix is not None
         ops.sign_flip(
             self._code,

@@ -162,7 +162,7 @@ class Lifted(Method):
             if not isinstance(stage.map, LinearMap):
                 raise ValueError(
                     f"model must be a chain of Linear and pointwise activations for {self.name}, but "
-                    f"{stage.name!r} is a {stage.foreign or 'normalisation'}."
+                    f"{stage.name!r} is a {stage.beyond_kernels or 'normalisation'}."
                 )
             if not self._takes(stage.pre):
                 raise ValueError(

@@ -25,25 +25,9 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Undo, Undoable
-from altmin_ext.codes import (
-    Code,
-    ConvolutionCode,
-    ElmanCode,
-    Flags,
-    FlippedCode,
-    MatrixCode,
-    OutputSequenceCode,
-)
+from altmin_ext.codes import Code, Flags, FlippedCode, Slot, code_for
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, Traits, option
-from altmin_ext.network import (
-    BoundStage,
-    ElmanMap,
-    EvaluatedMap,
-    LinearMap,
-    OutputSequenceMap,
-    SequenceMap,
-    split,
-)
+from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, split
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
 from altmin_ext.updates import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
@@ -55,7 +39,9 @@ class OnlineAMOptions(MethodOptions):
 
     ``lr_codes``, ``mu``, ``code_iterations`` and ``code_momentum`` default to None, which stands for the value of
     the chosen scaling: "auto", .5, 1 and 0 for "paper"; .3, .003, 5 and .9 for "released". A model with an Elman
-    layer takes 5 iterations of codes and of weights unless told otherwise.
+    layer takes 5 iterations of codes and of weights unless told otherwise, its codes being those of the paper's
+    appendix C. These know neither ``l1_codes`` nor ``scaling="released"``, with which the layer is a stage like any
+    other recurrent one: its code is its output sequence, and the iterations are those of any model.
 
     With ``stage_scaling="displacement"`` the weight objective of a stage is divided by the RMS displacement of its
     code. That moves no minimiser, but its curvature grows as much, without bound as the loss goes to zero. Adam does
@@ -90,22 +76,21 @@ class OnlineAMOptions(MethodOptions):
         "released": {"lr_codes": 0.3, "mu": 0.003, "code_momentum": 0.9},
     }
 
+    @property
+    def needs(self) -> set[str]:
+        """What the codes must be able to do, see :attr:`altmin_ext.network.Map.lacks`."""
+        asked = {"l1_codes": self.l1_codes > 0, "released": self.scaling == "released"}
+        return {name for name, is_asked in asked.items() if is_asked}
+
     def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
         """The options with the iterations that suit the model; ValueError if one does not."""
-        recurrent = any(isinstance(stage.map, ElmanMap) for stage in stages)
-        if recurrent and (self.l1_codes > 0 or self.scaling == "released"):
-            wrong = (
-                f"l1_codes must be 0, but is {self.l1_codes}"
-                if self.l1_codes > 0
-                else ("scaling must be 'paper', but is 'released'")
-            )
-            raise ValueError(f"{wrong}, which the codes of an Elman layer cannot have.")
         if self.l1_codes > 0 and any(stage.pre.has_sign_without_derivative for stage in stages):
             raise ValueError(
                 f"l1_codes must be 0, but is {self.l1_codes}: a code that Sign(surrogate='none') reads only flips."
             )
-        codes = 5 if recurrent or self.scaling == "released" else 1
-        weights = 5 if recurrent else 1
+        wanted = [stage.map.default_iterations for stage in stages]
+        codes = max([5 if self.scaling == "released" else 1, *(count.codes for count in wanted)])
+        weights = max([1, *(count.weights for count in wanted)])
         return dataclasses.replace(
             self,
             code_iterations=codes if self.code_iterations is None else self.code_iterations,
@@ -167,7 +152,7 @@ class OnlineAM(Method):
     _keeps_codes: ClassVar[bool] = False  # and activations, as matrices, until the weights have been fitted
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
-        stages = split(model)
+        stages = split(model, self.options.needs)
         self.options = self.options.for_model(stages)
         for above in stages[1:]:
             FlippedCode.suits(above)
@@ -208,30 +193,15 @@ class OnlineAM(Method):
 
     def _make_codes(self) -> list[Code]:
         o = self.options
-        several = o.code_iterations is not None and o.code_iterations > 1
-        once = not (self._keeps_codes or several) and o.weight_iterations == 1 and o.l1_codes == 0
-        pairs = list(itertools.pairwise(self._stages))
-        in_lanes = [once and ConvolutionCode.suits(stage, above) for stage, above in pairs]
-        codes: list[Code] = []
-        for l, (stage, above) in enumerate(pairs):
-            row, flags = self._rows[l], Flags(self._guard.code(l), self._guard.weights(l))
-            top = l == len(pairs) - 1
-            if isinstance(stage.map, ElmanMap):
-                reader = self._predictor
-                assert isinstance(reader, SequenceMap)
-                code: Code = ElmanCode(
-                    stage, above, row, flags, reader=reader, iterations=o.code_iterations or 1,
-                    weight_iterations=o.weight_iterations or 1,
-                )  # fmt: skip
-            elif isinstance(stage.map, OutputSequenceMap):
-                code = OutputSequenceCode(stage, above, row, flags, several=several)
-            elif in_lanes[l]:
-                below, beyond = l > 0 and in_lanes[l - 1], not top and in_lanes[l + 1]
-                code = ConvolutionCode(stage, above, row, flags, from_lanes=below, to_lanes=beyond, top=top)
-            else:
-                kind = FlippedCode if FlippedCode.suits(above) else MatrixCode
-                code = kind(stage, above, row, flags, several=several, once=once, top=top)
-            codes.append(code)
+        code_iterations, weight_iterations = o.code_iterations or 1, o.weight_iterations or 1
+        once = code_iterations == weight_iterations == 1 and o.l1_codes == 0 and not self._keeps_codes
+        codes = []
+        for l, (stage, above) in enumerate(itertools.pairwise(self._stages)):
+            flags = Flags(self._guard.code(l), self._guard.weights(l))
+            slot = Slot(stage, above, self._rows[l], flags, code_iterations, weight_iterations, once)
+            codes.append(code_for(stage.map, slot))
+        for below, code, beyond in zip([None, *codes], codes, [*codes[1:], None], strict=False):
+            code.connect(below, beyond)
         return codes
 
     @property
@@ -331,8 +301,9 @@ class OnlineAM(Method):
 
     def _why_not_captured(self) -> str | None:
         for stage in self._stages:
-            if stage.foreign:
-                return f"stage {stage.name!r} holds {stage.foreign}, and only steps of Linear stages are captured"
+            if stage.beyond_kernels:
+                beyond = stage.beyond_kernels
+                return f"stage {stage.name!r} holds {beyond}, and only steps of Linear stages are captured"
         return (
             "report_objective=True makes new tensors in each step" if self.options.report_objective else None
         )
@@ -420,36 +391,31 @@ class OnlineAM(Method):
         return self._objective(len(y)) if self.options.report_objective else None
 
     def _fit_at_once(self, inputs: list[Tensor], iteration: int) -> None:
-        """The same as a ``fit`` of every code, with the residuals of those that are matrices in one call."""
-        for at_once, run in itertools.groupby(
-            enumerate(self._codes), lambda of: isinstance(of[1], MatrixCode)
-        ):
-            numbers = [l for l, _ in run]
-            calls = []
-            for l in numbers:
-                code, below = self._codes[l], self._codes[l - 1] if l else None
-                if isinstance(code, MatrixCode):
-                    calls.append(code.residual_call(inputs[l], below, iteration == 0))
-                else:
-                    code.fit(inputs[l], below, iteration == 0)
-            if not at_once:
+        """The same as a ``fit`` of every code, with one call for the residuals of those next to each other."""
+        first = iteration == 0
+        calls = [
+            code.residual_call(activation, below, first)
+            for code, below, activation in zip(self._codes, [None, *self._codes], inputs, strict=False)
+        ]
+        for alone, run in itertools.groupby(range(len(calls)), lambda l: calls[l] is None):
+            numbers = list(run)
+            if alone:
+                for l in numbers:
+                    self._codes[l].fit(inputs[l], self._codes[l - 1] if l else None, first)
                 continue
+            together = [call for l in numbers if (call := calls[l]) is not None]
             merged = {
-                name: [entry for call in calls for entry in call[name]]
-                for name in calls[0]
+                name: [entry for call in together for entry in call[name]]
+                for name in together[0]
                 if name != "guard"
             }
             ops.weight_residual(**merged, guard=self._guard.weights(numbers[0], len(numbers)))
-            for l, call in zip(numbers, calls, strict=True):
-                code = self._codes[l]
-                assert isinstance(code, MatrixCode)
-                code.finish_fit(inputs[l], call)
+            for l, call in zip(numbers, together, strict=True):
+                self._codes[l].finish_fit(inputs[l], call)
 
     def _objective(self, batch: int) -> Tensor:
         """Local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, and the loss."""
-        fitted = [
-            l for l, stage in enumerate(self._stages[:-1]) if not isinstance(stage.map, OutputSequenceMap)
-        ]
+        fitted = [l for l, stage in enumerate(self._stages[:-1]) if stage.map.has_local_term]
         block = self._scalars[fitted]
         terms = block[:, CodeScalar.residual_square] * block[:, CodeScalar.scale] ** 2
         share: Tensor | float = self.mu / batch
