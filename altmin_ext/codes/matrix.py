@@ -88,7 +88,7 @@ class MatrixCode(Code):
         return self._buffers
 
     def _shaped(self, flat: Tensor) -> Tensor:
-        return flat.view(len(flat), *self.shape)
+        return flat if len(self.shape) == 1 else flat.view(self._batch, *self.shape)
 
     def encode(self, activation: Tensor) -> Tensor:
         code = self.map.encode(activation, self._buffers.get("code"))

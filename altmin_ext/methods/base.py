@@ -330,7 +330,7 @@ class Method(abc.ABC):
         report = self._compute(x, y)
         self._step_taken = self._defers_guard or not self._diverged()
         if self._step_taken:
-            self._commit(len(x))
+            self._commit(x.shape[0])  # len() of a tensor takes long
         return report
 
     def _put_back(self, undo: Undo) -> None:

@@ -188,6 +188,7 @@ class OnlineAM(Method):
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
         self._bound_shape: torch.Size | None = None
         self._logits = self._output_residual = self._like
+        self._shaped_residual = self._like  # as the predictor gives it, with positions perhaps
         self._output_shape = torch.Size()
         self.n_out = predictor.n_out if isinstance(predictor, LinearMap) else 0
 
@@ -248,6 +249,7 @@ class OnlineAM(Method):
             code.set_batch(batch, self._like)
         self._logits = self._like.new_empty(batch, self.n_out)
         self._output_residual = torch.empty_like(self._logits)
+        self._shaped_residual = self._output_residual.view(batch, *self._output_shape)
         self._bound_shape = x.shape
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -331,7 +333,7 @@ class OnlineAM(Method):
         return loss, correct if self.loss.counts(y, self.n_out) else None
 
     def _keep_logits(self, logits: Tensor) -> None:
-        self._logits = logits.view(len(logits), self.n_out)
+        self._logits = logits if logits.ndim == 2 else logits.view(logits.shape[0], self.n_out)
 
     def _residual_of_loss(self, y: Tensor, loss: Tensor, correct: Tensor, flag: Tensor) -> None:
         """The derivative of the loss in the logits, per sample, with the mean loss and the correct count."""
@@ -348,7 +350,7 @@ class OnlineAM(Method):
     def _move_codes(self, y: Tensor) -> None:
         """From the top down, each with the new code above it."""
         if self._auto:
-            self._spectral_norms.begin(len(y))
+            self._spectral_norms.begin(y.shape[0])
             self._estimate_curvature(y)
         for l in reversed(range(len(self._codes))):
             self._update_code(l, y)
@@ -369,8 +371,7 @@ class OnlineAM(Method):
             code.step(pulled_back, change, None if above is None else above.row, iteration == 0)
 
     def _loss_vjp(self, out: Tensor | None) -> Tensor:
-        residual = self._output_residual
-        return self._predictor.vjp(residual.view(len(residual), *self._output_shape), out)
+        return self._predictor.vjp(self._shaped_residual, out)
 
     def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:
         """Gradients of all stages' weight objectives at the updated codes, into the maps' buffers.
@@ -387,8 +388,8 @@ class OnlineAM(Method):
         if self._codes or iteration > 0:
             self._keep_logits(predictor.forward(inputs[-1], self._logits))
         self._residual_of_loss(y, *self._scratch, self._guard.weights(len(self._codes)))
-        predictor.weight_gradients(self._output_residual.view(len(y), *self._output_shape), inputs[-1])
-        return self._objective(len(y)) if self.options.report_objective else None
+        predictor.weight_gradients(self._shaped_residual, inputs[-1])
+        return self._objective(y.shape[0]) if self.options.report_objective else None
 
     def _fit_at_once(self, inputs: list[Tensor], iteration: int) -> None:
         """The same as a ``fit`` of every code, with one call for the residuals of those next to each other."""
