@@ -46,7 +46,7 @@ def run(source_tree, installed, *arguments):
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
 
 

@@ -417,7 +417,7 @@ class Workers:
     """Threads that take a shard each, and add up tensors where they meet."""
 
     def __init__(self, shards: Sequence[tuple[Tensor, Tensor]], **options: Any) -> None:
-        self.shards, self._barrier = shards, threading.Barrier(len(shards), timeout=20)
+        self.shards, self._barrier = shards, threading.Barrier(len(shards), timeout=300)
         self._handed: list[list[Tensor]] = [[] for _ in shards]
         self.methods = [
             altmin_ext.make_method("admm", mlp(), reduce=self._reduce(i), **options)
