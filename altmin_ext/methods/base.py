@@ -399,7 +399,7 @@ class Method(abc.ABC):
         causes = "x for NaN or Inf"
         if self._defers_guard:
             when = f"at one of the steps {self._looked_after + 1} to {self.steps}"
-            causes += f" and y for labels outside [0, {self.n_out})" if self.n_out else ""
+            causes += f" and y for labels {f'outside [0, {self.n_out})' if self.n_out else 'out of range'}"
         raise DivergenceError(
             f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite {when}; check {causes}, or "
             f"{self._remedy(variable)}."

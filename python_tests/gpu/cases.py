@@ -30,7 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
 METHODS_WITH_CODES = ("am-adam", "am-sgd")
 # Those that look in every step at what it did. Without noise dtp computes the same on every device.
 LOOKING: dict[str, dict[str, Any]] = {
-    "admm": {"lr": 1.0, "label_loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
+    "admm": {"lr": 1.0, "loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
     "am-adam-off": {"lr": 2**-7},
     "am-mem": {"lr": 2**-7, "lr_memory": 0.5},
     "am-mem-off": {"lr": 2**-7, "lr_memory": 0.5},
@@ -100,7 +100,7 @@ def epochs(count: int = 5, **options: Any) -> list[list[Batch]]:
 def data_for(method: Method, count: int = 3, **options: Any) -> list[list[Batch]]:
     """Epochs that the method can be trained on: always the same samples where a step takes all of them."""
     data = epochs(count, device=method.device, dtype=method.dtype, **options)
-    return [data[0][:1] * 4] * count if method.full_batch else data
+    return [data[0][:1] * 4] * count if method.traits.full_batch else data
 
 
 def made(name: str, model: nn.Module, device: torch.device | str = GPU, **options: Any) -> Method:
