@@ -57,6 +57,9 @@ def binary_mlp(
         n_out: classes, or outputs for ``loss="mse"``.
         surrogate: what stands in for the derivative of :class:`Sign`: "identity", "clipped" or "none".
 
+    Returns:
+        An ordinary torch module, with torch's own initialisation.
+
     Raises:
         ValueError: an unknown surrogate, or a width below 1.
     """
@@ -79,6 +82,9 @@ def lenet5(in_channels: int = 1, size: int = 28, n_out: int = 10) -> nn.Sequenti
         in_channels: of the images.
         size: height and width of the images, 28 or 32 in the paper; at least 16, for a pixel to be left.
         n_out: classes, or outputs for ``loss="mse"``.
+
+    Returns:
+        An ordinary torch module, with torch's own initialisation.
 
     Raises:
         ValueError: the images are too small, or a number is below 1.
@@ -108,6 +114,9 @@ def elman_rnn(n_in: int = 1, hidden: int = 50, steps: int = 784, n_out: int = 10
         steps: length of every sequence.
         n_out: classes, or outputs for ``loss="mse"``.
 
+    Returns:
+        An ordinary torch module, with torch's own initialisation.
+
     Raises:
         ValueError: a size below 1.
     """
@@ -125,6 +134,9 @@ def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> 
         features: C.
         rank: r, the number of factors.
         head: codes (B, r), or maps of codes (B, r, ...), to logits.
+
+    Returns:
+        An ``nn.Sequential`` of these parts.
 
     Raises:
         TypeError, ValueError: ``features`` or ``rank`` is no integer, or below 1.

@@ -47,6 +47,8 @@ CHAINS: dict[str, tuple[Callable[[], nn.Module], list[str], list[str]]] = {
 
 def codes_of(stages: list[BoundStage], iterations: int, once: bool) -> list[Code]:
     codes = []
+    for stage in stages:
+        stage.map.allocate(torch.empty(0))
     for stage, above in itertools.pairwise(stages):
         row, flag = torch.zeros(len(CodeScalar), dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
         slot = Slot(stage, above, row, Flags(flag, flag), iterations, iterations, once)

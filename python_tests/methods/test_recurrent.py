@@ -118,7 +118,7 @@ def test_step_sizes_are_those_of_the_bound(layer: type[nn.Module]) -> None:
     with torch.no_grad():
         codes = model[0](x)
     norms = [
-        float(torch.linalg.matrix_norm(jacobian.reshape(STEPS * 3, STEPS * 4), 2))
+        float(torch.linalg.matrix_norm(jacobian.detach().reshape(STEPS * 3, STEPS * 4), 2))
         for jacobian in (torch.func.jacrev(lambda c: model[1](c[None])[0])(code) for code in codes)
     ]
     output = float(torch.linalg.matrix_norm(model[3].weight.detach(), 2)) ** 2

@@ -30,7 +30,10 @@ CASES = {
 
 
 def map_for(module: nn.Module) -> EvaluatedMap:
-    return map_of([module], [piece(module)], next(module.parameters()).detach()[:0])
+    like = next(module.parameters()).detach().new_empty(0)
+    map = map_of([module], [piece(module)], like)
+    map.allocate(like)
+    return map
 
 
 def flat(tensor: Tensor) -> Tensor:

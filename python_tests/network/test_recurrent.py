@@ -66,6 +66,7 @@ def test_shapes_are_those_of_all_time_steps() -> None:
 def test_the_reader_is_given_its_product() -> None:
     """W o at the encode, where it is at hand already, and from o once that has moved."""
     _, _, top = maps()
+    top.allocate(torch.empty(0))
     o = torch.randn(6, STEPS * HIDDEN)
     with torch.no_grad():
         product = o @ top.weight.t()
@@ -86,5 +87,6 @@ def test_a_frozen_parameter_is_left_out(frozen: str) -> None:
     elman = Elman(FEATURES, HIDDEN)
     getattr(elman, frozen).requires_grad_(False)
     below = split(nn.Sequential(elman, nn.Flatten(), nn.Linear(STEPS * HIDDEN, CLASSES)))[0].map
-    assert len(below.parameters) == 3
+    below.allocate(torch.empty(0))
+    assert len(below.parameters) == len(below.gradients) == 3
     assert below.gradient_of(getattr(elman, frozen)) is None

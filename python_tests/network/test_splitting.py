@@ -175,6 +175,7 @@ def test_a_parameter_used_twice_within_a_part_has_one_gradient() -> None:
     assert [id(p) for p in first.map.parameters] == [id(p) for p in linear.parameters()]
     assert isinstance(first.map, EvaluatedMap)
     x = torch.randn(5, 4)
+    first.map.allocate(x)
     with torch.no_grad():
         residual = torch.randn_like(first.map.encode(first.pre.begin(x), None))
         first.map.weight_gradients(residual, x)
