@@ -66,6 +66,8 @@ class Loss(abc.ABC):
             correct: 0-d int64, out: how many are correct; left alone where that has no meaning.
             flag: (1,) float64, raised if a logit, the loss or a derivative is not finite.
         """
+        if not y.is_cuda and self.takes_classes(y):
+            _check_classes(y, logits.shape[1], self.missing)
         z = logits if bias is None else logits + bias
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()

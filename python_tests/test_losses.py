@@ -444,6 +444,37 @@ def test_a_registered_loss_trains_on_itself(name: str, monkeypatch: pytest.Monke
             assert_close_models(own, other, 1e-6)
 
 
+class Focal(Loss):
+    """As little as a loss has to say: its name and its mean."""
+
+    name = "focal"
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        log_p = logits.log_softmax(1).gather(1, y[:, None])
+        return -((1 - log_p.exp()) ** 2 * log_p).mean()
+
+
+@every_gradient_method
+def test_a_name_and_a_mean_are_enough(name: str) -> None:
+    """The same as the mean as a function; labels out of range are told where the residual is asked for."""
+    model, twin = network(name), network(name)
+    method = altmin_ext.make_method(name, model, loss=Focal())
+    derived = altmin_ext.make_method(name, twin, loss=Focal().mean)
+    for _ in range(3):
+        one, other = method.step(*batch("labels")), derived.step(*batch("labels"))
+        assert float(one.loss) == float(other.loss)
+        assert int(one.correct) == int(other.correct)
+    assert same(model.state_dict(), twin.state_dict())
+    assert derived.loss.name == "mean"
+    x, y = batch("labels")
+    y[3] = 7
+    if name not in ("sgd", "adam", "ste"):
+        with pytest.raises(ValueError, match=r"y must lie in \[0, 3\)") as error:
+            method.step(x, y)
+        assert_sentence(error)
+    assert same(model.state_dict(), twin.state_dict())
+
+
 # --- curvature ---
 
 
