@@ -232,22 +232,30 @@ class CrossEntropy(Loss):
         self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
         loss: Tensor, correct: Tensor, flag: Tensor | None = None,
     ) -> None:  # fmt: skip
-        ops.softmax_residual(
-            logits,
-            y,
-            bias=bias,
-            residual=out,
-            bias_gradient=bias_gradient,
-            loss=loss,
-            correct=correct,
-            guard=flag,
-        )
+        try:
+            ops.softmax_residual(
+                logits,
+                y,
+                bias=bias,
+                residual=out,
+                bias_gradient=bias_gradient,
+                loss=loss,
+                correct=correct,
+                guard=flag,
+            )
+        except ValueError:  # a label out of range is y's here
+            _check_classes(y, logits.shape[1])
+            raise
 
     def proximal(
         self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
     ) -> Tensor:
         out = torch.empty_like(center) if out is None else out
-        ops.softmax_prox(center, y, out=out, rho=rho, guard=flag)
+        try:
+            ops.softmax_prox(center, y, out=out, rho=rho, guard=flag)
+        except ValueError:
+            _check_classes(y, center.shape[1])
+            raise
         return out
 
     def curvature(self, n_out: int) -> float:

@@ -55,7 +55,7 @@ def found(source_tree, installed):
     done = run(source_tree, installed, "-c", report)
     assert done.returncode == 0, done.stderr
     package, module, reason = done.stdout.split("\n")[:3]
-    assert Path(package) == source_tree / "altmin_ext" / "_version.py"
+    assert Path(package) == source_tree / "altmin_ext" / "__init__.py"
     return module, reason
 
 
