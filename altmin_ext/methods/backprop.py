@@ -14,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext.errors import DivergenceError
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.methods._options import GradientOptions, number, option
+from altmin_ext.methods.base import Method, StepReport
 
 
 class _Backprop(Method):
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, model: nn.Module, options: MethodOptions, **common: Any) -> None:
+    Options = GradientOptions
+    options: GradientOptions
+
+    def __init__(self, model: nn.Module, options: GradientOptions, **common: Any) -> None:
         super().__init__(model, options, **common)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         if not self._trained:
@@ -143,15 +147,11 @@ class _Backprop(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class BackpropSGDOptions(MethodOptions):
+class BackpropSGDOptions(GradientOptions):
     """Options of :class:`BackpropSGD`."""
 
-    lr: float = option(0.1, "learning rate")
-    momentum: float = option(0.0, "heavy-ball momentum")
-
-    def check(self) -> None:
-        super().check()
-        self._check_number("momentum", minimum=0.0, below=1.0)
+    lr: float = option(0.1)
+    momentum: float = option(0.0, "heavy-ball momentum", number(below=1.0))
 
 
 class BackpropSGD(_Backprop):

@@ -4,76 +4,17 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from altmin_ext import _check
 from altmin_ext._graph import CapturedSteps
 from altmin_ext.losses import Loss, make_loss
+from altmin_ext.methods._options import MethodOptions
 from altmin_ext.nn.factors import NonNegativeFactors
-
-
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of an options class; ``help`` becomes the help text of the command-line flag of that name."""
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
-
-
-@dataclasses.dataclass(frozen=True)
-class MethodOptions:
-    """Options that every method has. Subclasses add theirs and extend :meth:`check`."""
-
-    lr: float = option(1e-3, "learning rate of the weights")
-    weight_decay: float = option(0.0, "decoupled weight decay: weights shrink by lr * weight_decay a step")
-    report_objective: bool = option(False, "report the local objective of every stage with each step")
-
-    def __post_init__(self) -> None:
-        self.check()
-
-    def check(self) -> None:
-        """Raise a TypeError or ValueError that names the first option with an impossible value."""
-        self._check_number("lr", minimum=0.0)
-        self._check_number("weight_decay", minimum=0.0)
-        self._check_type("report_objective", bool)
-
-    def _check_type(self, name: str, kind: type) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, but is {value!r}.")
-
-    def _check_number(
-        self,
-        name: str,
-        minimum: float,
-        *,
-        exclusive: bool = False,
-        below: float = math.inf,
-        infinite: bool = False,
-    ) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, but is {value!r}.")
-        if infinite and value == math.inf:
-            return
-        low = value > minimum if exclusive else value >= minimum
-        if not (low and value < below):
-            bound = f"{'greater than' if exclusive else 'at least'} {minimum:g}"
-            limit = f" and less than {below:g}" if below < math.inf else " and finite"
-            raise ValueError(f"{name} must be {bound}{limit}, but is {value!r}.")
-
-    def _check_count(self, name: str, minimum: int = 1) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, but is {value!r}.")
-        if value < minimum:
-            raise ValueError(f"{name} must be at least {minimum}, but is {value}.")
-
-    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, but is {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,10 +71,10 @@ class Method(abc.ABC):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
-        if on_nonfinite not in ("raise", "skip"):
-            raise ValueError(f"on_nonfinite must be 'raise' or 'skip', but is {on_nonfinite!r}.")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed must be an integer, but is {seed!r}.")
+        on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
+        seed = _check.seed("seed", seed)
+        device = _check.device("device", device)
+        graph = _check.boolean("graph", graph)
         parameters = list(model.parameters())
         if not parameters:
             raise ValueError(f"model has no parameters to train: {type(model).__name__} holds no Linear.")
@@ -144,10 +85,8 @@ class Method(abc.ABC):
                 f"model must be float32 or float64 throughout, but its parameters are {found}; "
                 "call model.float() or model.double()."
             )
-        if not isinstance(graph, bool):
-            raise TypeError(f"graph must be a bool, but is {graph!r}.")
         if graph:
-            place = parameters[0].device if device is None else torch.device(device)
+            place = parameters[0].device if device is None else device
             reason = self._why_not_captured(model, options)
             if place.type != "cuda":
                 reason = f"a CUDA graph needs a GPU, and the model trains on {place}"

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext.methods._lifted import Layer, Lifted, LiftedOptions, WeightProblem
-from altmin_ext.methods.base import option
+from altmin_ext.methods._options import option, positive
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import Activation, CodeScalar
 
@@ -54,17 +54,14 @@ class MDLAMOptions(LiftedOptions):
     being wide then.
     """
 
-    eps0: float = option(100.0, "half the width of the box around h(z) that holds a, at first")
-    eps_min: float = option(1e-3, "what it is not lowered beyond")
-    eps_decay: float = option(0.5, "factor by which every iteration lowers it; 1 keeps it")
+    eps0: float = option(100.0, "half the width of the box around h(z) that holds a, at first", positive())
+    eps_min: float = option(1e-3, "the least half width of the boxes", positive())
+    eps_decay: float = option(
+        0.5, "factor by which each iteration narrows the boxes; 1 keeps them", positive(maximum=1.0)
+    )
 
     def check(self) -> None:
         super().check()
-        self._check_number("eps0", minimum=0.0, exclusive=True)
-        self._check_number("eps_min", minimum=0.0, exclusive=True)
-        self._check_number("eps_decay", minimum=0.0, exclusive=True)
-        if self.eps_decay > 1:
-            raise ValueError(f"eps_decay must be at most 1, but is {self.eps_decay!r}.")
         if self.eps_min > self.eps0:
             raise ValueError(f"eps_min must be at most eps0, {self.eps0!r}, but is {self.eps_min!r}.")
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from altmin_ext.methods._options import option
 from altmin_ext.methods.am_mem import AMMem, AMMemOptions
-from altmin_ext.methods.base import StepReport, option
+from altmin_ext.methods.base import StepReport
 from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
@@ -26,12 +27,11 @@ from altmin_ext.updates import Memory
 class OfflineOptions(OnlineAMOptions):
     """Options of the methods that take the whole training set at once; one weight iteration is all they take."""
 
-    lr: float = option(1e-2, "learning rate of the weights")
-    chunk_size: int = option(1000, "samples worked on at a time, at most")
+    lr: float = option(1e-2)
+    chunk_size: int = option(1000)
 
     def check(self) -> None:
         super().check()
-        self._check_count("chunk_size")
         if self.weight_iterations not in (None, 1):
             raise ValueError(
                 f"weight_iterations must be 1 where the whole training set is a step, but is "
@@ -46,8 +46,6 @@ class OfflineOptions(OnlineAMOptions):
 @dataclasses.dataclass(frozen=True)
 class MemoryOfflineOptions(OfflineOptions, AMMemOptions):
     """Options of :class:`AMMemOff`."""
-
-    lr: float = option(1e-2, "learning rate of the predictor, and of the weight decay")
 
 
 class Offline(OnlineAM):

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from altmin_ext.methods._options import GradientOptions
 from altmin_ext.methods.backprop import BackpropAdam
-from altmin_ext.methods.base import MethodOptions
 from altmin_ext.nn.sign import check_surrogates
 
 
@@ -21,7 +21,7 @@ class StraightThrough(BackpropAdam):
 
     name = "ste"
 
-    def __init__(self, model: nn.Module, options: MethodOptions, **common: Any) -> None:
+    def __init__(self, model: nn.Module, options: GradientOptions, **common: Any) -> None:
         if isinstance(model, nn.Module):
             check_surrogates(model)
         super().__init__(model, options, **common)

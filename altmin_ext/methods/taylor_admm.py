@@ -37,10 +37,18 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext._fingerprint import Fingerprint
 from altmin_ext.errors import DivergenceError
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.methods._options import MethodOptions, choice, integer, number, option, positive
+from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, split
 
 Reduce: TypeAlias = Callable[[list[Tensor]], None]
+
+
+def _checked_reduce(name: str, value: Any) -> Reduce:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function of a list of tensors, but is {value!r}.")
+    reduce: Reduce = value
+    return reduce
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,37 +61,36 @@ class TaylorADMMOptions(MethodOptions):
     iterations and then fell, the faster the larger the step; with 0, the penalty alone, it rose for fifty.
     """
 
-    lr: float = option(1.0, "how far weights go towards the least squares; 1, all the way, is the paper's")
-    beta: float = option(1.0, "penalty that ties pre-activations to the layer below")
-    gamma: float = option(10.0, "penalty that ties activations to pre-activations")
+    relaxation: float = option(1.0)
+    shrinkage: float = option(
+        0.0, "part of the weights that each iteration takes off, times relaxation", number()
+    )
+    beta: float = option(
+        1.0, "factor of the penalty beta ||.||^2 that ties pre-activations to the layer below", positive()
+    )
+    gamma: float = option(
+        10.0, "factor of the penalty gamma ||.||^2 that ties activations to pre-activations", positive()
+    )
     label_loss: str = option(
         "hinge",
-        "what fits labels: 'hinge', one against the rest on {0, 1}, or 'squared' or 'cross_entropy'; mse's targets "
-        "are fitted by squares",
+        "loss of the labels: 'hinge', one class against the rest on {0, 1}, 'squared' or 'cross_entropy'; the "
+        "targets of mse are fitted by squares",
+        choice("hinge", "squared", "cross_entropy"),
     )
-    multiplier_step: float = option(1.0, "step of the multiplier in units of beta; 0 leaves it out")
-    warm_start: int = option(10, "iterations before the multiplier begins to move")
-    ridge: float = option(1e-2, "added to A's diagonal but for the bias, in units of the diagonal's mean")
+    multiplier_step: float = option(1.0, "step of the multiplier in units of beta; 0 leaves it out", number())
+    warm_start: int = option(10, "iterations before the multiplier begins to move", integer(0))
+    ridge: float = option(
+        1e-2, "ties weights to zero: added to A's diagonal but for the bias, in units of its mean", positive()
+    )
     initialisation: str = option(
-        "forward", "of the pre-activations: the model's 'forward' pass, or 'random' normal as in the paper"
+        "forward",
+        "initial pre-activations: the model's 'forward' pass, or 'random' normal numbers as in the paper",
+        choice("forward", "random"),
     )
-    chunk_size: int = option(1000, "samples worked on at a time, at most")
+    chunk_size: int = option(1000)
     reduce: Reduce | None = option(  # noqa: RUF009  (it makes a field)
-        None, "adds up tensors over all workers, in place", flag=False
+        None, "adds up tensors over all workers, in place", _checked_reduce, flag=False
     )
-
-    def check(self) -> None:
-        super().check()
-        self._check_number("beta", minimum=0.0, exclusive=True)
-        self._check_number("gamma", minimum=0.0, exclusive=True)
-        self._check_choice("label_loss", tuple(_label_losses))
-        self._check_number("multiplier_step", minimum=0.0)
-        self._check_count("warm_start", minimum=0)
-        self._check_number("ridge", minimum=0.0, exclusive=True)
-        self._check_choice("initialisation", ("random", "forward"))
-        self._check_count("chunk_size")
-        if self.reduce is not None and not callable(self.reduce):
-            raise TypeError(f"reduce must be a function of a list of tensors, but is {self.reduce!r}.")
 
 
 class OutputLoss(abc.ABC):
@@ -366,12 +373,12 @@ class TaylorADMM(Method):
 
     def _fit(self, l: int, old: Tensor, gram: Gram, a: Tensor, z: Tensor) -> Tensor:
         """W_l: towards the least squares of z_l by a_{l-1}."""
-        layer, rate = self._layers[l], self.options.lr * self.learning_rate_factor
+        layer, rate = self._layers[l], self.options.relaxation * self.learning_rate_factor
         cross = torch.zeros(layer.shape, dtype=torch.float64, device=self.device)
         for chunk in self._chunks(len(a)):
             cross.addmm_(z[chunk].double().t(), layer.augmented(a[chunk]))
         self._sum(cross)
-        fitted = layer.fitted(old, gram, cross, rate, rate * self.options.weight_decay)
+        fitted = layer.fitted(old, gram, cross, rate, rate * self.options.shrinkage)
         self._guard[l] = ~fitted.isfinite().all()
         return fitted
 
@@ -440,7 +447,7 @@ class TaylorADMM(Method):
         stage = count - 1 if number == 2 * count else number % count
         raise DivergenceError(
             f"{what} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite {self._when()}; check x "
-            "for NaN or Inf, or lower lr or raise ridge."
+            "for NaN or Inf, or lower relaxation or raise ridge."
         )
 
     @classmethod
