@@ -133,25 +133,32 @@ def seed(name: str, value: Any) -> int:
     return result
 
 
-def device(name: str, value: Any) -> torch.device | None:
-    """A device that torch can put tensors on here; None stays None."""
-    if value is None:
-        return None
-    if not isinstance(value, (str, torch.device)):
+def named_device(name: str, value: Any) -> torch.device | None:
+    """A device by its name, there or not; None stays None."""
+    if value is None or isinstance(value, torch.device):
+        return value
+    if not isinstance(value, str):
         raise TypeError(f"{name} must be a string or a torch.device, but is {value!r}.")
     try:
-        result = torch.device(value)
+        return torch.device(value)
     except RuntimeError:
         raise ValueError(
             f"{name} must be a device of torch, such as 'cpu' or 'cuda', but is {value!r}."
         ) from None
+
+
+def device(name: str, value: Any) -> torch.device | None:
+    """A device that torch can put numbers on here; None stays None."""
+    result = named_device(name, value)
+    if result is None:
+        return None
     if result.type == "meta":
         raise ValueError(f"{name} must be a device whose tensors hold numbers, but is 'meta'.")
     try:
         torch.empty(0, device=result)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without it
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        raise ValueError(f"{name} must be usable here, but is {str(value)!r}: {reason}.") from error
+        raise ValueError(f"{name} must be usable here, but is {str(result)!r}: {reason}.") from error
     return result
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from altmin_ext.errors import unknown_name
+from altmin_ext import _check
 from altmin_ext.history import History
 from altmin_ext.methods import Method, StepReport
 
@@ -83,20 +83,10 @@ class EarlyStopping:
         restore_best: bool = True,
     ) -> None:
         monitors = ("loss", "accuracy", "validation_loss", "validation_accuracy")
-        if monitor not in monitors:
-            raise unknown_name("monitor", str(monitor), monitors)
-        if isinstance(patience, bool) or not isinstance(patience, int):
-            raise TypeError(f"patience must be an integer, but is {patience!r}.")
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, but is {patience}.")
-        if not 0.0 <= minimum_improvement < math.inf:
-            raise ValueError(
-                f"minimum_improvement must be at least 0 and finite, but is {minimum_improvement!r}."
-            )
-        self.monitor = monitor
-        self.patience = patience
-        self.minimum_improvement = minimum_improvement
-        self.restore_best = restore_best
+        self.monitor = _check.known("monitor", monitor, monitors)
+        self.patience = _check.integer("patience", patience)
+        self.minimum_improvement = _check.number("minimum_improvement", minimum_improvement, 0.0)
+        self.restore_best = _check.boolean("restore_best", restore_best)
         self._forget()
 
     def _forget(self) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 
-from altmin_ext.errors import unknown_name
+from altmin_ext import _check
 
 #: Maps the number of epochs finished so far (0 in the first epoch) to a factor, finite and at least 0.
 Schedule = Callable[[int], float]
@@ -44,22 +43,13 @@ def make_schedule(schedule: str | Schedule, epochs: int) -> Schedule:
         ValueError: an unknown name.
     """
     if isinstance(schedule, str):
-        if schedule not in _schedules:
-            raise unknown_name("lr_schedule", schedule, _schedules)
-        named = _schedules[schedule]
+        named = _schedules[_check.known("lr_schedule", schedule, _schedules)]
         return lambda epoch: named(epoch, epochs)
     if not callable(schedule):
         raise TypeError(f"lr_schedule must be a name or a callable epoch -> factor, but is {schedule!r}.")
 
     def checked(epoch: int) -> float:
         factor = schedule(epoch)
-        if not isinstance(factor, numbers.Real):
-            raise TypeError(f"lr_schedule must return a number, but returned {factor!r} for epoch {epoch}.")
-        factor = float(factor)
-        if not 0.0 <= factor < math.inf:
-            raise ValueError(
-                f"lr_schedule must return a finite number, at least 0, not {factor} for epoch {epoch}."
-            )
-        return factor
+        return _check.number(f"lr_schedule({epoch})", factor, 0.0)
 
     return checked

@@ -204,7 +204,7 @@ def test_global_generator_of_an_importing_program_is_left_alone(capsys):
         (["train", "--method", "sgd", "--momentum", "fast"], "momentum must be a number, but is 'fast'."),
         (["train", "--method", "sgd", "--lr", "-1"], "lr must be at least 0 and finite, but is -1."),
         (["train", "--data", "minst"], "unknown data set 'minst': did you mean 'mnist'"),
-        (["train", "--hidden", "8", "0"], "every width must be at least 1"),
+        (["train", "--hidden", "8", "0"], "hidden[1] must be at least 1, but is 0."),
         (["train", "--activation", "rellu"], "unknown activation 'rellu': did you mean 'relu'"),
         (["train", "--threads", "0"], "--threads must be at least 1, but is 0."),
         (["train", "--device", "abacus"], "--device must be usable, but is 'abacus': "),

@@ -70,10 +70,10 @@ class Method(abc.ABC):
         graph: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
+            raise TypeError(f"model must be a torch.nn.Module, but is {_check.named_type(model)}.")
         on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
         seed = _check.seed("seed", seed)
-        device = _check.device("device", device)
+        device = _check.named_device("device", device)
         graph = _check.boolean("graph", graph)
         parameters = list(model.parameters())
         if not parameters:
@@ -92,6 +92,7 @@ class Method(abc.ABC):
                 reason = f"a CUDA graph needs a GPU, and the model trains on {place}"
             if reason is not None:
                 raise ValueError(f"graph must be False here: {reason}.")
+        _check.device("device", device)
         if not self.factorises:
             _check_no_factors(self.name, model)
         self.loss: Loss = make_loss(loss, partial=self.factorises)
@@ -220,9 +221,9 @@ class Method(abc.ABC):
         """
         self.check_model()
         if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, but is a {type(x).__name__}.")
+            raise TypeError(f"x must be a torch.Tensor, but is {_check.named_type(x)}.")
         if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a torch.Tensor, but is a {type(y).__name__}.")
+            raise TypeError(f"y must be a torch.Tensor, but is {_check.named_type(y)}.")
         if x.dtype != self.dtype:
             raise TypeError(f"x must be {self.dtype} like the model, but is {x.dtype}.")
         for name, tensor in (("x", x), ("y", y)):
@@ -287,7 +288,7 @@ class Method(abc.ABC):
 def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
     """Raise unless what was found is a mapping with all of the keys."""
     if not isinstance(found, Mapping):
-        raise TypeError(f"{what} must be a dict, but is a {type(found).__name__}.")
+        raise TypeError(f"{what} must be a dict, but is {_check.named_type(found)}.")
     missing = [key for key in keys if key not in found]
     if missing:
         raise ValueError(f"{what} must hold {', '.join(keys)}, but lacks {', '.join(missing)}.")

@@ -624,7 +624,7 @@ def _check_index(index: Tensor | None, x: Tensor) -> None:
             "call step(x, y, index=...), or choose duals='online'."
         )
     if not isinstance(index, Tensor):
-        raise TypeError(f"index must be a torch.Tensor, but is a {type(index).__name__}.")
+        raise TypeError(f"index must be a torch.Tensor, but is {_check.named_type(index)}.")
     if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
         raise TypeError(f"index must be integers, but is {index.dtype}.")
     if isinstance(x, Tensor) and index.shape != x.shape[:1]:

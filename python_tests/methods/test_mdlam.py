@@ -318,8 +318,8 @@ def test_flag_of_a_rise() -> None:
     assert not method.objective_rose
     for rate, rises in ((1.0, False), (3.0, True)):
         history = altmin_ext.train(
-            network(nn.ReLU()), (x, y), method="mdlam", epochs=30, eps0=1.0, eps_min=0.01, eps_decay=0.5, relaxation=rate,
-            progress=False,
+            network(nn.ReLU()), (x, y), method="mdlam", epochs=30, eps0=1.0, eps_min=0.01, eps_decay=0.5,
+            relaxation=rate, progress=False,
         )  # fmt: skip
         assert history.objective_rose is rises
 
