@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from altmin_ext import data
-from altmin_ext.data import _formats, _sources
+from altmin_ext.data import _formats, _sources, _tensors
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def assert_is(data_set, tiny):
 
 def test_urls_are_directories():
     for name, source in _sources.registry.items():
-        assert source.urls, name
+        assert bool(source.urls) != bool(source.package), name
         assert all(url.startswith("http") and url.endswith("/") for url in source.urls), name
 
 
@@ -171,11 +171,13 @@ def tiny_higgs(monkeypatch, home, server):
         functools.partial(_formats.read_csv, columns=29, rows=12),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-    source = dataclasses.replace(_sources.registry["higgs"], files=(file,), urls=(server.url,))
+    whole = _sources.registry["higgs"]
+    last_four, last_two = (functools.partial(_tensors.table, classes=2, test_rows=n) for n in (4, 2))
+    source = dataclasses.replace(
+        whole, files=(file,), urls=(server.url,), tensors=last_four,
+        sample=dataclasses.replace(whole.sample, tensors=last_two),
+    )  # fmt: skip
     monkeypatch.setitem(_sources.registry, "higgs", source)
-    monkeypatch.setattr(_sources, "HIGGS_ROWS", 12)
-    monkeypatch.setattr(_sources, "HIGGS_TEST_ROWS", 4)
-    monkeypatch.setattr(_sources, "HIGGS_SAMPLE_TEST_ROWS", 2)
     return rows
 
 
@@ -208,7 +210,10 @@ def test_higgs_sample_stands_in_for_the_complete_file(tiny_higgs, home):
 
 @pytest.mark.parametrize(
     ("rows", "complaint"),
-    [(["2" + ",0" * 28] * 5, "label 0 or 1"), (["1" + ",0" * 28] * 2, "more rows than the 2")],
+    [
+        (["2" + ",0" * 28] * 5, "higgs must have a class from 0 to 1 in the first column"),
+        (["1" + ",0" * 28] * 2, "higgs must have more rows than the 2"),
+    ],
 )
 def test_higgs_sample_that_makes_no_sense(tiny_higgs, home, rows, complaint):
     (home / "higgs").mkdir(parents=True)
