@@ -79,6 +79,11 @@ def option_names(name: str) -> list[str]:
     return [field.name for field in dataclasses.fields(method_class(name).Options)]
 
 
+def explains(key: str) -> bool:
+    """Whether :func:`unknown_option` has more to say of a word than which names are like it."""
+    return key in other_words or key in unsupported or any(key in option_names(name) for name in _methods)
+
+
 def unknown_option(name: str, key: str) -> ValueError:
     """The error for an option that the method ``name`` does not have: what it is called here, or who has it."""
     if key in unsupported:

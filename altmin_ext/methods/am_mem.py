@@ -122,7 +122,7 @@ class AMMemOptions(OnlineAMOptions):
 
 
 class AMMem(OnlineAM):
-    """AM-mem, section 3 of the paper.
+    """AM-mem: online alternating minimisation that remembers past data in two matrices per layer.
 
     Memory: for every hidden stage (n + 1)^2 numbers, n being its inputs or the numbers of a filter, and with
     ``targets="memory"`` m (n + 1) more, m being its outputs. Of ``memories`` that are passed in, refreshed targets

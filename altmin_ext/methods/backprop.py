@@ -155,8 +155,10 @@ class BackpropSGDOptions(GradientOptions):
 
 
 class BackpropSGD(_Backprop):
-    """Stochastic gradient descent on the autograd gradient. Weight decay is torch's (equal to decoupled decay
-    at momentum 0)."""
+    """Backpropagation with SGD, the yardstick.
+
+    Weight decay is torch's, which equals decoupled decay at momentum 0.
+    """
 
     name = "sgd"
     Options = BackpropSGDOptions
@@ -170,7 +172,7 @@ class BackpropSGD(_Backprop):
 
 
 class BackpropAdam(_Backprop):
-    """Adam (Kingma & Ba 2015) on the autograd gradient, with decoupled weight decay (AdamW)."""
+    """Backpropagation with Adam and decoupled weight decay (AdamW), the yardstick."""
 
     name = "adam"
 

@@ -305,7 +305,7 @@ class _Threads(ThreadPoolExecutor):
 
 
 class BlockADMM(Method):
-    """Stochastic Block-ADMM, with Adam on every block's weights.
+    """Stochastic Block-ADMM: backpropagation within blocks, ADMM between them, Adam on the weights.
 
     No derivative crosses more than one block, and all blocks' weights are fitted independently, by as many threads as
     ``workers`` says: to the same bits however many. Each of them computes with as many threads as torch is set to, so

@@ -236,7 +236,7 @@ def _begin_anew(
 
 
 class DeepFacto(BlockADMM):
-    """DeepFacto, with Adam on encoder and head.
+    """DeepFacto: a layer of non-negative factors in the network, learnt by Block-ADMM; Adam on the rest.
 
     It takes models with one :class:`altmin_ext.NonNegativeFactors` that has parameters below and above it, such as
     :func:`altmin_ext.models.deepfacto` makes. With ``loss="cross_entropy"`` a label of -1 says that the sample has

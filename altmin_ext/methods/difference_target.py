@@ -154,7 +154,9 @@ class Layer:
 
 
 class DifferenceTarget(Method):
-    """Difference target propagation, on Linear layers with pointwise activations, Sign and Dropout between them.
+    """Difference target propagation: targets for activations, through inverses that learn along.
+
+    Takes Linear layers with pointwise activations, Sign and Dropout between them.
 
     The authors alternate a pass over the data that fits the inverses with one that fits the layers, and so does
     :func:`altmin_ext.train` where the data have an end, see :meth:`begin_epoch`. Otherwise a step does both.

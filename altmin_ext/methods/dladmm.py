@@ -66,7 +66,7 @@ class LastLayer(Layer):
 
 
 class DLADMM(Lifted):
-    """dlADMM on the whole training set.
+    """dlADMM: ADMM on the whole training set at once, with a pass back and one forth.
 
     The objective of a layer below the last is nu/2 (||z - W a - b||^2 + ||a - h(z)||^2) + Omega(W), that of the
     last one the rest of L_rho, after u has been raised; it may be negative. By the theory L_rho never rises while a

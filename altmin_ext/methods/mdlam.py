@@ -67,7 +67,7 @@ class MDLAMOptions(LiftedOptions):
 
 
 class MDLAM(Lifted):
-    """mDLAM on the whole training set.
+    """mDLAM: monotone alternating minimisation on the whole training set at once, without gradients.
 
     Memory: z of every layer, and twice a of every layer but the last, N numbers for each unit: for N = 60,000 and
     three layers of 1000 units 2.2 GB in float32. What else a step needs is of the size of the weights, or of

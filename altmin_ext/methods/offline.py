@@ -193,14 +193,14 @@ class _Total:
 
 
 class AMAdamOff(Offline, AMAdam):
-    """AM-Adam on the whole training set: one Adam step per stage and epoch."""
+    """AM-Adam on the whole training set at once: one Adam step per stage and epoch."""
 
     name = "am-adam-off"
     Options = OfflineOptions
 
 
 class AMMemOff(Offline, AMMem):
-    """AM-mem on the whole training set: its memory is brought up to date, and swept, once per epoch."""
+    """AM-mem on the whole training set at once: the memory is updated and swept once per epoch."""
 
     name = "am-mem-off"
     Options = MemoryOfflineOptions

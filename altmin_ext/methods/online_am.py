@@ -518,7 +518,7 @@ class OnlineAM(Method):
 
 
 class AMAdam(OnlineAM):
-    """AM-Adam: one or a few Adam steps per stage on its own least-squares problem (section 3 of the paper)."""
+    """AM-Adam: online alternating minimisation, Adam on the weights (section 3 of the paper)."""
 
     name = "am-adam"
     Update = AdamUpdate
@@ -534,7 +534,7 @@ class AMSGDOptions(OnlineAMOptions):
 
 
 class AMSGD(OnlineAM):
-    """AM-SGD: the same with plain gradient steps."""
+    """AM-SGD: online alternating minimisation, SGD on the weights (section 3 of the paper)."""
 
     name = "am-sgd"
     Options = AMSGDOptions

@@ -236,7 +236,9 @@ class Layer:
 
 
 class TaylorADMM(Method):
-    """ADMM of Taylor et al., on Linear layers with ReLU between them; see the module for the iteration.
+    """ADMM without gradients on the whole training set at once (Taylor et al. 2016).
+
+    Takes Linear layers with ReLU between them; see the module for the iteration.
 
     A step is an iteration and takes the whole training set, the same samples in the same order every time. What it
     reports costs one more forward pass. Memory: twice the pre-activations of all samples and the multiplier, since a
