@@ -67,15 +67,15 @@ def number(
         above: a bound that the value must exceed, in place of ``minimum``.
         maximum: the largest value that is allowed.
         below: a bound that the value must not reach.
-        infinite: whether infinity is allowed, too.
+        infinite: whether +inf is allowed, too.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, but is {value!r}.")
     try:
         result = float(value)
     except OverflowError:  # of an int
-        result = math.copysign(math.inf, value)
-    low = result >= minimum if above is None else result > above
+        result = math.inf if int(value) > 0 else -math.inf
+    low = result > above if above is not None else result >= minimum and result > -math.inf
     high = result <= maximum and (result < below or (infinite and result == math.inf))
     if low and high:
         return result
