@@ -74,7 +74,7 @@ def number(
     try:
         result = float(value)
     except OverflowError:  # of an int
-        result = math.inf if int(value) > 0 else -math.inf
+        result = -math.inf if value < 0 else math.inf
     low = result > above if above is not None else result >= minimum and result > -math.inf
     high = result <= maximum and (result < below or (infinite and result == math.inf))
     if low and high:

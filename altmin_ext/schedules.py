@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a factor for every epoch, which multiplies every learning rate of the method."""
+"""Learning-rate schedules: a factor of every epoch that multiplies all learning rates of the method."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def make_schedule(schedule: str | Schedule, epochs: int) -> Schedule:
         epochs: how many epochs the run has.
 
     Returns:
-        A callable epoch -> factor that raises, once called, if a callable of your own returns no such number.
+        A callable epoch -> factor. It raises a TypeError or ValueError if your callable returns anything but a
+        finite number of at least 0.
 
     Raises:
         TypeError: ``schedule`` is neither a string nor callable.

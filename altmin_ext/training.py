@@ -56,21 +56,22 @@ def train(
 
             - ``(x, y)``, tensors or ndarrays: x (N, ...) floating point, y (N,) integer class indices, or
               (N, C) floats for ``loss="mse"``; copied once if the model's dtype or device is another;
+            - an :class:`altmin_ext.data.DataSet`, or the name of one, see :func:`altmin_ext.data.names`: its
+              training part;
             - a torch ``Dataset`` or ``DataLoader``;
-            - the name of a known data set, see :func:`altmin_ext.data.names`: its training part;
             - any iterable of ``(x, y)`` batches. An endless one is an epoch that never ends: pass ``steps``.
         method: a name, see :func:`altmin_ext.methods.names`, or a :class:`Method` bound to ``model``.
         epochs: passes over the data.
-        steps: train on at most that many minibatches in all; None for no limit. The epoch that it cuts short
-            is recorded like any other.
-        batch_size: samples of a minibatch. The last one of an epoch holds what is left; data smaller than
-            ``batch_size`` are one minibatch. A DataLoader or an iterable of batches is used as it is. Methods that
-            take the whole training set at once do not ask.
-        shuffle: a new order for every epoch, except of a DataLoader or an iterable.
-        validation: evaluated after every epoch; data as above, but a name means its test part.
-        validation_fraction: hold that part of the data back for validation instead; needs data in memory.
+        steps: train on at most so many minibatches in all; None for no limit. An epoch cut short by it is recorded
+            like any other.
+        batch_size: samples in a minibatch. The last minibatch of an epoch holds what is left. A DataLoader or an
+            iterable of batches is used as it is, and methods that take the whole training set at once ignore it.
+        shuffle: draw a new order for every epoch; not of a DataLoader or an iterable.
+        validation: evaluated after every epoch; data as above, but of a data set the test part.
+        validation_fraction: hold out this part of the data for validation instead; needs data in memory.
         loss: "cross_entropy" or "mse".
-        seed: of the order of the data and of the method; torch's global generator is not used.
+        seed: of the order of the data and of the method, at least 0 and less than 2**63; torch's global generator
+            is left alone.
         device: where to train; the model is moved there. None for where it is.
         progress: show a bar on standard error.
         callbacks: objects with any of ``on_start``, ``on_step``, ``on_epoch`` and ``on_end``, see
@@ -88,7 +89,7 @@ def train(
         TypeError, ValueError: an argument is wrong, or does not fit the model. What can be checked beforehand
             is, and then the model is as it was; a stream's minibatches are checked as they come.
         DivergenceError: a code or a weight is not finite; the model keeps the last finite weights.
-        KeyboardInterrupt: Ctrl-C. It is held back until the method is done with the running minibatch.
+        KeyboardInterrupt: Ctrl-C, once the method is done with the current minibatch.
     """
     epochs = _check.integer("epochs", epochs)
     batch_size = _check.integer("batch_size", batch_size)
@@ -240,8 +241,8 @@ class Evaluation:
 
     Attributes:
         loss: mean over the samples.
-        accuracy: part of the samples classified correctly; None for ``loss="mse"``.
-        samples: how many there were.
+        accuracy: part of the samples that are classified correctly; None for ``loss="mse"``.
+        samples: how many there were, of those with a label.
     """
 
     loss: float
@@ -265,7 +266,8 @@ def evaluate(
 
     Args:
         model: any module that maps x to logits (B, C), or a list of modules, one behind the other.
-        data: as in :func:`train`, but the name of a known data set means its test part.
+        data: as in :func:`train`, but of a data set the test part. Samples may be without a label, -1, if the model
+            holds a :class:`altmin_ext.NonNegativeFactors`; they are left out.
         loss: "cross_entropy" or "mse".
         batch_size: samples evaluated at a time.
         device: where to evaluate; the model is moved there. None for where it is.

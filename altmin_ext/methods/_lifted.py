@@ -421,8 +421,8 @@ class Lifted(Method):
                 )
             if not self._takes(stage.pre):
                 raise ValueError(
-                    f"model must have nothing but one of {', '.join(self.activations_taken)} in front of "
-                    f"{stage.name!r} for {self.name}; replace what else is there."
+                    f"model must have one of {', '.join(self.activations_taken)}, and nothing else, in front of "
+                    f"{stage.name!r} for {self.name}, but has something else there; replace it."
                 )
 
     def _takes(self, pre: PreMap) -> bool:

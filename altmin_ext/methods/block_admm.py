@@ -82,36 +82,34 @@ def _checked_proximal(name: str, value: Any) -> str | Proximal:
 class BlockADMMOptions(BlockOptions):
     """Options of :class:`BlockADMM`.
 
-    A step size of 1 / rho can make the method fail: with ``order="gauss-seidel"`` a block is fitted to its target
-    from where the code below has gone already, and where that alone brings it to the target or beyond, nothing is
-    left to fit or the wrong way is learnt. ``lr_codes="auto"`` takes the step of a majorised descent,
-    eta_t = 1 / (rho + rho ||J_{t+1}||^2), for the topmost code with the curvature of the loss in front of the
-    norm. The norm is found by power iteration, a step of it after each of the first ten updates of the weights, then
-    after every tenth; of a block with more in it than one linear map behind activations it is that at the first
-    samples of the minibatch, short of it by a third at most where that was measured, which such a step can bear.
+    A step size of 1 / rho can make the method fail. With ``order="gauss-seidel"`` a block is fitted to its target
+    after the code below has moved; where that move alone reaches the target or overshoots it, nothing is left to fit,
+    or the wrong direction is learnt. ``lr_codes="auto"`` takes the step of a majorised descent,
+    eta_t = 1 / (rho + rho ||J_{t+1}||^2), with the curvature of the loss in place of the second rho for the topmost
+    code. The norm is found by power iteration: one step after each of the first ten weight updates, then after every
+    tenth. A block that is more than one linear map behind activations has no single norm; the first samples of the
+    minibatch stand for all. Measured, that norm was up to a third too small, which such a step tolerates.
 
     With ``order="jacobi"``, one round of one code step, and neither a proximal map nor stored duals, the weights are
     fitted from where the codes were, and block t's gradient is that of backpropagation times the product of rho eta
-    over the codes above it: the same thing but for the scale. Duals that last for a minibatch begin at zero, so that
-    a single round never meets them.
+    over the codes above it: the two differ in scale alone. Duals that last for a minibatch begin at zero, so they
+    have no effect in a single round.
 
-    Duals that are stored come with their codes, or the constraint that they are the prices of would be another one
-    every time. They price the past, while the weights move with every minibatch: expect them to learn more slowly.
+    Duals are stored together with their codes, since a dual is the price of one code's constraint. They describe
+    weights of the past, while weights move with every minibatch: expect slower learning.
 
-    Every round shortens the way of a code by eta, and each block below by another: with many blocks in float32 little
-    is left for the lowest ones. Take fewer blocks then.
+    A code's displacement shrinks by the factor eta with every round and with every block below. With many blocks in
+    float32 little is left for the lowest ones; take fewer blocks then.
 
-    By default a block ends with a module with parameters, and the activation behind it belongs to the block above, so
-    that codes are pre-activations, as in alternating minimisation. With ``codes="activations"`` it belongs to the
-    block below, and codes are what one would call non-negative or sparse. They then move where a unit is dead, too,
-    and the weights above, which such a unit would never reach, are fitted to the moves: they grow, and the network
-    generalises worse.
+    By default a block ends with a module with parameters, and the activation behind it belongs to the block above:
+    codes are pre-activations, as in alternating minimisation. With ``codes="activations"`` it belongs to the block
+    below, and it is activations that become non-negative or sparse. Codes of dead units then move, too; the weights
+    above are fitted to these moves, which no unit can make, and grow, and the network generalises worse.
 
-    The proximal map is what a constraint or penalty on the codes asks for: "non-negative" and "binary" project onto
-    [0, inf) and {-1, +1}, "sparse" is the soft threshold by eta ``l1_codes``, and a function is called with
-    (X, eta), X (B, ...), and returns a tensor of the same shape. Of a short step the projection onto {-1, +1} leaves
-    nothing, so that "binary" takes eta = 1 / rho by default; even so nothing is learnt unless ``rho`` is .1 or
-    less, behind a tanh or a sign.
+    The proximal map applies a constraint or penalty to the codes: "non-negative" and "binary" project onto [0, inf)
+    and {-1, +1}, "sparse" is the soft threshold by eta ``l1_codes``, and a function is called with (X, eta), X
+    (B, ...), and returns a tensor of the same shape. Projecting onto {-1, +1} undoes a short step, so "binary" takes
+    eta = 1 / rho by default; even so nothing is learnt unless ``rho`` is .1 or less, behind a tanh or a sign.
     """
 
     blocks: int | Sequence[int] | None = option(

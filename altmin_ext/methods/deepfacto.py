@@ -53,22 +53,22 @@ _unused = 1e-6  # an atom whose A_jj is at most that share of the largest begins
 class DeepFactoOptions(BlockOptions):
     """Options of :class:`DeepFacto`.
 
-    With ``lr_codes="auto"`` eta is one over a bound of the loss's curvature in the codes, found as in Block-ADMM,
-    so that the objective falls with every move. The part that is a least squares is dealt with exactly: as all atoms
-    are non-negative, they resemble one another, and of a gradient step short enough for what they have in common
-    nothing is left for what tells them apart, which is what the head needs.
+    With ``lr_codes="auto"`` eta is one over a bound of the loss's curvature in the codes, found as in Block-ADMM, so
+    the objective falls with every move. The least-squares part is solved exactly: non-negative atoms resemble one
+    another, and a gradient step short enough for what they share would barely move along their differences, which are
+    what the head needs.
 
     With a larger ``rho`` the encoder's gradient comes closer to that of backpropagation through the least squares.
     The codes then move less, which Adam makes up for.
 
-    ``fidelity=1`` is the problem as stated: the encoder is drawn towards features that the dictionary can say, the
-    nearest of which is zero, and learns little else. At 0 it follows the loss alone, whatever the dictionary leaves
-    over, and samples without a label teach it nothing. The loss is one per sample, while of a map every position has
-    its part in what is left over: of 7 x 7 positions a ``fidelity`` of 2e-5 has the weight that the default has of a
-    vector, and learnt better. An encoder that ends with a normalisation cannot make its features small, and learns
-    better.
+    ``fidelity=1`` is the problem as stated: the encoder is drawn towards features that the dictionary can reproduce,
+    the nearest of which is zero, and learns little else. At 0 it follows the loss alone, whatever the dictionary
+    leaves over, and learns nothing from samples without a label. The loss is one number per sample, while every
+    position of a map adds to what is left over: with 7 x 7 positions a ``fidelity`` of 2e-5 weighs as much as the
+    default does for a vector, and learnt better. An encoder that ends with a normalisation cannot make its features
+    small, and learns better.
 
-    The encoder moves all the time, and so do the features that the dictionary is of: ``forgetting`` says how fast the
+    The encoder keeps changing, and so do the features that the dictionary describes: ``forgetting`` sets how fast the
     dictionary follows.
     """
 
@@ -96,7 +96,7 @@ class FactorisedBlock(Block):
 
     Attributes:
         layer: whose dictionary is M.
-        features: F, what the encoder gives, of which ``output`` lacks what the encoder need not give up.
+        features: F, the encoder's output; ``output`` is F without the part of R that is not held against the encoder.
         codes: S, (B, r, ...).
     """
 

@@ -55,10 +55,12 @@ def _checked_reduce(name: str, value: Any) -> Reduce:
 class TaylorADMMOptions(MethodOptions):
     """Options of :class:`TaylorADMM`.
 
-    ``multiplier_step`` 1 is published; 2 is the textbook's for a penalty of beta ||.||^2 without a half, and makes
+    ``multiplier_step=1`` is published; 2 is the textbook's for a penalty of beta ||.||^2 without a half, and makes
     lambda = -dloss/dz_L after every iteration. Activations move towards the label of their sample, which those of a
-    forward pass cannot, and the multiplier drives them on. On 10,000 images of Fashion-MNIST accuracy rose for twenty
-    iterations and then fell, the faster the larger the step; with 0, the penalty alone, it rose for fifty.
+    forward pass cannot do, and the multiplier drives them further. On 10,000 images of Fashion-MNIST accuracy rose
+    for twenty iterations and then fell, faster with a larger step; with 0, the penalty alone, it rose for fifty.
+
+    ``relaxation`` is how far weights go towards the least squares: 1, all the way, is the paper's.
     """
 
     relaxation: float = option(1.0)
