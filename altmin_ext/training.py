@@ -127,7 +127,7 @@ def train(
 
 def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
     """The method's step, told which samples a minibatch is of if it keeps something for each."""
-    if not method.tells_samples_apart:
+    if not method.traits.per_sample:
         return method.step
     if not isinstance(batches, MemoryBatches):
         raise ValueError(
@@ -412,7 +412,7 @@ def _open(
     generator: torch.Generator | None = None,
 ) -> Batches:
     """Batches for a method, with everything checked that can be before the first step."""
-    if method.full_batch:
+    if method.traits.full_batch:
         if not isinstance(source, Samples):
             raise ValueError(
                 f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is a "

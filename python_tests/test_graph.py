@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 import altmin_ext
-from altmin_ext._graph import CapturedSteps
 from altmin_ext.methods import Method, StepReport
 
 METHODS = {"am-adam": 0.01, "am-sgd": 0.1, "adam": 0.01, "sgd": 0.1}
@@ -163,20 +162,21 @@ class FakeCuda:
 
     def watch(self, method: Method) -> Method:
         """The method with its steps captured, as ``graph=True`` would have them on a GPU."""
-        compute = method._compute
+        run = method._run
 
         def compute_or_capture(x: Tensor, y: Tensor) -> StepReport:
             if self._capturing is None:
-                return compute(x, y)
+                return run(x, y)
             # Memory for the results, of no content as yet.
             correct = torch.full((), -1) if method.loss.counts_correct else None
             report = StepReport(torch.full((), torch.nan), correct)
             self._capturing.calls.append((x, y, report))
-            self._capturing.compute = compute
+            self._capturing.compute = run
             return report
 
-        method._compute = compute_or_capture  # type: ignore[method-assign]
-        method._captured = CapturedSteps(method, method._captured_memory, method.device)
+        method._run = compute_or_capture  # type: ignore[method-assign]
+        method._graph = True
+        method._captured = method._new_captures()
         return method
 
 

@@ -116,7 +116,7 @@ class Code(abc.ABC):
             first: whether the weights are still those of the encode.
         """
 
-    def memory(self) -> Any:
+    def buffers(self) -> Any:
         """What a captured step uses and the code may replace later."""
         return None
 

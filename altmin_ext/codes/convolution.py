@@ -91,7 +91,7 @@ class ConvolutionCode(Code):
             self._lane_input_displacement = lanes(*self._input_shape)
             self._pulled_back = lanes(*self._input_shape)
 
-    def memory(self) -> Any:
+    def buffers(self) -> Any:
         return dict(vars(self))
 
     def _interleaved(self, rows: Tensor, lanes: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class ConvolutionCode(Code):
 
     def vjp(self, out: Tensor | None) -> Tensor:
         to = self._pulled_back if out is None or not self._from_lanes else out
-        ops.convolution_pull_back(
+        ops.convolution_vjp(
             self.displacement, self._winner, self._module.weight, to, self._padding, self._pool
         )
         if self._from_lanes:

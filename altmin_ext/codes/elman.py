@@ -51,7 +51,7 @@ class ElmanCode(Code):
         self._cross = like.new_empty(width, columns)
         self._gram = like.new_empty(columns, columns) if self._weight_iterations > 1 else None
 
-    def memory(self) -> Any:
+    def buffers(self) -> Any:
         return dict(vars(self))
 
     def encode(self, activation: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class OutputSequenceCode(Code):
         self._velocity = like.new_empty(shape) if self._several else None
         self.activation = like.new_empty(shape)
 
-    def memory(self) -> Any:
+    def buffers(self) -> Any:
         return dict(vars(self))
 
     def encode(self, activation: Tensor) -> Tensor:

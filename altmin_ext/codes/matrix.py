@@ -90,7 +90,7 @@ class MatrixCode(Code):
                 flat.view(shape) for flat in (self._flat, self._moved_flat)
             )
 
-    def memory(self) -> Any:
+    def buffers(self) -> Any:
         return self._buffers
 
     def _shaped(self, flat: Tensor) -> Tensor:

@@ -29,9 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext._fingerprint import Fingerprint
-from altmin_ext.errors import DivergenceError
+from altmin_ext._guard import Subject
+from altmin_ext._undo import Undo, Undoable
 from altmin_ext.methods._options import MethodOptions, choice, number, option
-from altmin_ext.methods.base import Method, StepReport
+from altmin_ext.methods.base import Method, StepReport, Traits
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
 from altmin_ext.network.pieces import PointwisePiece, ReshapePiece
 from altmin_ext.ops import Activation
@@ -67,7 +68,7 @@ class LiftedOptions(MethodOptions):
         return torch.where(curvature > 0, curvature, 1)
 
 
-class Layer:
+class LiftedLayer:
     """A layer z = W a + b, a the activations of the layer below, with its variables.
 
     Attributes:
@@ -146,30 +147,52 @@ class Lifted(Method):
             the model's dtype.
     """
 
-    full_batch = True
+    traits = Traits(full_batch=True)
     options: Any
     activations_taken: Sequence[str] = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 
-    def __init__(self, model: nn.Module, options: Any, **common: Any) -> None:
-        stages: list[BoundStage] = []
-        if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
-            stages = split(model)
-            self._check_model(stages)
-        super().__init__(model, options, **common)
-        if common.get("device") is not None:
-            stages = split(model)
-        self._stages = stages
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        """Raises unless every stage is a Linear behind one activation that the method takes."""
+        stages = split(model)
+        for stage in stages:
+            if not isinstance(stage.map, LinearMap):
+                raise ValueError(
+                    f"model must be a chain of Linear and pointwise activations for {self.name}, but "
+                    f"{stage.name!r} is a {stage.foreign or 'normalisation'}."
+                )
+            if not self._takes(stage.pre):
+                raise ValueError(
+                    f"model must have one of {', '.join(self.activations_taken)}, and nothing else, in front of "
+                    f"{stage.name!r} for {self.name}, but has something else there; replace it."
+                )
+        return stages
+
+    def _remedy(self, variable: str) -> str:
+        return "lower relaxation"
+
+    def _takes(self, pre: PreMap) -> bool:
+        known = all(isinstance(piece, PointwisePiece | ReshapePiece) for piece in pre.pieces)
+        if not known or pre.activation is None or pre.activation.name not in self.activations_taken:
+            return False
+        return pre.activation.is_monotone
+
+    def _flags(self) -> Sequence[Subject]:
+        stages = range(len(self._stages))
+        return [*(("code", l) for l in stages), *(("code or weight", l) for l in stages)]
+
+    def _allocate(self) -> None:
         self._layers = self._make_layers()
         self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
         self._bound: tuple[int, ...] = ()  # the shape of x, () until a step has been taken
         self._fingerprint = Fingerprint()
         self._objective: float | None = None  # at the end of the last step of the same problem
+        self._sweeping = False  # whether the variables are those of a sweep that has not been found finite
         self.objective_rose = False
 
-    def _make_layers(self) -> list[Layer]:
+    def _make_layers(self) -> list[LiftedLayer]:
         activations = [stage.pre.activation for stage in self._stages[1:]]
         return [
-            Layer(stage, activation, self.options.rho)
+            LiftedLayer(stage, activation, self.options.rho)
             for stage, activation in zip(self._stages, [*activations, None], strict=True)
         ]
 
@@ -198,25 +221,37 @@ class Lifted(Method):
         self._fingerprint.check(x, y, self.name)
         return x, y
 
+    def _undoable(self) -> Sequence[Undoable]:
+        return [self._weights]
+
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
-        loss, correct, finite = self._encode(x, y)
+        loss, correct = self._encode(x, y)
         objective = torch.full((len(self._layers),), math.nan, dtype=torch.float64, device=self.device)
-        if self._is_finite(finite, "code", "is"):
-            before = self._remembered()
-            taken = False
-            try:
-                if not self._bound:
-                    self._bind(x, y)
-                objective = self._sweep(x, y)
-                taken = self._is_finite(objective.isfinite().tolist(), "codes or weights", "are")
-            finally:
-                if not taken:
-                    self._recall(before)
-            if taken:
-                self._certify(objective)
-                self._advance()
-        report = objective / len(x) if self.options.report_objective else None
-        return StepReport(loss, correct, report)
+        if not self._guard.raised():
+            self._sweeping = True
+            if not self._bound:
+                self._bind(x, y)
+            objective = self._sweep(x, y)
+            self._raise_unless_finite("code or weight", objective)
+        self._terms = objective
+        return StepReport(loss, correct, objective / len(x) if self.options.report_objective else None)
+
+    def _commit(self, batch: int) -> None:
+        self._sweeping = False
+        self._certify(self._terms)
+        self._advance()
+
+    def _put_back(self, undo: Undo) -> None:
+        super()._put_back(undo)
+        if self._sweeping:
+            self._sweeping = False
+            self._release()
+
+    def _raise_unless_finite(self, variable: str, values: Tensor) -> None:
+        """Raise the flags of the layers whose value of (L,) is not finite."""
+        for l, finite in enumerate(values.isfinite().tolist()):
+            if not finite:
+                self._guard.put_up(variable, l)
 
     @abc.abstractmethod
     def _sweep(self, x: Tensor, y: Tensor) -> Tensor:
@@ -230,8 +265,8 @@ class Lifted(Method):
     def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:
         """z_L of those samples, where W a + b is ``center``."""
 
-    def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, list[bool]]:
-        """Loss and hits of the network as it is, and of every layer whether its codes are finite."""
+    def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Loss and hits of the network as it is; raises the flags of codes that are not finite."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         sums = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
@@ -244,10 +279,9 @@ class Lifted(Method):
             total += self.loss.mean(z, y[rows]) * len(z)
             if self.loss.counts_correct:
                 correct += (z.argmax(1) == y[rows]).sum()
-        loss = (total / len(x)).to(self.dtype)
-        finite = sums.isfinite()
-        finite[-1] &= total.isfinite()
-        return loss, correct if self.loss.counts_correct else None, finite.tolist()
+        sums[-1] += total * 0
+        self._raise_unless_finite("code", sums)
+        return (total / len(x)).to(self.dtype), correct if self.loss.counts_correct else None
 
     def _bind(self, x: Tensor, y: Tensor) -> None:
         """z and a as in a forward pass, but for z_L, which is where the first sweep would leave it."""
@@ -321,7 +355,7 @@ class Lifted(Method):
         return WeightProblem(gradient, curve, residual / len(x), input / len(x), layer.rho * len(x))
 
     def _weight_step(
-        self, layer: Layer, problem: WeightProblem, way: Tensor | None = None
+        self, layer: LiftedLayer, problem: WeightProblem, way: Tensor | None = None
     ) -> tuple[Tensor, float]:
         """The step on W by W + ``way``: how W changes all in all, and by how much the objective rises.
 
@@ -355,12 +389,12 @@ class Lifted(Method):
             rise += penalty * float((layer.weight + change).abs().sum() - layer.weight.double().abs().sum())
         return change, rise
 
-    def _move_weight(self, layer: Layer, problem: WeightProblem, change: Tensor) -> None:
+    def _move_weight(self, layer: LiftedLayer, problem: WeightProblem, change: Tensor) -> None:
         """W <- W + change; ``problem`` has no use any more but for b."""
         layer.weight.copy_(layer.weight + change)
         problem.residual += change @ problem.input
 
-    def _fit_bias(self, layer: Layer, problem: WeightProblem) -> None:
+    def _fit_bias(self, layer: LiftedLayer, problem: WeightProblem) -> None:
         """b <- mean of target - W a, the minimiser."""
         if layer.bias is None or not layer.bias.requires_grad:
             return
@@ -374,62 +408,20 @@ class Lifted(Method):
         """The loss, summed over samples, in float64."""
         return len(z) * self.loss.mean(z.double(), y.double() if y.is_floating_point() else y)
 
-    def _penalty(self, layer: Layer) -> Tensor:
+    def _penalty(self, layer: LiftedLayer) -> Tensor:
         """Omega of a layer's weights."""
         o, weight = self.options, layer.weight.double()
         return o.l2_weights / 2 * weight.square().sum() + o.l1_weights * weight.abs().sum()
 
     # -------------------------------------------------------------------------------------- safekeeping
 
-    def _is_finite(self, finite: Sequence[bool], what: str, verb: str) -> bool:
-        """Whether all layers are; raises where the user asked for it."""
-        if all(finite):
-            return True
-        if self.on_nonfinite == "skip":
-            return False
-        l = finite.index(False)
-        raise DivergenceError(
-            f"the {what} of stage {l + 1} ({self._layers[l].name!r}) {verb} not finite {self._when()}; check x for "
-            "NaN or Inf, or lower relaxation."
-        )
-
-    def _remembered(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.model.parameters()]
-
-    def _recall(self, parameters: list[Tensor]) -> None:
-        for parameter, kept in zip(self.model.parameters(), parameters, strict=True):
-            parameter.copy_(kept)
-        self._release()
-
     def _release(self) -> None:
         """Forget the variables: the next step starts them anew."""
+        for layer in self._layers:
+            layer.pre_activations = layer.activations = self._like
         self._bound = ()
         self._fingerprint.forget()
         self._input_gram = self._objective = None
-
-    @classmethod
-    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
-        return f"{cls.name} looks at its line searches in every step"
-
-    def _check_model(self, stages: Sequence[BoundStage]) -> None:
-        """Raise unless every stage is a Linear behind one activation that the method takes."""
-        for stage in stages:
-            if not isinstance(stage.map, LinearMap):
-                raise ValueError(
-                    f"model must be a chain of Linear and pointwise activations for {self.name}, but "
-                    f"{stage.name!r} is a {stage.foreign or 'normalisation'}."
-                )
-            if not self._takes(stage.pre):
-                raise ValueError(
-                    f"model must have one of {', '.join(self.activations_taken)}, and nothing else, in front of "
-                    f"{stage.name!r} for {self.name}, but has something else there; replace it."
-                )
-
-    def _takes(self, pre: PreMap) -> bool:
-        known = all(isinstance(piece, PointwisePiece | ReshapePiece) for piece in pre.pieces)
-        if not known or pre.activation is None or pre.activation.name not in self.activations_taken:
-            return False
-        return pre.activation.is_monotone
 
     @property
     def _shapes(self) -> list[list[int]]:

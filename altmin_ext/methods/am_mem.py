@@ -20,12 +20,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from altmin_ext._undo import Undoable
 from altmin_ext.codes import MatrixCode
 from altmin_ext.methods._options import boolean, choice, number, option
+from altmin_ext.methods.base import Traits
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
-from altmin_ext.updates import AdamUpdate, Memory, StageMemory, read_memories, remembers
+from altmin_ext.updates import AdamUpdate, Memory, StageMemory, memory_shapes, read_memories, remembers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +128,7 @@ class AMMem(OnlineAM):
 
     Memory: for every hidden stage (n + 1)^2 numbers, n being its inputs or the numbers of a filter, and with
     ``targets="memory"`` m (n + 1) more, m being its outputs. Of ``memories`` that are passed in, refreshed targets
-    use A alone; one that has seen something gets no prior. A minibatch whose codes are finite stays remembered, even
-    if the weights that it leads to are not and the step is not taken.
+    use A alone; one that has seen something gets no prior.
 
     Attributes:
         memories: (A, B) of every hidden stage, and of the predictor if it has a memory; copies, A with both
@@ -135,6 +136,7 @@ class AMMem(OnlineAM):
     """
 
     name = "am-mem"
+    traits = Traits()
     Options = AMMemOptions
     options: AMMemOptions
     Update = AdamUpdate
@@ -142,9 +144,19 @@ class AMMem(OnlineAM):
     _keeps_codes = True
     _forgets = True  # whether the next minibatch makes a part of the past forgotten
 
-    def __init__(self, model: nn.Module, options: AMMemOptions, **common: Any) -> None:
-        super().__init__(model, options, **common)
-        self._looks_later = False  # what is not finite must not get into the memory
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        stages = super()._cut(model)
+        if self.options.memories is not None:
+            self._check_memories(self._remembering(stages))
+        return stages
+
+    def _remembering(self, stages: list[BoundStage]) -> list[BoundStage]:
+        """The stages with a memory."""
+        return stages if self.options.predictor == "memory" else stages[:-1]
+
+    def _allocate(self) -> None:
+        super()._allocate()
+        self._defers_guard = False  # what is not finite must not get into the memory
         o = self.options
         self._with_targets = o.targets == "memory"
         self._memories = [
@@ -154,11 +166,13 @@ class AMMem(OnlineAM):
                 sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0, prior=o.prior,
                 with_targets=self._with_targets and stage is not self._stages[-1],
             )
-            for stage in (self._stages if o.predictor == "memory" else self._stages[:-1])
+            for stage in self._remembering(self._stages)
         ]  # fmt: skip
         if o.memories is not None:
-            self._check_shapes("memories", o.memories)
             self._load(o.memories)
+
+    def _undoable(self) -> Sequence[Undoable]:
+        return [*super()._undoable(), *self._memories]
 
     def _copies(self) -> list[Memory]:
         """A, and B where it is kept."""
@@ -168,10 +182,10 @@ class AMMem(OnlineAM):
     def memories(self) -> list[Memory]:
         return [memory.state() for memory in self._memories]
 
-    def _observe(self, first: Tensor) -> None:
-        if any(self._guard.tolist()):
+    def _observe(self, inputs_of_first: Tensor) -> None:
+        if self._guard.raised():
             return
-        inputs = [first, *(code.activation for code in self._codes)]
+        inputs = [inputs_of_first, *(code.activation for code in self._codes)]
         targets = [
             code.moved_code() if self._with_targets and isinstance(code, MatrixCode) else None
             for code in (*self._codes, None)
@@ -180,13 +194,13 @@ class AMMem(OnlineAM):
             # A or B would be full of Inf, and never forget it.
             summed_up = [activation] if (target := targets[i]) is None else [activation, target]
             if not all(bool(matrix.square().sum().isfinite()) for matrix in summed_up):
-                self._flags[len(self._stages) + i].fill_(1.0)
+                self._guard.put_up("weight gradient", i)
                 return
         for memory, activation, target in zip(self._memories, inputs, targets, strict=False):
-            memory.remember(activation, target, self._forgets)
+            memory.observe(activation, target, self._forgets)
 
     def _update_weights(self) -> None:
-        if any(self._guard.tolist()):
+        if self._guard.raised():
             return
         o, factor = self.options, self.learning_rate_factor
         solutions = []
@@ -203,7 +217,7 @@ class AMMem(OnlineAM):
                 solutions.append(memory.solve_residual(rate if scaled else rate * code.row[CodeScalar.scale]))
         for i, weights in enumerate(solutions):
             if not bool(weights.isfinite().all()):
-                self._flags[len(self._stages) + i].fill_(1.0)
+                self._guard.put_up("weight gradient", i)
                 return
         for memory, weights in zip(self._memories, solutions, strict=True):
             memory.put(weights, o.lr * factor * o.weight_decay)
@@ -227,18 +241,16 @@ class AMMem(OnlineAM):
         super()._load_state(state)
         self._load(state["memories"])
 
-    def _check_shapes(self, name: str, memories: Sequence[Memory]) -> None:
-        own = [[tuple(m.gram.shape), tuple(m.weights.shape)] for m in self._memories]
+    def _check_memories(self, stages: Sequence[BoundStage]) -> None:
+        """Raise unless those that are passed in are of stages like these."""
+        memories = self.options.memories or []
+        own = [list(memory_shapes(stage.map.affine)) for stage in stages if stage.map.affine is not None]
         found = [[tuple(matrix.shape) for matrix in memory] for memory in memories]
         if found != own:
-            raise ValueError(f"{name} must have the shapes {own} for this model, but has {found}.")
+            raise ValueError(f"memories must have the shapes {own} for this model, but has {found}.")
         if not all(bool(m.to(self.dtype).isfinite().all()) for memory in memories for m in memory):
-            raise ValueError(f"{name} must be finite as {self.dtype}, the model's, but is not.")
+            raise ValueError(f"memories must be finite as {self.dtype}, the model's, but is not.")
 
     def _load(self, memories: Sequence[Memory]) -> None:
         for memory, given in zip(self._memories, memories, strict=True):
             memory.load(given)
-
-    @classmethod
-    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
-        return "am-mem looks at its flags in every step"

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from altmin_ext.errors import DivergenceError
+from altmin_ext._guard import Guard, Subject
+from altmin_ext._undo import Undoable
 from altmin_ext.methods._options import GradientOptions, number, option
-from altmin_ext.methods.base import Method, StepReport
+from altmin_ext.methods.base import Method, StepReport, Traits
 
 
 class _Backprop(Method):
@@ -23,20 +24,23 @@ class _Backprop(Method):
 
     Options = GradientOptions
     options: GradientOptions
+    traits = Traits(captures=True)
 
-    def __init__(self, model: nn.Module, options: GradientOptions, **common: Any) -> None:
-        super().__init__(model, options, **common)
-        self._trained = [p for p in model.parameters() if p.requires_grad]
-        if not self._trained:
-            raise ValueError("model must have a parameter that requires a gradient, but all are frozen.")
+    def _flags(self) -> Sequence[Subject]:
+        return [("loss", None), ("gradient", None)]
+
+    def _allocate(self) -> None:
+        self._trained = [parameter for _, parameter in self._parameters if parameter.requires_grad]
         self.optimizer = self._make_optimizer(self._trained)
-        self._looks_later = self.device.type == "cuda"
-        self._not_finite = torch.zeros((), dtype=torch.float32, device=self.device)
+        self._defers_guard = self.device.type == "cuda"
+        # torch's optimisers take a flag in float32, of no dimensions.
+        self._guard = Guard(self._flags(), self.device, torch.float32)
+        self._not_finite = self._guard.flag("gradient", None)[0]
         self._prepare_for_gpu()
 
     def _prepare_for_gpu(self) -> None:
         """Have the optimiser skip steps that are not finite, and take rates that change under a CUDA graph."""
-        if not self._looks_later:
+        if not self._defers_guard:
             return
         self.optimizer.found_inf = self._not_finite  # type: ignore[attr-defined]
         for group in self.optimizer.param_groups:
@@ -86,7 +90,7 @@ class _Backprop(Method):
         report = StepReport(
             loss, correct, loss.double().reshape(1) if self.options.report_objective else None
         )
-        if self._diverged(loss, gradients):
+        if not self._are_finite(loss, gradients):
             return report
         for parameter, gradient in zip(self._trained, gradients, strict=True):
             parameter.grad = gradient
@@ -94,31 +98,19 @@ class _Backprop(Method):
         self.optimizer.zero_grad()
         return report
 
-    def _diverged(self, loss: Tensor, gradients: tuple[Tensor | None, ...]) -> bool:
-        """Whether this step must not be taken; raises where the user asked for it."""
-        total = loss + sum(g.sum() for g in gradients if g is not None)
-        if self._looks_later:
-            if self.on_nonfinite == "skip":
-                self._not_finite.zero_()
-            self._not_finite.logical_or_(~torch.isfinite(total))
-            return False
-        if torch.isfinite(total):
-            return False
-        if self.on_nonfinite == "raise":
-            raise DivergenceError(
-                f"{'the loss' if not torch.isfinite(loss) else 'a gradient'} is not finite {self._when()}; "
-                "lower lr, or check the inputs."
-            )
-        return True
+    def _undoable(self) -> Sequence[Undoable]:
+        return [self._buffers] if self._buffers else []
 
-    def _look(self) -> None:
-        if not bool(self._not_finite):
-            return
-        self._not_finite.zero_()
-        raise DivergenceError(
-            f"the loss or a gradient is not finite {self._when()}; lower lr, or check x for NaN or Inf and y for "
-            "labels out of range."
-        )
+    def _are_finite(self, loss: Tensor, gradients: tuple[Tensor | None, ...]) -> bool:
+        """Raise the guard's flags; whether the optimiser may step, as on a GPU it may, since it looks for itself."""
+        total = loss + sum(g.sum() for g in gradients if g is not None)
+        if self._defers_guard:
+            self._not_finite.logical_or_(~torch.isfinite(total))
+            return True
+        if torch.isfinite(total):
+            return True
+        self._guard.put_up("gradient" if torch.isfinite(loss) else "loss", None)
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "optimizer": copy.deepcopy(self.optimizer.state_dict())}

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check
 from altmin_ext._graph import CapturedSteps
+from altmin_ext._guard import Guard, Subject
+from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
+from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss, make_loss
 from altmin_ext.methods._options import MethodOptions
+from altmin_ext.network import BoundStage
 from altmin_ext.nn.factors import NonNegativeFactors
+
+Seen = TypeVar("Seen")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,6 +40,32 @@ class StepReport:
     correct: Tensor | None
     objective: Tensor | None = None
 
+    def copied(self) -> StepReport:
+        """The same in tensors of its own."""
+        return StepReport(
+            self.loss.clone(),
+            None if self.correct is None else self.correct.clone(),
+            None if self.objective is None else self.objective.clone(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Traits:
+    """What sets a kind of method apart for those who call it.
+
+    Attributes:
+        full_batch: a step takes the whole training set.
+        per_sample: it keeps something for every sample: a step wants their numbers, too, ``step(x, y, index)``.
+        factorises: it trains NonNegativeFactors, and on samples without a label, -1.
+        captures: its ``_compute`` and ``_commit`` launch the same kernels in every step and never look at a value on
+            the GPU, so that they can be a CUDA graph, see :meth:`Method._why_not_captured`.
+    """
+
+    full_batch: bool = False
+    per_sample: bool = False
+    factorises: bool = False
+    captures: bool = False
+
 
 class Method(abc.ABC):
     """A training method bound to a model.
@@ -40,22 +73,39 @@ class Method(abc.ABC):
     Use :func:`altmin_ext.make_method` to make one. The model is trained in place: its ``state_dict()`` is an
     ordinary torch one at any time between two steps.
 
+    For those who write one: a method is made by :meth:`_cut`, before which nothing has changed and which refuses the
+    models that do not suit, and :meth:`_allocate`. These are the phases of a step, in the order in which they run; a
+    method has a ``_compute``, and what it needs of the others:
+
+    1. ``check_batch(x, y)`` refuses what does not fit the model;
+    2. ``_undoable()`` says what an error later on must put back; all of it is remembered;
+    3. ``_prepare(x, y)`` may refuse, too, makes buffers for the minibatch's shape, and refreshes scalars, such as
+       learning rates, in the blocks where kernels read them;
+    4. ``_compute(x, y)`` does the arithmetic in the paper's order and returns the report. Where something is not
+       finite it raises a flag of the guard, and changes nothing from then on;
+    5. ``_diverged()`` looks at the flags: if one is up the step is undone, and an error or left out;
+    6. ``_commit(batch)`` keeps what a step that is taken has found out besides the weights;
+    7. ``_finish()`` does the books on the host, such as raising a penalty.
+
+    Of a captured method 4 and 6 are a CUDA graph, and 5 is put off until :meth:`raise_if_diverged`. Whatever ends a
+    step before its end, an exception of the user's own module among others, leaves the model and the method as they
+    were, bit for bit.
+
     Attributes:
         name: the method's name, as in :func:`altmin_ext.methods.names`.
+        traits: what sets it apart for those who call it.
         model: the module being trained.
         options: the method's options, a frozen dataclass with every value in effect.
         steps: how many minibatches have been trained on.
         learning_rate_factor: multiplies every learning rate; :func:`altmin_ext.train` sets it from its
             ``lr_schedule`` at the start of each epoch. 1.0 unless set.
+        n_out: outputs of the model; 0 until the first step where that has to be tried.
+        objective_rose: whether an objective that cannot rise ever did; None where it can.
     """
 
     name: ClassVar[str]
-    full_batch: ClassVar[bool] = False  # whether a step takes the whole training set
-    tells_samples_apart = False  # whether a step wants their numbers, too: step(x, y, index)
-    objective_rose: bool | None = None  # whether an objective that cannot rise ever did; None where it can
-    factorises: ClassVar[bool] = (
-        False  # whether it trains NonNegativeFactors, and on samples without a label, -1
-    )
+    traits: Traits = Traits()
+    objective_rose: bool | None = None
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     def __init__(
@@ -69,51 +119,95 @@ class Method(abc.ABC):
         on_nonfinite: str = "raise",
         graph: bool = False,
     ) -> None:
+        # Whatever is wrong is refused before anything changes.
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, but is {_check.named_type(model)}.")
-        on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
-        seed = _check.seed("seed", seed)
-        device = _check.named_device("device", device)
-        graph = _check.boolean("graph", graph)
-        parameters = list(model.parameters())
-        if not parameters:
-            raise ValueError(f"model has no parameters to train: {type(model).__name__} holds no Linear.")
-        dtypes = {p.dtype for p in parameters}
-        if len(dtypes) > 1 or parameters[0].dtype not in (torch.float32, torch.float64):
-            found = ", ".join(sorted(str(d) for d in dtypes))
-            raise TypeError(
-                f"model must be float32 or float64 throughout, but its parameters are {found}; "
-                "call model.float() or model.double()."
-            )
-        if graph:
-            place = parameters[0].device if device is None else device
-            reason = self._why_not_captured(model, options)
-            if place.type != "cuda":
-                reason = f"a CUDA graph needs a GPU, and the model trains on {place}"
-            if reason is not None:
-                raise ValueError(f"graph must be False here: {reason}.")
-        _check.device("device", device)
-        if not self.factorises:
+        self.on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
+        self.seed = _check.seed("seed", seed)
+        self._graph = _check.boolean("graph", graph)
+        where = _check.named_device("device", device)
+        self.dtype = _check_parameters(model)
+        if not self.traits.factorises:
             _check_no_factors(self.name, model)
-        self.loss: Loss = make_loss(loss, partial=self.factorises)
-        if device is not None:
-            model.to(device)
-        self.model = model
-        self.options = options
-        self.seed = seed
-        self.on_nonfinite = on_nonfinite
-        self.device: torch.device = next(model.parameters()).device
-        self.dtype: torch.dtype = parameters[0].dtype
+        self.loss: Loss = make_loss(loss, partial=self.traits.factorises)
+        self.model, self.options = model, options
         # To walk through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
         self._trainable = [parameter.requires_grad for _, parameter in self._parameters]
-        self.steps = 0
-        self.learning_rate_factor = 1.0
+        self._stages = self._cut(model)
+        if self._graph:
+            self._check_graph(where or self._parameters[0][1].device)
+        _check.device("device", where)
+
+        self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
+        self._step_taken = True
         # To read a flag is to wait for the GPU: methods that need not do so look for divergence only now and then.
-        self._looks_later = False
+        self._defers_guard = False
         self._looked_after = 0  # how many steps
-        self._graph = graph
+        with self._moved_to(where):
+            self.device: torch.device = self._parameters[0][1].device
+            self._like = torch.empty(0, dtype=self.dtype, device=self.device)
+            for stage in self._stages:
+                stage.map.allocate(self._like)
+            self._guard = Guard(self._flags(), self.device)
+            self._weights = Tensors(p for _, p in self._parameters if p.requires_grad)
+            self._buffers = Buffers(model)
+            self._allocate()
         self._captured = self._new_captures()
+
+    # ------------------------------------------------------------------------------------ how it is made
+
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        """The stages that the method trains, none where the model is one whole; refuses a model that does not suit.
+
+        The options may still be completed here by what the model says; nothing else may change.
+
+        Raises:
+            ValueError: the method cannot train the model, or not with these options.
+        """
+        return []
+
+    def _flags(self) -> Sequence[Subject]:
+        """What the guard has flags for, in the order in which they are reported."""
+        return ()
+
+    def _allocate(self) -> None:  # noqa: B027  (some methods need nothing)
+        """Make what steps write to. The model is where it is trained; nothing is refused any more."""
+
+    def _why_not_captured(self) -> str | None:
+        """Why steps of this model with these options cannot be CUDA graphs, as the end of a sentence; None if so.
+
+        Asked of methods with ``traits.captures`` alone.
+        """
+        return None
+
+    def _check_graph(self, place: torch.device) -> None:
+        """Raise a ValueError unless steps on this device can be captured."""
+        reason = f"{self.name} looks at values in every step, which a CUDA graph cannot"
+        if place.type != "cuda":
+            reason = f"a CUDA graph needs a GPU, and the model trains on {place}"
+        elif self.traits.captures:
+            reason = self._why_not_captured() or ""
+        if reason:
+            raise ValueError(f"graph must be False here: {reason}.")
+
+    @contextlib.contextmanager
+    def _moved_to(self, device: torch.device | None) -> Iterator[None]:
+        """Move the model; if that or what follows fails, for want of memory perhaps, back to where it was."""
+        before = self._parameters[0][1].device
+        try:
+            if device is not None:
+                self.model.to(device)
+                named = list(self.model.named_parameters())
+                if any(new is not old for (_, new), (_, old) in zip(named, self._parameters, strict=True)):
+                    # torch.__future__ can be told to make new ones.
+                    self._parameters, self._stages = named, self._cut(self.model)
+            yield
+        except BaseException:
+            self.model.to(before)
+            raise
+
+    # ------------------------------------------------------------------------------------------- a step
 
     def step(self, x: Tensor, y: Tensor) -> StepReport:
         """Train on one minibatch.
@@ -136,18 +230,53 @@ class Method(abc.ABC):
         if not self.model.training:
             self.model.train()
         with torch.no_grad():
-            report = self._step(x.detach() if x.requires_grad else x, y)
+            run, parts = self._run, self._undoable()
+            if self._captured is not None:
+                run, parts = self._captured, ()
+            report = self._all_or_nothing(run, parts, x.detach() if x.requires_grad else x, y)
         self.steps += 1
         return report
 
-    def _step(self, x: Tensor, y: Tensor) -> StepReport:
-        """The method's own minibatch step; called without autograd, on a checked minibatch."""
-        if self._captured is not None:
-            report: StepReport = self._captured(x, y)
-        else:
-            report = self._compute(*self._prepare(x, y))
-        self._finish()
+    def _all_or_nothing(
+        self, run: Callable[[Tensor, Tensor], Seen], parts: Sequence[Undoable], x: Tensor, y: Tensor
+    ) -> Seen:
+        """Phases 3 to 7, of which ``run`` is 4 to 6; if they do not come to their end, the parts are put back."""
+        undo = Undo(parts)
+        try:
+            x, y = self._prepare(x, y)
+            report = run(x, y)
+            if self._step_taken:
+                self._finish()
+                return report
+        except BaseException:
+            self._put_back(undo)
+            raise
+        self._put_back(undo)
         return report
+
+    def _run(self, x: Tensor, y: Tensor) -> StepReport:
+        """What is captured where steps are CUDA graphs."""
+        if self._defers_guard and self.on_nonfinite == "skip":
+            self._guard.lower()  # only what is raised in this step stops it
+        report = self._compute(x, y)
+        self._step_taken = self._defers_guard or not self._diverged()
+        if self._step_taken:
+            self._commit(len(x))
+        return report
+
+    def _put_back(self, undo: Undo) -> None:
+        """Make everything as it was before a step that is not taken."""
+        undo()
+        if not self._defers_guard:
+            self._guard.lower()
+
+    def _undoable(self) -> Sequence[Undoable]:
+        """What steps change before the last thing in them that may fail.
+
+        Kernels do not write while a flag is up, so that most methods have nothing to put back where no module of the
+        user's runs after the first write.
+        """
+        return ()
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What comes before a step's arithmetic: checks, buffers, scalars; returns the minibatch to use."""
@@ -155,22 +284,25 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
-        """The step's arithmetic: all that is captured where steps are CUDA graphs."""
+        """The step's arithmetic."""
+
+    def _commit(self, batch: int) -> None:  # noqa: B027  (most methods keep the weights alone)
+        """Keep what a step that is taken has found out besides the weights."""
 
     def _finish(self) -> None:  # noqa: B027  (most methods keep no books)
         """What comes after it on the host, such as raising a penalty."""
 
-    def _new_captures(self) -> CapturedSteps | None:
-        return CapturedSteps(self, self._captured_memory, self.device) if self._graph else None
+    def _new_captures(self) -> CapturedSteps[StepReport] | None:
+        if not self._graph:
+            return None
+        parameters = [parameter for _, parameter in self._parameters]
+        return CapturedSteps(self._run, self._captured_buffers, parameters, self.device)
 
-    @classmethod
-    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
-        """Why the steps cannot be CUDA graphs, as the end of a sentence; None if they can."""
-        return None
-
-    def _captured_memory(self) -> Any:
+    def _captured_buffers(self) -> Any:
         """What a captured step uses and the method might replace later."""
         return None
+
+    # ---------------------------------------------------------------------------------------- divergence
 
     def raise_if_diverged(self) -> None:
         """Raise a DivergenceError if a step since the last call was not finite and had to be left out.
@@ -179,19 +311,36 @@ class Method(abc.ABC):
         and every thousand steps.
         """
         try:
-            if self._looks_later and self.on_nonfinite == "raise":
-                self._look()
+            if self._defers_guard and self.on_nonfinite == "raise":
+                self._diverged()
         finally:
             self._looked_after = self.steps
 
-    def _look(self) -> None:  # noqa: B027  (only methods that look later have something to see)
-        """Raise a DivergenceError if a flag is up, and lower it."""
+    def _diverged(self) -> bool:
+        """Whether a flag is up, and so the step must not be taken; raises where the user asked for it."""
+        raised = self._guard.raised()
+        if raised is None:
+            return False
+        self._guard.lower()
+        if self.on_nonfinite == "skip":
+            return True
+        variable, stage = raised
+        where = "" if stage is None else f" of stage {stage + 1} ({self._stages[stage].name!r})"
+        when = f"at step {self.steps + 1}"
+        causes = "x for NaN or Inf"
+        if self._defers_guard:
+            when = f"at one of the steps {self._looked_after + 1} to {self.steps}"
+            causes += f" and y for labels outside [0, {self.n_out})" if self.n_out else ""
+        raise DivergenceError(
+            f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite {when}; check {causes}, or "
+            f"{self._remedy(variable)}."
+        )
 
-    def _when(self) -> str:
-        """Which step an error that was found just now is about."""
-        if self._looks_later:
-            return f"at one of the steps {self._looked_after + 1} to {self.steps}"
-        return f"at step {self.steps + 1}"
+    def _remedy(self, variable: str) -> str:
+        """What to do where a variable is not finite though the data are, as the end of a sentence."""
+        return "lower lr"
+
+    # -------------------------------------------------------------------------------------------- checks
 
     def check_model(self) -> None:
         """Raise a ValueError if a parameter has been frozen or unfrozen, or the model moved or its dtype changed.
@@ -292,6 +441,23 @@ def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
     missing = [key for key in keys if key not in found]
     if missing:
         raise ValueError(f"{what} must hold {', '.join(keys)}, but lacks {', '.join(missing)}.")
+
+
+def _check_parameters(model: nn.Module) -> torch.dtype:
+    """The dtype of the model's parameters; raises unless there are some to train, all of the same dtype."""
+    parameters = list(model.parameters())
+    if not parameters:
+        raise ValueError(f"model must have parameters to train, but {type(model).__name__} has none.")
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError("model must have a parameter that requires a gradient, but all are frozen.")
+    dtypes = {parameter.dtype for parameter in parameters}
+    if len(dtypes) > 1 or parameters[0].dtype not in (torch.float32, torch.float64):
+        found = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise TypeError(
+            f"model must be float32 or float64 throughout, but its parameters are {found}; "
+            "call model.float() or model.double()."
+        )
+    return parameters[0].dtype
 
 
 def _check_no_factors(name: str, model: nn.Module) -> None:

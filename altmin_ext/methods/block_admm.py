@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check, ops
-from altmin_ext.errors import DivergenceError
+from altmin_ext._guard import Subject
+from altmin_ext._undo import Undo, Undoable
 from altmin_ext.losses import Loss
 from altmin_ext.methods._options import GradientOptions, choice, integer, number, option
 from altmin_ext.methods.base import Method, StepReport
@@ -318,36 +319,29 @@ class BlockADMM(Method):
     name = "block-admm"
     Options: ClassVar[type[BlockOptions]] = BlockADMMOptions
     options: Any
-    _watches: tuple[
-        tuple[str, int], ...
-    ] = ()  # what else has a flag: a variable, and the number of its block
 
-    def __init__(self, model: nn.Module, options: BlockOptions, **common: Any) -> None:
-        stages: list[BoundStage] = []
-        if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
-            check_surrogates(model)
-            stages = self._cut(model, options)
-        super().__init__(model, options, **common)
-        if common.get("device") is not None:
-            stages = self._cut(model, options)
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        self._like = like
-        # What each flag of the guard is about: a variable, and the number of its block.
-        self._watched = [
-            *(("weight gradient", t) for t in range(len(stages))),
-            ("loss", len(stages) - 1),
-            *self._watches,
-        ]
-        self._guard = torch.zeros(len(self._watched), dtype=torch.float64, device=self.device)
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        check_surrogates(model)
+        self.traits = dataclasses.replace(self.traits, per_sample=self.options.duals == "stored")
+        return split_at(model, self.options.starts(model))
+
+    def _flags(self) -> Sequence[Subject]:
+        count = len(self._stages)
+        return [*(("weight gradient", t) for t in range(count)), ("loss", count - 1)]
+
+    def _allocate(self) -> None:
+        stages, o = self._stages, self.options
         self._hidden = self._hidden_blocks(stages[:-1])
-        self._last = self._last_block(stages[-1], self._guard[len(stages) :][:1])
+        self._last = self._last_block(stages[-1], self._guard.loss)
         self._blocks = [*self._hidden, self._last]
-        self._update = AdamUpdate(stages, self._guard, first_flag=0)
+        self._update = AdamUpdate(stages, self._guard)
+        self._auto = o.lr_codes == "auto"
+        self._calls_modules = any(stage.calls_modules for stage in stages)
 
         count = len(self._hidden)
         self._scalars = torch.zeros(count, len(CodeScalar), dtype=torch.float64, device=self.device)
-        self._spectral_norms = SpectralNorms(stages[1:], list(self._scalars), self.seed, like)
-        self.code_step_sizes = like.new_zeros(count, dtype=torch.float64)
+        self._spectral_norms = SpectralNorms(stages[1:], list(self._scalars), self.seed, self._like)
+        self.code_step_sizes = self._like.new_zeros(count, dtype=torch.float64)
         self._step_sizes: list[float] | None = None
         self._bound_shape: torch.Size | None = None
         self._scalars_are_for: tuple[int, float] | None = None
@@ -355,13 +349,7 @@ class BlockADMM(Method):
         self.duals: list[Tensor] = []
         self._seen = torch.zeros(0, dtype=torch.bool, device=self.device)  # whose codes and duals are known
         self._index: Tensor | None = None
-        self.tells_samples_apart = options.duals == "stored"
-        self._map = map if options.workers == 1 else _Threads(options.workers).map
-
-    @classmethod
-    def _cut(cls, model: nn.Module, options: Any) -> list[BoundStage]:
-        """The sub-networks that the blocks are made of."""
-        return split_at(model, options.starts(model))
+        self._map = map if o.workers == 1 else _Threads(o.workers).map
 
     def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[Block]:
         proximal = self.options.proximal_map()
@@ -389,7 +377,7 @@ class BlockADMM(Method):
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x.shape[1:])
         if not self.loss.counts_correct:
-            self.loss.check_target_values(y, self._n_out)
+            self.loss.check_target_values(y, self.n_out)
         current = (len(x), self.learning_rate_factor)
         if current != self._scalars_are_for:
             rate, count = self.options.lr * self.learning_rate_factor, len(self._blocks)
@@ -397,40 +385,40 @@ class BlockADMM(Method):
             self._scalars_are_for = current
         return x, y
 
-    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
-        loss, correct = self._encode(x, y)
-        before = self._remembered() if self.options.iterations > 1 else None
-        taken = False
-        try:
-            taken, objective = self._rounds(x)
-        finally:
-            if not taken and before is not None:
-                self._recall(*before)
-        if taken:
-            self._commit(len(x))
-        return StepReport(loss, correct, objective)
+    def _undoable(self) -> Sequence[Undoable]:
+        modules = self._calls_modules  # which the duals and spectral norms ask after the weights have moved
+        parts: list[Undoable] = []
+        if self._auto and (modules or not self._spectral_norms.ready):
+            parts.append(self._spectral_norms)
+        if modules or self.options.iterations > 1:
+            parts += [self._weights, self._update]
+        if modules and self._buffers:
+            parts.append(self._buffers)
+        return parts
 
-    def _rounds(self, x: Tensor) -> tuple[bool, Tensor | None]:
-        """All but the encode. Returns whether all was finite, and the objective of the blocks where asked for."""
+    def _put_back(self, undo: Undo) -> None:
+        super()._put_back(undo)
+        self._bound_shape = None  # for which spectral norms may have been drawn that have been put back
+
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         o = self.options
-        if self._step_sizes is None:
-            self._step_sizes = self._find_step_sizes(len(x))
-            self.code_step_sizes = self.code_step_sizes.new_tensor(self._step_sizes)
+        loss, correct = self._encode(x, y)
+        step_sizes = self._find_step_sizes(len(x))
         objective = None
         for iteration in range(o.iterations):
             inputs = [block.input for block in self._blocks]
-            self._move_codes(self._step_sizes)
+            self._move_codes(step_sizes)
             if o.order == "gauss-seidel":
                 inputs = [x, *(block.above for block in self._hidden)]
             self._weight_gradients(inputs)
             if iteration == 0 and o.report_objective:
                 objective = torch.stack([block.objective() for block in self._blocks])
             self._update.update()
-            if self._diverged():
-                return False, objective
+            if self._guard.raised():
+                break
             if iteration + 1 < o.iterations or o.duals == "stored":
                 self._raise_duals(x)
-        return True, objective
+        return StepReport(loss, correct, objective)
 
     def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """X_t <- f_t(X_{t-1}) or what is stored, for all t; returns the loss of the model and its correct count."""
@@ -465,7 +453,7 @@ class BlockADMM(Method):
             return sum(squares, self._like.new_zeros(()))
 
         sums = torch.stack(list(self._map(fit, self._blocks, inputs)))
-        self._guard[: len(sums)] = ~sums.isfinite()
+        self._guard.weights(0, len(sums)).copy_(~sums.isfinite())
 
     def _raise_duals(self, x: Tensor) -> None:
         """U_t <- U_t + X_t - f_t(X_{t-1}), with the new weights."""
@@ -476,19 +464,16 @@ class BlockADMM(Method):
                 block.dual = -block.misfit()
 
     def _commit(self, batch: int) -> None:
-        """Keep what a step that was taken has found out besides the weights."""
         for block in self._blocks:
             block.commit()
-        if self.options.lr_codes == "auto" and (
-            self.steps < _spectral_norm_interval or self.steps % _spectral_norm_interval == 0
-        ):
+        if self._auto and (self.steps < _spectral_norm_interval or self.steps % _spectral_norm_interval == 0):
             self._spectral_norms.iterate(batch)
             self._step_sizes = None
         if self._index is not None:
-            self._seen[self._index] = True
-            for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
-                assert block.dual is not None
-                codes[self._index], duals[self._index] = block.code, block.dual
+            self._store(self._index)
+
+    def _remedy(self, variable: str) -> str:
+        return "lower lr or lr_codes"
 
     # ------------------------------------------------------------------------------------- what it needs
 
@@ -503,7 +488,7 @@ class BlockADMM(Method):
             raise ValueError(
                 f"model must give (B, C) logits, but gives {tuple(shapes[-1])} per sample; add a Flatten."
             )
-        self._n_out = shapes[-1].numel()
+        self.n_out = shapes[-1].numel()
         self._code_shapes = shapes[1:-1]
         inputs = [b.pre.output_shape(s, self._like) for b, s in zip(self._blocks, shapes, strict=False)]
         self._spectral_norms.set_shapes(self._code_shapes, inputs[1:])
@@ -511,65 +496,57 @@ class BlockADMM(Method):
         self._bound_shape = shape
 
     def _find_step_sizes(self, batch: int) -> list[float]:
-        """eta_t of every code, until a later iteration of their spectral norms."""
-        o = self.options
-        if isinstance(o.lr_codes, str):
-            self._spectral_norms.begin(batch)
-            curvatures = [o.rho] * len(self._hidden)
-            curvatures[-1:] = [self.loss.curvature(self._n_out)] if curvatures else []
-            norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
-            slopes = [block.pre.lipschitz for block in self._blocks[1:]]
-            return [
-                1 / (block.curvature + curvature * norm * (slope or 1.0) ** 2)
-                for block, curvature, norm, slope in zip(self._hidden, curvatures, norms, slopes, strict=True)
-            ]
-        return [float(o.lr_codes)] * len(self._hidden)
+        """eta_t of every code, the same until a later iteration of their spectral norms."""
+        if self._step_sizes is None:
+            if self._auto:
+                self._spectral_norms.begin(batch)
+                self._step_sizes = self._majorising_step_sizes()
+            else:
+                self._step_sizes = [float(self.options.lr_codes)] * len(self._hidden)
+            self.code_step_sizes = self.code_step_sizes.new_tensor(self._step_sizes)
+        return self._step_sizes
+
+    def _majorising_step_sizes(self) -> list[float]:
+        """One over the curvature of every code's terms, at the spectral norms as they are."""
+        curvatures = [self.options.rho] * len(self._hidden)
+        curvatures[-1:] = [self.loss.curvature(self.n_out)] if curvatures else []
+        norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
+        slopes = [block.pre.lipschitz for block in self._blocks[1:]]
+        return [
+            1 / (block.curvature + curvature * norm * (slope or 1.0) ** 2)
+            for block, curvature, norm, slope in zip(self._hidden, curvatures, norms, slopes, strict=True)
+        ]
 
     def _fetch(self) -> None:
         """Take up the codes and duals of the minibatch's samples, the latter decayed, where they have been seen."""
         assert self._index is not None
-        needed, held = int(self._index.max()) + 1, len(self._seen)
-        if needed > held:  # twice as many at least, so that growing costs little in the long run
-            size = max(needed, 2 * held)
-            for stored in (self.codes, self.duals):
-                parts = stored or [self._like.new_zeros(0, *shape) for shape in self._code_shapes]
-                stored[:] = [_grown(part, size) for part in parts]
-            self._seen = _grown(self._seen, size)
-        seen = self._seen[self._index]
+        held = len(self._seen)
+        if held == 0:
+            for block in self._hidden:
+                block.dual = torch.zeros_like(block.code)
+            return
+        at = self._index.clamp(max=held - 1)
+        seen = self._seen[at] & (self._index < held)
         for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
             known = seen.view(-1, *[1] * (block.code.ndim - 1))
-            block.code = torch.where(known, codes[self._index], block.code)
-            block.dual = self.options.dual_decay * duals[self._index]
+            block.code = torch.where(known, codes[at], block.code)
+            block.dual = torch.where(known, self.options.dual_decay * duals[at], 0)
         for below, above in itertools.pairwise(self._blocks):
             above.stand_at(below.above)
 
-    def _remembered(self) -> tuple[list[Tensor], dict[str, Any]]:
-        """What rounds change before the last of them is known to be finite."""
-        return [weight.detach().clone() for weight in self._update.weights], self._update.state_dict()
-
-    def _recall(self, weights: list[Tensor], update: dict[str, Any]) -> None:
-        """Put it back, since the step cannot be taken."""
-        for weight, kept in zip(self._update.weights, weights, strict=True):
-            weight.copy_(kept)
-        self._update.load_state_dict(update)
-
-    def _diverged(self) -> bool:
-        """Whether a flag is up, and so the step is not taken; raises where the user asked for it."""
-        flags = self._guard.tolist()
-        if not any(flags):
-            return False
-        self._guard.zero_()
-        if self.on_nonfinite == "skip":
-            return True
-        variable, raised = self._watched[flags.index(1.0)]
-        raise DivergenceError(
-            f"the {variable} of stage {raised + 1} (block {self._blocks[raised].stage.name!r}) is not finite "
-            f"{self._when()}; check x for NaN or Inf, or lower lr or lr_codes."
-        )
-
-    @classmethod
-    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
-        return f"{cls.name} looks at its flags in every step"
+    def _store(self, index: Tensor) -> None:
+        """Keep the codes and duals of those samples; at the end of a step, so that one that fails grows nothing."""
+        needed, held = int(index.max()) + 1, len(self._seen)
+        if needed > held:  # twice as many at least, so that growing costs little in the long run
+            size = max(needed, 2 * held)
+            nothing = [self._like.new_zeros(0, *shape) for shape in self._code_shapes]
+            self.codes = [_grown(part, size) for part in self.codes or nothing]
+            self.duals = [_grown(part, size) for part in self.duals or nothing]
+            self._seen = _grown(self._seen, size)
+        self._seen[index] = True
+        for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
+            assert block.dual is not None
+            codes[index], duals[index] = block.code, block.dual
 
     @property
     def _starts(self) -> list[int]:

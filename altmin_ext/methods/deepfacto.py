@@ -39,11 +39,14 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
+from altmin_ext._guard import Subject
 from altmin_ext.losses import UNLABELLED
 from altmin_ext.methods._options import number, option
+from altmin_ext.methods.base import Traits
 from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions, LastBlock
 from altmin_ext.network import BoundStage, leaves, split_at
 from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
+from altmin_ext.nn.sign import check_surrogates
 from altmin_ext.ops import MemoryScalar
 
 _unused = 1e-6  # an atom whose A_jj is at most that share of the largest begins anew
@@ -248,22 +251,17 @@ class DeepFacto(BlockADMM):
     """
 
     name = "deepfacto"
-    factorises = True
+    traits = Traits(factorises=True)
     Options = DeepFactoOptions
     options: DeepFactoOptions
-    _watches = (("dictionary", 0),)
-
-    def __init__(self, model: nn.Module, options: DeepFactoOptions, **common: Any) -> None:
-        super().__init__(model, options, **common)
-        self._dictionary = OnlineDictionary(_layer(model)[1], options)
 
     @property
     def memory(self) -> tuple[Tensor, Tensor]:
         return self._dictionary.gram.clone(), self._dictionary.cross.clone()
 
-    @classmethod
-    def _cut(cls, model: nn.Module, options: Any) -> list[BoundStage]:
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
         """Encoder and head, the layer between them left out."""
+        check_surrogates(model)
         at, _ = _layer(model)
         parts = leaves(model)
         paths = [path for path, _ in parts[:at] + parts[at + 1 :]]
@@ -275,6 +273,13 @@ class DeepFacto(BlockADMM):
                 )
         stages = split_at(nn.Sequential(*modules), [at])
         return [dataclasses.replace(stage, name=paths[int(stage.name)]) for stage in stages]
+
+    def _flags(self) -> Sequence[Subject]:
+        return [*super()._flags(), ("dictionary", 0)]
+
+    def _allocate(self) -> None:
+        super()._allocate()
+        self._dictionary = OnlineDictionary(_layer(self.model)[1], self.options)
 
     def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[FactorisedBlock]:
         self._block = FactorisedBlock(stages[0], _layer(self.model)[1], self.options)
@@ -289,7 +294,8 @@ class DeepFacto(BlockADMM):
         block, rate = self._block, self.options.lr_dictionary * self.learning_rate_factor
         if rate > 0:
             finite = self._dictionary.learn(as_rows(block.codes), as_rows(block.features), min(rate, 1.0))
-            self._guard[-1] = not finite
+            if not finite:
+                self._guard.put_up("dictionary", 0)
 
     def _commit(self, batch: int) -> None:
         super()._commit(batch)

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
-from altmin_ext.errors import DivergenceError
+from altmin_ext._guard import Subject
+from altmin_ext._undo import Generator, Tensors, Undoable
 from altmin_ext.methods._options import GradientOptions, number, option, positive
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, Chain, LinearMap, PreMap, split
@@ -76,30 +77,31 @@ class RMSProp:
         self._weights, self._gradients = list(weights), list(gradients)
         self.moments = [w.new_zeros(3, *w.shape, requires_grad=False) for w in weights]  # m, v, d
         self._moments_before = [torch.zeros_like(moments) for moments in self.moments]
-        self._weights_before = [w.detach().clone() for w in weights]
+        self._weights_before = Tensors(weights)
 
     def step(self, lr: float, decay: float = 0.0) -> None:
         """Move the weights, after shrinking them by lr * decay."""
         self.moments, self._moments_before = self._moments_before, self.moments
-        for w, w0, g, moments, before in zip(
-            self._weights, self._weights_before, self._gradients, self.moments, self._moments_before, strict=True
-        ):  # fmt: skip
+        for w, g, moments, before in zip(
+            self._weights, self._gradients, self.moments, self._moments_before, strict=True
+        ):
             mean, square, direction = moments
             torch.lerp(before[0], g, 0.05, out=mean)
             torch.mul(before[1], 0.95, out=square).addcmul_(g, g, value=0.05)
             # A variance: negative only by rounding, which large gradients would make a NaN of.
             variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
             torch.mul(before[2], 0.9, out=direction).addcdiv_(g, variance.add_(1e-3).sqrt_())
-            w0.copy_(w)
             if decay != 0:
                 w.mul_(1 - lr * decay)
             w.sub_(direction, alpha=lr)
 
-    def undo(self) -> None:
-        """Take the last step back, to the bit."""
-        self.moments, self._moments_before = self._moments_before, self.moments
-        for w, w0 in zip(self._weights, self._weights_before, strict=True):
-            w.copy_(w0)
+    def remember(self) -> Any:
+        # A step writes to the other moments.
+        return self._weights_before.remember(), self.moments, self._moments_before
+
+    def recall(self, kept: Any) -> None:
+        weights, self.moments, self._moments_before = kept
+        self._weights_before.recall(weights)
 
     def is_finite(self) -> bool:
         """Whether the last step led to finite weights, by finite gradients."""
@@ -107,7 +109,7 @@ class RMSProp:
         return not sums or bool(torch.stack(sums).isfinite().all())
 
 
-class Layer:
+class TargetLayer:
     """f(h) = s(W front(h) + b), which learns by the derivatives of its own loss.
 
     Args:
@@ -173,32 +175,41 @@ class DifferenceTarget(Method):
     Options = DifferenceTargetOptions
     options: DifferenceTargetOptions
 
-    def __init__(self, model: nn.Module, options: DifferenceTargetOptions, **common: Any) -> None:
-        if isinstance(model, nn.Module):
-            _check_model(split(model))
-        super().__init__(model, options, **common)
-        self._stages = split(model)
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        stages = split(model)
+        _check_model(stages)
+        return stages
+
+    def _flags(self) -> Sequence[Subject]:
+        count = len(self._stages)
+        inverses = [("inverse", l) for l in range(1, count - 1)]
+        return [("loss", count - 1), *inverses, *(("weights", l) for l in range(count))]
+
+    def _allocate(self) -> None:
         self._generator = torch.Generator(self.device).manual_seed(self.seed)
         self.inverses: list[nn.Linear] = []
         self._layers, self._inverses = self._make_layers()
-        self._shape, self._n_out = torch.Size(), 0  # of a sample and of its logits
+        self._drawn = Generator(self._generator)
+        self._shape = torch.Size()  # of a sample
         self.epochs = 0
         self._alternates = False  # whether the inverses have been fitted for this epoch
         self.displacements: list[Tensor] = []
 
-    def _make_layers(self) -> tuple[list[Layer], list[Layer]]:
+    def _make_layers(self) -> tuple[list[TargetLayer], list[TargetLayer]]:
         cuts = [_cut(stage.pre) for stage in self._stages[1:]]
         fronts = [Chain(self._stages[0].pre.unfused), *(front for _, front in cuts)]
         activations = [*(activation for activation, _ in cuts), identity]
         maps = [stage.map for stage in self._stages if isinstance(stage.map, LinearMap)]
-        layers = [Layer(*parts) for parts in zip(fronts, maps, activations, strict=True)]
+        layers = [TargetLayer(*parts) for parts in zip(fronts, maps, activations, strict=True)]
         inverses = []
         for map, front, activation in zip(maps[1:-1], fronts[1:-1], activations[:-2], strict=True):
             # It reads signs where its layer does.
             signs = [p for p in front.pieces if isinstance(p, PointwisePiece) and p.activation.jumps]
             own_front = Chain([PointwisePiece(sign.activation) for sign in signs])
             self.inverses.append(self._orthogonal(map.n_out, map.n_in))
-            inverses.append(Layer(own_front, LinearMap(self.inverses[-1]), activation))
+            inverse = LinearMap(self.inverses[-1])
+            inverse.allocate(self._like)
+            inverses.append(TargetLayer(own_front, inverse, activation))
         return layers, inverses
 
     def _orthogonal(self, n_in: int, n_out: int) -> nn.Linear:
@@ -225,21 +236,27 @@ class DifferenceTarget(Method):
             shape = x.shape[1:]
             for stage in self._stages:
                 shape = stage.output_shape(shape, x)
-            self._shape, self._n_out = x.shape[1:], shape[0]
+            self._shape, self.n_out = x.shape[1:], shape[0]
         if not self.loss.counts_correct:
-            self.loss.check_target_values(y, self._n_out)
+            self.loss.check_target_values(y, self.n_out)
         return x, y
+
+    @property
+    def _fitted(self) -> Sequence[TargetLayer]:
+        """What a step fits."""
+        return self._layers if self._alternates else [*self._inverses, *self._layers]
+
+    def _undoable(self) -> Sequence[Undoable]:
+        return [*(layer.update for layer in self._fitted), self._drawn]
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         *hidden, logits = self._encode(x)
         residual, loss, correct = self._residual_of_loss(logits, y)
-        drawn_before = self._generator.get_state()
         if not self._alternates:
             self._fit_inverses(hidden)
         self.displacements = self._targets(hidden, residual)
         self._fit_layers(residual)
-        fitted = self._layers if self._alternates else [*self._inverses, *self._layers]
-        self._undo_unless_finite(loss, fitted, drawn_before)
+        self._raise_unless_finite(loss, self._fitted)
         return StepReport(loss, correct, self._objective(loss) if self.options.report_objective else None)
 
     def _encode(self, x: Tensor) -> list[Tensor]:
@@ -291,32 +308,20 @@ class DifferenceTarget(Method):
         terms = [displacement.double().square().sum(1).mean() for displacement in self.displacements]
         return torch.stack([*terms, loss.double()])
 
-    def _undo_unless_finite(self, loss: Tensor, fitted: Sequence[Layer], drawn_before: Tensor) -> None:
-        """Undo the steps of the layers and inverses if one, or the loss, is not finite; raise if asked to."""
-        problem = self._not_finite(loss, fitted)
-        if problem is None:
-            return
-        for layer in fitted:
-            layer.update.undo()
-        self._generator.set_state(drawn_before)
-        if self.on_nonfinite == "raise":
-            what, cause = problem
-            raise DivergenceError(
-                f"{what} is not finite {self._when()}; check x for NaN or Inf, or lower {cause}."
-            )
-
-    def _not_finite(self, loss: Tensor, fitted: Sequence[Layer]) -> tuple[str, str] | None:
-        """What was the first not to be finite, and what to lower; None if all is."""
-        names = [f"stage {number} ({stage.name!r})" for number, stage in enumerate(self._stages, 1)]
+    def _raise_unless_finite(self, loss: Tensor, fitted: Sequence[TargetLayer]) -> None:
+        """Raise the flag of the first of these that is not finite: the loss, the inverses, the layers."""
         if not bool(loss.isfinite()):
-            return f"the loss of {names[-1]}", "lr"
-        for name, inverse in zip(names[1:-1], self._inverses, strict=True):
-            if inverse in fitted and not inverse.update.is_finite():
-                return f"a weight of the inverse of {name}", "lr_inverse"
-        for name, layer in zip(names, self._layers, strict=True):
+            self._guard.put_up("loss", len(self._stages) - 1)
+            return
+        subjects = [("inverse", l) for l in range(1, len(self._stages) - 1)]
+        subjects += [("weights", l) for l in range(len(self._stages))]
+        for subject, layer in zip(subjects, [*self._inverses, *self._layers], strict=True):
             if layer in fitted and not layer.update.is_finite():
-                return f"a weight of {name}", "lr or target_step"
-        return None
+                self._guard.put_up(*subject)
+                return
+
+    def _remedy(self, variable: str) -> str:
+        return {"loss": "lower lr", "inverse": "lower lr_inverse"}.get(variable, "lower lr or target_step")
 
     # ------------------------------------------------------------------------------------------ epochs
 
@@ -331,13 +336,17 @@ class DifferenceTarget(Method):
         """
         self.model.train()
         for x, y in batches:
-            self._prepare(x, self.check_batch(x, y))
+            y = self.check_batch(x, y)
+            parts: list[Undoable] = [*(inverse.update for inverse in self._inverses), self._drawn]
             with torch.no_grad():
-                *hidden, logits = self._encode(x)
-                drawn_before = self._generator.get_state()
-                self._fit_inverses(hidden)
-                self._undo_unless_finite(logits.sum(), self._inverses, drawn_before)
+                self._all_or_nothing(self._fit_inverses_alone, parts, x, y)
         self._alternates = True
+
+    def _fit_inverses_alone(self, x: Tensor, y: Tensor) -> None:
+        *hidden, logits = self._encode(x)
+        self._fit_inverses(hidden)
+        self._raise_unless_finite(logits.sum(), self._inverses)
+        self._step_taken = not self._diverged()
 
     def end_epoch(self) -> None:
         """Lower the noise to noise / (1 + epochs / noise_epochs)."""
@@ -383,10 +392,6 @@ class DifferenceTarget(Method):
         self.epochs = int(state["epochs"])
         self._alternates = bool(state["alternates"])
         self._generator.set_state(state["generator"].cpu())
-
-    @classmethod
-    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
-        return "dtp looks in every step at whether it was finite"
 
 
 def _check_model(stages: Sequence[BoundStage]) -> None:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
-from altmin_ext.methods._lifted import Layer, Lifted, LiftedOptions, WeightProblem
+from altmin_ext.methods._lifted import Lifted, LiftedLayer, LiftedOptions, WeightProblem
 from altmin_ext.methods._options import integer, number, option, positive
 from altmin_ext.ops import Activation
 
@@ -54,7 +54,7 @@ class DLADMMOptions(LiftedOptions):
     rho_max: float = option(0.1, "rho is not raised above this", positive(infinite=True))
 
 
-class LastLayer(Layer):
+class LastLayer(LiftedLayer):
     """The layer whose residual is a constraint; its dual is u (N, n_L) in float64."""
 
     dual = torch.empty(0, dtype=torch.float64)
@@ -84,11 +84,11 @@ class DLADMM(Lifted):
     options: DLADMMOptions
     _last: LastLayer
 
-    def __init__(self, model: nn.Module, options: DLADMMOptions, **common: Any) -> None:
-        super().__init__(model, options, **common)
-        self._to_raise = options.rho_interval
+    def _allocate(self) -> None:
+        super()._allocate()
+        self._to_raise = self.options.rho_interval
 
-    def _make_layers(self) -> list[Layer]:
+    def _make_layers(self) -> list[LiftedLayer]:
         layers = super()._make_layers()
         for layer in layers:
             layer.rho = self.options.nu
@@ -126,7 +126,7 @@ class DLADMM(Lifted):
                 self._fit_activations(l, x)
         return self._raise_dual(x, y)
 
-    def _fit_weight(self, layer: Layer, problem: WeightProblem) -> None:
+    def _fit_weight(self, layer: LiftedLayer, problem: WeightProblem) -> None:
         if layer.weight.requires_grad:
             change, _ = self._weight_step(layer, problem)
             self._move_weight(layer, problem, change)

@@ -31,13 +31,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from altmin_ext.methods._lifted import Layer, Lifted, LiftedOptions, WeightProblem
+from altmin_ext._undo import Undoable
+from altmin_ext.methods._lifted import Lifted, LiftedLayer, LiftedOptions, WeightProblem
 from altmin_ext.methods._options import option, positive
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import Activation, CodeScalar
@@ -81,16 +82,22 @@ class MDLAM(Lifted):
     Options = MDLAMOptions
     options: MDLAMOptions
 
-    def __init__(self, model: nn.Module, options: MDLAMOptions, **common: Any) -> None:
-        super().__init__(model, options, **common)
-        self.eps = float(options.eps0)
+    def _allocate(self) -> None:
+        super()._allocate()
+        self.eps = float(self.options.eps0)
         self._s = 0.0
         self._weights_before = [layer.weight.detach().clone() for layer in self._layers]
         self._activations_before: list[Tensor] = []
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
         rows = torch.zeros(len(self._layers) - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
         self._scalars = rows
-        self._spectral_norms = SpectralNorms(self._stages[1:], list(rows), self.seed, like)
+        self._spectral_norms = SpectralNorms(self._stages[1:], list(rows), self.seed, self._like)
+
+    def _undoable(self) -> Sequence[Undoable]:
+        return (
+            super()._undoable()
+            if self._spectral_norms.ready
+            else [*super()._undoable(), self._spectral_norms]
+        )
 
     @property
     def _momentum(self) -> float:
@@ -122,7 +129,7 @@ class MDLAM(Lifted):
                     self._fit_activations(l, rows)
         return terms
 
-    def _hidden(self, layer: Layer, center: Tensor, rows: slice) -> Tensor:
+    def _hidden(self, layer: LiftedLayer, center: Tensor, rows: slice) -> Tensor:
         """z_l of those samples, where W a + b is ``center``."""
         assert layer.activation is not None
         a, before = layer.activations[rows], layer.pre_activations[rows]

@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from altmin_ext.methods._options import option
 from altmin_ext.methods.am_mem import AMMem, AMMemOptions
-from altmin_ext.methods.base import StepReport
+from altmin_ext.methods.base import StepReport, Traits
 from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.reference import smallest_displacement
-from altmin_ext.updates import Memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +57,12 @@ class Offline(OnlineAM):
     those of the last chunk.
     """
 
-    full_batch = True
+    traits = Traits(full_batch=True)
     options: Any
 
-    def __init__(self, model: nn.Module, options: Any, **common: Any) -> None:
-        super().__init__(model, options, **common)
-        self._looks_later = False
+    def _allocate(self) -> None:
+        super()._allocate()
+        self._defers_guard = False
         self._bound_samples = 0  # 0 until a step has been taken
         self._samples = self._chunk = 0
         self._moved = self._like.double()
@@ -77,36 +76,37 @@ class Offline(OnlineAM):
             self._chunk, self._scalars_are_for = batch, None
         super()._refresh_scalars(self._samples)
 
-    @classmethod
-    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
-        return f"{cls.name} looks at its flags after every chunk"
-
-    def _remembered(self) -> list[Memory]:
-        """What the chunks of a step change before all of them have been seen."""
-        return []
-
-    def _recall(self, remembered: list[Memory]) -> None:
-        """Put it back, since the step cannot be taken."""
-
-    def _step(self, x: Tensor, y: Tensor) -> StepReport:
+    def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if self._bound_samples not in (0, len(x)):
             raise ValueError(
                 f"x must hold the {self._bound_samples} samples of the first step, but holds {len(x)}: {self.name} "
                 "takes the whole training set in every step."
             )
         self._samples = len(x)
-        remembered = self._remembered()
-        try:
-            report = self._run(x, y)
-        except BaseException:
-            self._recall(remembered)
-            raise
-        if self._taken:
-            self._bound_samples = len(x)
-        else:
-            self._recall(remembered)
-        self._finish()
-        return report
+        return x, y
+
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        total, chunks = _Total(self), -(-len(x) // self.options.chunk_size)
+        for chunk, targets in zip(x.tensor_split(chunks), y.tensor_split(chunks), strict=True):
+            total.add(len(chunk), self._add_chunk(*super()._prepare(chunk, targets)))
+            if self._guard.raised():
+                return total.report()
+        self._moved = total.put_gradients()
+        self._update_weights()
+        return total.report()
+
+    def _add_chunk(self, x: Tensor, y: Tensor) -> StepReport:
+        """The gradients that a chunk asks for, into the maps' buffers."""
+        inputs = self._encode(x)
+        loss, correct = self._loss_at_encode(y)
+        self._move_codes(y)
+        objective = self._weight_gradients(inputs, y, 0)
+        self._observe(inputs)
+        return StepReport(loss, correct, objective)
+
+    def _commit(self, batch: int) -> None:
+        super()._commit(self._chunk)
+        self._bound_samples = batch
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "samples": self._bound_samples}
@@ -114,23 +114,6 @@ class Offline(OnlineAM):
     def _load_state(self, state: Mapping[str, Any]) -> None:
         super()._load_state(state)
         self._bound_samples = int(state["samples"])
-
-    def _run(self, x: Tensor, y: Tensor) -> StepReport:
-        total, chunks = _Total(self), -(-len(x) // self.options.chunk_size)
-        for chunk, targets in zip(x.tensor_split(chunks), y.tensor_split(chunks), strict=True):
-            first, loss, correct = self._move_codes(*self._prepare(chunk, targets))
-            objective = self._weight_gradients(first, targets, 0)
-            self._observe(first)
-            total.add(len(chunk), StepReport(loss, correct, objective))
-            self._taken = not self._diverged()
-            if not self._taken:
-                return total.report()
-        self._moved = total.put_gradients()
-        self._update_weights()
-        self._taken = not self._diverged()
-        if self._taken:
-            self._commit(len(chunk))
-        return total.report()
 
 
 class _Total:
@@ -205,13 +188,10 @@ class AMMemOff(Offline, AMMem):
     name = "am-mem-off"
     Options = MemoryOfflineOptions
 
-    def _remembered(self) -> list[Memory]:
+    def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         self._forgets = True
-        return self._copies()
+        return super()._compute(x, y)
 
-    def _observe(self, first: Tensor) -> None:
-        super()._observe(first)
+    def _observe(self, inputs_of_first: Tensor) -> None:
+        super()._observe(inputs_of_first)
         self._forgets = False
-
-    def _recall(self, remembered: list[Memory]) -> None:
-        self._load(remembered)

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import ops
+from altmin_ext._guard import Subject
+from altmin_ext._undo import Undo, Undoable
 from altmin_ext.codes import (
     Code,
     ConvolutionCode,
@@ -32,9 +34,8 @@ from altmin_ext.codes import (
     MatrixCode,
     OutputSequenceCode,
 )
-from altmin_ext.errors import DivergenceError
 from altmin_ext.methods._options import GradientOptions, choice, integer, number, option, positive
-from altmin_ext.methods.base import Method, StepReport
+from altmin_ext.methods.base import Method, StepReport, Traits
 from altmin_ext.network import (
     BoundStage,
     ElmanMap,
@@ -150,63 +151,64 @@ class OnlineAM(Method):
         mu: the penalty in effect; see ``mu_increment``, ``mu_multiplier`` and ``mu_max``.
         code_step_sizes: (L,) float64, the step size that each code took in the last step, lowest first.
         code_displacements: (L,) float64, how far each code moved in the last step, as the RMS over the minibatch.
-        n_out: outputs of the predictor; 0 until the first step where that has to be tried.
     """
 
+    traits = Traits(captures=True)
     Options = OnlineAMOptions
     options: OnlineAMOptions
     Update: ClassVar[type[WeightUpdate]]
     _stages_of_update: ClassVar[slice] = slice(None)
     _keeps_codes: ClassVar[bool] = False  # and activations, as matrices, until the weights have been fitted
 
-    def __init__(self, model: nn.Module, options: OnlineAMOptions, **common: Any) -> None:
-        stages = split(model) if isinstance(model, nn.Module) else []
-        options = options.for_model(stages)
-        super().__init__(model, options, **common)
-        self._stages = split(model) if common.get("device") is not None else stages
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        stages = split(model)
+        self.options = self.options.for_model(stages)
+        for above in stages[1:]:
+            FlippedCode.suits(above)
+        return stages
+
+    def _flags(self) -> Sequence[Subject]:
+        count = len(self._stages)
+        codes = [("code", l) for l in range(count - 1)]
+        return [*codes, ("loss", count - 1), *(("weight gradient", l) for l in range(count))]
+
+    def _allocate(self) -> None:
         predictor = self._stages[-1].map
         assert isinstance(predictor, EvaluatedMap)
         self._predictor = predictor
-        self.mu: float = float(options.mu or 0.0)
-        self._auto = options.lr_codes == "auto"
+        self.mu: float = float(self.options.mu or 0.0)
+        self._auto = self.options.lr_codes == "auto"
 
-        count = len(self._stages)
-        self._scalars = torch.zeros(count - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
-        self._rows = list(self._scalars)
-        self._guard = torch.zeros(2 * count, dtype=torch.float64, device=self.device)
-        self._flags = [self._guard[i : i + 1] for i in range(2 * count)]
+        rows = torch.zeros(len(self._stages) - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
+        self._scalars, self._rows = rows, list(rows)
         self._codes = self._make_codes()
         # One launch on a GPU; on a CPU one after the other, while each is in the cache.
         self._residuals_at_once = self.device.type == "cuda"
         # To read a flag is to wait for the GPU, so that is put off where nothing depends on it: raised flags stop the
         # weights, but not the running statistics of batch normalisation.
-        self._looks_later = self._residuals_at_once and all(isinstance(s.map, LinearMap) for s in stages)
-        self._taken = True
+        linear = all(isinstance(stage.map, LinearMap) for stage in self._stages)
+        self._defers_guard = self._residuals_at_once and linear
         correct = torch.empty((), dtype=torch.int64, device=self.device) if self.loss.counts_correct else None
-        self._scratch = (torch.empty((), dtype=self.dtype, device=self.device), correct)
+        self._scratch = (self._like.new_empty(()), correct)
         trained = self._stages[self._stages_of_update]
-        self._update = self.Update(trained, self._guard, first_flag=2 * count - len(trained))
+        self._update = self.Update(trained, self._guard, first=len(self._stages) - len(trained))
         self._scalars_are_for: tuple[Any, ...] | None = None
         self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like)
+        self._calls_modules = any(stage.calls_modules for stage in self._stages)
         self._bound_shape: torch.Size | None = None
         self._logits = self._output_residual = self._like
         self._output_shape = torch.Size()
         self.n_out = predictor.n_out if isinstance(predictor, LinearMap) else 0
 
-    @property
-    def _like(self) -> Tensor:
-        return torch.empty(0, dtype=self.dtype, device=self.device)
-
     def _make_codes(self) -> list[Code]:
         o = self.options
         several = o.code_iterations is not None and o.code_iterations > 1
         once = not (self._keeps_codes or several) and o.weight_iterations == 1 and o.l1_codes == 0
-        count = len(self._stages)
         pairs = list(itertools.pairwise(self._stages))
         in_lanes = [once and ConvolutionCode.suits(stage, above) for stage, above in pairs]
         codes: list[Code] = []
         for l, (stage, above) in enumerate(pairs):
-            row, flags = self._rows[l], Flags(self._flags[l], self._flags[count + l])
+            row, flags = self._rows[l], Flags(self._guard.code(l), self._guard.weights(l))
             top = l == len(pairs) - 1
             if isinstance(stage.map, ElmanMap):
                 reader = self._predictor
@@ -273,65 +275,65 @@ class OnlineAM(Method):
         self._output_residual = torch.empty_like(self._logits)
         self._bound_shape = x.shape
 
+    def _undoable(self) -> Sequence[Undoable]:
+        modules = (
+            self._auto and self._calls_modules
+        )  # which the spectral norms ask after the weights have moved
+        parts: list[Undoable] = []
+        if modules or (self._auto and not self._spectral_norms.ready):
+            parts.append(self._spectral_norms)
+        if modules or (self.options.weight_iterations or 1) > 1:
+            parts += [self._weights, self._update]
+        if modules and self._buffers:
+            parts.append(self._buffers)
+        return parts
+
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
-        if self._looks_later and self.on_nonfinite == "skip":
-            self._guard.zero_()  # only what is raised in this step stops it
-        first, loss, correct = self._move_codes(x, y)
+        inputs = self._encode(x)
+        loss, correct = self._loss_at_encode(y)
+        self._move_codes(y)
         objective = None
         for iteration in range(self.options.weight_iterations or 1):
-            terms = self._weight_gradients(first, y, iteration)
+            terms = self._weight_gradients(inputs, y, iteration)
             if iteration == 0:
                 objective = terms
-                self._observe(first)
+                self._observe(inputs)
             self._update_weights()
-        self._taken = self._looks_later or not self._diverged()
-        if self._taken:
-            self._commit(len(x))
         return StepReport(loss, correct, objective)
 
-    def _move_codes(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Encode, and update the codes; returns the input of the first map, the loss and the correct count."""
-        first = self._encode(x)
-        loss, correct = torch.empty_like(self._scratch[0]), None
-        if self._scratch[1] is not None:
-            correct = torch.empty_like(self._scratch[1])
-        self._residual_of_loss(y, loss, correct, self._flags[len(self._codes)])
-        if self._auto:
-            self._spectral_norms.begin(len(x))
-        for l in reversed(range(len(self._codes))):
-            self._update_code(l, y)
-        return first, loss, correct
+    def _put_back(self, undo: Undo) -> None:
+        super()._put_back(undo)
+        self._bound_shape = None  # for which spectral norms may have been drawn that have been put back
 
-    def _observe(self, first: Tensor) -> None:
-        """What is kept of a minibatch once its codes have moved; ``first`` is the input of the first map."""
+    def _observe(self, inputs: Tensor) -> None:
+        """What is kept of a minibatch once its codes have moved; ``inputs`` are those of the first map."""
 
     def _update_weights(self) -> None:
         """Move the weights by the gradients in the maps' buffers, unless a flag of the guard is up."""
         self._update.update()
 
     def _commit(self, batch: int) -> None:
-        """Keep what a step that was taken has found out besides the weights."""
         for stage in self._stages:
             stage.map.commit()
         if self._auto:
             self._spectral_norms.iterate(batch)
 
     def _finish(self) -> None:
-        if self._taken:
-            self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)
+        self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)
 
-    def _look(self) -> None:
-        self._diverged()
+    def _remedy(self, variable: str) -> str:
+        return "lower lr or lr_codes"
 
-    @classmethod
-    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
-        for stage in split(model):
+    def _why_not_captured(self) -> str | None:
+        for stage in self._stages:
             if stage.foreign:
                 return f"stage {stage.name!r} holds {stage.foreign}, and only steps of Linear stages are captured"
-        return "report_objective=True makes new tensors in each step" if options.report_objective else None
+        return (
+            "report_objective=True makes new tensors in each step" if self.options.report_objective else None
+        )
 
-    def _captured_memory(self) -> Any:
-        return [code.memory() for code in self._codes], self._logits, self._output_residual
+    def _captured_buffers(self) -> Any:
+        return [code.buffers() for code in self._codes], self._logits, self._output_residual
 
     def end_epoch(self) -> None:
         """Multiply mu by ``mu_multiplier``, up to ``mu_max``."""
@@ -340,11 +342,19 @@ class OnlineAM(Method):
     def _encode(self, x: Tensor) -> Tensor:
         """c_l <- W_l sigma(c_{l-1}) + b_l with the current weights; returns the input of the first map."""
         pre = self._stages[0].pre
-        activation = first = x if pre.is_identity else pre.begin(x)
+        activation = inputs = x if pre.is_identity else pre.begin(x)
         for code in self._codes:
             activation = code.encode(activation)
         self._keep_logits(self._predictor.encode(activation, self._logits))
-        return first
+        return inputs
+
+    def _loss_at_encode(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The mean loss and the correct count, in tensors of their own for the report."""
+        loss, correct = torch.empty_like(self._scratch[0]), None
+        if self._scratch[1] is not None:
+            correct = torch.empty_like(self._scratch[1])
+        self._residual_of_loss(y, loss, correct, self._guard.loss)
+        return loss, correct
 
     def _keep_logits(self, logits: Tensor) -> None:
         self._logits = logits.view(len(logits), self.n_out)
@@ -359,6 +369,13 @@ class OnlineAM(Method):
                 self._logits, predictor.bias, y, residual, predictor.bias_gradient, loss, correct, flag
             )
 
+    def _move_codes(self, y: Tensor) -> None:
+        """From the top down, each with the new code above it."""
+        if self._auto:
+            self._spectral_norms.begin(len(y))
+        for l in reversed(range(len(self._codes))):
+            self._update_code(l, y)
+
     def _update_code(self, l: int, y: Tensor) -> None:
         """Gradient steps on the local objective of one code, equation (4) for the top one, (5) below it."""
         code, iterations = self._codes[l], self.options.code_iterations or 1
@@ -368,7 +385,7 @@ class OnlineAM(Method):
         for iteration in range(1 if code.iterates_itself else iterations):
             if iteration > 0 and above is None:
                 self._keep_logits(self._predictor.forward(code.activation, self._logits))
-                self._residual_of_loss(y, *self._scratch, self._flags[l + 1])
+                self._residual_of_loss(y, *self._scratch, self._guard.loss)
                 pulled_back = self._loss_vjp(code.destination)
             elif iteration > 0 and above is not None:
                 pulled_back, change = above.vjp_after_move(code, pulled_back, iterations - 1)
@@ -378,12 +395,12 @@ class OnlineAM(Method):
         residual = self._output_residual
         return self._predictor.vjp(residual.view(len(residual), *self._output_shape), out)
 
-    def _weight_gradients(self, x: Tensor, y: Tensor, iteration: int) -> Tensor | None:
+    def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:
         """Gradients of all stages' weight objectives at the updated codes, into the maps' buffers.
 
         Returns the objective of every stage if the user asked for it.
         """
-        inputs = [x, *(code.activation for code in self._codes)]
+        inputs = [inputs_of_first, *(code.activation for code in self._codes)]
         if self._residuals_at_once:
             self._fit_at_once(inputs, iteration)
         else:
@@ -392,9 +409,9 @@ class OnlineAM(Method):
         predictor = self._predictor
         if self._codes or iteration > 0:
             self._keep_logits(predictor.forward(inputs[-1], self._logits))
-        self._residual_of_loss(y, *self._scratch, self._flags[2 * len(self._stages) - 1])
-        predictor.weight_gradients(self._output_residual.view(len(x), *self._output_shape), inputs[-1])
-        return self._objective(len(x)) if self.options.report_objective else None
+        self._residual_of_loss(y, *self._scratch, self._guard.weights(len(self._codes)))
+        predictor.weight_gradients(self._output_residual.view(len(y), *self._output_shape), inputs[-1])
+        return self._objective(len(y)) if self.options.report_objective else None
 
     def _fit_at_once(self, inputs: list[Tensor], iteration: int) -> None:
         """The same as a ``fit`` of every code, with the residuals of those that are matrices in one call."""
@@ -416,8 +433,7 @@ class OnlineAM(Method):
                 for name in calls[0]
                 if name != "guard"
             }
-            first_flag = len(self._stages) + numbers[0]
-            ops.weight_residual(**merged, guard=self._guard[first_flag : first_flag + len(numbers)])
+            ops.weight_residual(**merged, guard=self._guard.weights(numbers[0], len(numbers)))
             for l, call in zip(numbers, calls, strict=True):
                 code = self._codes[l]
                 assert isinstance(code, MatrixCode)
@@ -476,24 +492,6 @@ class OnlineAM(Method):
             o.l1_weights,
         )
         self._scalars_are_for = current
-
-    def _diverged(self) -> bool:
-        """Whether a flag is up, and so the step was not taken; raises where the user asked for it."""
-        raised = [i for i, flag in enumerate(self._guard.tolist()) if flag]
-        if not raised:
-            return False
-        self._guard.zero_()
-        if self.on_nonfinite == "skip":
-            return True
-        stage, weights = raised[0] % len(self._stages), raised[0] >= len(self._stages)
-        variable = "weight gradient" if weights else "code" if stage < len(self._codes) else "loss"
-        causes = "check x for NaN or Inf"
-        if self._looks_later:
-            causes += f", y for labels outside [0, {self.n_out})"
-        raise DivergenceError(
-            f"the {variable} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite {self._when()}; "
-            f"{causes}, or lower lr or lr_codes."
-        )
 
     def state_dict(self) -> dict[str, Any]:
         return {

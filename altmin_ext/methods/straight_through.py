@@ -3,12 +3,10 @@ is to be compared with."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
-from altmin_ext.methods._options import GradientOptions
 from altmin_ext.methods.backprop import BackpropAdam
+from altmin_ext.network import BoundStage
 from altmin_ext.nn.sign import check_surrogates
 
 
@@ -23,7 +21,6 @@ class StraightThrough(BackpropAdam):
 
     name = "ste"
 
-    def __init__(self, model: nn.Module, options: GradientOptions, **common: Any) -> None:
-        if isinstance(model, nn.Module):
-            check_surrogates(model)
-        super().__init__(model, options, **common)
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        check_surrogates(model)
+        return super()._cut(model)

@@ -36,9 +36,9 @@ from torch import Tensor, nn
 
 from altmin_ext import ops
 from altmin_ext._fingerprint import Fingerprint
-from altmin_ext.errors import DivergenceError
+from altmin_ext._guard import Subject
 from altmin_ext.methods._options import MethodOptions, choice, integer, number, option, positive
-from altmin_ext.methods.base import Method, StepReport
+from altmin_ext.methods.base import Method, StepReport, Traits
 from altmin_ext.network import BoundStage, LinearMap, split
 
 Reduce: TypeAlias = Callable[[list[Tensor]], None]
@@ -168,7 +168,18 @@ class Gram(NamedTuple):
     factor: Tensor
 
 
-class Layer:
+class Iteration(NamedTuple):
+    """All that an iteration has come to, before anything has been changed."""
+
+    x: Tensor
+    y: Tensor
+    weights: list[Tensor]
+    codes: list[Tensor]
+    multiplier: Tensor
+    first_gram: Gram
+
+
+class TaylorLayer:
     """One Linear and the least squares that its weights solve.
 
     Weights are W~ = [W b] (m, n + 1), or W (m, n) without a bias, and stay apart from the Linear's until :meth:`put`.
@@ -265,26 +276,31 @@ class TaylorADMM(Method):
     """
 
     name = "admm"
-    full_batch = True
+    traits = Traits(full_batch=True)
     Options = TaylorADMMOptions
     options: TaylorADMMOptions
 
-    def __init__(self, model: nn.Module, options: TaylorADMMOptions, **common: Any) -> None:
-        if isinstance(model, nn.Module) and any(True for _ in model.parameters()):
-            _check_model(split(model))
-        super().__init__(model, options, **common)
-        self._stages = split(model)
-        maps = [stage.map for stage in self._stages]
-        self._layers = [Layer(m.affine, options.ridge) for m in maps if isinstance(m.affine, nn.Linear)]
-        self._output = _label_losses[options.label_loss]() if self.loss.counts_correct else Squared()
-        # A flag for the weights of every stage, one for the codes of every stage, and one for the loss.
-        self._guard = torch.zeros(2 * len(self._layers) + 1, dtype=torch.float64, device=self.device)
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        stages = split(model)
+        _check_model(stages)
+        return stages
+
+    def _flags(self) -> Sequence[Subject]:
+        stages = range(len(self._stages))
+        weights, codes = ([(variable, l) for l in stages] for variable in ("weights", "code"))
+        return [("loss", len(stages) - 1), *weights, *codes]
+
+    def _allocate(self) -> None:
+        modules = [stage.map.affine for stage in self._stages]
+        self._layers = [TaylorLayer(m, self.options.ridge) for m in modules if isinstance(m, nn.Linear)]
+        self._output = _label_losses[self.options.label_loss]() if self.loss.counts_correct else Squared()
         self._shape = torch.Size()  # of a sample
         self.codes: list[Tensor] = []
-        self.multiplier = torch.zeros(0, self._layers[-1].shape[0], dtype=self.dtype, device=self.device)
+        self.multiplier = self._like.new_zeros(0, self._layers[-1].shape[0])
         self.iterations = 0
         self._fingerprint = Fingerprint()
-        self._first: Gram | None = None  # of layer 1, whose inputs are the same in every iteration
+        self._first_gram: Gram | None = None  # of layer 1, whose inputs are the same in every iteration
+        self._found: Iteration | None = None
 
     # ------------------------------------------------------------------------------------- an iteration
 
@@ -304,16 +320,15 @@ class TaylorADMM(Method):
         return x.flatten(1), y
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
-        self._guard.zero_()
         old = [layer.weights for layer in self._layers]
         loss, correct = self._encode(x, y, old)
         codes = self.codes or self._initial_codes(x, old)
         multiplier = self.multiplier if self.codes else torch.zeros_like(codes[-1])
-        first = self._first or self._gram(self._layers[0], x)
+        first_gram = self._first_gram or self._gram(self._layers[0], x)
 
         a, weights, new_codes, objective = x, [], [], []
         for l, layer in enumerate(self._layers):
-            gram = self._gram(layer, a) if l > 0 else first
+            gram = self._gram(layer, a) if l > 0 else first_gram
             weights.append(self._fit(l, old[l], gram, a, codes[l]))
             if layer is not self._layers[-1]:
                 a, z, term = self._move(l, weights[l], a, codes[l], old[l + 1], codes[l + 1])
@@ -321,17 +336,22 @@ class TaylorADMM(Method):
                 z, multiplier, term = self._move_output(weights[l], a, y, multiplier)
             new_codes.append(z)
             objective.append(term)
-
-        if not self._diverged():
-            for layer, fitted in zip(self._layers, weights, strict=True):
-                layer.put(fitted)
-            if not self.codes:
-                self._fingerprint.keep(x, y)
-            self.codes, self.multiplier, self._first = new_codes, multiplier, first
-            self.iterations += 1
+        self._sum(self._guard.flags)  # what one worker has found stops them all
+        self._found = Iteration(x, y, weights, new_codes, multiplier, first_gram)
         return StepReport(
             loss, correct, torch.stack(objective) / len(x) if self.options.report_objective else None
         )
+
+    def _commit(self, batch: int) -> None:
+        found = self._found
+        assert found is not None
+        for layer, fitted in zip(self._layers, found.weights, strict=True):
+            layer.put(fitted)
+        if not self.codes:
+            self._fingerprint.keep(found.x, found.y)
+        self.codes, self.multiplier, self._first_gram = found.codes, found.multiplier, found.first_gram
+        self.iterations += 1
+        self._found = None
 
     def _encode(self, x: Tensor, y: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """The loss and the correct count of the model as it is."""
@@ -342,7 +362,7 @@ class TaylorADMM(Method):
             loss += self.loss.mean(logits, y[chunk]) * len(logits)
             if self.loss.counts_correct:
                 correct += (logits.argmax(1) == y[chunk]).sum()
-        self._guard[-1] = ~loss.isfinite()
+        self._guard.loss.copy_(~loss.isfinite())
         return (loss / len(x)).to(self.dtype), correct if self.loss.counts_correct else None
 
     def _forward(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
@@ -365,7 +385,7 @@ class TaylorADMM(Method):
                 z[chunk] = forward
         return codes
 
-    def _gram(self, layer: Layer, a: Tensor) -> Gram:
+    def _gram(self, layer: TaylorLayer, a: Tensor) -> Gram:
         """A over all samples of all workers, and its factor."""
         width = layer.shape[1]
         gram = torch.zeros(width, width, dtype=torch.float64, device=self.device)
@@ -383,7 +403,7 @@ class TaylorADMM(Method):
             cross.addmm_(z[chunk].double().t(), layer.augmented(a[chunk]))
         self._sum(cross)
         fitted = layer.fitted(old, gram, cross, rate, rate * self.options.shrinkage)
-        self._guard[l] = ~fitted.isfinite().all()
+        self._guard.weights(l).copy_(~fitted.isfinite().all())
         return fitted
 
     def _move(
@@ -394,7 +414,7 @@ class TaylorADMM(Method):
         gain = above.gain(weights_above, o.gamma / o.beta)
         a, new = torch.empty_like(z), torch.empty_like(z)
         objective = torch.zeros((), dtype=torch.float64, device=self.device)
-        flag = self._flag_of_code(l)
+        flag = self._guard.code(l)
         for chunk in self._chunks(len(z)):
             h = z[chunk].relu()
             torch.addmm(h, z_above[chunk] - above.apply(weights_above, h), gain, out=a[chunk])
@@ -412,7 +432,7 @@ class TaylorADMM(Method):
         o, beta, layer = self.options, self.options.beta, self._layers[-1]
         z, new = torch.empty_like(multiplier), multiplier.clone()
         objective = torch.zeros((), dtype=torch.float64, device=self.device)
-        flag = self._flag_of_code(len(self._layers) - 1)
+        flag = self._guard.code(len(self._layers) - 1)
         for chunk in self._chunks(len(z)):
             center = layer.apply(weights, below[chunk])
             self._output.minimise(center, y[chunk], multiplier[chunk], z[chunk], beta, flag)
@@ -434,29 +454,8 @@ class TaylorADMM(Method):
         if self.options.reduce is not None:
             self.options.reduce([tensor])
 
-    def _flag_of_code(self, l: int) -> Tensor:
-        return self._guard[len(self._layers) + l : len(self._layers) + l + 1]
-
-    def _diverged(self) -> bool:
-        """Whether a flag is up at any worker, and so the step is not taken; raises where the user asked for it."""
-        self._sum(self._guard)
-        flags = self._guard.tolist()
-        if not any(flags):
-            return False
-        if self.on_nonfinite == "skip":
-            return True
-        count = len(self._layers)
-        number = next(i for i in (2 * count, *range(2 * count)) if flags[i])
-        what = ("a weight", "a code", "the loss")[number // count]
-        stage = count - 1 if number == 2 * count else number % count
-        raise DivergenceError(
-            f"{what} of stage {stage + 1} ({self._stages[stage].name!r}) is not finite {self._when()}; check x "
-            "for NaN or Inf, or lower relaxation or raise ridge."
-        )
-
-    @classmethod
-    def _why_not_captured(cls, model: nn.Module, options: Any) -> str | None:
-        return f"{cls.name} looks at its flags in every step"
+    def _remedy(self, variable: str) -> str:
+        return "lower relaxation or raise ridge"
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -481,7 +480,7 @@ class TaylorADMM(Method):
         self.multiplier = state["multiplier"].to(self.multiplier).clone()
         self.iterations = int(state["iterations"])
         self._fingerprint.load(state["fingerprint"], self.device)
-        self._first = None
+        self._first_gram = None
 
 
 def _cholesky_factor(matrix: Tensor) -> Tensor:

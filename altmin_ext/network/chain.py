@@ -81,6 +81,11 @@ class Chain:
         return v
 
     @property
+    def calls_modules(self) -> bool:
+        """Whether one of the pieces runs a module that is not known by its formula."""
+        return any(piece.calls_module for piece in self.pieces)
+
+    @property
     def saves_output(self) -> bool:
         """Whether the value must not be overwritten while the pieces stand there."""
         return any(piece.saves_output for piece in self.pieces)

@@ -23,19 +23,25 @@ class Map(abc.ABC):
 
     Attributes:
         parameters: the trainable parameters; a frozen one is left out.
-        gradients: one buffer per entry of ``parameters``.
+        gradients: one buffer per entry of ``parameters``; made by :meth:`allocate`.
         matrix: whose norm bounds the Jacobian in the input, where that is a matrix.
         has_constant_jacobian: whether that Jacobian is the same for all samples, but for what couples a batch.
         affine: the Linear or convolution that the map is, where it is nothing else.
+        calls_modules: whether to evaluate it is to run modules whose code may raise anything at any time.
     """
 
     matrix: Tensor | None = None
     has_constant_jacobian = True
     affine: Affine | None = None
+    calls_modules = True
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.gradients: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        self.gradients: list[Tensor] = []
+
+    def allocate(self, like: Tensor) -> None:
+        """Make what steps write to, where the parameters are by now; ``like`` has their dtype and device."""
+        self.gradients = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
     def gradient_of(self, parameter: Tensor | None) -> Tensor | None:
         """The buffer for a parameter's gradient; None if it is not trained."""
@@ -116,15 +122,20 @@ class LinearMap(EvaluatedMap):
     """A single Linear: every product is one matrix product into a buffer."""
 
     uses_buffers = True
+    calls_modules = False
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.parameters())
         self.affine = linear
         self.weight, self.bias = linear.weight, linear.bias
         self.n_in, self.n_out = linear.in_features, linear.out_features
-        self._weight_gradient = self.gradient_of(linear.weight)
-        self.bias_gradient = self.gradient_of(linear.bias)
+        self._weight_gradient: Tensor | None = None
         self._weight_transposed, self._residual_transposed = _Transposed(), _Transposed()
+
+    def allocate(self, like: Tensor) -> None:
+        super().allocate(like)
+        self._weight_gradient = self.gradient_of(self.weight)
+        self.bias_gradient = self.gradient_of(self.bias)
 
     def output_shape(self, shape: torch.Size) -> torch.Size:
         if tuple(shape) != (self.n_in,):
@@ -167,9 +178,14 @@ class LocalMap(EvaluatedMap):
         self._chain = Chain(pieces)
         self._like = like
         self.saves_output = self._chain.saves_output
+        self.calls_modules = self._chain.calls_modules
         self.has_constant_jacobian = all(piece.has_constant_jacobian for piece in pieces)
         if len(pieces) == 1 and isinstance(pieces[0], AffinePiece):
             self.affine = pieces[0].module
+
+    def allocate(self, like: Tensor) -> None:
+        super().allocate(like)
+        self._like = like
 
     @property
     def convolution(self) -> nn.Conv2d | None:

@@ -35,11 +35,13 @@ class Piece(abc.ABC):
         parameters: the trainable ones; a frozen parameter is left out.
         saves_output: whether what it returned must not be overwritten while it stands at that point.
         has_constant_jacobian: whether its Jacobian is the same for all samples, but for what couples a batch.
+        calls_module: whether it runs a module that is not known by its formula, and whose code may raise anything.
     """
 
     parameters: Sequence[nn.Parameter] = ()
     saves_output = False
     has_constant_jacobian = False
+    calls_module = False
 
     def __init__(self) -> None:
         self._start = self._point = torch.empty(0)
@@ -435,6 +437,7 @@ class LocalPiece(Piece):
     """
 
     saves_output = True
+    calls_module = True
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

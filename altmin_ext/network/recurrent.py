@@ -18,6 +18,8 @@ from altmin_ext.ops import Activation
 class ElmanMap(Map):
     """The recurrent layer: its output are the pre-activations of all time steps."""
 
+    calls_modules = False
+
     def __init__(self, module: Elman) -> None:
         super().__init__(module.parameters())
         self.module = module
@@ -35,6 +37,8 @@ class OutputSequenceMap(Map):
         sigma: phi.
         matrix: U, through which a hidden state has its other reader.
     """
+
+    calls_modules = False
 
     def __init__(self, sigma: Activation, elman: Elman) -> None:
         super().__init__(())

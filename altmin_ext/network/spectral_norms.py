@@ -28,13 +28,16 @@ class SpectralNorms:
         rows: the codes' parameter blocks, where the results go.
         seed: of the vectors that the iteration starts from.
         like: their dtype and device.
+
+    Attributes:
+        ready: whether the first iterations have been made.
     """
 
     def __init__(self, stages: Sequence[BoundStage], rows: Sequence[Tensor], seed: int, like: Tensor) -> None:
         self._stages, self._like = stages, like
         self._results = [row[CodeScalar.sigma_squared :][:1] for row in rows]
         self._generator = torch.Generator().manual_seed(seed)
-        self._ready = False
+        self.ready = False
         self._linear = {
             i: s.map for i, s in enumerate(stages) if s.map.matrix is not None and s.pre.lipschitz is not None
         }
@@ -65,15 +68,15 @@ class SpectralNorms:
             shape = (1 if alike else _samples, *(inputs[i] if stage.pre.lipschitz is not None else codes[i]))
             if self._vectors[i].numel() != math.prod(shape):
                 self._vectors[i] = self._draw(shape)
-                self._ready = False
+                self.ready = False
             self._vectors[i] = self._vectors[i].view(shape)
 
     def begin(self, batch: int) -> None:
         """The first iterations, before the first step; nothing later on."""
-        if not self._ready:
+        if not self.ready:
             for _ in range(_first_iterations):
                 self.iterate(batch)
-            self._ready = True
+            self.ready = True
 
     def iterate(self, batch: int) -> None:
         """An iteration, at the weights and the codes of this many samples as they are."""
@@ -96,7 +99,7 @@ class SpectralNorms:
         return {
             "singular_vectors": [v.clone() for v in self._vectors],
             "sigma_squared": torch.cat([self._like.new_empty(0).double(), *self._results]),
-            "singular_vectors_ready": self._ready,
+            "singular_vectors_ready": self.ready,
             "singular_vectors_to_draw": self._generator.get_state(),
         }
 
@@ -116,5 +119,11 @@ class SpectralNorms:
         self._collect()
         for result, kept in zip(self._results, state["sigma_squared"], strict=True):
             result.copy_(kept)
-        self._ready = bool(state["singular_vectors_ready"])
+        self.ready = bool(state["singular_vectors_ready"])
         self._generator.set_state(state["singular_vectors_to_draw"].cpu())
+
+    def remember(self) -> Any:
+        return self.state_dict()
+
+    def recall(self, kept: Any) -> None:
+        self.load_state_dict(kept)

@@ -49,6 +49,11 @@ class BoundStage:
     map: Map
     foreign: str = ""
 
+    @property
+    def calls_modules(self) -> bool:
+        """Whether to evaluate it is to run modules whose code may raise anything at any time."""
+        return self.pre.calls_modules or self.map.calls_modules
+
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
         """The shape of a sample's code, given that of the code below; ValueError if that does not fit."""
         try:

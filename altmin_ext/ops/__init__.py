@@ -538,7 +538,7 @@ def convolve(
         )
 
 
-def convolution_pull_back(
+def convolution_vjp(
     displacement: Tensor,
     winner: Tensor | None,
     weight: Tensor,
@@ -558,9 +558,9 @@ def convolution_pull_back(
         TypeError, ValueError: an argument does not fit, or arguments share memory.
     """
     if kernels := _native(displacement):
-        kernels.convolution_pull_back(displacement, winner, weight, pulled_back, *padding, pool)
+        kernels.convolution_vjp(displacement, winner, weight, pulled_back, *padding, pool)
     else:
-        reference.convolution_pull_back(displacement, winner, weight, pulled_back, padding, pool)
+        reference.convolution_vjp(displacement, winner, weight, pulled_back, padding, pool)
 
 
 def convolution_weight_gradient(
@@ -765,7 +765,7 @@ names = (
     "softmax_prox",
     "hinge_prox",
     "convolve",
-    "convolution_pull_back",
+    "convolution_vjp",
     "convolution_weight_gradient",
     "interleave",
     "deinterleave",

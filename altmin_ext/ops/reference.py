@@ -429,7 +429,7 @@ def _at_winners(displacement: Tensor, winner: Tensor | None, pool: int, height: 
     return F.pad(grid, (0, 0, 0, width - columns * pool, 0, height - rows * pool))
 
 
-def convolution_pull_back(
+def convolution_vjp(
     displacement: Tensor,
     winner: Tensor | None,
     weight: Tensor,

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from altmin_ext.updates.gradient import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
-from altmin_ext.updates.memory import Memory, StageMemory, merge_memories, read_memories, remembers
+from altmin_ext.updates.memory import (
+    Memory,
+    StageMemory,
+    memory_shapes,
+    merge_memories,
+    read_memories,
+    remembers,
+)
 
 __all__ = [
     "AdamUpdate",
@@ -12,6 +19,7 @@ __all__ = [
     "StageMemory",
     "WeightUpdate",
     "copy_from_host",
+    "memory_shapes",
     "merge_memories",
     "read_memories",
     "remembers",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
+from altmin_ext._guard import Guard
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import AdamScalar, UpdateScalar
 
@@ -26,18 +27,20 @@ class WeightUpdate(abc.ABC):
 
     Args:
         stages: the stages whose parameters are trained.
-        guard: the step's flags; the weights of stage i have flag ``first_flag + i``.
+        guard: the step's flags.
+        first: the number of the first of these stages in the guard.
     """
 
-    def __init__(self, stages: Sequence[BoundStage], guard: Tensor, first_flag: int) -> None:
+    def __init__(self, stages: Sequence[BoundStage], guard: Guard, first: int = 0) -> None:
         self.weights: list[Tensor] = [p for stage in stages for p in stage.map.parameters]
         self.gradients: list[Tensor] = [g for stage in stages for g in stage.map.gradients]
         owners = [i for i, stage in enumerate(stages) for _ in stage.map.parameters]
         self._owners = owners
-        self._device = guard.device
-        self._guard = guard
-        self._guard_index = torch.tensor(owners, dtype=torch.int64) + first_flag
-        self._scalars = torch.zeros(len(owners), len(UpdateScalar), dtype=torch.float64, device=guard.device)
+        self._guard = guard.flags
+        self._device = self._guard.device
+        flags = [guard.number_of_weights(first + i) for i in owners]
+        self._guard_index = torch.tensor(flags, dtype=torch.int64)
+        self._scalars = torch.zeros(len(owners), len(UpdateScalar), dtype=torch.float64, device=self._device)
 
     def set_scalars(
         self, learning_rates: Sequence[float], gradient_factors: Sequence[float], decay: float, l1: float
@@ -65,6 +68,12 @@ class WeightUpdate(abc.ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore it."""
 
+    def remember(self) -> Any:
+        return self.state_dict()
+
+    def recall(self, kept: Any) -> None:
+        self.load_state_dict(kept)
+
 
 class SGDUpdate(WeightUpdate):
     """w <- w - lr g."""
@@ -85,8 +94,8 @@ class SGDUpdate(WeightUpdate):
 class AdamUpdate(WeightUpdate):
     """Adam (Kingma & Ba 2015), betas .9 and .999, eps 1e-8, with bias correction."""
 
-    def __init__(self, stages: Sequence[BoundStage], guard: Tensor, first_flag: int) -> None:
-        super().__init__(stages, guard, first_flag)
+    def __init__(self, stages: Sequence[BoundStage], guard: Guard, first: int = 0) -> None:
+        super().__init__(stages, guard, first)
         self._first_moments = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
         self._second_moments = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
         self._adam = torch.zeros(len(AdamScalar), dtype=torch.float64, device=self._device)

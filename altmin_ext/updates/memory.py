@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altmin_ext import _check, ops
+from altmin_ext._undo import Tensors
 from altmin_ext.network import Map
+from altmin_ext.network.maps import Affine
 from altmin_ext.ops import MemoryScalar
 
 Memory = tuple[Tensor, Tensor]
@@ -98,8 +101,7 @@ class StageMemory:
         weight = self._module.weight
         self._trains_weight, self._trains_bias = weight.requires_grad, self._bias is not None
         self._nonnegative, self._sweeps, self._damping, self._prior = nonnegative, sweeps, damping, prior
-        columns, rows = weight[0].numel(), len(weight)
-        n = columns + (self._module.bias is not None)
+        columns, (rows, n) = weight[0].numel(), memory_shapes(map.affine)[1]
         self._free = slice(0 if self._trains_weight else columns, n if self._trains_bias else columns)
         self.gram = weight.new_zeros(n, n, requires_grad=False)
         self.cross = weight.new_zeros(rows if with_targets else 0, n, requires_grad=False)
@@ -108,6 +110,7 @@ class StageMemory:
         self._scalars[0, MemoryScalar.forgetting] = forgetting
         self._has_prox = threshold > 0 or nonnegative
         self._awaits_prior = prior > 0
+        self._before = Tensors([self.gram, self.cross])
 
     @property
     def _bias(self) -> Tensor | None:
@@ -133,7 +136,14 @@ class StageMemory:
         cross = self.cross.clone() if len(self.cross) else self.weights @ self.gram
         return self.gram.clone(), cross
 
-    def remember(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
+    def remember(self) -> Any:
+        return self._before.remember(), self._awaits_prior
+
+    def recall(self, kept: Any) -> None:
+        matrices, self._awaits_prior = kept
+        self._before.recall(matrices)
+
+    def observe(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
         """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept; or nothing is forgotten."""
         for a, c in self._rows(activation, code):
             ops.memory_update(a, c, self.gram, self.cross, self._scalars[0 if forgets else 1])
@@ -229,6 +239,13 @@ class StageMemory:
                 None if code is None else code[begin : begin + size].flatten(2).transpose(1, 2).flatten(0, 1)
             )
             yield patches, patches.new_empty(len(patches), 0) if own is None else own.contiguous()
+
+
+def memory_shapes(affine: Affine) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of A and of B, which is shaped as W~ is."""
+    weight = affine.weight
+    n = weight[0].numel() + (affine.bias is not None)
+    return (n, n), (len(weight), n)
 
 
 def remembers(affine: nn.Module | None) -> bool:

@@ -1,5 +1,5 @@
 // Batches of images and sequences, whose samples lie side by side: their layout, and convolutions of them.
-#include "ops/convolution_pull_back.h"
+#include "ops/convolution_vjp.h"
 #include "ops/convolution_weight_gradient.h"
 #include "ops/convolve.h"
 #include "ops/deinterleave.h"
@@ -148,9 +148,8 @@ void convolve(const Tensor& input, const Tensor& weight, const Tensor& bias, con
   });
 }
 
-void convolution_pull_back(const Tensor& displacement, const Tensor& winner, const Tensor& weight,
-                           const Tensor& pulled_back, int64_t padding_height, int64_t padding_width,
-                           int64_t pool) {
+void convolution_vjp(const Tensor& displacement, const Tensor& winner, const Tensor& weight,
+                     const Tensor& pulled_back, int64_t padding_height, int64_t padding_width, int64_t pool) {
   for (const Named& named :
        {Named{"displacement", displacement}, Named{"weight", weight}, Named{"pulled_back", pulled_back}})
     require(named.tensor, named.name);
@@ -167,9 +166,9 @@ void convolution_pull_back(const Tensor& displacement, const Tensor& winner, con
     check_like_weight<T>(weight, "weight", shape);
     check_like_input<T>(pulled_back, "pulled_back", shape);
     check_like_code<T>(displacement, "displacement", shape);
-    const ConvolutionPullBack<T> arguments{shape, displacement.data<T>(), winner.data<uint8_t>(),
-                                           weight.data<T>(), pulled_back.data<T>()};
-    ALTMIN_RUN(convolution_pull_back, device, arguments);
+    const ConvolutionVjp<T> arguments{shape, displacement.data<T>(), winner.data<uint8_t>(), weight.data<T>(),
+                                      pulled_back.data<T>()};
+    ALTMIN_RUN(convolution_vjp, device, arguments);
   });
 }
 
@@ -235,7 +234,7 @@ const Registration convolutions([](py::module_& module) {
   module.def("interleave", &interleave);
   module.def("deinterleave", &deinterleave);
   module.def("convolve", &convolve);
-  module.def("convolution_pull_back", &convolution_pull_back);
+  module.def("convolution_vjp", &convolution_vjp);
   module.def("convolution_weight_gradient", &convolution_weight_gradient);
 });
 

@@ -236,7 +236,8 @@ def test_memories_merge() -> None:
 
     def run(minibatches: list[tuple[Tensor, Tensor]]) -> Any:
         model = mlp().requires_grad_(False)
-        method = altmin_ext.make_method("am-mem", model, targets="memory", lr_codes=0.1)
+        model[-1].requires_grad_(True)  # something must be trained, if at a rate of zero
+        method = altmin_ext.make_method("am-mem", model, targets="memory", lr_codes=0.1, lr=0.0)
         for x, y in minibatches:
             method.step(x, y)
         return method.memories

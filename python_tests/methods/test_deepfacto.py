@@ -242,7 +242,7 @@ def test_a_minibatch_without_labels() -> None:
 
 
 def test_loss_and_accuracy_are_of_the_labelled() -> None:
-    """In reports, in the history, and in validation; ``evaluate`` by itself wants labels."""
+    """In reports, in the history, in validation and by ``evaluate``, which wants labels of other networks."""
     model = seeded(vectors, sweeps=30)
     ((x, y),) = batches(1, size=30)
     partial = torch.where(torch.arange(30) % 3 == 0, y, -1)
@@ -258,8 +258,12 @@ def test_loss_and_accuracy_are_of_the_labelled() -> None:
     assert row["loss"] == pytest.approx(float(loss))
     assert row["validation_loss"] == pytest.approx(float(loss))
     assert row["accuracy"] == row["validation_accuracy"] == pytest.approx(hits)
+    found = altmin_ext.evaluate(model, (x, partial))
+    assert (found.loss, found.accuracy) == (row["validation_loss"], row["validation_accuracy"])
+    assert found.samples == int(known.sum())
+    without_the_layer = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 4))
     with pytest.raises(ValueError, match=r"y must lie in \[0, 4\), but y\[1\] is -1"):
-        altmin_ext.evaluate(model, (x, partial))
+        altmin_ext.evaluate(without_the_layer, (x, partial))
     with pytest.raises(ValueError, match="sample with a label"):
         altmin_ext.train(
             model, (x, y), method="deepfacto", validation=(x, torch.full_like(y, -1)), progress=False

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import altmin_ext
 from altmin_ext import models
+from altmin_ext._undo import Undo
 from altmin_ext.methods.difference_target import DifferenceTarget, RMSProp
 from altmin_ext.models import binary_mlp, mlp
 from altmin_ext.nn import Sign
@@ -437,11 +438,11 @@ def test_rms_prop_is_undone_to_the_bit() -> None:
     w, g = torch.randn(7, generator=generator), torch.randn(7, generator=generator)
     update = RMSProp([w], [g])
     update.step(0.1)
-    kept, moments = w.clone(), update.moments[0].clone()
+    kept, moments, undo = w.clone(), update.moments[0].clone(), Undo([update])
     g.fill_(math.inf)
     update.step(0.1)
     assert not update.is_finite()
-    update.undo()
+    undo()
     assert torch.equal(w, kept)
     assert torch.equal(update.moments[0], moments)
 
@@ -637,8 +638,8 @@ def test_a_step_that_is_not_finite_has_never_been(
     ("options", "words"),
     [
         ({"lr_inverse": 1e308}, ("inverse of stage 2 ('4')", "lr_inverse")),
-        ({"target_step": 1e300}, ("weight of stage 2 ('4')", "target_step")),
-        ({"lr": 1e308}, ("weight of stage 1 ('1')", "lower lr")),
+        ({"target_step": 1e300}, ("the weights of stage 2 ('4')", "target_step")),
+        ({"lr": 1e308}, ("the weights of stage 1 ('1')", "lower lr")),
     ],
     ids=str,
 )

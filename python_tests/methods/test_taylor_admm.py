@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import altmin_ext
-from altmin_ext.methods.taylor_admm import Layer
+from altmin_ext.methods.taylor_admm import TaylorLayer
 
 from .test_methods_common import assert_sentence
 
@@ -299,7 +299,7 @@ def test_every_block_is_at_its_minimum(label_loss: str) -> None:
     # Activations are not kept. They are what the layer's formula says of the old codes.
     a = []
     for l in range(last):
-        layer, ratio = Layer(linears(model)[l + 1], 0.0), reference.o["gamma"] / reference.o["beta"]
+        layer, ratio = TaylorLayer(linears(model)[l + 1], 0.0), reference.o["gamma"] / reference.o["beta"]
         h = old_z[l].relu()
         a.append(
             h + (old_z[l + 1] - layer.apply(old_weights[l + 1], h)) @ layer.gain(old_weights[l + 1], ratio)
@@ -331,7 +331,7 @@ def test_gain(n: int, m: int) -> None:
     generator = torch.Generator().manual_seed(n)
     linear = nn.Linear(n, m).double()
     h, above = (torch.randn(11, k, generator=generator, dtype=torch.float64) for k in (n, m))
-    layer, beta, gamma = Layer(linear, 0.0), 0.7, 3.1
+    layer, beta, gamma = TaylorLayer(linear, 0.0), 0.7, 3.1
     with torch.no_grad():
         weights, w, b = layer.weights, linear.weight, linear.bias
         found = h + (above - layer.apply(weights, h)) @ layer.gain(weights, gamma / beta)
@@ -400,9 +400,9 @@ def test_chunks_change_nothing(chunk_size: int) -> None:
 
 def test_the_first_layer_is_factored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     widths = []
-    original = Layer.factor
+    original = TaylorLayer.factor
     monkeypatch.setattr(
-        Layer, "factor", lambda layer, gram: widths.append(len(gram)) or original(layer, gram)
+        TaylorLayer, "factor", lambda layer, gram: widths.append(len(gram)) or original(layer, gram)
     )
     method = altmin_ext.make_method("admm", mlp())
     for _ in range(4):
@@ -622,7 +622,7 @@ def test_weights_that_nothing_is_asked_of() -> None:
     before = matrices(method.model)
     with pytest.raises(altmin_ext.DivergenceError) as error:
         method.step(torch.zeros(4, FEATURES, dtype=torch.float64), torch.tensor([0, 1, 2, 0]))
-    assert_sentence(error, "a weight of stage 1", "at step 1", "ridge")
+    assert_sentence(error, "the weights of stage 1", "at step 1", "ridge")
     assert all(torch.equal(*pair) for pair in zip(matrices(method.model), before, strict=True))
 
 

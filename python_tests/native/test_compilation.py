@@ -29,7 +29,7 @@ BUDGET = {
     "adam_update": (48, 64),
     "bcd_columns": (96, 128),
     "code_step": (128, 224),
-    "convolution_pull_back": (80, 80),
+    "convolution_vjp": (80, 80),
     "convolution_weight_gradient": (128, 128),
     "convolve": (96, 128),
     "deinterleave": (32, 32),

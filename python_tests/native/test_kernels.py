@@ -22,7 +22,7 @@ from altmin_ext.ops import Activation, AdamScalar, CodeScalar, native, reference
 
 from ..ops import (
     test_code_step,
-    test_convolution_pull_back,
+    test_convolution_vjp,
     test_convolution_weight_gradient,
     test_convolve,
     test_elman_code_step,
@@ -179,7 +179,7 @@ CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
     "softmax_prox": lambda random: test_softmax_prox.case(random, 67, 40),
     "hinge_prox": lambda random: test_hinge_prox.case(random, 70, 132),
     "convolve": lambda random: test_convolve.case(random, CONVOLUTION, mask=True),
-    "convolution_pull_back": lambda random: test_convolution_pull_back.case(random, CONVOLUTION),
+    "convolution_vjp": lambda random: test_convolution_vjp.case(random, CONVOLUTION),
     "convolution_weight_gradient": lambda random: test_convolution_weight_gradient.case(random, CONVOLUTION),
     "elman_encode": lambda random: test_elman_encode.case(random, 37, 6, 2, 21, 11, GELU),
     "elman_code_step": lambda random: elman_case(random, 37, 6, 2, 35, 11),

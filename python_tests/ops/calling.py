@@ -41,7 +41,7 @@ WRITTEN = {
     "interleave": ("lanes",),
     "deinterleave": ("rows",),
     "convolve": ("code", "activation", "winner", "gap", "guard"),
-    "convolution_pull_back": ("pulled_back",),
+    "convolution_vjp": ("pulled_back",),
     "convolution_weight_gradient": ("weight_gradient", "bias_gradient", "scalars", "guard"),
 }  # fmt: skip
 PARAMETER_BLOCKS = (

@@ -1,4 +1,4 @@
-"""convolution_pull_back: from the codes of LeNet-5's second convolution to those of the first."""
+"""convolution_vjp: from the codes of LeNet-5's second convolution to those of the first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .convolution import GEOMETRY, STAGES
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name.endswith("second")])
-def test_convolution_pull_back(time: Callable[..., None], normal: Callable[..., Tensor], stage: str) -> None:
+def test_convolution_vjp(time: Callable[..., None], normal: Callable[..., Tensor], stage: str) -> None:
     shape = STAGES[stage]
     time(
-        "convolution_pull_back",
+        "convolution_vjp",
         stage,
         displacement=normal(*shape.code),
         winner=torch.randint(4, shape.code, dtype=torch.uint8),

@@ -1,4 +1,4 @@
-#include "ops/convolution_pull_back.h"
+#include "ops/convolution_vjp.h"
 
 #include "convolution.h"
 
@@ -13,7 +13,7 @@ constexpr int64_t strip_bytes = 131072;
 
 // The convolution of the expanded displacements with the kernel turned by half a turn.
 template <typename T>
-void convolution_pull_back(const ConvolutionPullBack<T>& o) {
+void convolution_vjp(const ConvolutionVjp<T>& o) {
   const ConvolutionShape& s = o.shape;
   const Filters<T> filters(
       s.inputs, s.outputs, s.kernel_height, s.kernel_width,
@@ -62,6 +62,6 @@ void convolution_pull_back(const ConvolutionPullBack<T>& o) {
       1);
 }
 
-ALTMIN_INSTANTIATE(convolution_pull_back, void, ConvolutionPullBack)
+ALTMIN_INSTANTIATE(convolution_vjp, void, ConvolutionVjp)
 
 }  // namespace altmin::cpu::ALTMIN_ISA

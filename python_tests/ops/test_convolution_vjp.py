@@ -1,4 +1,4 @@
-"""convolution_pull_back: what a convolution's outputs ask of its inputs.
+"""convolution_vjp: what a convolution's outputs ask of its inputs.
 
 The oracle is torch's max_unpool2d, and autograd through its conv2d, in float64.
 """
@@ -48,8 +48,7 @@ def test_against_float64(wide_kernels: str, dtype: torch.dtype) -> None:
         arguments = case(random, shape)
         expected = formula(arguments, shape)
         op, twin = (
-            call(op, arguments, dtype).pulled_back
-            for op in (ops.convolution_pull_back, reference.convolution_pull_back)
+            call(op, arguments, dtype).pulled_back for op in (ops.convolution_vjp, reference.convolution_vjp)
         )
         if dtype == torch.float64:
             assert_close(op, expected, 1e-13, str(shape))
@@ -64,7 +63,7 @@ def test_it_is_the_transpose_of_the_encode() -> None:
     for shape in (POOLED, Shape(1, 3, 2, (5, 6), (3, 3), (1, 1))):
         encode = call(ops.convolve, convolve_case(random, shape, bias=False))
         arguments = {**case(random, shape), "weight": encode.weight, "winner": encode.winner}
-        pulled_back = call(ops.convolution_pull_back, arguments).pulled_back
+        pulled_back = call(ops.convolution_vjp, arguments).pulled_back
         ahead = (encode.code * arguments["displacement"]).sum()
         torch.testing.assert_close((encode.input * pulled_back).sum(), ahead, rtol=1e-12, atol=1e-12)
 
@@ -75,7 +74,7 @@ def test_what_is_no_number_stays_none() -> None:
     arguments = case(Random(133), shape)
     arguments["displacement"][0, 1, 0, 1, 3] = float("nan")
     arguments["winner"][0, 1, 0, 1, 3] = 2  # row 1, column 2 of the convolved image
-    spoilt = call(ops.convolution_pull_back, arguments, torch.float32).pulled_back.isnan()
+    spoilt = call(ops.convolution_vjp, arguments, torch.float32).pulled_back.isnan()
     expected = torch.zeros(6, 6, dtype=torch.bool)
     expected[1:4, 2:5] = True
     assert torch.equal(spoilt[0, 0, ..., 3], expected)
@@ -88,8 +87,7 @@ def test_threads_change_nothing(dtype: torch.dtype) -> None:
     for shape in (LARGE[1], Shape(3, 8, 16, (16, 17), (3, 3), (1, 1))):
         arguments = case(Random(134), shape)
         alone, both = (
-            call(ops.convolution_pull_back, arguments, dtype, threads=threads).pulled_back
-            for threads in (1, 2)
+            call(ops.convolution_vjp, arguments, dtype, threads=threads).pulled_back for threads in (1, 2)
         )
         assert same_bits(both, alone)
 
@@ -104,18 +102,18 @@ def good_arguments(shape: Shape = POOLED) -> dict[str, Any]:
 def test_bad_arguments_are_refused() -> None:
     arguments = good_arguments()
     assert_refuses_bad_tensors(
-        ops.convolution_pull_back,
+        ops.convolution_vjp,
         arguments,
         ("winner",),
         "displacement",
         sets_shape=("weight", "pulled_back"),
     )
-    assert_refuses_shared_memory(ops.convolution_pull_back, arguments)
-    assert_refuses_bad_geometry(ops.convolution_pull_back, arguments)
-    call_refused(ops.convolution_pull_back, {**arguments, "winner": None}, ValueError, "winner", "given")
+    assert_refuses_shared_memory(ops.convolution_vjp, arguments)
+    assert_refuses_bad_geometry(ops.convolution_vjp, arguments)
+    call_refused(ops.convolution_vjp, {**arguments, "winner": None}, ValueError, "winner", "given")
     unpooled = good_arguments(Shape(2, 2, 5, (9, 8), (3, 3)))
     winner = torch.zeros(unpooled["displacement"].shape, dtype=torch.uint8)
-    call_refused(ops.convolution_pull_back, {**unpooled, "winner": winner}, ValueError, "winner", "None")
+    call_refused(ops.convolution_vjp, {**unpooled, "winner": winner}, ValueError, "winner", "None")
 
 
 def test_images_oracle_is_the_opposite_of_lanes() -> None:

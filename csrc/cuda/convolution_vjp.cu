@@ -1,4 +1,4 @@
-#include "ops/convolution_pull_back.h"
+#include "ops/convolution_vjp.h"
 
 #include "convolution.h"
 
@@ -9,8 +9,7 @@ namespace {
 // A thread for each number that is pulled back: of all windows in reach it looks where the winner is, and whether the
 // kernel takes that here.
 template <typename T>
-__global__ void __launch_bounds__(convolution_threads, 1)
-    convolution_pull_back_kernel(ConvolutionPullBack<T> o) {
+__global__ void __launch_bounds__(convolution_threads, 1) convolution_vjp_kernel(ConvolutionVjp<T> o) {
   const ConvolutionShape& s = o.shape;
   const int pool = static_cast<int>(s.pool), code_width = static_cast<int>(s.code_width());
   const int kernel_height = static_cast<int>(s.kernel_height), kernel_width = static_cast<int>(s.kernel_width);
@@ -44,12 +43,12 @@ __global__ void __launch_bounds__(convolution_threads, 1)
 }  // namespace
 
 template <typename T>
-void convolution_pull_back(const ConvolutionPullBack<T>& o, Stream stream) {
+void convolution_vjp(const ConvolutionVjp<T>& o, Stream stream) {
   const ConvolutionShape& s = o.shape;
   const dim3 grid = image_grid(s.groups * s.inputs, s.height, s.width);
-  if (grid.x > 0 && grid.y > 0) launch(convolution_pull_back_kernel<T>, grid, convolution_threads, stream, o);
+  if (grid.x > 0 && grid.y > 0) launch(convolution_vjp_kernel<T>, grid, convolution_threads, stream, o);
 }
 
-ALTMIN_INSTANTIATE_CUDA(convolution_pull_back, void, ConvolutionPullBack)
+ALTMIN_INSTANTIATE_CUDA(convolution_vjp, void, ConvolutionVjp)
 
 }  // namespace altmin::cuda

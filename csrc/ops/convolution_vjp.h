@@ -1,4 +1,4 @@
-// convolution_pull_back: what a convolution's outputs ask of its inputs
+// convolution_vjp: what a convolution's outputs ask of its inputs
 //
 //   pulled_back[y][x] = sum over i, j, outputs of weight[i][j] d[y - i + padding][x - j + padding]
 //
@@ -13,7 +13,7 @@
 namespace altmin {
 
 template <typename T>
-struct ConvolutionPullBack {
+struct ConvolutionVjp {
   ConvolutionShape shape;
   const T* displacement;  // like the code
   const uint8_t* winner;  // likewise; null where nothing is pooled
@@ -23,4 +23,4 @@ struct ConvolutionPullBack {
 
 }  // namespace altmin
 
-ALTMIN_WIDE_OP(convolution_pull_back, void, ConvolutionPullBack)
+ALTMIN_WIDE_OP(convolution_vjp, void, ConvolutionVjp)

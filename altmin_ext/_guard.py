@@ -1,0 +1,67 @@
+"""The flags of a step, by what they are about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Subject = tuple[str, int | None]
+
+
+class Guard:
+    """Flags that kernels raise where something is not finite.
+
+    Args:
+        subjects: what the flags are about, a variable such as "code", "loss" or "weight gradient" and the number of
+            its stage, None for the whole model. The first one that is raised is the one to report.
+        device: of the model.
+        dtype: of the flags; float64 unless they are for kernels other than ours.
+
+    Attributes:
+        flags: (subjects,), 0 or 1: what kernels take as ``guard``.
+        loss: (1,), a view: the flag of the loss; empty where it has none.
+    """
+
+    def __init__(
+        self, subjects: Sequence[Subject], device: torch.device, dtype: torch.dtype = torch.float64
+    ) -> None:
+        self._subjects = list(subjects)
+        self.flags = torch.zeros(len(self._subjects), dtype=dtype, device=device)
+        self._views = [self.flags[i : i + 1] for i in range(len(self._subjects))]
+        self._single = dict(zip(self._subjects, self._views, strict=True))
+        self._weights = {
+            stage: i for i, (variable, stage) in enumerate(self._subjects) if variable.startswith("weight")
+        }
+        self.loss = next((self._single[s] for s in self._subjects if s[0] == "loss"), self.flags[:0])
+
+    def flag(self, variable: str, stage: int | None) -> Tensor:
+        """(1,), a view."""
+        return self._single[variable, stage]
+
+    def code(self, stage: int) -> Tensor:
+        """The flag of a stage's code."""
+        return self._single["code", stage]
+
+    def weights(self, first: int, count: int = 1) -> Tensor:
+        """(count,), the flags of a stage's weights or their gradient, or of those of several stages in a row."""
+        start = self._weights[first]
+        return self._views[start] if count == 1 else self.flags[start : start + count]
+
+    def number_of_weights(self, stage: int) -> int:
+        """Where in ``flags`` the flag of a stage's weights is."""
+        return self._weights[stage]
+
+    def put_up(self, variable: str, stage: int | None) -> None:
+        """Raise a flag from Python."""
+        self._single[variable, stage].fill_(1.0)
+
+    def raised(self) -> Subject | None:
+        """What the first flag that is up is about; waits for a GPU."""
+        flags = self.flags.tolist()
+        return self._subjects[next(i for i, flag in enumerate(flags) if flag)] if any(flags) else None
+
+    def lower(self) -> None:
+        """Lower all flags."""
+        self.flags.zero_()
