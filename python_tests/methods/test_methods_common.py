@@ -732,7 +732,9 @@ def test_model_must_be_a_module(name: str, model: Any) -> None:
     "model", [nn.Sequential(), nn.Sequential(nn.Flatten(), nn.ReLU())], ids=["empty", "none"]
 )
 def test_model_without_parameters(name: str, model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"^model must have parameters to train, but Sequential has none[.]$"):
+    with pytest.raises(
+        ValueError, match=r"^model must have parameters to train, but Sequential has none[.]$"
+    ):
         make(name, model)
 
 
