@@ -15,16 +15,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import altmin_ext
-from altmin_ext import _check, data, methods, models, schedules
+from altmin_ext import _check, data, losses, methods, models, schedules
 from altmin_ext._files import atomic_write, to_json
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.errors import DivergenceError, unknown_name
 from altmin_ext.history import History, plot_histories
+from altmin_ext.losses import Loss, make_loss
 from altmin_ext.methods._options import help_of
 from altmin_ext.ops import native
 from altmin_ext.training import Evaluation, evaluate, train
@@ -173,10 +173,16 @@ def _add_data_and_model(group: argparse._ArgumentGroup) -> None:
     add("--activation", metavar="NAME", help="activation of the hidden layers of an mlp (default: relu)")
     add(
         "--loss",
-        default="cross_entropy",
         metavar="NAME",
-        help="cross_entropy, or mse against one-hot classes (default: cross_entropy)",
+        help=f"{', '.join(losses.names())}; mse is against one-hot classes (default: {_default_losses()})",
     )
+
+
+def _default_losses() -> str:
+    """What methods train on unless told otherwise."""
+    of_base = methods.Method.traits.default_loss
+    own = {name: methods.method_class(name).traits.default_loss for name in methods.names()}
+    return ", ".join([of_base, *(f"{loss} for {name}" for name, loss in own.items() if loss != of_base)])
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
@@ -280,15 +286,15 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
 
-    train_data, test_data = (_with_targets(part, architecture) for part in (dataset.train, dataset.test))
     held_out = "validation" if arguments.validation_fraction else "test"
     histories: dict[str, History] = {}
     results = []
     written: list[str] = []
     for label, method in contestants.items():
+        parts = [_with_targets(part, method.loss, dataset.classes) for part in (dataset.train, dataset.test)]
         title = label if histories else f"{_describe(dataset, architecture)}\n\n{label}"
-        histories[label] = _run(arguments, method, train_data, test_data, _EpochTable(title, held_out))
-        test = evaluate(method.model, test_data, loss=arguments.loss)
+        histories[label] = _run(arguments, method, parts[0], parts[1], _EpochTable(title, held_out))
+        test = evaluate(method.model, parts[1], loss=method.loss)
         results.append(_result(label, method, histories[label], test))
         if arguments.output is not None:
             first = next(iter(contestants.values()))
@@ -362,12 +368,11 @@ def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -
         label: methods.make_method(
             name,
             copy.deepcopy(initial),
-            loss=arguments.loss,
             seed=seed,
             device=device,
             on_nonfinite=arguments.on_nonfinite,
             graph=arguments.graph,
-            **options,
+            **{"loss": arguments.loss, **options},
         )
         for label, (name, options) in chosen.items()
     }
@@ -416,7 +421,7 @@ def _architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[
         "hidden": hidden,
         "classes": dataset.classes,
         "activation": arguments.activation or "relu",
-        "loss": arguments.loss,
+        "loss": arguments.loss or methods.method_class(arguments.method).traits.default_loss,
     }
 
 
@@ -436,10 +441,10 @@ def _describe(dataset: data.DataSet, architecture: dict[str, Any]) -> str:
     )
 
 
-def _with_targets(part: tuple[Tensor, Tensor], architecture: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _with_targets(part: tuple[Tensor, Tensor], loss: Loss, classes: int) -> tuple[Tensor, Tensor]:
     """(x, y) with y as the loss takes it: for mse, one-hot."""
     x, y = part
-    return (x, F.one_hot(y, architecture["classes"]).to(x.dtype)) if architecture["loss"] == "mse" else (x, y)
+    return x, loss.from_labels(y, classes, x.dtype)
 
 
 def _save(
@@ -500,6 +505,7 @@ def _result(label: str, method: methods.Method, history: History, test: Evaluati
     return {
         "label": label,
         "method": method.name,
+        "loss": method.loss.name,
         "options": {f.name: getattr(method.options, f.name) for f in fields if f.metadata.get("flag", True)},
         "epochs": history.epochs,
         "seconds": seconds,
@@ -544,7 +550,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{type(error).__name__} {error}"
         ) from error
     name = arguments.data or architecture["data"]
-    test = evaluate(model, _with_targets(data.load(name).test, architecture), loss=architecture["loss"])
+    loss = make_loss(architecture["loss"])
+    test = evaluate(model, _with_targets(data.load(name).test, loss, architecture["classes"]), loss=loss)
     if arguments.json:
         print(to_json({"data": name, **dataclasses.asdict(test)}))
     else:

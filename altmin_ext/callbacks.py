@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -41,7 +42,8 @@ class TrainingState:
         epochs: the most epochs that the run has.
         step: number of minibatches trained on in this run so far.
         report: the last step's report; None before the first.
-        metrics: which of "loss", "accuracy", "validation_loss" and "validation_accuracy" each epoch records.
+        metrics: which of "loss", "accuracy", "validation_loss" and "validation_accuracy" each epoch records; of a
+            stream an accuracy that depends on its targets may turn out to be None.
     """
 
     method: Method
@@ -103,16 +105,21 @@ class EarlyStopping:
         self._best_weights: dict[str, Any] | None = None
 
     def on_start(self, state: TrainingState) -> None:
-        if self.monitor not in state.metrics:
-            remedy = "pass validation or validation_fraction, or " if "validation" in self.monitor else ""
-            raise ValueError(
-                f"monitor must be one of {', '.join(state.metrics)} in this run, but is {self.monitor!r}: "
-                f"{remedy}monitor another one."
-            )
+        self._check_monitor(state.metrics)
         self._forget()
 
+    def _check_monitor(self, metrics: Sequence[str]) -> None:
+        if self.monitor not in metrics:
+            remedy = "pass validation or validation_fraction, or " if "validation" in self.monitor else ""
+            raise ValueError(
+                f"monitor must be one of {', '.join(metrics)} in this run, but is {self.monitor!r}: "
+                f"{remedy}monitor another one."
+            )
+
     def on_epoch(self, state: TrainingState) -> None:
-        value = state.history.epochs[-1][self.monitor]
+        row = state.history.epochs[-1]
+        self._check_monitor([name for name in state.metrics if row[name] is not None])
+        value = row[self.monitor]
         if self._improves(value):
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:

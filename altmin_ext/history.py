@@ -39,11 +39,12 @@ class History:
             - ``learning_rate_factor``: from the learning-rate schedule;
             - ``objective``: a list, the mean local objective of every stage over all samples, first stage first.
 
-            Values that do not apply are None: accuracies for ``loss="mse"``, validation without validation data,
-            objectives without ``report_objective=True``.
+            Values that do not apply are None: accuracies where nothing is classified, as for ``loss="mse"``,
+            validation without validation data, objectives without ``report_objective=True``.
+        loss: the name of the loss, or of the criterion's class or the function; None before the run.
         steps: number of minibatches trained on.
         step_loss: 1-D float64 tensor on the CPU, the mean loss of every minibatch.
-        step_accuracy: likewise the accuracy; None for ``loss="mse"``.
+        step_accuracy: likewise the accuracy; None where there is none.
         step_objective: (steps, stages), likewise the local objectives; None without ``report_objective=True``.
         objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose where it should not; None for all
             other methods.
@@ -57,6 +58,7 @@ class History:
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, Any]] = []
+        self.loss: str | None = None
         self.steps = 0
         self.step_loss: Tensor = torch.empty(0, dtype=torch.float64)
         self.step_accuracy: Tensor | None = None
@@ -135,6 +137,7 @@ class History:
         document = {
             "format": _FORMAT,
             "epochs": self.epochs,
+            "loss": self.loss,
             "steps": self.steps,
             "step_loss": self.step_loss.tolist(),
             "step_accuracy": None if self.step_accuracy is None else self.step_accuracy.tolist(),
@@ -173,7 +176,8 @@ class History:
         for name in ("step_accuracy", "step_objective"):
             if document[name] is not None:
                 setattr(history, name, _to_tensor(document[name]))
-        history.objective_rose = document.get("objective_rose")  # files from before it have none
+        for name in ("loss", "objective_rose"):
+            setattr(history, name, document.get(name))  # files from before it have none
         return history
 
 
@@ -186,7 +190,8 @@ class EpochRecord:
     def __init__(self, history: History) -> None:
         self._history = history
         self._reports: list[StepReport] = []
-        self._sizes: list[tuple[int, int]] = []  # of each minibatch, in samples and in samples with a target
+        # Of each minibatch, in samples and in samples with a target.
+        self._sizes: list[tuple[int, int | Tensor]] = []
         self._counted = self._described = 0.0
         self._loss = 0.0
         self._correct: float | None = None
@@ -194,7 +199,7 @@ class EpochRecord:
         self._started = time.perf_counter()
         self.samples = 0
 
-    def add(self, report: StepReport, size: int, labelled: int) -> None:
+    def add(self, report: StepReport, size: int, labelled: int | Tensor) -> None:
         self._reports.append(report)
         self._sizes.append((size, labelled))
         self.samples += size
@@ -205,7 +210,8 @@ class EpochRecord:
         if not self._reports:
             return
         reports = self._reports
-        whole, sizes = torch.tensor(self._sizes, dtype=torch.float64).unbind(1)
+        numbers = [(size, int(labelled)) for size, labelled in self._sizes]
+        whole, sizes = torch.tensor(numbers, dtype=torch.float64).unbind(1)
         loss = torch.stack([r.loss for r in reports]).cpu().double()
         counted = torch.isfinite(loss)
         self._counted += float(sizes[counted].sum())

@@ -19,7 +19,7 @@ from altmin_ext._batches import Batches, MemoryBatches, Samples, make_batches, r
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.history import EpochRecord, History, plot_histories
-from altmin_ext.losses import Loss, make_loss
+from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.methods import Method, StepReport, make_method
 from altmin_ext.network import as_chain
 from altmin_ext.nn import NonNegativeFactors
@@ -39,7 +39,7 @@ def train(
     shuffle: bool = True,
     validation: Any = None,
     validation_fraction: float = 0.0,
-    loss: str = "cross_entropy",
+    loss: LossLike | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -55,7 +55,8 @@ def train(
         data: one of
 
             - ``(x, y)``, tensors or ndarrays: x (N, ...) floating point, y (N,) integer class indices, or
-              (N, C) floats for ``loss="mse"``; copied once if the model's dtype or device is another;
+              (N, C) floats for ``loss="mse"``, or what a criterion takes; copied once if the model's dtype or
+              device is another;
             - an :class:`altmin_ext.data.DataSet`, or the name of one, see :func:`altmin_ext.data.names`: its
               training part;
             - a torch ``Dataset`` or ``DataLoader``;
@@ -69,7 +70,9 @@ def train(
         shuffle: draw a new order for every epoch; not of a DataLoader or an iterable.
         validation: evaluated after every epoch; data as above, but of a data set the test part.
         validation_fraction: hold out this part of the data for validation instead; needs data in memory.
-        loss: "cross_entropy" or "mse".
+        loss: a name, see :func:`altmin_ext.losses.names`; or a torch criterion, or any function (logits, y) -> scalar
+            mean over the minibatch, which is differentiated at the logits alone, see
+            :class:`altmin_ext.losses.Criterion`. None for the method's own: "cross_entropy", of ``admm`` "hinge".
         seed: of the order of the data and of the method, at least 0 and less than 2**63; torch's global generator
             is left alone.
         device: where to train; the model is moved there. None for where it is.
@@ -117,12 +120,22 @@ def train(
             f"epochs must be 1 with a generator, which can be read only once, but is {epochs}: pass a list "
             "of batches, a DataLoader, or another iterable that starts anew with each loop."
         )
-    metrics = ["loss", "accuracy"] if method.loss.counts_correct else ["loss"]
+    metrics = _metrics(method, batches)
     if validated is not None:
-        metrics += [f"validation_{name}" for name in metrics]
-    state = TrainingState(method, History(), epochs, tuple(metrics))
+        metrics += [f"validation_{name}" for name in _metrics(method, validated)]
+    history = History()
+    history.loss = method.loss.name
+    state = TrainingState(method, history, epochs, tuple(metrics))
     _Run(state, batches, validated, schedule, hooks, steps)(progress)
     return state.history
+
+
+def _metrics(method: Method, batches: Batches) -> list[str]:
+    """What can be said of such minibatches; of a stream's an accuracy wherever the loss may have one."""
+    counts = method.loss.counts_correct
+    if counts and isinstance(batches, MemoryBatches):
+        counts = method.loss.counts(batches.y, _output_width(method.model, batches.x))
+    return ["loss", "accuracy"] if counts else ["loss"]
 
 
 def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
@@ -166,7 +179,8 @@ class _Run:
                 self._validate()
                 if bar is not None:
                     row = state.history.epochs[-1]
-                    bar.set_postfix({name: f"{row[name]:.4f}" for name in state.metrics}, refresh=False)
+                    found = {name: row[name] for name in state.metrics if row[name] is not None}
+                    bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()}, refresh=False)
                 _call(self.hooks.on_epoch, state)
                 if self._is_over():
                     break
@@ -241,7 +255,7 @@ class Evaluation:
 
     Attributes:
         loss: mean over the samples.
-        accuracy: part of the samples that are classified correctly; None for ``loss="mse"``.
+        accuracy: part of the samples that are classified correctly; None where nothing is, as for ``loss="mse"``.
         samples: how many there were, of those with a label.
     """
 
@@ -258,7 +272,7 @@ def evaluate(
     model: nn.Module | Sequence[nn.Module],
     data: Any,
     *,
-    loss: str = "cross_entropy",
+    loss: LossLike = "cross_entropy",
     batch_size: int = _EVALUATION_BATCH,
     device: torch.device | str | None = None,
 ) -> Evaluation:
@@ -268,8 +282,9 @@ def evaluate(
         model: any module that maps x to logits (B, C), or a list of modules, one behind the other.
         data: as in :func:`train`, but of a data set the test part. Samples may be without a label, -1, if the model
             holds a :class:`altmin_ext.NonNegativeFactors`; they are left out.
-        loss: "cross_entropy" or "mse".
-        batch_size: samples evaluated at a time.
+        loss: as in :func:`train`, or the ``loss`` of a method.
+        batch_size: samples evaluated at a time. Losses of batches are averaged by their samples, which for a
+            criterion that divides by something else, such as weights, is not quite that of all at once.
         device: where to evaluate; the model is moved there. None for where it is.
 
     Returns:
@@ -287,6 +302,7 @@ def evaluate(
     if device is not None:
         model.to(device)
     weight = next(model.parameters(), torch.empty(0))
+    loss_function = loss_function.to(weight.device, weight.dtype)
     batches = make_batches(
         source, loss=loss_function, dtype=weight.dtype, device=weight.device, batch_size=batch_size
     )
@@ -297,7 +313,7 @@ def _evaluate(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
     n_out = None
     samples = 0
     total_loss: Tensor | float = 0.0
-    correct: Tensor | int = 0
+    correct: Tensor | int | None = 0
     with _evaluation_mode(model):
         for x, y in batches:
             if n_out is None:
@@ -305,18 +321,18 @@ def _evaluate(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
             y = loss.check_targets(y, x.dtype)
             loss.check_target_values(y, n_out)
             logits = model(x)
-            labelled = loss.labelled(y)
+            labelled = int(loss.labelled(y))
             if labelled == 0:
                 continue
             total_loss = total_loss + loss.mean(logits, y).double() * labelled
-            if loss.counts_correct:
-                correct = correct + (logits.argmax(1) == y).sum()
+            hits = loss.correct(logits, y)
+            correct = None if hits is None or correct is None else correct + hits
             samples += labelled
     if n_out is None:
         raise ValueError("data must yield at least one minibatch, but is empty.")
     if samples == 0:
-        raise ValueError("data must hold at least one sample with a label, but every label is -1.")
-    accuracy = float(correct) / samples if loss.counts_correct else None
+        raise ValueError("data must hold at least one sample with a label, but has none.")
+    accuracy = None if correct is None else float(correct) / samples
     return Evaluation(float(total_loss) / samples, accuracy, samples)
 
 
@@ -350,7 +366,7 @@ def _output_width(model: nn.Module, x: Tensor) -> int:
 def _check_method_object(
     method: Method,
     model: nn.Module | Sequence[nn.Module],
-    loss: str,
+    loss: LossLike | None,
     device: torch.device | str | None,
     options: dict[str, Any],
 ) -> None:
@@ -365,7 +381,7 @@ def _check_method_object(
             f"{', '.join(options)} cannot be set on a method that is made already: pass the method's name, "
             "or give the options to make_method."
         )
-    if loss not in ("cross_entropy", method.loss.name):
+    if loss is not None and loss not in (method.loss.name, method.loss.given):
         raise ValueError(f"loss must be the method's, {method.loss.name!r}, but is {loss!r}: leave it out.")
     wanted = _check.named_device("device", device) or method.device
     if wanted.type != method.device.type or wanted.index not in (None, method.device.index):

@@ -698,7 +698,7 @@ def test_failed_evaluation_leaves_every_module_in_its_mode():
         ({"data": (x, y + 1)}, ValueError, r"y must lie in \[0, 4\)"),
         ({"data": []}, ValueError, "data must yield at least one minibatch"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
-        ({"loss": "hinge"}, ValueError, "unknown loss 'hinge'"),
+        ({"loss": "hnige"}, ValueError, "unknown loss 'hnige': did you mean 'hinge'"),
     ],
 )
 def test_evaluation_of_bad_input(arguments, error, sentence):

@@ -11,6 +11,7 @@ from torch import nn
 
 from altmin_ext import _check
 from altmin_ext.errors import unknown_name
+from altmin_ext.losses import LossLike
 from altmin_ext.methods._options import other_words, unsupported
 from altmin_ext.methods.am_mem import AMMem
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
@@ -107,7 +108,7 @@ def make_method(
     name: str,
     model: nn.Module | Sequence[nn.Module],
     *,
-    loss: str = "cross_entropy",
+    loss: LossLike | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     on_nonfinite: str = "raise",
@@ -120,7 +121,9 @@ def make_method(
         name: one of :func:`names`.
         model: an ``nn.Sequential`` (nesting allowed) or a list of modules such as :class:`altmin_ext.Stage`, one
             behind the other; trained in place.
-        loss: "cross_entropy" or "mse".
+        loss: a name, see :func:`altmin_ext.losses.names`; or a torch criterion, or any function (logits, y) -> scalar
+            mean over the minibatch, which is differentiated at the logits alone, see
+            :class:`altmin_ext.losses.Criterion`. None for the method's own: "cross_entropy", of ``admm`` "hinge".
         seed: of the method's own random numbers; torch's global generator is left alone.
         device: where to train; None keeps the model where it is.
         on_nonfinite: "raise" a DivergenceError when a code or weight is not finite, or "skip" the minibatch.

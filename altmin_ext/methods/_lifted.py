@@ -147,7 +147,7 @@ class Lifted(Method):
             the model's dtype.
     """
 
-    traits = Traits(full_batch=True)
+    traits = Traits(full_batch=True, needs=("proximal",))
     options: Any
     activations_taken: Sequence[str] = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 
@@ -268,7 +268,7 @@ class Lifted(Method):
     def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Loss and hits of the network as it is; raises the flags of codes that are not finite."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        correct: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
         sums = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
         for rows in self._chunks(x):
             a = self._input(0, x, rows)
@@ -277,11 +277,11 @@ class Lifted(Method):
                 sums[l] += (z * 0).sum()
                 a = z if layer.activation is None else layer.activation.value(z)
             total += self.loss.mean(z, y[rows]) * len(z)
-            if self.loss.counts_correct:
-                correct += (z.argmax(1) == y[rows]).sum()
+            hits = self.loss.correct(z, y[rows])
+            correct = None if hits is None or correct is None else correct + hits
         sums[-1] += total * 0
         self._raise_unless_finite("code", sums)
-        return (total / len(x)).to(self.dtype), correct if self.loss.counts_correct else None
+        return (total / len(x)).to(self.dtype), correct
 
     def _bind(self, x: Tensor, y: Tensor) -> None:
         """z and a as in a forward pass, but for z_L, which is where the first sweep would leave it."""

@@ -77,14 +77,9 @@ class _Backprop(Method):
                 raise ValueError(
                     f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}."
                 )
-            if not self.loss.counts_correct:
-                self.loss.check_target_values(y, logits.shape[1])
-            try:
-                loss = self.loss.mean(logits, y)
-            except IndexError:  # torch has seen a label out of range; say which
-                self.loss.check_target_values(y, logits.shape[1])
-                raise
-        correct = (logits.argmax(1) == y).sum() if self.loss.counts_correct else None
+            self.loss.check_target_shape(y, logits.shape[1])
+            loss = self.loss.mean(logits, y)
+        correct = self.loss.correct(logits, y)
         gradients = torch.autograd.grad(loss, self._trained, allow_unused=True)
         loss = loss.detach()
         report = StepReport(

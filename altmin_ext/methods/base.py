@@ -16,7 +16,7 @@ from altmin_ext._graph import CapturedSteps
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
-from altmin_ext.losses import Loss, make_loss
+from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.methods._options import MethodOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.nn.factors import NonNegativeFactors
@@ -30,7 +30,8 @@ class StepReport:
 
     Attributes:
         loss: 0-d, mean loss over the minibatch at the logits of the encode (before any update).
-        correct: 0-d integer, how many samples of the minibatch were classified correctly; None for mse.
+        correct: 0-d integer, how many samples of the minibatch were classified correctly; None
+            where that has no meaning, as for mse.
         objective: (stages,), for every stage (1/B) sum over the minibatch of its local term after the code
             update and before the weight update; None unless ``report_objective=True``. Methods whose objective
             is one for codes and weights say when they take it.
@@ -59,12 +60,17 @@ class Traits:
         factorises: it trains NonNegativeFactors, and on samples without a label, -1.
         captures: its ``_compute`` and ``_commit`` launch the same kernels in every step and never look at a value on
             the GPU, so that they can be a CUDA graph, see :meth:`Method._why_not_captured`.
+        default_loss: the name of the loss that it takes unless told otherwise.
+        needs: methods of :class:`altmin_ext.losses.Loss` that have no default and that its loss must have, such as
+            "proximal".
     """
 
     full_batch: bool = False
     per_sample: bool = False
     factorises: bool = False
     captures: bool = False
+    default_loss: str = "cross_entropy"
+    needs: tuple[str, ...] = ()
 
 
 class Method(abc.ABC):
@@ -94,6 +100,7 @@ class Method(abc.ABC):
     Attributes:
         name: the method's name, as in :func:`altmin_ext.methods.names`.
         traits: what sets it apart for those who call it.
+        loss: the :class:`altmin_ext.losses.Loss` at the top of the network.
         model: the module being trained.
         options: the method's options, a frozen dataclass with every value in effect.
         steps: how many minibatches have been trained on.
@@ -113,7 +120,7 @@ class Method(abc.ABC):
         model: nn.Module,
         options: MethodOptions,
         *,
-        loss: str = "cross_entropy",
+        loss: LossLike | None = None,
         seed: int = 0,
         device: torch.device | str | None = None,
         on_nonfinite: str = "raise",
@@ -129,7 +136,12 @@ class Method(abc.ABC):
         self.dtype = _check_parameters(model)
         if not self.traits.factorises:
             _check_no_factors(self.name, model)
-        self.loss: Loss = make_loss(loss, partial=self.traits.factorises)
+        self.loss: Loss = make_loss(
+            self.traits.default_loss if loss is None else loss,
+            partial=self.traits.factorises,
+            needs=self.traits.needs,
+            user=self.name,
+        )
         self.model, self.options = model, options
         # To walk through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
@@ -149,6 +161,7 @@ class Method(abc.ABC):
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
+            self.loss = self.loss.to(self.device, self.dtype)
             self._guard = Guard(self._flags(), self.device)
             self._weights = Tensors(p for _, p in self._parameters if p.requires_grad)
             self._buffers = Buffers(model)
@@ -186,6 +199,8 @@ class Method(abc.ABC):
         reason = f"{self.name} looks at values in every step, which a CUDA graph cannot"
         if place.type != "cuda":
             reason = f"a CUDA graph needs a GPU, and the model trains on {place}"
+        elif not self.loss.captured:
+            reason = f"the loss {self.loss.name!r} is differentiated by torch, which is not captured"
         elif self.traits.captures:
             reason = self._why_not_captured() or ""
         if reason:
@@ -214,7 +229,7 @@ class Method(abc.ABC):
 
         Args:
             x: (B, ...), inputs in the model's dtype, on its device.
-            y: (B,) integer class indices, or (B, C) floats for ``loss="mse"``.
+            y: (B,) integer class indices, (B, C) floats for ``loss="mse"``, or what a criterion takes.
 
         Returns:
             The :class:`StepReport` of the minibatch, seen with the weights before this step.

@@ -28,7 +28,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import _check, ops
+from altmin_ext import _check
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.losses import Loss
@@ -271,29 +271,31 @@ class LastBlock(Block):
 
     Attributes:
         targets: y of the minibatch.
-        loss, correct: 0-d, of the logits at which :meth:`error` was asked for last.
+        loss, correct: 0-d, of the logits at which :meth:`error` was asked for last; None for what is not counted.
     """
 
     def __init__(self, stage: BoundStage, loss: Loss, flag: Tensor) -> None:
         super().__init__(stage, rho=0.0)
-        self._counts, self._flag = loss.counts_correct, flag
+        self._function, self._flag = loss, flag
         self.targets = self.loss = torch.empty(0)
         self.correct: Tensor | None = None
 
     def error(self) -> Tensor:
-        return self._error(self.output, self.targets)
-
-    def _error(self, output: Tensor, targets: Tensor) -> Tensor:
-        residual, self.loss = torch.empty_like(output), output.new_empty(())
-        if self._counts:
-            self.correct = torch.empty((), dtype=torch.int64, device=residual.device)
-            ops.softmax_residual(output, None, targets, residual, None, self.loss, self.correct, self._flag)
-        else:
-            ops.mse_residual(output, None, targets, residual, None, self.loss, self._flag)
+        residual, self.loss = torch.empty_like(self.output), self.output.new_empty(())
+        correct = torch.empty((), dtype=torch.int64, device=residual.device)
+        self._function.residual(
+            self.output, None, self.targets, residual, None, self.loss, correct, self._flag
+        )
+        self.correct = correct if self._function.counts(self.targets, residual.shape[1]) else None
         return residual
 
+    def curvature_at_output(self) -> float:
+        """That of the loss at the logits where the block stands."""
+        return float(self._function.curvature_at(self.output, None, self.targets))
+
     def objective(self) -> Tensor:
-        return self.loss.double()
+        share = int(self._function.labelled(self.targets)) / len(self.targets)
+        return self.loss.double() * share if share else torch.zeros_like(self.loss, dtype=torch.float64)
 
 
 class _Threads(ThreadPoolExecutor):
@@ -376,8 +378,7 @@ class BlockADMM(Method):
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x.shape[1:])
-        if not self.loss.counts_correct:
-            self.loss.check_target_values(y, self.n_out)
+        self.loss.check_target_shape(y, self.n_out)
         current = (len(x), self.learning_rate_factor)
         if current != self._scalars_are_for:
             rate, count = self.options.lr * self.learning_rate_factor, len(self._blocks)
@@ -496,8 +497,11 @@ class BlockADMM(Method):
         self._bound_shape = shape
 
     def _find_step_sizes(self, batch: int) -> list[float]:
-        """eta_t of every code, the same until a later iteration of their spectral norms."""
-        if self._step_sizes is None:
+        """eta_t of every code, the same until a later iteration of their spectral norms.
+
+        Where the loss has no bound of its curvature for all logits, they are the minibatch's own.
+        """
+        if self._step_sizes is None or (self._auto and self.loss.curvature(self.n_out) is None):
             if self._auto:
                 self._spectral_norms.begin(batch)
                 self._step_sizes = self._majorising_step_sizes()
@@ -509,7 +513,9 @@ class BlockADMM(Method):
     def _majorising_step_sizes(self) -> list[float]:
         """One over the curvature of every code's terms, at the spectral norms as they are."""
         curvatures = [self.options.rho] * len(self._hidden)
-        curvatures[-1:] = [self.loss.curvature(self.n_out)] if curvatures else []
+        if curvatures:
+            bound = self.loss.curvature(self.n_out)
+            curvatures[-1] = self._last.curvature_at_output() if bound is None else bound
         norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
         slopes = [block.pre.lipschitz for block in self._blocks[1:]]
         return [

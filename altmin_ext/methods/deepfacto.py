@@ -40,10 +40,9 @@ from torch import Tensor, nn
 
 from altmin_ext import ops
 from altmin_ext._guard import Subject
-from altmin_ext.losses import UNLABELLED
 from altmin_ext.methods._options import number, option
 from altmin_ext.methods.base import Traits
-from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions, LastBlock
+from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions
 from altmin_ext.network import BoundStage, leaves, split_at
 from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.nn.sign import check_surrogates
@@ -159,29 +158,6 @@ class FactorisedBlock(Block):
         self.codes, self.code = codes, self.layer.reconstruction(codes)
 
 
-class PartlyLabelledBlock(LastBlock):
-    """The block at the top where samples may be without a label; ``loss`` is NaN where all of them are."""
-
-    def error(self) -> Tensor:
-        labelled = self._labelled()
-        if len(labelled) == len(self.targets):
-            return super().error()
-        residual = torch.zeros_like(self.output)
-        if len(labelled):
-            residual[labelled] = self._error(self.output[labelled], self.targets[labelled])
-        else:
-            self.loss = self.output.new_full((), torch.nan)
-            self.correct = torch.zeros((), dtype=torch.int64, device=residual.device)
-        return residual
-
-    def objective(self) -> Tensor:
-        share = len(self._labelled()) / len(self.targets)
-        return super().objective() * share if share else torch.zeros_like(super().objective())
-
-    def _labelled(self) -> Tensor:
-        return (self.targets != UNLABELLED).nonzero()[:, 0]
-
-
 class OnlineDictionary:
     """M, fitted to all codes and features seen, by two matrices in which they are summed up.
 
@@ -242,8 +218,8 @@ class DeepFacto(BlockADMM):
     """DeepFacto: a layer of non-negative factors in the network, learnt by Block-ADMM; Adam on the rest.
 
     It takes models with one :class:`altmin_ext.NonNegativeFactors` that has parameters below and above it, such as
-    :func:`altmin_ext.models.deepfacto` makes. With ``loss="cross_entropy"`` a label of -1 says that the sample has
-    none. A report's loss and correct count are of the samples with a label; without any, the loss is NaN.
+    :func:`altmin_ext.models.deepfacto` makes. Where y are integer labels, -1 says that the sample has none. A
+    report's loss and correct count are of the samples with a label; without any, the loss is NaN.
 
     Attributes:
         code_step_sizes: (1,) float64, eta of the last step.
@@ -284,10 +260,6 @@ class DeepFacto(BlockADMM):
     def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[FactorisedBlock]:
         self._block = FactorisedBlock(stages[0], _layer(self.model)[1], self.options)
         return [self._block]
-
-    def _last_block(self, stage: BoundStage, flag: Tensor) -> LastBlock:
-        kind = PartlyLabelledBlock if self.loss.counts_correct else LastBlock
-        return kind(stage, self.loss, flag)
 
     def _weight_gradients(self, inputs: Sequence[Tensor]) -> None:
         super()._weight_gradients(inputs)

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Generator, Tensors, Undoable
 from altmin_ext.methods._options import GradientOptions, number, option, positive
@@ -237,8 +236,7 @@ class DifferenceTarget(Method):
             for stage in self._stages:
                 shape = stage.output_shape(shape, x)
             self._shape, self.n_out = x.shape[1:], shape[0]
-        if not self.loss.counts_correct:
-            self.loss.check_target_values(y, self.n_out)
+        self.loss.check_target_shape(y, self.n_out)
         return x, y
 
     @property
@@ -269,12 +267,9 @@ class DifferenceTarget(Method):
     def _residual_of_loss(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The derivative of the mean loss in the logits (B, C), that loss, and the correct count."""
         residual, loss = torch.empty_like(logits), logits.new_empty(())
-        correct = torch.empty_like(loss, dtype=torch.int64) if self.loss.counts_correct else None
-        if correct is None:
-            ops.mse_residual(logits, None, y, residual, None, loss)
-        else:
-            ops.softmax_residual(logits, None, y, residual, None, loss, correct)
-        return residual / len(logits), loss, correct
+        correct = torch.empty_like(loss, dtype=torch.int64)
+        self.loss.residual(logits, None, y, residual, None, loss, correct)
+        return residual / len(logits), loss, correct if self.loss.counts(y, self.n_out) else None
 
     def _fit_inverses(self, hidden: Sequence[Tensor]) -> None:
         """One step of every g_l on the mean of ||g_l(f_l(h)) - h||^2, at h_{l-1} with noise."""

@@ -188,7 +188,7 @@ class OnlineAM(Method):
         # weights, but not the running statistics of batch normalisation.
         linear = all(isinstance(stage.map, LinearMap) for stage in self._stages)
         self._defers_guard = self._residuals_at_once and linear
-        correct = torch.empty((), dtype=torch.int64, device=self.device) if self.loss.counts_correct else None
+        correct = torch.empty((), dtype=torch.int64, device=self.device)
         self._scratch = (self._like.new_empty(()), correct)
         trained = self._stages[self._stages_of_update]
         self._update = self.Update(trained, self._guard, first=len(self._stages) - len(trained))
@@ -241,8 +241,7 @@ class OnlineAM(Method):
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x)
-        if not self.loss.counts_correct:
-            self.loss.check_target_values(y, self.n_out)
+        self.loss.check_target_shape(y, self.n_out)
         self._refresh_scalars(x.shape[0])
         return x, y
 
@@ -350,29 +349,30 @@ class OnlineAM(Method):
 
     def _loss_at_encode(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean loss and the correct count, in tensors of their own for the report."""
-        loss, correct = torch.empty_like(self._scratch[0]), None
-        if self._scratch[1] is not None:
-            correct = torch.empty_like(self._scratch[1])
+        loss, correct = (torch.empty_like(scratch) for scratch in self._scratch)
         self._residual_of_loss(y, loss, correct, self._guard.loss)
-        return loss, correct
+        return loss, correct if self.loss.counts(y, self.n_out) else None
 
     def _keep_logits(self, logits: Tensor) -> None:
         self._logits = logits.view(len(logits), self.n_out)
 
-    def _residual_of_loss(self, y: Tensor, loss: Tensor, correct: Tensor | None, flag: Tensor) -> None:
+    def _residual_of_loss(self, y: Tensor, loss: Tensor, correct: Tensor, flag: Tensor) -> None:
         """The derivative of the loss in the logits, per sample, with the mean loss and the correct count."""
-        predictor, residual = self._predictor, self._output_residual
-        if correct is None:
-            ops.mse_residual(self._logits, predictor.bias, y, residual, predictor.bias_gradient, loss, flag)
-        else:
-            ops.softmax_residual(
-                self._logits, predictor.bias, y, residual, predictor.bias_gradient, loss, correct, flag
-            )
+        bias, gradient = self._predictor.bias, self._predictor.bias_gradient
+        self.loss.residual(self._logits, bias, y, self._output_residual, gradient, loss, correct, flag)
+
+    def _estimate_curvature(self, y: Tensor) -> None:
+        """The top code's bound at the logits of this minibatch, where the loss has none for all logits."""
+        if self._codes and self.loss.curvature(self.n_out) is None:
+            estimate = self.loss.curvature_at(self._logits, self._predictor.bias, y)
+            row, slope = self._rows[-1], self._stages[-1].pre.lipschitz or 1.0
+            row[CodeScalar.curvature] = row[CodeScalar.downstream] * slope**2 * estimate
 
     def _move_codes(self, y: Tensor) -> None:
         """From the top down, each with the new code above it."""
         if self._auto:
             self._spectral_norms.begin(len(y))
+            self._estimate_curvature(y)
         for l in reversed(range(len(self._codes))):
             self._update_code(l, y)
 
@@ -466,7 +466,7 @@ class OnlineAM(Method):
             curvature = 1.0
             if top:
                 downstream = 1 / (2 * self.mu) if paper else 1 / (self.mu * batch)
-                curvature = self.loss.curvature(self.n_out)
+                curvature = self.loss.curvature(self.n_out) or 0.0  # else estimated in each step
             if lipschitz is not None:
                 curvature *= lipschitz**2
             rows.append(

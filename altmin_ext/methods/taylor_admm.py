@@ -25,7 +25,6 @@ so that the matrix to solve with is as wide as the layer above.
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -73,12 +72,6 @@ class TaylorADMMOptions(MethodOptions):
     gamma: float = option(
         10.0, "factor of the penalty gamma ||.||^2 that ties activations to pre-activations", positive()
     )
-    label_loss: str = option(
-        "hinge",
-        "loss of the labels: 'hinge', one class against the rest on {0, 1}, 'squared' or 'cross_entropy'; the "
-        "targets of mse are fitted by squares",
-        choice("hinge", "squared", "cross_entropy"),
-    )
     multiplier_step: float = option(1.0, "step of the multiplier in units of beta; 0 leaves it out", number())
     warm_start: int = option(10, "iterations before the multiplier begins to move", integer(0))
     ridge: float = option(
@@ -93,72 +86,6 @@ class TaylorADMMOptions(MethodOptions):
     reduce: Reduce | None = option(  # noqa: RUF009  (it makes a field)
         None, "adds up tensors over all workers, in place", _checked_reduce, flag=False
     )
-
-
-class OutputLoss(abc.ABC):
-    """loss(z, y) of a sample, summed over its outputs, as an iteration needs it."""
-
-    @abc.abstractmethod
-    def value(self, z: Tensor, y: Tensor) -> Tensor:
-        """The sum over samples, 0-d, of z (B, C)."""
-
-    @abc.abstractmethod
-    def minimise(
-        self, center: Tensor, y: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor
-    ) -> None:
-        """out = argmin_z loss(z, y) + <multiplier, z> + beta ||z - center||^2."""
-
-
-class Hinge(OutputLoss):
-    """Of every output max(1 - z, 0) for the label's own, max(z, 0) for the others."""
-
-    def value(self, z: Tensor, y: Tensor) -> Tensor:
-        return torch.where(one_hot(y, z) == 1, 1 - z, z).relu().sum()
-
-    def minimise(
-        self, center: Tensor, y: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor
-    ) -> None:
-        ops.hinge_prox(center, one_hot(y, center), multiplier, out, beta, guard)
-
-
-class Squared(OutputLoss):
-    """Of every output (z - y)^2; labels count as one-hot."""
-
-    def value(self, z: Tensor, y: Tensor) -> Tensor:
-        return (z - self._targets(y, z)).square().sum()
-
-    def minimise(
-        self, center: Tensor, y: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor
-    ) -> None:
-        torch.div(2 * self._targets(y, center) - multiplier + 2 * beta * center, 2 + 2 * beta, out=out)
-        guard.logical_or_(~out.sum().isfinite())
-
-    def _targets(self, y: Tensor, like: Tensor) -> Tensor:
-        return y if y.is_floating_point() else one_hot(y, like)
-
-
-class SoftmaxCrossEntropy(OutputLoss):
-    """-log softmax(z) of the label."""
-
-    def value(self, z: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(z, y, reduction="sum")
-
-    def minimise(
-        self, center: Tensor, y: Tensor, multiplier: Tensor, out: Tensor, beta: float, guard: Tensor
-    ) -> None:
-        ops.softmax_prox(center - multiplier / (2 * beta), y, out, 2 * beta, guard)
-
-
-def one_hot(y: Tensor, like: Tensor) -> Tensor:
-    """Labels (B,) as (B, C)."""
-    return F.one_hot(y, like.shape[1]).to(like)
-
-
-_label_losses: dict[str, type[OutputLoss]] = {
-    "hinge": Hinge,
-    "squared": Squared,
-    "cross_entropy": SoftmaxCrossEntropy,
-}
 
 
 class Gram(NamedTuple):
@@ -256,7 +183,8 @@ class TaylorADMM(Method):
     A step is an iteration and takes the whole training set, the same samples in the same order every time. What it
     reports costs one more forward pass. Memory: twice the pre-activations of all samples and the multiplier, since a
     step that cannot be taken must leave the old ones, and the activations of two layers. A network for two classes
-    has two outputs.
+    has two outputs. What fits labels is a hinge loss, one class against the rest, unless ``loss`` says
+    otherwise.
 
     With ``reduce`` every worker makes a method of its own, from the same initial weights, steps on its own shard of
     the samples, and finds the weights that one worker would have found for all of them, to rounding. It is called
@@ -276,7 +204,7 @@ class TaylorADMM(Method):
     """
 
     name = "admm"
-    traits = Traits(full_batch=True)
+    traits = Traits(full_batch=True, default_loss="hinge", needs=("proximal",))
     Options = TaylorADMMOptions
     options: TaylorADMMOptions
 
@@ -293,7 +221,6 @@ class TaylorADMM(Method):
     def _allocate(self) -> None:
         modules = [stage.map.affine for stage in self._stages]
         self._layers = [TaylorLayer(m, self.options.ridge) for m in modules if isinstance(m, nn.Linear)]
-        self._output = _label_losses[self.options.label_loss]() if self.loss.counts_correct else Squared()
         self._shape = torch.Size()  # of a sample
         self.codes: list[Tensor] = []
         self.multiplier = self._like.new_zeros(0, self._layers[-1].shape[0])
@@ -356,14 +283,14 @@ class TaylorADMM(Method):
     def _encode(self, x: Tensor, y: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """The loss and the correct count of the model as it is."""
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        correct: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
         for chunk in self._chunks(len(x)):
             logits = self._forward(x[chunk], weights)[-1]
             loss += self.loss.mean(logits, y[chunk]) * len(logits)
-            if self.loss.counts_correct:
-                correct += (logits.argmax(1) == y[chunk]).sum()
+            hits = self.loss.correct(logits, y[chunk])
+            correct = None if hits is None or correct is None else correct + hits
         self._guard.loss.copy_(~loss.isfinite())
-        return (loss / len(x)).to(self.dtype), correct if self.loss.counts_correct else None
+        return (loss / len(x)).to(self.dtype), correct
 
     def _forward(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         """z_1 to z_L of a forward pass."""
@@ -435,12 +362,14 @@ class TaylorADMM(Method):
         flag = self._guard.code(len(self._layers) - 1)
         for chunk in self._chunks(len(z)):
             center = layer.apply(weights, below[chunk])
-            self._output.minimise(center, y[chunk], multiplier[chunk], z[chunk], beta, flag)
+            tilted = center - multiplier[chunk] / (2 * beta)
+            self.loss.proximal(tilted, y[chunk], 2 * beta, z[chunk], flag)
             misfit = z[chunk] - center
             if self.iterations >= o.warm_start:
                 new[chunk].add_(misfit, alpha=o.multiplier_step * beta)
             if o.report_objective:
-                objective += self._output.value(z[chunk], y[chunk]) + beta * misfit.double().square().sum()
+                objective += len(misfit) * self.loss.mean(z[chunk], y[chunk])
+                objective += beta * misfit.double().square().sum()
         return z, new, objective
 
     # ------------------------------------------------------------------------------------- what it needs

@@ -122,7 +122,7 @@ class Reference:
         model: nn.Sequential,
         starts: Sequence[int],
         *,
-        loss: str = "cross_entropy",
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         rho: float = 1.0,
@@ -158,8 +158,9 @@ class Reference:
         """What a block has to do with the Lagrangian, summed over samples."""
         output = self.blocks[t](below)
         if code is None or dual is None:
-            mean = F.cross_entropy(output, y) if self.loss == "cross_entropy" else F.mse_loss(output, y)
-            return len(y) * mean
+            named = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
+            mean = self.loss if callable(self.loss) else named[self.loss]
+            return len(y) * mean(output, y)
         return self.rho / 2 * (code - output + dual).square().sum()
 
     def lagrangian(self, x: Tensor, codes: list[Tensor], duals: list[Tensor], y: Tensor) -> Tensor:

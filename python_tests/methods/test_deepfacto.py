@@ -83,7 +83,7 @@ def rows_of(x: Tensor) -> Tensor:
 class Reference:
     """The same steps from the definitions, for models as ``models.deepfacto`` builds them."""
 
-    def __init__(self, model: nn.Sequential, loss: str, options: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Sequential, loss: Any, options: dict[str, Any]) -> None:
         self.model, self.loss, self.o = copy.deepcopy(model), loss, DeepFactoOptions(**options)
         self.encoder, self.layer, self.head = self.model[:2], self.model[2], self.model[3]
         self.adam = torch.optim.AdamW(
@@ -94,8 +94,8 @@ class Reference:
     def total(self, codes: Tensor, y: Tensor) -> Tensor:
         """The loss, summed over the samples that have a label."""
         logits = self.head(codes)
-        if self.loss == "mse":
-            return len(y) * F.mse_loss(logits, y)
+        if self.loss == "mse" or callable(self.loss):
+            return len(y) * (F.mse_loss if self.loss == "mse" else self.loss)(logits, y)
         return F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
 
     def step(self, x: Tensor, y: Tensor, eta: float) -> list[float]:

@@ -33,7 +33,7 @@ class Case:
 METHODS = {
     "adam": Case({"lr": 0.01}, codes=False, mu=False),
     "admm": Case(
-        {"relaxation": 1.0, "label_loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
+        {"relaxation": 1.0, "loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
         mu=False,
         activation=nn.ReLU,
         dropout=False,
@@ -636,7 +636,9 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "lr is None": ({"lr": None}, TypeError),
     "weight_decay is negative": ({"weight_decay": -1.0}, ValueError),
     "loss is misspelt": ({"loss": "cross_entropie"}, ValueError),
-    "loss is a module": ({"loss": nn.CrossEntropyLoss()}, TypeError),
+    "loss is a number": ({"loss": 1.0}, TypeError),
+    "loss is a class": ({"loss": nn.CrossEntropyLoss}, TypeError),
+    "loss is a sum": ({"loss": nn.CrossEntropyLoss(reduction="sum")}, ValueError),
     "on_nonfinite is misspelt": ({"on_nonfinite": "ignore"}, ValueError),
     "seed is a word": ({"seed": "0"}, TypeError),
 }
