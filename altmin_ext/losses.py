@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altmin_ext import ops
+from altmin_ext._check import named_type
 from altmin_ext.errors import unknown_name
 
 UNLABELLED = -1
@@ -605,7 +606,7 @@ def make_loss(loss: LossLike, *, partial: bool = False, needs: Sequence[str] = (
         made = Criterion(loss)
     else:
         raise TypeError(
-            f"loss must be a name, a torch criterion or a function of logits and y, but is a {type(loss).__name__}."
+            f"loss must be a name, a torch criterion or a function of logits and y, but is {named_type(loss)}."
         )
     for need in needs:
         if not _has(type(made), need):
@@ -614,7 +615,7 @@ def make_loss(loss: LossLike, *, partial: bool = False, needs: Sequence[str] = (
                 f"loss must know its {need} map for {user}, but {made.name!r} does not; choose {others}, or a method "
                 "that takes derivatives."
             )
-    return PartlyLabelled(made) if partial else made
+    return PartlyLabelled(made) if partial and not isinstance(made, PartlyLabelled) else made
 
 
 def _has(loss: type[Loss], need: str) -> bool:

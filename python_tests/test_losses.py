@@ -562,10 +562,10 @@ def test_automatic_step_size_of_the_top_code(name: str, slope: float) -> None:
 
 @pytest.mark.parametrize("name", ["block-admm", "deepfacto"])
 def test_automatic_step_size_of_blocks(name: str) -> None:
-    """1 / (beta + s lambda); the codes of factors have next to no beta of their own."""
+    """1 / (rho + s lambda); the codes of factors have next to no rho of their own."""
     w = torch.tensor([1.0, 4.0, 2.0], dtype=torch.float64)
     model = network(name)
-    method = altmin_ext.make_method(name, model, loss=lambda z, y: (w * (z - y) ** 2).mean(), beta=0.8)
+    method = altmin_ext.make_method(name, model, loss=lambda z, y: (w * (z - y) ** 2).mean(), rho=0.8)
     s = float(torch.linalg.matrix_norm(model[-1].weight.detach(), 2)) ** 2
     method.step(*batch("reals"))
     own = 0.8 if name == "block-admm" else 0.8e-6

@@ -26,7 +26,8 @@ from altmin_ext import ops
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.codes import Code, Flags, FlippedCode, Slot, code_for
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, Traits, option
+from altmin_ext.methods._options import GradientOptions, choice, integer, number, option, positive
+from altmin_ext.methods.base import Method, StepReport, Traits
 from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, split
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
@@ -34,7 +35,7 @@ from altmin_ext.updates import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_ho
 
 
 @dataclasses.dataclass(frozen=True)
-class OnlineAMOptions(MethodOptions):
+class OnlineAMOptions(GradientOptions):
     """Options of the online AM methods; see the design of a step in the module's text.
 
     ``lr_codes``, ``mu``, ``code_iterations`` and ``code_momentum`` default to None, which stands for the value of
@@ -48,26 +49,39 @@ class OnlineAMOptions(MethodOptions):
     not mind; plain gradient steps diverge, so AM-SGD does not scale unless asked to, and then wants an ``lr`` of .01.
     """
 
-    lr_out: float | None = option(None, "learning rate of the predictor (None: lr)")
-    lr_codes: float | str | None = option(
-        None,
-        "step size of the codes, or 'auto': one over a bound of the local curvature (None: 'auto'; released .3)",
-    )
+    lr_out: float | None = option(None, "learning rate of the predictor", number(), none="lr")
+    lr_codes: float | str | None = option(None, none="auto; .3 with scaling='released'")
     stage_scaling: str | None = option(
         None,
-        "'displacement' or 'none' (None: 'displacement' with lr_codes='auto', but for am-sgd, else 'none')",
+        "'displacement' holds codes as scaled displacements, 'none' as they are",
+        choice("displacement", "none"),
+        none="displacement with lr_codes='auto', except in am-sgd; else none",
     )
-    code_iterations: int | None = option(None, "gradient steps on each code (None: 1; released or Elman 5)")
-    code_momentum: float | None = option(None, "Nesterov momentum of these steps (None: 0; released .9)")
-    weight_iterations: int | None = option(None, "gradient steps on the weights (None: 1; Elman 5)")
-    mu: float | None = option(None, "penalty that ties codes to the stage below (None: .5; released .003)")
-    mu_increment: float = option(0.0, "added to mu after each minibatch")
-    mu_multiplier: float = option(1.0, "multiplies mu after each epoch")
-    mu_max: float = option(math.inf, "mu never exceeds this")
-    l1_codes: float = option(0.0, "l1 penalty on the codes, by soft threshold")
-    l1_weights: float = option(0.0, "l1 penalty on the weights, not the biases, by soft threshold")
+    code_iterations: int | None = option(None, none="1; 5 with scaling='released' or an Elman layer")
+    code_momentum: float | None = option(
+        None,
+        "Nesterov momentum of the steps on the codes",
+        number(below=1.0),
+        none="0; .9 with scaling='released'",
+    )
+    weight_iterations: int | None = option(
+        None, "gradient steps on the weights", integer(), none="1; 5 with an Elman layer"
+    )
+    mu: float | None = option(
+        None,
+        "factor of the penalty mu ||.||^2 that ties codes to what the stage below gives",
+        positive(),
+        none=".5; .003 with scaling='released'",
+    )
+    mu_increment: float = option(0.0, "added to mu after each minibatch", number())
+    mu_multiplier: float = option(1.0, "factor of mu after each epoch", positive())
+    mu_max: float = option(math.inf, "mu is not raised above this", positive(infinite=True))
+    l1_codes: float = option(0.0)
+    l1_weights: float = option(0.0)
     scaling: str = option(
-        "paper", "'paper': sums per sample, as published; 'released': means, as in the authors' code"
+        "paper",
+        "'paper': sums per sample, as published; 'released': means, as in the authors' code",
+        choice("paper", "released"),
     )
 
     _scales_by_default: ClassVar[bool] = True
@@ -97,42 +111,22 @@ class OnlineAMOptions(MethodOptions):
             weight_iterations=weights if self.weight_iterations is None else self.weight_iterations,
         )
 
-    def __post_init__(self) -> None:
-        self._check_choice("scaling", ("paper", "released"))
+    def complete(self) -> None:
         for name, value in self._defaults[self.scaling].items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                self._set(name, value)
         if self.lr_out is None:
-            object.__setattr__(self, "lr_out", self.lr)
+            self._set("lr_out", self.lr)
         if self.stage_scaling is None:
             scales = self._scales_by_default and self.lr_codes == "auto"
-            object.__setattr__(self, "stage_scaling", "displacement" if scales else "none")
-        super().__post_init__()
+            self._set("stage_scaling", "displacement" if scales else "none")
 
     def check(self) -> None:
-        super().check()
-        self._check_number("lr_out", minimum=0.0)
-        if self.lr_codes != "auto":
-            if isinstance(self.lr_codes, str):
-                raise ValueError(f"lr_codes must be a number or 'auto', but is {self.lr_codes!r}.")
-            self._check_number("lr_codes", minimum=0.0, exclusive=True)
-        elif self.scaling == "released":
+        if self.lr_codes == "auto" and self.scaling == "released":
             raise ValueError(
                 "lr_codes must be a number with scaling='released', but is 'auto', whose bound holds for "
                 "scaling='paper' only."
             )
-        self._check_choice("stage_scaling", ("displacement", "none"))
-        if self.code_iterations is not None:
-            self._check_count("code_iterations")
-        self._check_number("code_momentum", minimum=0.0, below=1.0)
-        if self.weight_iterations is not None:
-            self._check_count("weight_iterations")
-        self._check_number("mu", minimum=0.0, exclusive=True)
-        self._check_number("mu_increment", minimum=0.0)
-        self._check_number("mu_multiplier", minimum=0.0, exclusive=True)
-        self._check_number("mu_max", minimum=0.0, exclusive=True, infinite=True)
-        self._check_number("l1_codes", minimum=0.0)
-        self._check_number("l1_weights", minimum=0.0)
 
 
 class OnlineAM(Method):
@@ -489,7 +483,7 @@ class OnlineAM(Method):
 
 
 class AMAdam(OnlineAM):
-    """AM-Adam: one or a few Adam steps per stage on its own least-squares problem (section 3 of the paper)."""
+    """AM-Adam: online alternating minimisation, Adam on the weights (section 3 of the paper)."""
 
     name = "am-adam"
     Update = AdamUpdate
@@ -501,11 +495,11 @@ class AMSGDOptions(OnlineAMOptions):
 
     _scales_by_default: ClassVar[bool] = False
 
-    lr: float = option(0.1, "learning rate of the weights")
+    lr: float = option(0.1)
 
 
 class AMSGD(OnlineAM):
-    """AM-SGD: the same with plain gradient steps."""
+    """AM-SGD: online alternating minimisation, SGD on the weights (section 3 of the paper)."""
 
     name = "am-sgd"
     Options = AMSGDOptions

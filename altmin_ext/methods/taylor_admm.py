@@ -36,47 +36,56 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, Traits, option
+from altmin_ext.methods._options import MethodOptions, choice, integer, number, option, positive
+from altmin_ext.methods.base import Method, StepReport, Traits
 from altmin_ext.network import BoundStage, LinearMap, split
 
 Reduce: TypeAlias = Callable[[list[Tensor]], None]
+
+
+def _checked_reduce(name: str, value: Any) -> Reduce:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function of a list of tensors, but is {value!r}.")
+    reduce: Reduce = value
+    return reduce
 
 
 @dataclasses.dataclass(frozen=True)
 class TaylorADMMOptions(MethodOptions):
     """Options of :class:`TaylorADMM`.
 
-    ``multiplier_step`` 1 is published; 2 is the textbook's for a penalty of beta ||.||^2 without a half, and makes
+    ``multiplier_step=1`` is published; 2 is the textbook's for a penalty of beta ||.||^2 without a half, and makes
     lambda = -dloss/dz_L after every iteration. Activations move towards the label of their sample, which those of a
-    forward pass cannot, and the multiplier drives them on. On 10,000 images of Fashion-MNIST accuracy rose for twenty
-    iterations and then fell, the faster the larger the step; with 0, the penalty alone, it rose for fifty.
+    forward pass cannot do, and the multiplier drives them further. On 10,000 images of Fashion-MNIST accuracy rose
+    for twenty iterations and then fell, faster with a larger step; with 0, the penalty alone, it rose for fifty.
+
+    ``relaxation`` is how far weights go towards the least squares: 1, all the way, is the paper's.
     """
 
-    lr: float = option(1.0, "how far weights go towards the least squares; 1, all the way, is the paper's")
-    beta: float = option(1.0, "penalty that ties pre-activations to the layer below")
-    gamma: float = option(10.0, "penalty that ties activations to pre-activations")
-    multiplier_step: float = option(1.0, "step of the multiplier in units of beta; 0 leaves it out")
-    warm_start: int = option(10, "iterations before the multiplier begins to move")
-    ridge: float = option(1e-2, "added to A's diagonal but for the bias, in units of the diagonal's mean")
+    relaxation: float = option(1.0)
+    shrinkage: float = option(
+        0.0, "part of the weights that each iteration takes off, times relaxation", number()
+    )
+    beta: float = option(
+        1.0, "factor of the penalty beta ||.||^2 that ties pre-activations to the layer below", positive()
+    )
+    gamma: float = option(
+        10.0, "factor of the penalty gamma ||.||^2 that ties activations to pre-activations", positive()
+    )
+    multiplier_step: float = option(1.0, "step of the multiplier in units of beta; 0 leaves it out", number())
+    warm_start: int = option(10, "iterations before the multiplier begins to move", integer(0))
+    ridge: float = option(
+        1e-2, "ties weights to zero: added to A's diagonal but for the bias, in units of its mean", positive()
+    )
     initialisation: str = option(
-        "forward", "of the pre-activations: the model's 'forward' pass, or 'random' normal as in the paper"
+        "forward",
+        "initial pre-activations: the model's 'forward' pass, or 'random' normal numbers as in the paper",
+        choice("forward", "random"),
     )
-    chunk_size: int = option(1000, "samples worked on at a time, at most")
+    chunk_size: int = option(1000)
     reduce: Reduce | None = option(  # noqa: RUF009  (it makes a field)
-        None, "adds up tensors over all workers, in place", flag=False
+        None, "adds up tensors over all workers, in place", _checked_reduce, flag=False
     )
-
-    def check(self) -> None:
-        super().check()
-        self._check_number("beta", minimum=0.0, exclusive=True)
-        self._check_number("gamma", minimum=0.0, exclusive=True)
-        self._check_number("multiplier_step", minimum=0.0)
-        self._check_count("warm_start", minimum=0)
-        self._check_number("ridge", minimum=0.0, exclusive=True)
-        self._check_choice("initialisation", ("random", "forward"))
-        self._check_count("chunk_size")
-        if self.reduce is not None and not callable(self.reduce):
-            raise TypeError(f"reduce must be a function of a list of tensors, but is {self.reduce!r}.")
 
 
 class Gram(NamedTuple):
@@ -167,7 +176,9 @@ class TaylorLayer:
 
 
 class TaylorADMM(Method):
-    """ADMM of Taylor et al., on Linear layers with ReLU between them; see the module for the iteration.
+    """ADMM without gradients on the whole training set at once (Taylor et al. 2016).
+
+    Takes Linear layers with ReLU between them; see the module for the iteration.
 
     A step is an iteration and takes the whole training set, the same samples in the same order every time. What it
     reports costs one more forward pass. Memory: twice the pre-activations of all samples and the multiplier, since a
@@ -313,12 +324,12 @@ class TaylorADMM(Method):
 
     def _fit(self, l: int, old: Tensor, gram: Gram, a: Tensor, z: Tensor) -> Tensor:
         """W_l: towards the least squares of z_l by a_{l-1}."""
-        layer, rate = self._layers[l], self.options.lr * self.learning_rate_factor
+        layer, rate = self._layers[l], self.options.relaxation * self.learning_rate_factor
         cross = torch.zeros(layer.shape, dtype=torch.float64, device=self.device)
         for chunk in self._chunks(len(a)):
             cross.addmm_(z[chunk].double().t(), layer.augmented(a[chunk]))
         self._sum(cross)
-        fitted = layer.fitted(old, gram, cross, rate, rate * self.options.weight_decay)
+        fitted = layer.fitted(old, gram, cross, rate, rate * self.options.shrinkage)
         self._guard.weights(l).copy_(~fitted.isfinite().all())
         return fitted
 
@@ -373,7 +384,7 @@ class TaylorADMM(Method):
             self.options.reduce([tensor])
 
     def _remedy(self, variable: str) -> str:
-        return "lower lr or raise ridge"
+        return "lower relaxation or raise ridge"
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -10,6 +10,7 @@ from typing import TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from altmin_ext._check import named_type
 from altmin_ext.network.chain import PreMap
 from altmin_ext.network.maps import LinearMap, LocalMap, Map, map_of
 from altmin_ext.network.pieces import LocalPiece, affine, batch_normalisations, piece_of
@@ -67,10 +68,10 @@ def as_chain(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
     if isinstance(model, (list, tuple)):
         for i, module in enumerate(model):
             if not isinstance(module, nn.Module):
-                raise TypeError(f"model[{i}] must be a torch.nn.Module, but is a {type(module).__name__}.")
+                raise TypeError(f"model[{i}] must be a torch.nn.Module, but is {named_type(module)}.")
         return nn.Sequential(*model)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
+        raise TypeError(f"model must be a torch.nn.Module, but is {named_type(model)}.")
     return model
 
 
@@ -82,7 +83,7 @@ def _check_chain(model: nn.Module) -> None:
     """Raise unless it is known in which order the model's modules follow each other."""
     if not _is_sequential(model) and not isinstance(model, Stage) and any(True for _ in model.children()):
         raise ValueError(
-            f"model must be an nn.Sequential or a list of stages, but is a {type(model).__name__}, whose forward can "
+            f"model must be an nn.Sequential or a list of stages, but is {named_type(model)}, whose forward can "
             "be anything; write it as an nn.Sequential, with altmin_ext.Stage around what belongs together."
         )
     for path, module in _leaves(model, ""):

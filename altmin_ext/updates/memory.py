@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altmin_ext import ops
+from altmin_ext import _check, ops
 from altmin_ext._undo import Tensors
 from altmin_ext.network import Map
 from altmin_ext.network.maps import Affine
@@ -47,7 +47,7 @@ def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Me
 def read_memories(name: str, memories: object) -> list[Memory]:
     """The memories as a list; a TypeError or ValueError unless they are pairs of tensors that an A and a B can be."""
     if not isinstance(memories, Iterable):
-        raise TypeError(f"{name} must be pairs (A, B) of tensors, but is a {type(memories).__name__}.")
+        raise TypeError(f"{name} must be pairs (A, B) of tensors, but is {_check.named_type(memories)}.")
     found: list[Memory] = []
     for entry in memories:
         pair = tuple(entry) if isinstance(entry, (tuple, list)) else ()

@@ -24,7 +24,7 @@ from .test_methods_common import assert_sentence
 
 FEATURES, CLASSES, SAMPLES = 5, 3, 23
 DEFAULTS: dict[str, Any] = {
-    "lr": 1.0, "weight_decay": 0.0, "beta": 1.0, "gamma": 10.0, "loss": "hinge",
+    "relaxation": 1.0, "shrinkage": 0.0, "beta": 1.0, "gamma": 10.0, "loss": "hinge",
     "multiplier_step": 1.0, "warm_start": 10, "ridge": 1e-2, "initialisation": "forward",
 }  # fmt: skip
 
@@ -135,7 +135,7 @@ class Reference:
             self.multiplier = torch.zeros_like(self.z[-1])
         logits = self.forward(x)[-1]
         old, a = list(self.weights), [z.relu() for z in self.z[:-1]]
-        rate = o["lr"] * factor
+        rate = o["relaxation"] * factor
         for l in range(last + 1):
             below = x if l == 0 else a[l - 1]
             free = self.free[l]
@@ -147,7 +147,7 @@ class Reference:
                 return self.weight_objective(l, below, self.z[l], moved) + idle
 
             move = newton(of_weights, torch.zeros_like(old[l]))
-            fitted = (old[l] + rate * move) * (1 - rate * o["weight_decay"])
+            fitted = (old[l] + rate * move) * (1 - rate * o["shrinkage"])
             self.weights[l] = torch.where(free == 1, fitted, old[l])
             if l < last:
 
@@ -221,7 +221,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"warm_start": 0, "beta": 0.4, "gamma": 2.0, "chunk_size": 7},
     {"loss": "squared", "warm_start": 2},
     {"loss": "cross_entropy", "warm_start": 2, "beta": 0.3},
-    {"lr": 0.6, "weight_decay": 0.2, "chunk_size": 1},
+    {"relaxation": 0.6, "shrinkage": 0.2, "chunk_size": 1},
 ]
 
 
@@ -258,7 +258,7 @@ def test_frozen_parts_are_given_to_the_least_squares(frozen: tuple[str, ...]) ->
     model = mlp()
     for key in frozen:
         model.get_parameter(key).requires_grad_(False)
-    options = {"lr": 0.7, "weight_decay": 0.1}
+    options = {"relaxation": 0.7, "shrinkage": 0.1}
     method = altmin_ext.make_method("admm", model, **{**DEFAULTS, **options})
     reference = Reference(model, **options)
     for _ in range(3):
