@@ -163,28 +163,7 @@ def _run(
             if batches.steps is not None and not batches.one_shot:  # what can be gone through beforehand
                 seen = itertools.islice(batches, None if steps is None else steps - state.step)
                 method.begin_epoch(_held(seen, interrupt))
-            for x, y in batches:
-                interrupt.held = True
-                report = step(x, y)
-                interrupt.release()
-                record.add(report, len(x), method.loss.labelled(y))
-                del x, y  # the next minibatch then takes their memory, which is still in the cache
-                state.step += 1
-                if state.step % _STEPS_UNSEEN == 0:
-                    method.raise_if_diverged()
-                if bar is not None:
-                    bar.update()
-                state.report = report
-                for hook in hooks.on_step:
-                    hook(state)
-                if state.step == steps or state.stopped:
-                    break
-            if record.samples == 0:
-                raise ValueError(
-                    f"data must yield at least one minibatch, but was empty in epoch {epoch}"
-                    f"{': an iterable that is to serve several epochs must start anew' if epoch > 1 else ''}."
-                )
-            method.raise_if_diverged()
+            _run_epoch(state, step, batches, record, hooks, steps, bar, interrupt)
             method.end_epoch()
             record.close(epoch, method.learning_rate_factor)
             state.history.objective_rose = method.objective_rose
@@ -198,6 +177,42 @@ def _run(
                 hook(state)
             if state.step == steps or state.stopped:
                 break
+
+
+def _run_epoch(
+    state: TrainingState,
+    step: Callable[[Tensor, Tensor], StepReport],
+    batches: Batches,
+    record: EpochRecord,
+    hooks: _Hooks,
+    steps: int | None,
+    bar: Any,
+    interrupt: HeldInterrupt,
+) -> None:
+    """The steps of an epoch."""
+    method = state.method
+    for x, y in batches:
+        interrupt.held = True
+        report = step(x, y)
+        interrupt.release()
+        record.add(report, len(x), method.loss.labelled(y))
+        del x, y  # the next minibatch then takes their memory, which is still in the cache
+        state.step += 1
+        if state.step % _STEPS_UNSEEN == 0:
+            method.raise_if_diverged()
+        if bar is not None:
+            bar.update()
+        state.report = report
+        for hook in hooks.on_step:
+            hook(state)
+        if state.step == steps or state.stopped:
+            break
+    if record.samples == 0:
+        again = ": an iterable that is to serve several epochs must start anew" if state.epoch > 1 else ""
+        raise ValueError(
+            f"data must yield at least one minibatch, but was empty in epoch {state.epoch}{again}."
+        )
+    method.raise_if_diverged()
 
 
 def _held(

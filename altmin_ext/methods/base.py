@@ -20,7 +20,6 @@ from altmin_ext.losses import Loss, make_loss
 from altmin_ext.network import BoundStage
 from altmin_ext.nn.factors import NonNegativeFactors
 
-
 Seen = TypeVar("Seen")
 
 

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
+from altmin_ext._undo import Undoable
 from altmin_ext.methods.base import Method, MethodOptions, StepReport, Traits, option
 from altmin_ext.network import BoundStage, LinearMap, split
 
@@ -330,6 +331,9 @@ class TaylorADMM(Method):
         return StepReport(
             loss, correct, torch.stack(objective) / len(x) if self.options.report_objective else None
         )
+
+    def _undoable(self) -> Sequence[Undoable]:
+        return [self._weights]
 
     def _commit(self, batch: int) -> None:
         found = self._found
