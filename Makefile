@@ -3,65 +3,107 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= digits
+TEST_JOBS ?= auto
+
+# The GPUs here, by compute capability: the CUDA kernels are compiled for them alone, and where there is none not at all.
+gpus := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+\.[0-9]+$$' | sort -u)
+ifeq ($(gpus),)
+ALTMIN_CUDA ?= OFF
+else
+ALTMIN_CUDA ?= AUTO
+empty :=
+ALTMIN_CUDA_ARCHITECTURES ?= $(subst $(empty) ,;,$(patsubst %,%-real,$(subst .,,$(gpus))))
+endif
+export ALTMIN_CUDA ALTMIN_CUDA_ARCHITECTURES
+
 # Which torch to install into VENV where none there fits: the package, and an index to look in besides pip's own.
 # Without a GPU that is the CPU build, a tenth of the size, which pip prefers wherever it finds both.
 TORCH ?= torch==2.13.0
-ifeq ($(shell command -v nvidia-smi 2>/dev/null),)
+ifeq ($(gpus),)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 
+# pip leaves Python files to the first import, which compiles the few that are needed and keeps them.
+unexport PYTHONDONTWRITEBYTECODE
 python := $(VENV)/bin/python
-pip := $(python) -m pip --quiet
-installed := $(VENV)/.installed
-sources := CMakeLists.txt pyproject.toml altmin_ext/__init__.py $(shell find csrc -type f)
+pip := $(python) -m pip --disable-pip-version-check
+install := $(pip) --quiet install --no-compile
+# Stamps: torch and what builds the package; the package with what the demo imports; what tests and checks need besides.
+torch := $(VENV)/.torch
+package := $(VENV)/.package
+tools := $(VENV)/.tools
+sources := CMakeLists.txt pyproject.toml altmin_ext/_version.py $(shell find csrc -type f)
 
-.PHONY: help demo test test-gpu lint bench bench-gpu clean
+.PHONY: help demo test test-gpu gpu-check lint ruff mypy clang-format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo [DATA=fashion-mnist]   train AM-Adam beside Adam and write runs/"
-	@echo "make test                        lint, type-check and test"
+	@echo "make test [TEST_JOBS=4]          lint, type-check and test, in as many processes as there are cores"
+	@echo "make lint                        ruff, mypy and clang-format alone"
 	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
+	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
 	@echo "make bench                       micro and macro benchmarks, into runs/benchmarks/"
-	@echo "make bench-gpu                   step times on a GPU, into runs/benchmarks/"
 	@echo "make clean                       remove .venv, the build and the caches"
 
 $(python):
 	@$(PYTHON) -c 'import sys; sys.exit("PYTHON must be 3.10 or later: try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(pip) install --upgrade pip
+	@echo "Setting up $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
 
 # A torch fits if it has the DLPack exchange API, as every one in pyproject.toml's range does. Its dependencies come
 # with those of the package, so that an index out of reach is asked for a single page.
-# Editable, so that the package in this folder and the installed one are the same.
-$(installed): $(python) $(sources)
-	@$(python) -c 'import torch; torch.Tensor.__dlpack_c_exchange_api__' 2>/dev/null || { set -x; \
-	$(pip) --retries 1 --timeout 15 install --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"; }
-	$(pip) install --editable ".[test]"
-	@$(python) -m altmin_ext info | sed -n 's/^ *cuda */altmin_ext, CUDA: /p'
+$(torch): pyproject.toml | $(python)
+	@$(install) "pip>=25.1"  # the first that knows groups
+	@$(python) -c 'import torch; torch.Tensor.__dlpack_c_exchange_api__' 2>/dev/null || { \
+	echo "Installing $(TORCH) ..."; \
+	$(pip) --retries 1 --timeout 15 install --no-compile --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"; }
+	@$(install) --group build
 	@touch $@
 
-demo: $(installed)
-	$(python) -m altmin_ext train --data $(DATA) --compare adam --output runs/$(DATA)
+# Editable, so that the package in this folder and the installed one are the same; with the build's tools from VENV and
+# not a folder of their own, so that a change compiles anew only what it concerns.
+$(package): $(torch) $(sources)
+	@echo "Compiling the native module (ALTMIN_CUDA=$(ALTMIN_CUDA) $(ALTMIN_CUDA_ARCHITECTURES)) and installing what the demo needs ..."
+	@$(install) --no-build-isolation --editable ".[demo]"
+	@touch $@
 
-lint: $(installed)
+$(tools): pyproject.toml | $(package)
+	@echo "Installing what the tests need ..."
+	@$(install) --group test
+	@touch $@
+
+# On one thread: in networks this small, several would mostly wait for each other.
+demo: $(package)
+	@echo "Training on $(DATA) ..."
+	$(python) -m altmin_ext train --data $(DATA) --compare adam --threads 1 --output runs/$(DATA)
+
+lint: $(tools)
+	@$(MAKE) --no-print-directory --jobs --output-sync=target ruff mypy clang-format
+
+# What pre-commit runs, one by one.
+ruff: $(tools)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+mypy: $(tools)
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $(shell find csrc python_tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+clang-format: $(tools)
+	find csrc python_tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' \) -exec $(VENV)/bin/clang-format --dry-run --Werror {} +
 
 # One thread: with several, tests that run beside other work would wait for each other's OpenMP threads.
-test: lint
-	OMP_NUM_THREADS=1 $(python) -m pytest
+test: lint $(package)
+	OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses $(TEST_JOBS) --dist worksteal --durations 10 -p no:benchmark
 
-test-gpu: $(installed)
+test-gpu: $(package) $(tools)
 	OMP_NUM_THREADS=1 $(python) -m pytest python_tests/gpu python_tests/ops -rs
 
-bench: $(installed)
-	$(python) -m benchmarks
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
 
-bench-gpu: $(installed)
-	$(python) -m benchmarks.macro.gpu --output runs/benchmarks/gpu-steps.json
+bench: $(package) $(tools)
+	$(python) -m benchmarks
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .benchmarks

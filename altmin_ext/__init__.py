@@ -1,20 +1,21 @@
 """Trains neural networks by alternating minimisation, without backpropagation's derivative chain."""
 
-__version__ = "0.1.0"
-
-from altmin_ext import data, methods, models, nn, ops, schedules
+from altmin_ext import callbacks, data, methods, models, nn, ops, schedules
+from altmin_ext._version import __version__ as __version__
 from altmin_ext.errors import DivergenceError
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
 from altmin_ext.nn import NonNegativeFactors, Stage
-from altmin_ext.training import History, evaluate, train
+from altmin_ext.training import Evaluation, History, evaluate, plot_histories, train
 
 __all__ = [
     "DivergenceError",
+    "Evaluation",
     "History",
     "Method",
     "NonNegativeFactors",
     "Stage",
     "StepReport",
+    "callbacks",
     "data",
     "evaluate",
     "make_method",
@@ -23,6 +24,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "plot_histories",
     "schedules",
     "train",
 ]

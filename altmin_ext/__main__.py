@@ -15,18 +15,21 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import altmin_ext
-from altmin_ext import data, methods, models, schedules
+from altmin_ext import _check, data, losses, methods, models, schedules
 from altmin_ext._files import atomic_write, to_json
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.errors import DivergenceError, unknown_name
 from altmin_ext.history import History, plot_histories
-from altmin_ext.ops import native
+from altmin_ext.losses import Loss, make_loss
+from altmin_ext.methods._options import help_of
+from altmin_ext.ops import _native as native
 from altmin_ext.training import Evaluation, evaluate, train
+
+_DEFAULT_METHOD = "am-adam"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 if the training diverged; 2 for a wrong argument or a file that cannot be read or
         written; 130 after Ctrl-C.
     """
-    parser = _make_parser()
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        parser = _make_parser(_method_in(argv))
         arguments = parser.parse_args(argv)
         if arguments.command is None:
             parser.print_help()
@@ -71,38 +75,93 @@ class _Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(args, namespace)
         flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
         if flags:
-            raise unknown_name("argument", flags[0], _flags(arguments.parser))
+            raise _unknown_flag(flags[0], arguments)
         if unknown:
             self.error(f"unexpected {unknown[0]!r}")
         return arguments
 
 
-def _flags(parser: argparse.ArgumentParser) -> list[str]:
-    return [flag for action in parser._actions for flag in action.option_strings]
+def _unknown_flag(flag: str, arguments: argparse.Namespace) -> ValueError:
+    """The error for a flag that there is not: what it is called here, which methods have it, or the nearest ones."""
+    option = flag.lstrip("-").removeprefix("no-").replace("-", "_")
+    if hasattr(arguments, "method") and methods.explains(option):
+        return methods.unknown_option(arguments.method, option)
+    parser = arguments.parser
+    return unknown_name(
+        "argument", flag, [word for action in parser._actions for word in action.option_strings]
+    )
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _method_in(argv: Sequence[str]) -> str | None:
+    """The method that ``altmin train`` is asked for; None if none is named."""
+    if list(argv[:1]) != ["train"]:
+        return None
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method")
+    try:
+        name: str | None = parser.parse_known_args(argv)[0].method
+    except ValueError:  # no value behind it, which the parser of all arguments reports
+        return None
+    return name
+
+
+def _make_parser(method: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands; train takes the options of ``method`` alone."""
     parser = _Parser(prog="altmin", description=altmin_ext.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"altmin_ext {altmin_ext.__version__}")
     parser.set_defaults(command=None, parser=parser)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add_command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+    def add_command(name: str, run: Any, help: str, **more: Any) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, allow_abbrev=False, **{"description": help, **more})
         command.set_defaults(command=run, parser=command)
-        command.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
         return command
 
-    _add_train_arguments(add_command("train", _train, "train a network on a known data set"))
+    more: dict[str, Any] = {
+        "epilog": _list_of_methods(),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+    if method is not None:
+        more = {"description": f"train a network on a known data set by {method}: {_summary(method)}"}
+    more["usage"] = f"altmin train {f'--method {method}' if method else '[--method NAME]'} [OPTION ...]"
+    command = add_command("train", _train, "train a network on a known data set", **more)
+    _add_data_and_model(command.add_argument_group("data and model"))
+    circumstances = command.add_argument_group("run")
+    _add_run(circumstances)
+    _add_circumstances(circumstances)
+    _add_method_options(command.add_argument_group(f"options of {method}"), method)
+    output = command.add_argument_group("output")
+    output.add_argument(
+        "--output", type=Path, metavar="DIR", help="write model, histories and learning curves there"
+    )
+    output.add_argument("--quiet", action="store_true", help="print only the final result")
+    _add_json(output)
+
     command = add_command("evaluate", _evaluate, "test a network that `altmin train --output` has written")
     command.add_argument("--model", required=True, type=Path, metavar="DIR", help="what was --output")
     command.add_argument("--data", metavar="NAME", help="data set to test on (default: the one trained on)")
-    add_command("info", _info, "show versions, the native module, threads and the data found")
+    _add_json(command)
+    _add_json(add_command("info", _info, "show versions, the native module, threads and the data found"))
     return parser
 
 
-def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_json(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+
+
+def _summary(method: str) -> str:
+    """What a method is, in a line."""
+    return (methods.method_class(method).__doc__ or "").strip().partition("\n")[0].rstrip(".")
+
+
+def _list_of_methods() -> str:
+    lines = [f"  {name:<14}{_summary(name)}" for name in methods.names()]
+    heading = "methods, whose options `altmin train --method NAME --help` explains:"
+    return "\n".join([heading, *lines]).replace("%", "%%")
+
+
+def _add_data_and_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--data", default="digits", metavar="NAME", help=f"{', '.join(data.names())} (default: digits)")
     add("--network", default="mlp", metavar="NAME", help=f"{', '.join(_networks)} (default: mlp)")
     add(
@@ -110,102 +169,102 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="*",
         metavar="WIDTH",
-        help="hidden layers (mlp 100 100, binary 500 500, deepfacto 100 50, the last of which is the rank, elman 50; "
-        "lenet5 has its own)",
+        help="widths of the hidden layers (default: mlp 100 100; binary 500 500; deepfacto 100 50, the last its "
+        "rank; elman 50; lenet5 has its own)",
     )
-    add("--activation", help="of the hidden layers of an mlp (relu)")
+    add("--activation", metavar="NAME", help="activation of the hidden layers of an mlp (default: relu)")
     add(
-        "--method", default="am-adam", metavar="NAME", help=f"{', '.join(methods.names())} (default: am-adam)"
+        "--loss",
+        metavar="NAME",
+        help=f"{', '.join(losses.names())}; mse is against one-hot classes (default: {_default_losses()})",
+    )
+
+
+def _default_losses() -> str:
+    """What methods train on unless told otherwise."""
+    of_base = methods.Method.traits.default_loss
+    own = {name: methods.method_class(name).traits.default_loss for name in methods.names()}
+    return ", ".join([of_base, *(f"{loss} for {name}" for name, loss in own.items() if loss != of_base)])
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--method",
+        default=_DEFAULT_METHOD,
+        metavar="NAME",
+        help=f"{', '.join(methods.names())} (default: {_DEFAULT_METHOD})",
     )
     add(
         "--compare",
         action="append",
         default=[],
         metavar="NAME[:OPTION=VALUE,...]",
-        help="train another method, too, from the same initial weights and in the same order of the data; "
-        "with its default options unless some are given behind its name, as in adam:lr=0.002",
+        help="also train another method, from the same initial weights and in the same order of the data, with its "
+        "default options unless some are given after its name, as in adam:lr=0.002; may be repeated",
     )
-    add("--epochs", type=int, default=10, help="passes over the data (10)")
+    add("--epochs", type=int, default=10, metavar="N", help="passes over the data (default: 10)")
     add(
         "--batch-size",
         type=int,
         metavar="SAMPLES",
-        help="samples of a minibatch (200, but no more than a fiftieth of the training samples)",
-    )
-    add(
-        "--loss",
-        default="cross_entropy",
-        help="cross_entropy, or mse against one-hot classes (cross_entropy)",
+        help="samples in a minibatch (default: 200, but at most a fiftieth of the training samples)",
     )
     add(
         "--lr-schedule",
         default="constant",
         metavar="NAME",
-        help=f"{' or '.join(schedules.names())} (constant)",
+        help=f"learning-rate schedule: {' or '.join(schedules.names())} (default: constant)",
     )
     add(
         "--validation-fraction",
         type=float,
         default=0.0,
         metavar="PART",
-        help="part of the training data held back and shown in the table in place of the test set (0)",
+        help="part of the training data held out and shown in the table in place of the test set (default: 0)",
     )
     add(
         "--patience",
         type=int,
         metavar="EPOCHS",
-        help="stop after that many epochs without a better validation accuracy and keep the best weights",
+        help="stop after so many epochs without a better validation accuracy, and keep the best weights",
     )
-    add("--seed", type=int, default=0, help="of the initial weights, the data's order and the method (0)")
-    add("--device", help="cpu, cuda, ... (cpu)")
-    add("--graph", action="store_true", help="on a GPU: capture the step as a CUDA graph and replay it")
-    add("--threads", type=int, metavar="N", help="CPU threads (as many as torch chooses)")
-    add("--on-nonfinite", default="raise", help="raise, or skip a minibatch that is not finite (raise)")
-    add("--output", type=Path, metavar="DIR", help="write model, history and learning curve there")
-    add("--quiet", action="store_true", help="only the final result")
 
-    group = parser.add_argument_group("options of the method")
-    for name, fields in _method_options().items():
-        field = next(iter(fields.values()))
-        values = {method: f.default for method, f in fields.items()}
-        notes = []
-        if len(set(values.values())) > 1:
-            notes.append("default: " + ", ".join(f"{method} {value}" for method, value in values.items()))
-        elif field.default is not None:
-            notes.append(f"default: {field.default}")
-        if len(fields) < len(methods.names()):
-            notes.append(f"of {', '.join(fields)}")
-        note = f" ({'; '.join(notes)})" if notes else ""
+
+def _add_circumstances(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--seed", type=int, default=0, metavar="N", help="seed of weights, data order and method (default: 0)"
+    )
+    add("--device", metavar="NAME", help="where to train, such as cpu or cuda (default: cpu)")
+    add("--graph", action="store_true", help="on a GPU: capture the step as a CUDA graph and replay it")
+    add("--threads", type=int, metavar="N", help="CPU threads (default: as many as torch chooses)")
+    add(
+        "--on-nonfinite",
+        default="raise",
+        metavar="WORD",
+        help="what to do when a number is not finite: raise an error or skip the minibatch (default: raise)",
+    )
+
+
+def _add_method_options(group: argparse._ActionsContainer, method: str | None) -> None:
+    """A flag for every option of a method that can be written on a command line; the default's are not shown."""
+    for field in dataclasses.fields(methods.method_class(method or _DEFAULT_METHOD).Options):
+        if not field.metadata["flag"]:
+            continue
+        default = field.metadata["none"] if field.default is None else field.default
         flag: dict[str, Any] = {"type": _parse_value, "metavar": "VALUE"}
         if isinstance(field.default, bool):
+            default = "yes" if field.default else "no"
             flag = {"action": argparse.BooleanOptionalAction}
+        help = f"{help_of(field)} (default: {default})".replace("%", "%%")
         group.add_argument(
-            "--" + name.replace("_", "-"),
-            dest=f"option.{name}",
+            "--" + field.name.replace("_", "-"),
+            dest=f"option.{field.name}",
             default=argparse.SUPPRESS,
-            help=f"{_meanings(fields)}{note}".replace("%", "%%"),
+            help=help if method else argparse.SUPPRESS,
             **flag,
         )
-
-
-def _meanings(fields: dict[str, dataclasses.Field[Any]]) -> str:
-    """What an option is, method by method where they mean different things by it."""
-    meanings: dict[str, list[str]] = {}
-    for method, field in fields.items():
-        meanings.setdefault(field.metadata["help"], []).append(method)
-    if len(meanings) == 1:
-        return next(iter(meanings))
-    return "; ".join(f"{', '.join(names)}: {meaning}" for meaning, names in meanings.items())
-
-
-def _method_options() -> dict[str, dict[str, dataclasses.Field[Any]]]:
-    """Option -> method -> its field, for every option whose values can be written on a command line."""
-    options: dict[str, dict[str, dataclasses.Field[Any]]] = {}
-    for method in methods.names():
-        for field in dataclasses.fields(methods.method_class(method).Options):
-            if field.metadata.get("flag", True):
-                options.setdefault(field.name, {})[method] = field
-    return options
 
 
 def _parse_value(text: str) -> int | float | bool | str:
@@ -222,9 +281,7 @@ def _parse_value(text: str) -> int | float | bool | str:
 
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.threads is not None:
-        if arguments.threads < 1:
-            raise ValueError(f"--threads must be at least 1, but is {arguments.threads}.")
-        torch.set_num_threads(arguments.threads)
+        torch.set_num_threads(_check.threads("--threads", arguments.threads))
     if arguments.patience is not None and not arguments.validation_fraction:
         raise ValueError(
             "--patience must come with --validation-fraction: the test set must not decide when to stop."
@@ -235,36 +292,15 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
 
-    train_data, test_data = (_with_targets(part, architecture) for part in (dataset.train, dataset.test))
-    batch_size = arguments.batch_size
-    if batch_size is None:
-        batch_size = max(1, min(200, len(train_data[0]) // 50))
     held_out = "validation" if arguments.validation_fraction else "test"
-    talkative = not (arguments.quiet or arguments.json)
     histories: dict[str, History] = {}
     results = []
     written: list[str] = []
     for label, method in contestants.items():
-        callbacks: list[Any] = []
-        if talkative:
-            title = label if histories else f"{_describe(dataset, architecture)}\n\n{label}"
-            callbacks.append(_EpochTable(title, held_out))
-        if arguments.patience is not None:
-            callbacks.append(EarlyStopping(patience=arguments.patience))
-        histories[label] = train(
-            method.model,
-            train_data,
-            method=method,
-            epochs=arguments.epochs,
-            batch_size=batch_size,
-            validation=None if arguments.validation_fraction else test_data,
-            validation_fraction=arguments.validation_fraction,
-            seed=arguments.seed,
-            progress=not arguments.quiet and sys.stderr.isatty(),
-            callbacks=callbacks,
-            lr_schedule=arguments.lr_schedule,
-        )
-        test = evaluate(method.model, test_data, loss=arguments.loss)
+        parts = [_with_targets(part, method.loss, dataset.classes) for part in (dataset.train, dataset.test)]
+        title = label if histories else f"{_describe(dataset, architecture)}\n\n{label}"
+        histories[label] = _run(arguments, method, parts[0], parts[1], _EpochTable(title, held_out))
+        test = evaluate(method.model, parts[1], loss=method.loss)
         results.append(_result(label, method, histories[label], test))
         if arguments.output is not None:
             first = next(iter(contestants.values()))
@@ -276,6 +312,35 @@ def _train(arguments: argparse.Namespace) -> None:
         _print_results(results)
         if arguments.output is not None:
             print(f"\nwritten to {arguments.output}: {', '.join(sorted(written))}")
+
+
+def _run(
+    arguments: argparse.Namespace,
+    method: methods.Method,
+    train_data: tuple[Tensor, Tensor],
+    test_data: tuple[Tensor, Tensor],
+    table: _EpochTable,
+) -> History:
+    """Train one method as the arguments say."""
+    callbacks: list[Any] = [] if arguments.quiet or arguments.json else [table]
+    if arguments.patience is not None:
+        callbacks.append(EarlyStopping(patience=arguments.patience))
+    batch_size = arguments.batch_size
+    if batch_size is None:
+        batch_size = max(1, min(200, len(train_data[0]) // 50))
+    return train(
+        method.model,
+        train_data,
+        method=method,
+        epochs=arguments.epochs,
+        batch_size=batch_size,
+        validation=None if arguments.validation_fraction else test_data,
+        validation_fraction=arguments.validation_fraction,
+        seed=arguments.seed,
+        progress=not arguments.quiet and sys.stderr.isatty(),
+        callbacks=callbacks,
+        lr_schedule=arguments.lr_schedule,
+    )
 
 
 def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -> dict[str, methods.Method]:
@@ -300,25 +365,20 @@ def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -
             raise ValueError(f"--compare must be NAME[:OPTION=VALUE,...], but is {label!r}.")
         chosen[label] = name, {key.replace("-", "_"): _parse_value(value) for key, _, value in pairs}
 
-    if arguments.device is not None:
-        try:
-            torch.empty(0, device=arguments.device)
-        except (RuntimeError, AssertionError) as error:  # of a torch built without that device
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"--device must be usable, but is {arguments.device!r}: {reason}") from error
+    device = _check.device("--device", arguments.device)
+    seed = _check.seed("--seed", arguments.seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(arguments.seed)
+        torch.manual_seed(seed)
         initial = _make_model(architecture)
     return {
         label: methods.make_method(
             name,
             copy.deepcopy(initial),
-            loss=arguments.loss,
-            seed=arguments.seed,
-            device=arguments.device,
+            seed=seed,
+            device=device,
             on_nonfinite=arguments.on_nonfinite,
             graph=arguments.graph,
-            **options,
+            **{"loss": arguments.loss, **options},
         )
         for label, (name, options) in chosen.items()
     }
@@ -367,7 +427,7 @@ def _architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[
         "hidden": hidden,
         "classes": dataset.classes,
         "activation": arguments.activation or "relu",
-        "loss": arguments.loss,
+        "loss": arguments.loss or methods.method_class(arguments.method).traits.default_loss,
     }
 
 
@@ -387,10 +447,10 @@ def _describe(dataset: data.DataSet, architecture: dict[str, Any]) -> str:
     )
 
 
-def _with_targets(part: tuple[Tensor, Tensor], architecture: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _with_targets(part: tuple[Tensor, Tensor], loss: Loss, classes: int) -> tuple[Tensor, Tensor]:
     """(x, y) with y as the loss takes it: for mse, one-hot."""
     x, y = part
-    return (x, F.one_hot(y, architecture["classes"]).to(x.dtype)) if architecture["loss"] == "mse" else (x, y)
+    return x, loss.from_labels(y, classes, x.dtype)
 
 
 def _save(
@@ -451,6 +511,7 @@ def _result(label: str, method: methods.Method, history: History, test: Evaluati
     return {
         "label": label,
         "method": method.name,
+        "loss": method.loss.name,
         "options": {f.name: getattr(method.options, f.name) for f in fields if f.metadata.get("flag", True)},
         "epochs": history.epochs,
         "seconds": seconds,
@@ -495,7 +556,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{type(error).__name__} {error}"
         ) from error
     name = arguments.data or architecture["data"]
-    test = evaluate(model, _with_targets(data.load(name).test, architecture), loss=architecture["loss"])
+    loss = make_loss(architecture["loss"])
+    test = evaluate(model, _with_targets(data.load(name).test, loss, architecture["classes"]), loss=loss)
     if arguments.json:
         print(to_json({"data": name, **dataclasses.asdict(test)}))
     else:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+from altmin_ext import _check
 from altmin_ext import data as known_data
 from altmin_ext.losses import Loss
 
@@ -27,15 +28,18 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
 
     Args:
         source: (x, y) tensors or ndarrays, a ``TensorDataset`` or a ``Subset`` of one, another torch
-            ``Dataset``, a ``DataLoader``, an iterable of (x, y) batches, or the name of a known data set.
-        part: which part of a data set given by name.
+            ``Dataset``, a ``DataLoader``, an iterable of (x, y) batches, a :class:`altmin_ext.data.DataSet` or the
+            name of one.
+        part: which part of a :class:`altmin_ext.data.DataSet`.
 
     Raises:
         TypeError: ``source`` is none of these.
         ValueError: an unknown name; or x and y do not belong together, or are empty.
     """
     if isinstance(source, str):
-        source = getattr(known_data.load(source), part)
+        source = known_data.load(source)
+    if isinstance(source, known_data.DataSet):
+        source = getattr(source, part)
     rows: Any = slice(None)
     if isinstance(source, Subset) and isinstance(source.dataset, TensorDataset):
         source, rows = source.dataset, torch.as_tensor(source.indices, dtype=torch.int64)
@@ -62,8 +66,8 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
     if isinstance(source, (Dataset, Iterable)) and not isinstance(source, (Tensor, np.ndarray)):
         return source
     raise TypeError(
-        "data must be (x, y), a torch Dataset or DataLoader, the name of a known data set or an iterable of "
-        f"(x, y) batches, but is a {type(source).__name__}."
+        "data must be (x, y), a torch Dataset or DataLoader, a DataSet of altmin_ext.data or its name, or an "
+        f"iterable of (x, y) batches, but is {_check.named_type(source)}."
     )
 
 
@@ -71,7 +75,9 @@ def _to_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be a torch.Tensor or a numpy.ndarray, but is a {type(value).__name__}.")
+        raise TypeError(
+            f"{name} must be a torch.Tensor or a numpy.ndarray, but is {_check.named_type(value)}."
+        )
     if value.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold numbers, but its dtype is {value.dtype}.")
     # torch shares memory only with native, writable, positively strided arrays; any other is copied.
@@ -167,7 +173,7 @@ class StreamBatches(Batches):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.source:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise TypeError(f"data must yield (x, y) batches, but yielded a {type(batch).__name__}.")
+                raise TypeError(f"data must yield (x, y) batches, but yielded {_check.named_type(batch)}.")
             x, y = _to_tensor("x", batch[0]), _to_tensor("y", batch[1])
             _check_floating(x)
             yield (

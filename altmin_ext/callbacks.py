@@ -1,38 +1,49 @@
-"""Hooks into a training run: what they get to see, and early stopping."""
+"""Callbacks of a training run: the state that they see, and early stopping.
+
+A callback is any object with one or more of the methods ``on_start``, ``on_step``, ``on_epoch`` and ``on_end``::
+
+    class PrintLoss:
+        def on_epoch(self, state):
+            print(state.epoch, state.history.epochs[-1]["loss"])
+
+    altmin_ext.train(model, data, callbacks=[PrintLoss(), EarlyStopping(monitor="loss")])
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from altmin_ext.errors import unknown_name
+from altmin_ext import _check
 from altmin_ext.history import History
 from altmin_ext.methods import Method, StepReport
 
 
 @dataclasses.dataclass
 class TrainingState:
-    """Where a training run stands, as its callbacks see it.
+    """The state of a training run, which its callbacks are called with.
 
-    A callback is any object with one or more of these methods, each called with this state:
+    A callback is any object with one or more of these methods:
 
-    - ``on_start``: everything has been checked, nothing has been trained;
-    - ``on_step``: after each minibatch; ``report`` is new. Reading a number from it makes a GPU wait;
+    - ``on_start``: before training, once everything has been checked;
+    - ``on_step``: after each minibatch; ``report`` is new. Reading a number from it waits for the GPU;
     - ``on_epoch``: after each epoch and its validation; ``history.epochs[-1]`` is new;
     - ``on_end``: after the last epoch, unless the run ended with an exception.
 
     Attributes:
         method: the method that trains.
         history: the record so far.
-        epoch: number of the running epoch, from 1; 0 before the first.
-        epochs: how many epochs the run has at most.
-        step: minibatches trained on in this run so far.
-        report: what the last step saw; None before the first.
-        metrics: which of "loss", "accuracy", "validation_loss" and "validation_accuracy" each epoch records.
+        epoch: number of the current epoch, from 1; 0 before the first.
+        epochs: the most epochs that the run has.
+        step: number of minibatches trained on in this run so far.
+        report: the last step's report; None before the first.
+        metrics: which of "loss", "accuracy", "validation_loss" and "validation_accuracy" each epoch records; of a
+            stream an accuracy that depends on its targets may turn out to be None.
     """
 
     method: Method
@@ -56,16 +67,15 @@ class TrainingState:
 
 
 class EarlyStopping:
-    """Ends a run whose monitored number no longer improves, and brings back the best weights.
+    """Ends a run when the monitored number stops improving, and restores the best weights.
 
     Args:
         monitor: "validation_accuracy", "validation_loss", "accuracy" or "loss", as the history records them;
-            an accuracy is to rise, a loss to fall.
-        patience: how many epochs in a row may pass without an improvement.
-        minimum_improvement: by how much the best so far must be surpassed to count as an improvement.
+            an accuracy should rise, a loss fall.
+        patience: number of epochs in a row without an improvement after which the run ends.
+        minimum_improvement: an improvement must exceed the best so far by more than this.
         restore_best: at the end, put back the weights and buffers that the model had after the best epoch; a
-            copy of them is kept in memory, on the model's device. If an exception ends the run, the model
-            stays as it is.
+            copy of them is kept on the model's device. If an exception ends the run, the model stays as it is.
 
     Attributes:
         best: the best value so far; None before the first epoch.
@@ -83,20 +93,10 @@ class EarlyStopping:
         restore_best: bool = True,
     ) -> None:
         monitors = ("loss", "accuracy", "validation_loss", "validation_accuracy")
-        if monitor not in monitors:
-            raise unknown_name("monitor", str(monitor), monitors)
-        if isinstance(patience, bool) or not isinstance(patience, int):
-            raise TypeError(f"patience must be an integer, but is {patience!r}.")
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, but is {patience}.")
-        if not 0.0 <= minimum_improvement < math.inf:
-            raise ValueError(
-                f"minimum_improvement must be at least 0 and finite, but is {minimum_improvement!r}."
-            )
-        self.monitor = monitor
-        self.patience = patience
-        self.minimum_improvement = minimum_improvement
-        self.restore_best = restore_best
+        self.monitor = _check.known("monitor", monitor, monitors)
+        self.patience = _check.integer("patience", patience)
+        self.minimum_improvement = _check.number("minimum_improvement", minimum_improvement, 0.0)
+        self.restore_best = _check.boolean("restore_best", restore_best)
         self._forget()
 
     def _forget(self) -> None:
@@ -105,16 +105,21 @@ class EarlyStopping:
         self._best_weights: dict[str, Any] | None = None
 
     def on_start(self, state: TrainingState) -> None:
-        if self.monitor not in state.metrics:
-            remedy = "pass validation or validation_fraction, or " if "validation" in self.monitor else ""
-            raise ValueError(
-                f"monitor must be one of {', '.join(state.metrics)} in this run, but is {self.monitor!r}: "
-                f"{remedy}monitor another one."
-            )
+        self._check_monitor(state.metrics)
         self._forget()
 
+    def _check_monitor(self, metrics: Sequence[str]) -> None:
+        if self.monitor not in metrics:
+            remedy = "pass validation or validation_fraction, or " if "validation" in self.monitor else ""
+            raise ValueError(
+                f"monitor must be one of {', '.join(metrics)} in this run, but is {self.monitor!r}: "
+                f"{remedy}monitor another one."
+            )
+
     def on_epoch(self, state: TrainingState) -> None:
-        value = state.history.epochs[-1][self.monitor]
+        row = state.history.epochs[-1]
+        self._check_monitor([name for name in state.metrics if row[name] is not None])
+        value = row[self.monitor]
         if self._improves(value):
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:

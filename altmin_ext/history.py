@@ -1,4 +1,4 @@
-"""What a training run has seen: a record per epoch and a record per step."""
+"""The record of a training run: a row for every epoch, a number for every step."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ class History:
         epochs: one dict per epoch, with the keys
 
             - ``epoch``: its number, from 1;
-            - ``loss``, ``accuracy``: means over the epoch's samples, of those with a label where some have none, each
-              seen just before it was trained on; minibatches whose loss is not finite are left out;
+            - ``loss``, ``accuracy``: means over the epoch's labelled samples, each seen just before it was trained
+              on; minibatches whose loss is not finite are left out;
             - ``validation_loss``, ``validation_accuracy``: after the epoch;
-            - ``seconds``: spent on training, validation not included; ``samples_per_second`` accordingly;
-            - ``learning_rate_factor``: what the learning-rate schedule gave;
-            - ``objective``: a list, the mean local objective of every stage, first stage first, over all samples.
+            - ``seconds``: of training, without validation; ``samples_per_second`` likewise;
+            - ``learning_rate_factor``: from the learning-rate schedule;
+            - ``objective``: a list, the mean local objective of every stage over all samples, first stage first.
 
-            What does not apply is None: accuracies for ``loss="mse"``, validation without validation data,
-            objectives without ``report_objective=True``.
-        steps: how many minibatches have been trained on.
+            Values that do not apply are None: accuracies where nothing is classified, as for ``loss="mse"``,
+            validation without validation data, objectives without ``report_objective=True``.
+        loss: the name of the loss, or of the criterion's class or the function; None before the run.
+        steps: number of minibatches trained on.
         step_loss: 1-D float64 tensor on the CPU, the mean loss of every minibatch.
-        step_accuracy: likewise its accuracy; None for ``loss="mse"``.
-        step_objective: (steps, stages), likewise its local objectives; None unless they were asked for.
-        objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose where it was not due to; None for
-            all others.
+        step_accuracy: likewise the accuracy; None where there is none.
+        step_objective: (steps, stages), likewise the local objectives; None without ``report_objective=True``.
+        objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose where it should not; None for all
+            other methods.
 
     The three step records keep the last :attr:`step_limit` steps, so that a run over an endless stream stays
     within a few megabytes; the first one kept is number ``steps - len(step_loss)``, counted from 0. They grow
@@ -57,6 +58,7 @@ class History:
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, Any]] = []
+        self.loss: str | None = None
         self.steps = 0
         self.step_loss: Tensor = torch.empty(0, dtype=torch.float64)
         self.step_accuracy: Tensor | None = None
@@ -75,9 +77,9 @@ class History:
 
     @property
     def objective(self) -> Tensor | None:
-        """(steps,) float64, the objective of every step, all stages together; None unless it was reported.
+        """(steps,) float64, the objective of every step, summed over stages; None unless it was reported.
 
-        ``mdlam`` and ``dladmm`` report it unless told not to, for others see ``report_objective``.
+        ``mdlam`` and ``dladmm`` report it by default, other methods with ``report_objective=True``.
         """
         return None if self.step_objective is None else self.step_objective.sum(1)
 
@@ -96,7 +98,10 @@ class History:
         return whole if len(whole) <= self.step_limit else whole[-self.step_limit :].clone()
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The epochs as a ``pandas.DataFrame``, one row each, with the epoch's number as index.
+        """The epochs as a table.
+
+        Returns:
+            A ``pandas.DataFrame`` with a row for every epoch and the epoch's number as index.
 
         Raises:
             ImportError: pandas is not installed.
@@ -119,13 +124,20 @@ class History:
         return plot_histories({"": self}, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything as one JSON file, which appears complete or not at all.
+        """Write everything as one JSON file, whole or not at all.
 
         A number that is not finite is written as null.
+
+        Args:
+            path: of the file; missing folders are made.
+
+        Raises:
+            OSError: the file cannot be written; what was there before is untouched.
         """
         document = {
             "format": _FORMAT,
             "epochs": self.epochs,
+            "loss": self.loss,
             "steps": self.steps,
             "step_loss": self.step_loss.tolist(),
             "step_accuracy": None if self.step_accuracy is None else self.step_accuracy.tolist(),
@@ -138,6 +150,12 @@ class History:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:
         """Read what :meth:`save` wrote; in the step records, null becomes NaN again.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The :class:`History`.
 
         Raises:
             OSError: the file cannot be read.
@@ -158,12 +176,13 @@ class History:
         for name in ("step_accuracy", "step_objective"):
             if document[name] is not None:
                 setattr(history, name, _to_tensor(document[name]))
-        history.objective_rose = document.get("objective_rose")  # files from before it have none
+        for name in ("loss", "objective_rose"):
+            setattr(history, name, document.get(name))  # files from before it have none
         return history
 
 
 class EpochRecord:
-    """Turns an epoch's reports into its rows of the history, without making the device wait at every step."""
+    """Turns an epoch's reports into its rows of the history without waiting for the device at every step."""
 
     # How many reports are held before their numbers are fetched, for which a GPU is waited for.
     _pending_limit, _pending_limit_on_gpu = 100, 1000
@@ -171,7 +190,8 @@ class EpochRecord:
     def __init__(self, history: History) -> None:
         self._history = history
         self._reports: list[StepReport] = []
-        self._sizes: list[tuple[int, int]] = []  # of each minibatch, in samples and in samples with a target
+        # Of each minibatch, in samples and in samples with a target.
+        self._sizes: list[tuple[int, int | Tensor]] = []
         self._counted = self._described = 0.0
         self._loss = 0.0
         self._correct: float | None = None
@@ -179,7 +199,7 @@ class EpochRecord:
         self._started = time.perf_counter()
         self.samples = 0
 
-    def add(self, report: StepReport, size: int, labelled: int) -> None:
+    def add(self, report: StepReport, size: int, labelled: int | Tensor) -> None:
         self._reports.append(report)
         self._sizes.append((size, labelled))
         self.samples += size
@@ -190,7 +210,8 @@ class EpochRecord:
         if not self._reports:
             return
         reports = self._reports
-        whole, sizes = torch.tensor(self._sizes, dtype=torch.float64).unbind(1)
+        numbers = [(size, int(labelled)) for size, labelled in self._sizes]
+        whole, sizes = torch.tensor(numbers, dtype=torch.float64).unbind(1)
         loss = torch.stack([r.loss for r in reports]).cpu().double()
         counted = torch.isfinite(loss)
         self._counted += float(sizes[counted].sum())

@@ -1,67 +1,220 @@
-"""The losses at the top of the network, each with what alternating minimisation needs to know of it."""
+"""The losses at the top of the network, each with what alternating minimisation needs to know of it.
+
+A loss is a class here, or whatever a user passes: a torch criterion, or any function (logits, y) -> mean over the
+minibatch. The mean is all that a loss has to know; its derivative, and the curvature that automatic step sizes rest
+on, are then found by autograd at the logits alone. What a loss knows better it overrides.
+"""
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from altmin_ext import ops
+from altmin_ext._check import named_type
 from altmin_ext.errors import unknown_name
+
+UNLABELLED = -1
+_curvature_iterations = 8
 
 
 class Loss(abc.ABC):
     """A loss l(z, y) of logits z (B, C); a minibatch counts with its mean over B.
 
+    A subclass gives :attr:`name` and :meth:`mean`. The rest has a default, for class indices y (B,) and by autograd;
+    :meth:`proximal` has none, and methods that need it refuse a loss without.
+
     Attributes:
-        name: the name that ``loss=`` takes.
-        counts_correct: whether "how many are correct" has a meaning.
+        name: what reports call it, and what ``loss=`` takes of those in this module.
+        given: the object, other than a name, that was passed as ``loss=``.
+        counts_correct: whether "how many are correct" can have a meaning; :meth:`counts` says of which targets.
+        captured: whether :meth:`residual` may become part of a CUDA graph.
+        missing: class indices that stand for "no label".
     """
 
-    name: ClassVar[str]
-    counts_correct: ClassVar[bool]
+    name: str
+    counts_correct: bool = True
+    captured: ClassVar[bool] = False
+    missing: tuple[int, ...] = ()
 
-    @abc.abstractmethod
-    def curvature(self, n_out: int) -> float:
-        """An upper bound of the largest eigenvalue of the per-sample Hessian of l in z."""
-
-    @abc.abstractmethod
-    def proximal(self, center: Tensor, y: Tensor, rho: float) -> Tensor:
-        """argmin_z l(z, y) + rho / 2 ||z - center||^2 (B, C), sample by sample, in the dtype of ``center``."""
+    @property
+    def given(self) -> Any:
+        return self
 
     @abc.abstractmethod
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean loss over the minibatch, 0-d, differentiable; NaN on a GPU where a label is out of range."""
 
-    @abc.abstractmethod
+    def residual(
+        self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
+        loss: Tensor, correct: Tensor, flag: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """The derivative of every sample's loss in z = logits + bias, with the mean loss and the correct count.
+
+        Args:
+            logits: (B, C).
+            bias: (C,) or None.
+            y: as :meth:`check_targets` returns it.
+            out: (B, C), out: B times the derivative of the mean; may be ``logits``.
+            bias_gradient: (C,), out: the sum of ``out`` over B; or None.
+            loss: 0-d, out: the mean loss.
+            correct: 0-d int64, out: how many are correct; left alone where that has no meaning.
+            flag: (1,) float64, raised if a logit, the loss or a derivative is not finite.
+        """
+        if not y.is_cuda and self.takes_classes(y):
+            _check_classes(y, logits.shape[1], self.missing)
+        z = logits if bias is None else logits + bias
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            value = self.mean(leaf, y)
+            (gradient,) = torch.autograd.grad(value, leaf)
+        count = self.correct(z, y)
+        zero = (z * 0).sum()  # some criteria, such as nn.MultiMarginLoss, take no notice of a NaN
+        torch.mul(gradient, len(z), out=out)
+        loss.copy_(value.detach())
+        if bias_gradient is not None:
+            torch.sum(out, 0, out=bias_gradient)
+        if count is not None:
+            correct.copy_(count)
+        if flag is not None:
+            flag.logical_or_(~(loss + zero + (out * 0).sum()).isfinite())
+
+    def proximal(
+        self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
+    ) -> Tensor:
+        """argmin_z l(z, y) + rho / 2 ||z - center||^2 (B, C), sample by sample, in the dtype of ``center``.
+
+        Args:
+            center: (B, C).
+            y: as :meth:`check_targets` returns it.
+            rho: positive.
+            out: (B, C), where to write it; or None for a new tensor.
+            flag: (1,) float64, raised if the result is not finite.
+        """
+        raise NotImplementedError
+
+    def curvature(self, n_out: int) -> float | None:
+        """An upper bound of the largest eigenvalue of the per-sample Hessian of l in z; 0 of a piecewise linear l.
+
+        None where there is none that holds everywhere: then :meth:`curvature_at` is asked.
+        """
+        return None
+
+    def curvature_at(self, logits: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
+        """The spectral norm of the per-sample Hessian at these logits, the largest of the minibatch; 0-d.
+
+        By power iteration on second derivatives, from the gradient on; short of it where eigenvalues lie close to
+        each other, by no more than they differ.
+
+        Raises:
+            ValueError: torch has no second derivative of this loss.
+        """
+        z = logits if bias is None else logits + bias
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.mean(leaf, y) * len(z), leaf, create_graph=True)
+        image = gradient.detach()
+        if not gradient.requires_grad:
+            return image.new_zeros(())
+        for _ in range(_curvature_iterations):
+            norms = image.norm(dim=1, keepdim=True)
+            direction = torch.where(norms > 0, image / norms, 0)
+            try:
+                (image,) = torch.autograd.grad(
+                    gradient, leaf, direction, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise ValueError(
+                    f"lr_codes must be a number with the loss {self.name!r}, but is 'auto', which takes a second "
+                    "derivative that torch does not have."
+                ) from error
+        return image.norm(dim=1).amax()
+
+    def counts(self, y: Tensor, n_out: int) -> bool:
+        """Whether "how many are correct" has a meaning for such targets; looks at their dtype and shape alone."""
+        return self.counts_correct
+
+    def correct(self, logits: Tensor, y: Tensor) -> Tensor | None:
+        """How many samples are classified correctly, 0-d; None where that has no meaning."""
+        if not self.counts(y, logits.shape[1]):
+            return None
+        correct = logits.argmax(1) == y
+        for value in self.missing:
+            correct &= y != value
+        return correct.sum()
+
+    def labelled(self, y: Tensor) -> int | Tensor:
+        """How many samples of a minibatch have a target, and so count in its mean."""
+        if not self.missing or not self.takes_classes(y):
+            return len(y)
+        return len(y) - sum((y == value).sum() for value in self.missing)
+
+    def takes_classes(self, y: Tensor) -> bool:
+        """Whether such targets are class indices below C."""
+        return True
+
+    def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
+        """The targets of samples that belong to these classes (B,)."""
+        return labels
+
     def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         """Raise unless y has the kind and rank of this loss's targets; return it in the working dtype."""
+        if not _are_integers(y):
+            raise TypeError(f"y must be integer class indices for {self.name}, but is {y.dtype}.")
+        if y.ndim != 1:
+            raise ValueError(f"y must have shape (B,) for {self.name}, but has shape {tuple(y.shape)}.")
+        return y if y.dtype == torch.int64 and y.is_contiguous() else y.long().contiguous()
 
-    @abc.abstractmethod
+    def check_target_shape(self, y: Tensor, n_out: int) -> None:  # noqa: B027  (class indices fit any n_out)
+        """Raise unless y is of the right shape for n_out outputs; without a look at its values."""
+
     def check_target_values(self, y: Tensor, n_out: int) -> None:
         """Raise unless all of y is valid for n_out outputs. Reads y, so it synchronises a GPU."""
+        self.check_target_shape(y, n_out)
+        if self.takes_classes(y):
+            _check_classes(y, n_out, self.missing)
 
-    def labelled(self, y: Tensor) -> int:
-        """How many samples of a minibatch have a target, and so count in its mean."""
-        return len(y)
+    def to(self, device: torch.device, dtype: torch.dtype) -> Loss:
+        """The same for a model of that dtype on that device."""
+        return self
+
+
+def _are_integers(y: Tensor) -> bool:
+    return not (y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool)
+
+
+def _check_classes(y: Tensor, n_out: int, missing: Sequence[int] = ()) -> None:
+    outside = (y < 0) | (y >= n_out)
+    for value in missing:
+        outside &= y != value
+    if outside.any():
+        first = int(outside.nonzero()[0, 0])
+        other = f", or be {' or '.join(map(str, missing))} for no label" if missing else ""
+        raise ValueError(f"y must lie in [0, {n_out}){other}, but y[{first}] is {int(y[first])}.")
+
+
+def _one_hot(y: Tensor, like: Tensor) -> Tensor:
+    """Labels (B,) as (B, C); on a GPU, where to look for one out of range would be to wait, NaN for such."""
+    classes = like.shape[1]
+    if not y.is_cuda:
+        _check_classes(y, classes)
+    hot = (y[:, None] == torch.arange(classes, device=y.device)).to(like.dtype)
+    return torch.where(((y >= 0) & (y < classes))[:, None], hot, torch.nan) if y.is_cuda else hot
 
 
 class CrossEntropy(Loss):
     """Softmax cross-entropy; y (B,) integer class indices of any width."""
 
     name = "cross_entropy"
-    counts_correct = True
-
-    def curvature(self, n_out: int) -> float:
-        return 0.5  # diag(p) - p p^T has no eigenvalue above 1/2
-
-    def proximal(self, center: Tensor, y: Tensor, rho: float) -> Tensor:
-        z = torch.empty_like(center)
-        ops.softmax_prox(center, y, z, rho)
-        return z
+    captured = True
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         if logits.is_cuda:
@@ -69,43 +222,45 @@ class CrossEntropy(Loss):
             inside = (y >= 0) & (y < logits.shape[1])
             loss = F.cross_entropy(logits, y.clamp(0, logits.shape[1] - 1))
             return torch.where(inside.all(), loss, torch.nan)
-        # torch's -100 is an error here
-        return F.cross_entropy(logits, y, ignore_index=torch.iinfo(torch.int64).min)
+        try:
+            # torch's -100 is an error here
+            return F.cross_entropy(logits, y, ignore_index=torch.iinfo(torch.int64).min)
+        except IndexError:  # torch has seen a label out of range; say which
+            _check_classes(y, logits.shape[1])
+            raise
 
-    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
-            raise TypeError(f"y must be integer class indices for cross_entropy, but is {y.dtype}.")
-        if y.ndim != 1:
-            raise ValueError(f"y must have shape (B,) for cross_entropy, but has shape {tuple(y.shape)}.")
-        return y if y.dtype == torch.int64 and y.is_contiguous() else y.long().contiguous()
-
-    def check_target_values(self, y: Tensor, n_out: int) -> None:
-        outside = (y < 0) | (y >= n_out)
-        if outside.any():
-            first = int(outside.nonzero()[0, 0])
-            raise ValueError(f"y must lie in [0, {n_out}), but y[{first}] is {int(y[first])}.")
-
-
-UNLABELLED = -1
-
-
-class PartialCrossEntropy(CrossEntropy):
-    """The same where samples may be without a label, which y says by -1; the mean is over those that have one."""
-
-    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
-        labelled = y != UNLABELLED
-        return super().mean(logits[labelled], y[labelled])
-
-    def check_target_values(self, y: Tensor, n_out: int) -> None:
-        outside = (y < UNLABELLED) | (y >= n_out)
-        if outside.any():
-            first = int(outside.nonzero()[0, 0])
-            raise ValueError(
-                f"y must lie in [0, {n_out}), or be -1 for no label, but y[{first}] is {int(y[first])}."
+    def residual(
+        self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
+        loss: Tensor, correct: Tensor, flag: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        try:
+            ops.softmax_residual(
+                logits,
+                y,
+                bias=bias,
+                residual=out,
+                bias_gradient=bias_gradient,
+                loss=loss,
+                correct=correct,
+                guard=flag,
             )
+        except ValueError:  # a label out of range is y's here
+            _check_classes(y, logits.shape[1])
+            raise
 
-    def labelled(self, y: Tensor) -> int:
-        return int((y >= 0).sum())
+    def proximal(
+        self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
+    ) -> Tensor:
+        out = torch.empty_like(center) if out is None else out
+        try:
+            ops.softmax_prox(center, y, out=out, rho=rho, guard=flag)
+        except ValueError:
+            _check_classes(y, center.shape[1])
+            raise
+        return out
+
+    def curvature(self, n_out: int) -> float:
+        return 0.5  # diag(p) - p p^T has no eigenvalue above 1/2
 
 
 class MeanSquaredError(Loss):
@@ -113,39 +268,355 @@ class MeanSquaredError(Loss):
 
     name = "mse"
     counts_correct = False
-
-    def curvature(self, n_out: int) -> float:
-        return 2.0 / n_out
-
-    def proximal(self, center: Tensor, y: Tensor, rho: float) -> Tensor:
-        pull = self.curvature(center.shape[1])
-        return (pull * y + rho * center) / (pull + rho)
+    captured = True
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(logits, y)
 
+    def residual(
+        self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
+        loss: Tensor, correct: Tensor, flag: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        ops.mse_residual(
+            logits, y, bias=bias, residual=out, bias_gradient=bias_gradient, loss=loss, guard=flag
+        )
+
+    def proximal(
+        self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
+    ) -> Tensor:
+        return _pulled(center, y, self.curvature(center.shape[1]), rho, out, flag)
+
+    def curvature(self, n_out: int) -> float:
+        return 2.0 / n_out
+
+    def takes_classes(self, y: Tensor) -> bool:
+        return False
+
+    def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
+        return F.one_hot(labels, n_out).to(dtype)
+
     def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        if y.dtype != dtype:
-            raise TypeError(f"y must be {dtype} like the model for mse, but is {y.dtype}.")
-        if y.ndim != 2:
-            raise ValueError(f"y must have shape (B, C) for mse, but has shape {tuple(y.shape)}.")
-        return y.detach().contiguous()
+        return _real_targets(y, dtype, self.name)
 
-    def check_target_values(self, y: Tensor, n_out: int) -> None:
-        if y.shape[1] != n_out:
-            raise ValueError(f"y must have {n_out} columns like the model's output, but has {y.shape[1]}.")
+    def check_target_shape(self, y: Tensor, n_out: int) -> None:
+        _check_columns(y, n_out)
 
 
-_losses: dict[str, type[Loss]] = {cls.name: cls for cls in (CrossEntropy, MeanSquaredError)}
+def _real_targets(y: Tensor, dtype: torch.dtype, loss: str) -> Tensor:
+    if y.dtype != dtype:
+        raise TypeError(f"y must be {dtype} like the model for {loss}, but is {y.dtype}.")
+    if y.ndim != 2:
+        raise ValueError(f"y must have shape (B, C) for {loss}, but has shape {tuple(y.shape)}.")
+    return y.detach().contiguous()
 
 
-def make_loss(name: str, *, partial: bool = False) -> Loss:
-    """The loss of that name: "cross_entropy" or "mse"; ValueError for another.
+def _check_columns(y: Tensor, n_out: int) -> None:
+    if y.shape[1] != n_out:
+        raise ValueError(f"y must have {n_out} columns like the model's output, but has {y.shape[1]}.")
 
-    ``partial``: labels of the cross-entropy may be missing.
+
+def _pulled(
+    center: Tensor, y: Tensor, pull: float, rho: float, out: Tensor | None, flag: Tensor | None
+) -> Tensor:
+    """argmin_z pull / 2 (z - y)^2 + rho / 2 (z - center)^2, elementwise."""
+    out = torch.div(pull * y + rho * center, pull + rho, out=out)
+    if flag is not None:
+        flag.logical_or_(~out.sum().isfinite())
+    return out
+
+
+class SquaredError(Loss):
+    """(z - y)^2 summed over C, and not averaged; y (B, C) floats, or (B,) integer classes, which count as one-hot."""
+
+    name = "squared"
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        return (logits - self._targets(y, logits)).square().sum() / len(logits)
+
+    def proximal(
+        self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
+    ) -> Tensor:
+        return _pulled(center, self._targets(y, center), 2.0, rho, out, flag)
+
+    def curvature(self, n_out: int) -> float:
+        return 2.0
+
+    def _targets(self, y: Tensor, like: Tensor) -> Tensor:
+        return _one_hot(y, like) if self.takes_classes(y) else y
+
+    def counts(self, y: Tensor, n_out: int) -> bool:
+        return self.takes_classes(y)
+
+    def takes_classes(self, y: Tensor) -> bool:
+        return _are_integers(y)
+
+    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.takes_classes(y):
+            return super().check_targets(y, dtype)
+        return _real_targets(y, dtype, self.name)
+
+    def check_target_shape(self, y: Tensor, n_out: int) -> None:
+        if not self.takes_classes(y):
+            _check_columns(y, n_out)
+
+
+class Hinge(Loss):
+    """One class against the rest: max(1 - z, 0) for the label's own output, max(z, 0) for the others, summed over C.
+
+    y (B,) integer class indices. Being piecewise linear, it has the curvature 0: with automatic step sizes codes move
+    as if it went on straight.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"loss must be the name of a loss, but is a {type(name).__name__}.")
-    if name not in _losses:
-        raise unknown_name("loss", name, _losses)
-    return PartialCrossEntropy() if partial and name == "cross_entropy" else _losses[name]()
+
+    name = "hinge"
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        return torch.where(_one_hot(y, logits) == 1, 1 - logits, logits).relu().sum() / len(logits)
+
+    def proximal(
+        self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
+    ) -> Tensor:
+        out = torch.empty_like(center) if out is None else out
+        ops.hinge_prox(
+            center, _one_hot(y, center), torch.zeros_like(center), out=out, beta=rho / 2, guard=flag
+        )
+        return out
+
+    def curvature(self, n_out: int) -> float:
+        return 0.0
+
+
+class Criterion(Loss):
+    """A torch criterion, or any function (logits, y) -> mean over the minibatch, 0-d.
+
+    y reaches it as it is: floats in the model's dtype, integers as int64. What is minimised is what it returns, such
+    as the mean that a weighted ``nn.CrossEntropyLoss`` divides by the weights of the labels. A module is copied, so
+    that its buffers can follow the model's device and dtype while the user's own stays as it is. It is differentiated
+    at the logits alone, and one that has parameters to train is refused.
+
+    "Correct" are samples whose largest logit is that of their label, where y is (B,) integers and C > 1. Of a single
+    logit it is those with z > 0 where y is 1 and z <= 0 elsewhere, if y is B integers or bools, or the criterion is
+    ``nn.BCEWithLogitsLoss`` or ``nn.SoftMarginLoss``. Any other floats count nothing.
+
+    Raises:
+        TypeError, ValueError: it is a class and not an instance, does not take the mean, or has parameters to train.
+    """
+
+    _of_classes = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+    _of_two_classes = (nn.BCEWithLogitsLoss, nn.SoftMarginLoss)
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        if isinstance(function, type):
+            raise TypeError(
+                f"loss must be a criterion and not its class, but is {function.__name__}; pass an instance, "
+                f"{function.__name__}()."
+            )
+        named = getattr(function, "func", function)  # of a functools.partial
+        self.name = getattr(named, "__name__", type(named).__name__)
+        self._function = self._given = function
+        reduction = getattr(function, "reduction", "mean")
+        if reduction not in ("mean", "batchmean"):
+            raise ValueError(
+                f"loss must take the mean over the minibatch, but {self.name} has reduction={reduction!r}; make it "
+                "with reduction='mean'."
+            )
+        if isinstance(function, nn.Module):
+            for path, parameter in function.named_parameters():
+                if parameter.requires_grad:
+                    raise ValueError(
+                        f"loss must have nothing to train itself, but {self.name} has the parameter {path!r}; freeze "
+                        "it, or make it part of the model."
+                    )
+        if isinstance(function, (nn.CrossEntropyLoss, nn.NLLLoss)):
+            self.missing = (function.ignore_index,)
+
+    @property
+    def given(self) -> Any:
+        return self._given
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Loss:
+        if not isinstance(self._function, nn.Module):
+            return self
+        own = copy.copy(self)
+        own._function = copy.deepcopy(self._function).to(device, dtype)
+        return own
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        try:
+            value = self._function(logits, y)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise ValueError(
+                f"loss must take logits {tuple(logits.shape)} and y {tuple(y.shape)} of {y.dtype}, but {self.name} "
+                f"raised a {type(error).__name__}: {reason}."
+            ) from error
+        if not isinstance(value, Tensor):
+            raise TypeError(f"loss must return a 0-d tensor, but {self.name} returned {value!r}.")
+        if value.ndim > 0 or not value.dtype.is_floating_point:
+            raise ValueError(
+                f"loss must return its mean over the minibatch, a 0-d floating-point tensor, but {self.name} "
+                f"returned {value.dtype} of shape {tuple(value.shape)}."
+            )
+        if torch.is_grad_enabled() and logits.requires_grad and not value.requires_grad:
+            raise ValueError(f"loss must be differentiable in the logits, but {self.name} is not.")
+        return value
+
+    def curvature(self, n_out: int) -> float | None:
+        # Those that torch does not differentiate twice.
+        f = self._function
+        if type(f) is nn.MultiLabelMarginLoss:
+            return 0.0
+        if type(f) is nn.MultiMarginLoss:
+            # 2 w / C times the Laplacian of a star of C vertices, whose largest eigenvalue is C.
+            return 0.0 if f.p == 1 else 2.0 * (1.0 if f.weight is None else float(f.weight.max()))
+        return None
+
+    def counts(self, y: Tensor, n_out: int) -> bool:
+        if n_out > 1:
+            return y.ndim == 1 and _are_integers(y)
+        labels = not (y.dtype.is_floating_point or y.dtype.is_complex)
+        return y.numel() == len(y) and (labels or isinstance(self._function, self._of_two_classes))
+
+    def correct(self, logits: Tensor, y: Tensor) -> Tensor | None:
+        if logits.shape[1] > 1 or not self.counts(y, 1):
+            return super().correct(logits, y)
+        return ((logits > 0).flatten() == (y > 0.5).flatten()).sum()
+
+    def takes_classes(self, y: Tensor) -> bool:
+        return y.ndim == 1 and _are_integers(y) and isinstance(self._function, self._of_classes)
+
+    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        if y.dtype.is_floating_point and y.dtype != dtype:
+            raise TypeError(f"y must be {dtype} like the model, or integers, but is {y.dtype}.")
+        return (y.long() if _are_integers(y) else y.detach()).contiguous()
+
+
+class PartlyLabelled(Loss):
+    """Another loss where samples may be without a label, which integers y (B,) say by -1.
+
+    The mean is over those that have one; without any, it is NaN, and no flag is raised.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+        self.name, self.counts_correct = loss.name, loss.counts_correct
+        self.missing = (UNLABELLED, *loss.missing)
+
+    @property
+    def given(self) -> Any:
+        return self._loss.given
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Loss:
+        return PartlyLabelled(self._loss.to(device, dtype))
+
+    def _rows(self, y: Tensor) -> Tensor:
+        """Which samples have a label."""
+        if y.ndim == 1 and _are_integers(y):
+            return (y != UNLABELLED).nonzero()[:, 0]
+        return torch.arange(len(y), device=y.device)
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        rows = self._rows(y)
+        return self._loss.mean(logits[rows], y[rows])
+
+    def residual(
+        self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
+        loss: Tensor, correct: Tensor, flag: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        rows = self._rows(y)
+        if len(rows) == len(y):
+            self._loss.residual(logits, bias, y, out, bias_gradient, loss, correct, flag)
+            return
+        part = logits.new_zeros(len(rows), logits.shape[1])
+        if len(rows):
+            self._loss.residual(logits[rows], bias, y[rows], part, bias_gradient, loss, correct, flag)
+        else:
+            loss.fill_(torch.nan)
+            correct.zero_()
+            if bias_gradient is not None:
+                bias_gradient.zero_()
+        out.zero_()
+        out[rows] = part
+
+    def curvature(self, n_out: int) -> float | None:
+        return self._loss.curvature(n_out)
+
+    def curvature_at(self, logits: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
+        rows = self._rows(y)
+        return self._loss.curvature_at(logits[rows], bias, y[rows]) if len(rows) else logits.new_zeros(())
+
+    def counts(self, y: Tensor, n_out: int) -> bool:
+        return self._loss.counts(y, n_out)
+
+    def correct(self, logits: Tensor, y: Tensor) -> Tensor | None:
+        rows = self._rows(y)
+        return self._loss.correct(logits[rows], y[rows])
+
+    def labelled(self, y: Tensor) -> int | Tensor:
+        return self._loss.labelled(y[self._rows(y)])
+
+    def takes_classes(self, y: Tensor) -> bool:
+        return self._loss.takes_classes(y)
+
+    def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
+        return self._loss.from_labels(labels, n_out, dtype)
+
+    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._loss.check_targets(y, dtype)
+
+    def check_target_shape(self, y: Tensor, n_out: int) -> None:
+        self._loss.check_target_shape(y, n_out)
+
+
+LossLike: TypeAlias = str | Loss | Callable[[Tensor, Tensor], Tensor]
+
+_losses: dict[str, type[Loss]] = {
+    cls.name: cls for cls in (CrossEntropy, MeanSquaredError, SquaredError, Hinge)
+}
+
+
+def names() -> list[str]:
+    """The names that ``loss=`` takes."""
+    return list(_losses)
+
+
+def make_loss(loss: LossLike, *, partial: bool = False, needs: Sequence[str] = (), user: str = "") -> Loss:
+    """The loss that a user asks for.
+
+    Args:
+        loss: one of :func:`names`, a :class:`Loss`, a torch criterion, or a function (logits, y) -> mean over the
+            minibatch.
+        partial: labels may be missing, see :class:`PartlyLabelled`.
+        needs: methods of :class:`Loss` without a default that it must have.
+        user: what needs them.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: there is no loss of that name; it takes no mean, or has parameters to train; or it lacks what is
+            needed.
+    """
+    if isinstance(loss, str):
+        if loss not in _losses:
+            raise unknown_name("loss", loss, _losses)
+        made = _losses[loss]()
+    elif isinstance(loss, Loss):
+        made = loss
+    elif callable(loss):
+        made = Criterion(loss)
+    else:
+        raise TypeError(
+            f"loss must be a name, a torch criterion or a function of logits and y, but is {named_type(loss)}."
+        )
+    for need in needs:
+        if not _has(type(made), need):
+            others = " or ".join(repr(name) for name, cls in _losses.items() if _has(cls, need))
+            raise ValueError(
+                f"loss must know its {need} map for {user}, but {made.name!r} does not; choose {others}, or a method "
+                "that takes derivatives."
+            )
+    return PartlyLabelled(made) if partial and not isinstance(made, PartlyLabelled) else made
+
+
+def _has(loss: type[Loss], need: str) -> bool:
+    return getattr(loss, need) is not getattr(Loss, need)

@@ -7,26 +7,17 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from altmin_ext.errors import unknown_name
+from altmin_ext import _check
+from altmin_ext.network.activations import known_activations
 from altmin_ext.nn import Elman, NonNegativeFactors, Sign, TimeSteps
 
-_activations: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "identity": nn.Identity,
-}
 
-
-def _checked(widths: list[int]) -> list[int]:
-    if min(widths) < 1:
-        raise ValueError(f"every width must be at least 1, but they are {widths}.")
-    return widths
+def _checked_widths(n_in: int, hidden: Sequence[int], n_out: int) -> list[int]:
+    return [
+        _check.integer("n_in", n_in),
+        *_check.integers("hidden", hidden),
+        _check.integer("n_out", n_out),
+    ]
 
 
 def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") -> nn.Sequential:
@@ -36,18 +27,23 @@ def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") 
         n_in: features of one sample once flattened.
         hidden: width of every hidden layer; empty for a linear classifier.
         n_out: classes, or outputs for ``loss="mse"``.
-        activation: "relu", "leaky_relu", "elu", "tanh", "sigmoid", "gelu", "silu", "softplus" or "identity".
+        activation: "identity", "relu", "leaky_relu", "elu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu",
+            "softplus", or a :class:`altmin_ext.nn.Sign` with one of its surrogates: "sign", "sign_clipped" or
+            "sign_none".
+
+    Returns:
+        An ``nn.Sequential`` that takes (B, ...) to logits (B, n_out).
 
     Raises:
+        TypeError: a width is no integer, ``hidden`` no list, or ``activation`` no name.
         ValueError: an unknown activation, or a width below 1.
     """
-    if activation not in _activations:
-        raise unknown_name("activation", activation, _activations)
-    widths = _checked([n_in, *hidden, n_out])
+    activation = _check.known("activation", activation, known_activations)
+    widths = _checked_widths(n_in, hidden, n_out)
     modules: list[nn.Module] = [nn.Flatten()]
     for width_in, width_out in itertools.pairwise(widths[:-1]):
-        modules += [nn.Linear(width_in, width_out), _activations[activation]()]
-    return nn.Sequential(*modules, nn.Linear(widths[-2], n_out))
+        modules += [nn.Linear(width_in, width_out), known_activations[activation].make()]
+    return nn.Sequential(*modules, nn.Linear(widths[-2], widths[-1]))
 
 
 def binary_mlp(
@@ -55,7 +51,7 @@ def binary_mlp(
 ) -> nn.Sequential:
     """The binary network of Choromanska et al. (2019): flatten, Linear, Tanh, Sign, ..., Linear, Tanh, Linear.
 
-    Every hidden layer but the last hands on its signs alone.
+    Every hidden layer but the last passes on only its signs.
 
     Args:
         n_in: features of one sample once flattened.
@@ -63,16 +59,20 @@ def binary_mlp(
         n_out: classes, or outputs for ``loss="mse"``.
         surrogate: what stands in for the derivative of :class:`Sign`: "identity", "clipped" or "none".
 
+    Returns:
+        An ``nn.Sequential`` that takes (B, ...) to logits (B, n_out).
+
     Raises:
+        TypeError: a width is no integer, or ``hidden`` no list.
         ValueError: an unknown surrogate, or a width below 1.
     """
-    widths = _checked([n_in, *hidden, n_out])
+    widths = _checked_widths(n_in, hidden, n_out)
     modules: list[nn.Module] = [nn.Flatten()]
     for width_in, width_out in itertools.pairwise(widths[:-1]):
         modules += [nn.Linear(width_in, width_out), nn.Tanh(), Sign(surrogate)]
-    if hidden:
+    if len(widths) > 2:
         modules.pop()
-    return nn.Sequential(*modules, nn.Linear(widths[-2], n_out))
+    return nn.Sequential(*modules, nn.Linear(widths[-2], widths[-1]))
 
 
 def lenet5(in_channels: int = 1, size: int = 28, n_out: int = 10) -> nn.Sequential:
@@ -83,15 +83,19 @@ def lenet5(in_channels: int = 1, size: int = 28, n_out: int = 10) -> nn.Sequenti
 
     Args:
         in_channels: of the images.
-        size: height and width of the images, 28 or 32 in the paper; at least 16, for a pixel to be left.
+        size: height and width of the images, 28 or 32 in the paper; at least 16, which leaves one pixel to the last
+            pooling.
         n_out: classes, or outputs for ``loss="mse"``.
 
+    Returns:
+        An ``nn.Sequential`` that takes (B, in_channels, size, size) to logits (B, n_out).
+
     Raises:
+        TypeError: a number is no integer.
         ValueError: the images are too small, or a number is below 1.
     """
-    if size < 16:
-        raise ValueError(f"size must be at least 16, for two convolutions and poolings, but is {size}.")
-    _checked([in_channels, n_out])
+    in_channels, n_out = _check.integer("in_channels", in_channels), _check.integer("n_out", n_out)
+    size = _check.integer("size", size, minimum=16)
     side = ((size - 4) // 2 - 4) // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2),
@@ -114,10 +118,15 @@ def elman_rnn(n_in: int = 1, hidden: int = 50, steps: int = 784, n_out: int = 10
         steps: length of every sequence.
         n_out: classes, or outputs for ``loss="mse"``.
 
+    Returns:
+        An ``nn.Sequential`` that takes (B, ...) with ``steps * n_in`` numbers per sample to logits (B, n_out).
+
     Raises:
-        ValueError: a size below 1.
+        TypeError: a size is no integer.
+        ValueError: a size is below 1.
     """
-    _checked([n_in, hidden, steps, n_out])
+    sizes = {"n_in": n_in, "hidden": hidden, "steps": steps, "n_out": n_out}
+    n_in, hidden, steps, n_out = (_check.integer(name, value) for name, value in sizes.items())
     return nn.Sequential(
         TimeSteps(n_in), Elman(n_in, hidden), nn.ReLU(), nn.Flatten(), nn.Linear(steps * hidden, n_out)
     )
@@ -127,10 +136,13 @@ def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> 
     """A network with a layer of non-negative factors: encoder, ReLU, NonNegativeFactors, head; for "deepfacto".
 
     Args:
-        encoder: x to features (B, C) or maps of features (B, C, ...), all positions of which have one dictionary.
+        encoder: takes x to features (B, C), or to maps of features (B, C, ...), whose positions share one dictionary.
         features: C.
         rank: r, the number of factors.
-        head: codes (B, r), or maps of codes (B, r, ...), to logits.
+        head: takes codes (B, r), or maps of codes (B, r, ...), to logits.
+
+    Returns:
+        An ``nn.Sequential`` of the four.
 
     Raises:
         TypeError, ValueError: ``features`` or ``rank`` is no integer, or below 1.

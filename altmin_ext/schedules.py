@@ -1,12 +1,11 @@
-"""Learning-rate schedules: a factor for every epoch, which multiplies every learning rate of the method."""
+"""Learning-rate schedules: a factor of every epoch that multiplies all learning rates of the method."""
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 
-from altmin_ext.errors import unknown_name
+from altmin_ext import _check
 
 #: Maps the number of epochs finished so far (0 in the first epoch) to a factor, finite and at least 0.
 Schedule = Callable[[int], float]
@@ -37,29 +36,21 @@ def make_schedule(schedule: str | Schedule, epochs: int) -> Schedule:
         epochs: how many epochs the run has.
 
     Returns:
-        A callable epoch -> factor that raises, once called, if a callable of your own returns no such number.
+        A callable epoch -> factor. It raises a TypeError or ValueError if your callable returns anything but a
+        finite number of at least 0.
 
     Raises:
         TypeError: ``schedule`` is neither a string nor callable.
         ValueError: an unknown name.
     """
     if isinstance(schedule, str):
-        if schedule not in _schedules:
-            raise unknown_name("lr_schedule", schedule, _schedules)
-        named = _schedules[schedule]
+        named = _schedules[_check.known("lr_schedule", schedule, _schedules)]
         return lambda epoch: named(epoch, epochs)
     if not callable(schedule):
         raise TypeError(f"lr_schedule must be a name or a callable epoch -> factor, but is {schedule!r}.")
 
     def checked(epoch: int) -> float:
         factor = schedule(epoch)
-        if not isinstance(factor, numbers.Real):
-            raise TypeError(f"lr_schedule must return a number, but returned {factor!r} for epoch {epoch}.")
-        factor = float(factor)
-        if not 0.0 <= factor < math.inf:
-            raise ValueError(
-                f"lr_schedule must return a finite number, at least 0, not {factor} for epoch {epoch}."
-            )
-        return factor
+        return _check.number(f"lr_schedule({epoch})", factor, 0.0)
 
     return checked

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from altmin_ext import _check
 from altmin_ext import data as known_data
 from altmin_ext._batches import Batches, MemoryBatches, Samples, make_batches, read
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.history import EpochRecord, History, plot_histories
-from altmin_ext.losses import Loss, make_loss
+from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.methods import Method, StepReport, make_method
 from altmin_ext.network import as_chain
+from altmin_ext.nn import NonNegativeFactors
 from altmin_ext.schedules import Schedule, make_schedule
 
 __all__ = ["EarlyStopping", "Evaluation", "History", "TrainingState", "evaluate", "plot_histories", "train"]
@@ -37,7 +39,7 @@ def train(
     shuffle: bool = True,
     validation: Any = None,
     validation_fraction: float = 0.0,
-    loss: str = "cross_entropy",
+    loss: LossLike | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -53,22 +55,26 @@ def train(
         data: one of
 
             - ``(x, y)``, tensors or ndarrays: x (N, ...) floating point, y (N,) integer class indices, or
-              (N, C) floats for ``loss="mse"``; copied once if the model's dtype or device is another;
+              (N, C) floats for ``loss="mse"``, or what a criterion takes; copied once if the model's dtype or
+              device is another;
+            - an :class:`altmin_ext.data.DataSet`, or the name of one, see :func:`altmin_ext.data.names`: its
+              training part;
             - a torch ``Dataset`` or ``DataLoader``;
-            - the name of a known data set, see :func:`altmin_ext.data.names`: its training part;
             - any iterable of ``(x, y)`` batches. An endless one is an epoch that never ends: pass ``steps``.
         method: a name, see :func:`altmin_ext.methods.names`, or a :class:`Method` bound to ``model``.
         epochs: passes over the data.
-        steps: train on at most that many minibatches in all; None for no limit. The epoch that it cuts short
-            is recorded like any other.
-        batch_size: samples of a minibatch. The last one of an epoch holds what is left; data smaller than
-            ``batch_size`` are one minibatch. A DataLoader or an iterable of batches is used as it is. Methods that
-            take the whole training set at once do not ask.
-        shuffle: a new order for every epoch, except of a DataLoader or an iterable.
-        validation: evaluated after every epoch; data as above, but a name means its test part.
-        validation_fraction: hold that part of the data back for validation instead; needs data in memory.
-        loss: "cross_entropy" or "mse".
-        seed: of the order of the data and of the method; torch's global generator is not used.
+        steps: train on at most so many minibatches in all; None for no limit. An epoch cut short by it is recorded
+            like any other.
+        batch_size: samples in a minibatch. The last minibatch of an epoch holds what is left. A DataLoader or an
+            iterable of batches is used as it is, and methods that take the whole training set at once ignore it.
+        shuffle: draw a new order for every epoch; not of a DataLoader or an iterable.
+        validation: evaluated after every epoch; data as above, but of a data set the test part.
+        validation_fraction: hold out this part of the data for validation instead; needs data in memory.
+        loss: a name, see :func:`altmin_ext.losses.names`; or a torch criterion, or any function (logits, y) -> scalar
+            mean over the minibatch, which is differentiated at the logits alone, see
+            :class:`altmin_ext.losses.Criterion`. None for the method's own: "cross_entropy", of ``admm`` "hinge".
+        seed: of the order of the data and of the method, at least 0 and less than 2**63; torch's global generator
+            is left alone.
         device: where to train; the model is moved there. None for where it is.
         progress: show a bar on standard error.
         callbacks: objects with any of ``on_start``, ``on_step``, ``on_epoch`` and ``on_end``, see
@@ -86,16 +92,14 @@ def train(
         TypeError, ValueError: an argument is wrong, or does not fit the model. What can be checked beforehand
             is, and then the model is as it was; a stream's minibatches are checked as they come.
         DivergenceError: a code or a weight is not finite; the model keeps the last finite weights.
-        KeyboardInterrupt: Ctrl-C. It is held back until the method is done with the running minibatch.
+        KeyboardInterrupt: Ctrl-C, once the method is done with the current minibatch.
     """
-    _check_count("epochs", epochs)
-    _check_count("batch_size", batch_size)
-    if steps is not None:
-        _check_count("steps", steps)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an integer, but is {seed!r}.")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be at least 0 and below 2**63, but is {seed}.")
+    epochs = _check.integer("epochs", epochs)
+    batch_size = _check.integer("batch_size", batch_size)
+    steps = None if steps is None else _check.integer("steps", steps)
+    seed = _check.seed("seed", seed)
+    shuffle = _check.boolean("shuffle", shuffle)
+    progress = _check.boolean("progress", progress)
     schedule = make_schedule(lr_schedule, epochs)
     hooks = _Hooks(callbacks)
     source, held_out = _read_data(data, validation, validation_fraction, seed)
@@ -110,24 +114,28 @@ def train(
     if held_out is not None:
         with _naming("validation"):
             validated = _open(method, held_out, _EVALUATION_BATCH)
-    if epochs > 1 and (
-        (batches.one_shot and steps is None) or (validated is not None and validated.one_shot)
-    ):
+    one_shot = (batches.one_shot and steps is None) or (validated is not None and validated.one_shot)
+    if epochs > 1 and one_shot:
         raise ValueError(
             f"epochs must be 1 with a generator, which can be read only once, but is {epochs}: pass a list "
             "of batches, a DataLoader, or another iterable that starts anew with each loop."
         )
-
-    metrics = ["loss", "accuracy"] if method.loss.counts_correct else ["loss"]
+    metrics = _metrics(method, batches)
     if validated is not None:
-        metrics += [f"validation_{name}" for name in metrics]
-    state = TrainingState(method, History(), epochs, tuple(metrics))
-    for hook in hooks.on_start:
-        hook(state)
-    _run(state, batches, validated, schedule, hooks, steps, progress)
-    for hook in hooks.on_end:
-        hook(state)
+        metrics += [f"validation_{name}" for name in _metrics(method, validated)]
+    history = History()
+    history.loss = method.loss.name
+    state = TrainingState(method, history, epochs, tuple(metrics))
+    _Run(state, batches, validated, schedule, hooks, steps)(progress)
     return state.history
+
+
+def _metrics(method: Method, batches: Batches) -> list[str]:
+    """What can be said of such minibatches; of a stream's an accuracy wherever the loss may have one."""
+    counts = method.loss.counts_correct
+    if counts and isinstance(batches, MemoryBatches):
+        counts = method.loss.counts(batches.y, _output_width(method.model, batches.x))
+    return ["loss", "accuracy"] if counts else ["loss"]
 
 
 def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
@@ -143,76 +151,92 @@ def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], Ste
     return lambda x, y: step(x, y, index=batches.rows)
 
 
-def _run(
-    state: TrainingState,
-    batches: Batches,
-    validation: Batches | None,
-    schedule: Schedule,
-    hooks: _Hooks,
-    steps: int | None,
-    progress: bool,
-) -> None:
-    method, step = state.method, _step_of(state.method, batches)
-    with _progress_bar(batches.steps, state.epochs, steps, progress) as bar, HeldInterrupt() as interrupt:
-        for epoch in range(1, state.epochs + 1):
-            state.epoch = epoch
-            method.learning_rate_factor = schedule(epoch - 1)
+@dataclasses.dataclass
+class _Run:
+    """The epochs of a training run, with everything checked and opened."""
+
+    state: TrainingState
+    batches: Batches
+    validation: Batches | None
+    schedule: Schedule
+    hooks: _Hooks
+    steps: int | None
+
+    def __call__(self, progress: bool) -> None:
+        state = self.state
+        step = _step_of(state.method, self.batches)
+        _call(self.hooks.on_start, state)
+        with (
+            _progress_bar(self.batches.steps, state.epochs, self.steps, progress) as bar,
+            HeldInterrupt() as held,
+        ):
+            for epoch in range(1, state.epochs + 1):
+                state.epoch = epoch
+                state.method.learning_rate_factor = self.schedule(epoch - 1)
+                if bar is not None:
+                    bar.set_description(f"epoch {epoch}/{state.epochs}", refresh=False)
+                self._train(step, bar, held)
+                self._validate()
+                if bar is not None:
+                    row = state.history.epochs[-1]
+                    found = {name: row[name] for name in state.metrics if row[name] is not None}
+                    bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()}, refresh=False)
+                _call(self.hooks.on_epoch, state)
+                if self._is_over():
+                    break
+        _call(self.hooks.on_end, state)
+
+    def _is_over(self) -> bool:
+        return self.state.step == self.steps or self.state.stopped
+
+    def _train(
+        self, step: Callable[[Tensor, Tensor], StepReport], bar: Any, interrupt: HeldInterrupt
+    ) -> None:
+        """One epoch, up to its row of the history."""
+        state, method, batches = self.state, self.state.method, self.batches
+        record = EpochRecord(state.history)
+        if batches.steps is not None and not batches.one_shot:  # what can be gone through beforehand
+            seen = itertools.islice(batches, None if self.steps is None else self.steps - state.step)
+            method.begin_epoch(_held(seen, interrupt))
+        for x, y in batches:
+            interrupt.held = True
+            report = step(x, y)
+            interrupt.release()
+            record.add(report, len(x), method.loss.labelled(y))
+            del x, y  # the next minibatch then takes their memory, which is still in the cache
+            state.step += 1
+            if state.step % _STEPS_UNSEEN == 0:
+                method.raise_if_diverged()
             if bar is not None:
-                bar.set_description(f"epoch {epoch}/{state.epochs}", refresh=False)
-            record = EpochRecord(state.history)
-            if batches.steps is not None and not batches.one_shot:  # what can be gone through beforehand
-                seen = itertools.islice(batches, None if steps is None else steps - state.step)
-                method.begin_epoch(_held(seen, interrupt))
-            _run_epoch(state, step, batches, record, hooks, steps, bar, interrupt)
-            method.end_epoch()
-            record.close(epoch, method.learning_rate_factor)
-            state.history.objective_rose = method.objective_rose
-            row = state.history.epochs[-1]
-            if validation is not None:
-                evaluation = _evaluate(method.model, validation, method.loss)
-                row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
-            if bar is not None:
-                bar.set_postfix({name: f"{row[name]:.4f}" for name in state.metrics}, refresh=False)
-            for hook in hooks.on_epoch:
-                hook(state)
-            if state.step == steps or state.stopped:
+                bar.update()
+            state.report = report
+            _call(self.hooks.on_step, state)
+            if self._is_over():
                 break
+        if record.samples == 0:
+            again = (
+                ": an iterable read in several epochs must start anew with each loop"
+                if state.epoch > 1
+                else ""
+            )
+            raise ValueError(
+                f"data must yield at least one minibatch, but was empty in epoch {state.epoch}{again}."
+            )
+        method.raise_if_diverged()
+        method.end_epoch()
+        record.close(state.epoch, method.learning_rate_factor)
+        state.history.objective_rose = method.objective_rose
+
+    def _validate(self) -> None:
+        if self.validation is not None:
+            method, row = self.state.method, self.state.history.epochs[-1]
+            evaluation = _evaluate(method.model, self.validation, method.loss)
+            row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
 
 
-def _run_epoch(
-    state: TrainingState,
-    step: Callable[[Tensor, Tensor], StepReport],
-    batches: Batches,
-    record: EpochRecord,
-    hooks: _Hooks,
-    steps: int | None,
-    bar: Any,
-    interrupt: HeldInterrupt,
-) -> None:
-    """The steps of an epoch."""
-    method = state.method
-    for x, y in batches:
-        interrupt.held = True
-        report = step(x, y)
-        interrupt.release()
-        record.add(report, len(x), method.loss.labelled(y))
-        del x, y  # the next minibatch then takes their memory, which is still in the cache
-        state.step += 1
-        if state.step % _STEPS_UNSEEN == 0:
-            method.raise_if_diverged()
-        if bar is not None:
-            bar.update()
-        state.report = report
-        for hook in hooks.on_step:
-            hook(state)
-        if state.step == steps or state.stopped:
-            break
-    if record.samples == 0:
-        again = ": an iterable that is to serve several epochs must start anew" if state.epoch > 1 else ""
-        raise ValueError(
-            f"data must yield at least one minibatch, but was empty in epoch {state.epoch}{again}."
-        )
-    method.raise_if_diverged()
+def _call(hooks: Iterable[Callable[[TrainingState], Any]], state: TrainingState) -> None:
+    for hook in hooks:
+        hook(state)
 
 
 def _held(
@@ -231,8 +255,8 @@ class Evaluation:
 
     Attributes:
         loss: mean over the samples.
-        accuracy: part of the samples classified correctly; None for ``loss="mse"``.
-        samples: how many there were.
+        accuracy: part of the samples that are classified correctly; None where nothing is, as for ``loss="mse"``.
+        samples: how many there were, of those with a label.
     """
 
     loss: float
@@ -248,7 +272,7 @@ def evaluate(
     model: nn.Module | Sequence[nn.Module],
     data: Any,
     *,
-    loss: str = "cross_entropy",
+    loss: LossLike = "cross_entropy",
     batch_size: int = _EVALUATION_BATCH,
     device: torch.device | str | None = None,
 ) -> Evaluation:
@@ -256,9 +280,11 @@ def evaluate(
 
     Args:
         model: any module that maps x to logits (B, C), or a list of modules, one behind the other.
-        data: as in :func:`train`, but the name of a known data set means its test part.
-        loss: "cross_entropy" or "mse".
-        batch_size: samples evaluated at a time.
+        data: as in :func:`train`, but of a data set the test part. Samples may be without a label, -1, if the model
+            holds a :class:`altmin_ext.NonNegativeFactors`; they are left out.
+        loss: as in :func:`train`, or the ``loss`` of a method.
+        batch_size: samples evaluated at a time. Losses of batches are averaged by their samples, which for a
+            criterion that divides by something else, such as weights, is not quite that of all at once.
         device: where to evaluate; the model is moved there. None for where it is.
 
     Returns:
@@ -268,12 +294,15 @@ def evaluate(
         TypeError, ValueError: an argument is wrong, or data and model do not fit each other.
     """
     model = as_chain(model)
-    _check_count("batch_size", batch_size)
-    loss_function = make_loss(loss)
+    batch_size = _check.integer("batch_size", batch_size)
+    device = _check.device("device", device)
+    # What has learnt from samples without a label may be evaluated on such, too.
+    loss_function = make_loss(loss, partial=any(isinstance(m, NonNegativeFactors) for m in model.modules()))
     source = read(data, "test")
     if device is not None:
         model.to(device)
     weight = next(model.parameters(), torch.empty(0))
+    loss_function = loss_function.to(weight.device, weight.dtype)
     batches = make_batches(
         source, loss=loss_function, dtype=weight.dtype, device=weight.device, batch_size=batch_size
     )
@@ -284,7 +313,7 @@ def _evaluate(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
     n_out = None
     samples = 0
     total_loss: Tensor | float = 0.0
-    correct: Tensor | int = 0
+    correct: Tensor | int | None = 0
     with _evaluation_mode(model):
         for x, y in batches:
             if n_out is None:
@@ -292,18 +321,18 @@ def _evaluate(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
             y = loss.check_targets(y, x.dtype)
             loss.check_target_values(y, n_out)
             logits = model(x)
-            labelled = loss.labelled(y)
+            labelled = int(loss.labelled(y))
             if labelled == 0:
                 continue
             total_loss = total_loss + loss.mean(logits, y).double() * labelled
-            if loss.counts_correct:
-                correct = correct + (logits.argmax(1) == y).sum()
+            hits = loss.correct(logits, y)
+            correct = None if hits is None or correct is None else correct + hits
             samples += labelled
     if n_out is None:
         raise ValueError("data must yield at least one minibatch, but is empty.")
     if samples == 0:
-        raise ValueError("data must hold at least one sample with a label, but every label is -1.")
-    accuracy = float(correct) / samples if loss.counts_correct else None
+        raise ValueError("data must hold at least one sample with a label, but has none.")
+    accuracy = None if correct is None else float(correct) / samples
     return Evaluation(float(total_loss) / samples, accuracy, samples)
 
 
@@ -334,38 +363,27 @@ def _output_width(model: nn.Module, x: Tensor) -> int:
     return logits.shape[1]
 
 
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, but is {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, but is {value}.")
-
-
 def _check_method_object(
     method: Method,
     model: nn.Module | Sequence[nn.Module],
-    loss: str,
+    loss: LossLike | None,
     device: torch.device | str | None,
     options: dict[str, Any],
 ) -> None:
     """Raise where an argument, or what the model is now, contradicts a method that is made already."""
     method.check_model()
-    # make_method and train each put a list into a Sequential of their own.
-    same_list = (
-        isinstance(model, (list, tuple))
-        and isinstance(method.model, nn.Sequential)
-        and list(map(id, model)) == list(map(id, method.model))
-    )
-    if method.model is not model and not same_list:
+    # make_method has put a list of modules into a Sequential of its own.
+    modules = list(method.model) if isinstance(method.model, nn.Sequential) else []
+    if model is not method.model and not (isinstance(model, (list, tuple)) and list(model) == modules):
         raise ValueError("model must be the one that method was made for, but is another: pass method.model.")
     if options:
         raise ValueError(
             f"{', '.join(options)} cannot be set on a method that is made already: pass the method's name, "
             "or give the options to make_method."
         )
-    if loss not in ("cross_entropy", method.loss.name):
+    if loss is not None and loss not in (method.loss.name, method.loss.given):
         raise ValueError(f"loss must be the method's, {method.loss.name!r}, but is {loss!r}: leave it out.")
-    wanted = method.device if device is None else torch.device(device)
+    wanted = _check.named_device("device", device) or method.device
     if wanted.type != method.device.type or wanted.index not in (None, method.device.index):
         raise ValueError(f"device must be the method's, {method.device}, but is {device}: leave it out.")
 
@@ -375,10 +393,7 @@ def _read_data(
 ) -> tuple[Samples | Dataset[Any] | Iterable[Any], Samples | Dataset[Any] | Iterable[Any] | None]:
     """The data to train on and, where there are such, the data to validate with."""
     source = read(data, "train")
-    if isinstance(validation_fraction, bool) or not isinstance(validation_fraction, (int, float)):
-        raise TypeError(f"validation_fraction must be a number, but is {validation_fraction!r}.")
-    if not 0.0 <= validation_fraction < 1.0:
-        raise ValueError(f"validation_fraction must lie in [0, 1), but is {validation_fraction!r}.")
+    validation_fraction = _check.number("validation_fraction", validation_fraction, 0.0, below=1.0)
     if validation_fraction == 0.0:
         with _naming("validation"):
             return source, None if validation is None else read(validation, "test")
@@ -438,14 +453,14 @@ class _Hooks:
 
     def __init__(self, callbacks: Iterable[Any]) -> None:
         if not isinstance(callbacks, Iterable):
-            raise TypeError(f"callbacks must be a list of objects, but is a {type(callbacks).__name__}.")
+            raise TypeError(f"callbacks must be a list of objects, but is {_check.named_type(callbacks)}.")
         callbacks = list(callbacks)
         names = ("on_start", "on_step", "on_epoch", "on_end")
         for callback in callbacks:
             if not any(hasattr(callback, name) for name in names):
                 raise TypeError(
-                    f"callbacks must be objects with any of {', '.join(names)}, but one is a "
-                    f"{type(callback).__name__}."
+                    f"callbacks must be objects with any of {', '.join(names)}, but one is "
+                    f"{_check.named_type(callback)}."
                 )
         self.on_start, self.on_step, self.on_epoch, self.on_end = (
             [getattr(callback, name) for callback in callbacks if hasattr(callback, name)] for name in names

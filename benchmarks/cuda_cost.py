@@ -27,7 +27,7 @@ from torch.utils.flop_counter import flop_registry
 
 import altmin_ext
 from altmin_ext import ops
-from altmin_ext.ops import native
+from altmin_ext.ops import _native as native
 from python_tests.native import build
 from python_tests.native.emulation import EmulatedModule, load_module
 

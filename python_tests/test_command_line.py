@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import altmin_ext
 from altmin_ext import data, methods
 from altmin_ext.__main__ import main
 from altmin_ext.history import History
+from altmin_ext.methods._options import help_of
 
 pytest.importorskip("sklearn")
 
@@ -154,16 +156,68 @@ def test_early_stopping_keeps_the_best_weights(capsys):
     assert len(result["epochs"]) == 3
 
 
+def flags_of(help: str, title: str) -> set[str]:
+    """The flags that a group of the help lists."""
+    _, _, rest = help.partition(f"\n{title}:\n")
+    return set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", rest.partition("\n\n")[0], re.MULTILINE))
+
+
 @pytest.mark.parametrize("name", methods.names())
-def test_every_option_of_every_method_is_a_flag(capsys, name):
+def test_help_of_a_method_lists_its_options_and_no_others(capsys, name):
+    out, _ = run_help(capsys, "train", "--method", name, "--help")
     fields = dataclasses.fields(methods.method_class(name).Options)
-    out, _ = run_help(capsys, "train", "--help")
+    own = {f"--{field.name.replace('_', '-')}" for field in fields if field.metadata["flag"]}
+    common, _ = run_help(capsys, "train", "--help")
+    titles = ("data and model", "run", "output")
+    assert flags_of(out, f"options of {name}") == own
+    assert [flags_of(out, title) for title in titles] == [flags_of(common, title) for title in titles]
+    assert set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", out, re.MULTILINE)) == own.union(
+        {"--help"}, *(flags_of(common, title) for title in titles)
+    )
+    squeezed = "".join(out.split())  # lines break after hyphens, too
     for field in fields:
-        if not field.metadata.get("flag", True):  # no word on a command line says it
-            assert f"--{field.name.replace('_', '-')} " not in out
-            continue
-        assert f"--{field.name.replace('_', '-')} " in out
-        assert field.metadata["help"]
+        if field.metadata["flag"]:
+            assert "".join(help_of(field).split()) in squeezed
+            default = field.metadata["none"] if field.default is None else field.default
+            shown = ("no", "yes")[default] if isinstance(default, bool) else default
+            assert "".join(f"(default: {shown})".split()) in squeezed
+
+
+def test_help_without_a_method_lists_the_methods_and_no_option_of_theirs(capsys):
+    out, _ = run_help(capsys, "train", "--help")
+    assert "`altmin train --method NAME --help`" in out
+    for name in methods.names():
+        assert re.search(rf"^  {name}  +[A-Za-z].{{10,}}$", out, re.MULTILINE)
+    assert "options of" not in out
+    assert "--lr " not in out
+    assert max(map(len, out.split("\n"))) < 121
+
+
+def test_a_common_name_has_one_help_text():
+    """Whatever the method: the same words mean the same quantity."""
+    texts = {}
+    for name in methods.names():
+        for field in dataclasses.fields(methods.method_class(name).Options):
+            texts.setdefault(field.name, set()).add(help_of(field))
+    assert {name: found for name, found in texts.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_options_of_a_method_are_flags(capsys, name):
+    """Each is passed on to the method: with its default written out the run is the same."""
+    written = []
+    for field in dataclasses.fields(methods.method_class(name).Options):
+        if field.metadata["flag"] and field.default is not None:
+            flag = field.name.replace("_", "-")
+            if isinstance(field.default, bool):
+                written.append(f"--{'' if field.default else 'no-'}{flag}")
+            else:
+                written.append(f"--{flag}={field.default}")
+    network = ["--network", "deepfacto", "--hidden", "8", "8"] if name == "deepfacto" else ["--hidden", "8"]
+    arguments = ["train", *network, "--epochs", "1", "--method", name]
+    (one,), (other,) = (run_json(capsys, *arguments, *more)["methods"] for more in ([], written))
+    assert one["options"] == other["options"]
+    assert one["test"] == other["test"]
 
 
 def run_help(capsys, *arguments):
@@ -200,14 +254,39 @@ def test_global_generator_of_an_importing_program_is_left_alone(capsys):
         (["train", "--epochs", "0"], "epochs must be at least 1, but is 0."),
         (["train", "digits"], "unexpected 'digits'"),
         (["train", "--method", "sdg"], "unknown method 'sdg': did you mean 'sgd'"),
-        (["train", "--method", "adam", "--momentum", "0.5"], "unknown option of 'adam': 'momentum'"),
+        (
+            ["train", "--method", "adam", "--momentum", "0.5"],
+            "unknown option of 'adam': 'momentum' is one of sgd;",
+        ),
+        (["train", "--no-exact"], "unknown option of 'am-adam': 'exact' is one of am-mem, am-mem-off;"),
+        (
+            ["train", "--learning-rate=1"],
+            "unknown option of 'am-adam': 'learning_rate': it is called 'lr' here.",
+        ),
+        (
+            ["train", "--method", "admm", "--lr", "1"],
+            "unknown option of 'admm': 'lr': it is called 'relaxation' here.",
+        ),
+        (["train", "--method", "sdg", "--help"], "unknown method 'sdg': did you mean 'sgd'"),
+        (["train", "--method"], "argument --method: expected one argument (see altmin train --help)"),
         (["train", "--method", "sgd", "--momentum", "fast"], "momentum must be a number, but is 'fast'."),
         (["train", "--method", "sgd", "--lr", "-1"], "lr must be at least 0 and finite, but is -1."),
         (["train", "--data", "minst"], "unknown data set 'minst': did you mean 'mnist'"),
-        (["train", "--hidden", "8", "0"], "every width must be at least 1"),
+        (["train", "--hidden", "8", "0"], "hidden[1] must be at least 1, but is 0."),
         (["train", "--activation", "rellu"], "unknown activation 'rellu': did you mean 'relu'"),
         (["train", "--threads", "0"], "--threads must be at least 1, but is 0."),
-        (["train", "--device", "abacus"], "--device must be usable, but is 'abacus': "),
+        (["train", "--threads", "100000"], "--threads must be at most "),
+        (["train", "--seed", "-1"], "--seed must be at least 0, but is -1."),
+        (["train", "--seed", str(2**63)], "--seed must be less than 2**63, but is 9223372036854775808."),
+        (
+            ["train", "--device", "abacus"],
+            "--device must be a device of torch, such as 'cpu' or 'cuda', but is 'abacus'.",
+        ),
+        (["train", "--device", "xla"], "--device must be usable here, but is 'xla': "),
+        (
+            ["train", "--device", "meta"],
+            "--device must be a device whose tensors hold numbers, but is 'meta'.",
+        ),
         (
             ["train", "--graph"],
             "graph must be False here: a CUDA graph needs a GPU, and the model trains on cpu.",
@@ -278,7 +357,7 @@ def test_info_lists_versions_native_module_and_data(capsys):
 @pytest.mark.parametrize("available", [True, False])
 def test_info_tells_a_broken_native_module_from_a_working_one(capsys, monkeypatch, available):
     description = {"available": available, "reason": "libgomp is missing; install it."}
-    monkeypatch.setattr("altmin_ext.ops.native.describe", lambda: description)
+    monkeypatch.setattr("altmin_ext.ops._native.describe", lambda: description)
     out, _ = run(capsys, "info")
     assert f"available       {'yes' if available else 'no'}\n" in out
     assert "libgomp is missing; install it." in out

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from altmin_ext import data
+from benchmarks.macro import trajectories
 from benchmarks.paper import continual, drift, factors, mdlam, taylor
 
 
@@ -110,3 +111,13 @@ def test_codes_of_networks_with_and_without_the_layer() -> None:
             codes = factors.codes_of(build(layer, 4).eval(), x)
             assert codes.shape == (5, width)
             assert float(codes.min()) >= 0
+
+
+def test_trajectories_are_compared_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """The third of four steps differs, by a hundredth of the largest number."""
+    before = {"one": {"hashes": list("abcd"), "last": [1.0, -2.0]}, "other": {"hashes": ["e"], "last": []}}
+    assert trajectories.compare(before, before) == 0
+    after = {**before, "one": {"hashes": list("abxy"), "last": [1.02, -2.0]}}
+    assert trajectories.compare(before, after) == 1
+    assert "one: from step 3 on, 1.0e-02 of the largest" in capsys.readouterr().out
+    assert trajectories.compare(before, {"one": before["one"]}) == 1

@@ -26,16 +26,37 @@ class Flags:
     weights: Tensor
 
 
-class Code(abc.ABC):
-    """The code of a hidden stage on the minibatch at hand.
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where a code stands in its network, and what is asked of it in every step.
 
-    Args:
+    Attributes:
         stage: whose map makes it.
         above: the stage that reads it.
         row: its parameter block, a row of :class:`CodeScalar`.
         flags: raised where it, or its stage's residual, is not finite.
+        code_iterations, weight_iterations: how many steps the code takes, and the stage's weights after it.
+        once: whether the code takes a single step without threshold, its weights take a single one, and nobody reads
+            the code afterwards: then it need not outlive its activation.
+    """
+
+    stage: BoundStage
+    above: BoundStage
+    row: Tensor
+    flags: Flags
+    code_iterations: int = 1
+    weight_iterations: int = 1
+    once: bool = False
+
+
+class Code(abc.ABC):
+    """The code of a hidden stage on the minibatch at hand.
+
+    Args:
+        slot: where it stands.
 
     Attributes:
+        below, above: the codes beside it; None at the ends of the chain.
         unit: 0-d, what ``displacement`` is measured in; an entry of ``row``.
         width: numbers per sample.
         activation: what the stage above takes, at the code as it is now.
@@ -46,13 +67,20 @@ class Code(abc.ABC):
     activation_displacement: Tensor | None
     iterates_itself = False  # whether one call of step is all of them
     activation_moves = True  # whether the stage above reads anything else than at the encode
+    in_lanes = False  # whether 16 samples lie side by side
+    below: Code | None = None
+    above: Code | None = None
 
-    def __init__(self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags) -> None:
-        self.pre = above.pre
-        self.row, self.flags = row, flags
-        self.unit = row[CodeScalar.unit]
+    def __init__(self, slot: Slot) -> None:
+        self.pre = slot.above.pre
+        self.row, self.flags = slot.row, slot.flags
+        self.unit = slot.row[CodeScalar.unit]
         self.shape = self.activation_shape = torch.Size()
         self.width = 0
+
+    def connect(self, below: Code | None, above: Code | None) -> None:
+        """Say which codes are beside it, once all have been made."""
+        self.below, self.above = below, above
 
     def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
         """Say of which shape a sample's code and its activation are."""
@@ -115,6 +143,18 @@ class Code(abc.ABC):
             below: the code it comes from; None for the network's input.
             first: whether the weights are still those of the encode.
         """
+
+    def residual_call(self, activation: Tensor, below: Code | None, first: bool) -> dict[str, Any] | None:
+        """The arguments of :func:`ops.weight_residual` for this stage alone, given what :meth:`fit` is given.
+
+        Those of several stages can be put into one call; :meth:`finish_fit` of each then does the rest of
+        :meth:`fit`. None: this code's :meth:`fit` must be called instead.
+        """
+        return None
+
+    def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
+        """What is left of :meth:`fit` once the residual that ``call`` asked for is there."""
+        raise NotImplementedError
 
     def buffers(self) -> Any:
         """What a captured step uses and the code may replace later."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from altmin_ext import ops
-from altmin_ext.codes.base import Code, Flags, remembers_activation
-from altmin_ext.network import BoundStage, LocalMap
+from altmin_ext.codes.base import Code, Slot, remembers_activation
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.activation import identity
 
@@ -25,32 +24,34 @@ class ConvolutionCode(Code):
     Memory: 4 to 5 numbers per sample and pooled unit, and the input once more where it does not come in lanes.
 
     Args:
-        from_lanes, to_lanes: whether the code below, or the one above, is in lanes as well.
-        top: whether it is the last, which no other code is tied to.
+        module: the ``convolution`` of the slot's stage's map.
+        slot: where it stands.
     """
 
-    def __init__(
-        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, from_lanes: bool, to_lanes: bool,
-        top: bool,
-    ) -> None:  # fmt: skip
-        super().__init__(stage, above, row, flags)
-        assert isinstance(stage.map, LocalMap)
-        assert stage.map.convolution is not None
-        self._module = stage.map.convolution
-        self._weight_gradient = stage.map.gradient_of(self._module.weight)
-        self._bias_gradient = stage.map.gradient_of(self._module.bias)
-        self._from_lanes, self._to_lanes, self._top = from_lanes, to_lanes, top
-        self._sigma = above.pre.pooled_activation or identity
-        self._pool = above.pre.pool
-        self._above = above.map
+    in_lanes = True
+
+    def __init__(self, module: nn.Conv2d, slot: Slot) -> None:
+        super().__init__(slot)
+        self._module = module
+        self._weight_gradient = slot.stage.map.gradient_of(module.weight)
+        self._bias_gradient = slot.stage.map.gradient_of(module.bias)
+        self._from_lanes = self._to_lanes = False
+        self._sigma = self.pre.pooled_activation or identity
+        self._pool = self.pre.pool
+        self._above_map = slot.above.map
         self._in_place = self._sigma.name in ("relu", "identity")
         self._batch = 0
 
     @staticmethod
-    def suits(stage: BoundStage, above: BoundStage) -> bool:
-        """Whether the kernels compute the stage's map, and the pre-map of the one above."""
-        convolves = isinstance(stage.map, LocalMap) and stage.map.convolution is not None
-        return convolves and above.pre.pooled_activation is not None
+    def suits(slot: Slot) -> bool:
+        """Whether the kernels compute all that is asked for: the stage's map, and the pre-map of the one above."""
+        convolves = slot.stage.map.convolution is not None
+        return slot.once and convolves and slot.above.pre.pooled_activation is not None
+
+    def connect(self, below: Code | None, above: Code | None) -> None:
+        super().connect(below, above)
+        self._from_lanes = below is not None and below.in_lanes
+        self._to_lanes = above is not None and above.in_lanes
 
     def set_batch(self, batch: int, like: Tensor) -> None:
         if batch == self._batch:
@@ -76,16 +77,16 @@ class ConvolutionCode(Code):
         if self._pool > 1:
             self._winner = torch.empty(pooled, dtype=torch.uint8, device=like.device)
             self._gap = like.new_empty(pooled)
-        if not self._top:
+        if self.above is not None:
             self._lane_activation_displacement = like.new_empty(pooled)
         self.activation = self._lane_activation
         self.activation_displacement = self._lane_activation_displacement
         if not self._to_lanes:
             rows = (batch, *self.activation_shape)
             self._activation_of_encode = self.activation = like.new_empty(rows)
-            stays = remembers_activation(self._above)
+            stays = remembers_activation(self._above_map)
             self._moved_activation = like.new_empty(rows) if stays else self.activation
-            self.activation_displacement = None if self._top else like.new_empty(rows)
+            self.activation_displacement = None if self.above is None else like.new_empty(rows)
         if not self._from_lanes:
             self._lane_input = lanes(*self._input_shape)
             self._lane_input_displacement = lanes(*self._input_shape)
@@ -105,9 +106,18 @@ class ConvolutionCode(Code):
     def encode(self, activation: Tensor) -> Tensor:
         source = activation if self._from_lanes else self._interleaved(activation, self._lane_input)
         ops.convolve(
-            source, self._module.weight, self._module.bias, None, self._code, self._lane_activation, self._winner,
-            self._gap, self._padding, self._pool, self._sigma, self.flags.code,
-        )  # fmt: skip
+            source,
+            self._module.weight,
+            bias=self._module.bias,
+            code=self._code,
+            activation=self._lane_activation,
+            winner=self._winner,
+            gap=self._gap,
+            padding=self._padding,
+            pool=self._pool,
+            sigma=self._sigma,
+            guard=self.flags.code,
+        )
         if not self._to_lanes:
             self.activation = self._activation_of_encode
             self._deinterleave(self._lane_activation, self.activation)
@@ -135,10 +145,18 @@ class ConvolutionCode(Code):
             return None if lanes is None else lanes.view(-1, ops.LANES)
 
         ops.code_step(
-            flat(self._code), flat(pulled_back), None, None, flat(self.displacement), None,
-            flat(self._lane_activation), flat(self._lane_activation_displacement), self.row, above, first,
-            self._sigma, self.flags.code, flat(self._gap),
-        )  # fmt: skip
+            flat(self._code),
+            flat(pulled_back),
+            displacement=flat(self.displacement),
+            activation=flat(self._lane_activation),
+            activation_displacement=flat(self._lane_activation_displacement),
+            gap=flat(self._gap),
+            scalars=self.row,
+            above=above,
+            first=first,
+            sigma=self._sigma,
+            guard=self.flags.code,
+        )
         if not self._to_lanes:
             self.activation = self._moved_activation
             self._deinterleave(self._lane_activation, self.activation)
@@ -146,8 +164,13 @@ class ConvolutionCode(Code):
 
     def vjp(self, out: Tensor | None) -> Tensor:
         to = self._pulled_back if out is None or not self._from_lanes else out
-        ops.convolution_pull_back(
-            self.displacement, self._winner, self._module.weight, to, self._padding, self._pool
+        ops.convolution_vjp(
+            self.displacement,
+            self._module.weight,
+            winner=self._winner,
+            pulled_back=to,
+            padding=self._padding,
+            pool=self._pool,
         )
         if self._from_lanes:
             return to
@@ -165,7 +188,16 @@ class ConvolutionCode(Code):
             moved = self._interleaved(moved, self._lane_input_displacement)
             source = self._interleaved(activation, self._lane_input)
         ops.convolution_weight_gradient(
-            self.displacement, self._winner, self._module.weight, moved, source, self._weight_gradient,
-            self._bias_gradient, self.row, None if below is None else below.row, self._padding, self._pool,
-            self.flags.weights,
-        )  # fmt: skip
+            self.displacement,
+            self._module.weight,
+            source,
+            winner=self._winner,
+            input_displacement=moved,
+            weight_gradient=self._weight_gradient,
+            bias_gradient=self._bias_gradient,
+            scalars=self.row,
+            below=None if below is None else below.row,
+            padding=self._padding,
+            pool=self._pool,
+            guard=self.flags.weights,
+        )

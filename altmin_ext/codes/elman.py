@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.codes.base import Code, Flags
-from altmin_ext.network import BoundStage, ElmanMap, OutputSequenceMap, SequenceMap
+from altmin_ext.codes.base import Code, Slot
+from altmin_ext.network import ElmanMap, OutputSequenceMap
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.activation import identity
 
@@ -26,16 +26,11 @@ class ElmanCode(Code):
 
     iterates_itself = True
 
-    def __init__(
-        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, reader: SequenceMap,
-        iterations: int, weight_iterations: int,
-    ) -> None:  # fmt: skip
-        super().__init__(stage, above, row, flags)
-        assert isinstance(stage.map, ElmanMap)
-        assert isinstance(above.map, OutputSequenceMap)
-        self._elman, self._sigma, self._reader = stage.map.module, above.map.sigma, reader
-        self._iterations, self._weight_iterations = iterations, weight_iterations
-        self._map = stage.map
+    def __init__(self, map: ElmanMap, slot: Slot) -> None:
+        super().__init__(slot)
+        self._map, self._elman = map, map.module
+        self._sigma, self._reader = map.output.sigma, map.output.reader
+        self._iterations, self._weight_iterations = slot.code_iterations, slot.weight_iterations
         self._batch = 0
         self.activation_displacement = None
 
@@ -60,17 +55,35 @@ class ElmanCode(Code):
         self._reader.has_output = False
         self._x = activation.contiguous()
         ops.elman_encode(
-            self._x, e.weight_ih_l0, e.weight_hh_l0, e.bias_ih_l0, e.bias_hh_l0, self._reader.weight, self._hidden,
-            self.activation, self._sigma,
-        )  # fmt: skip
+            self._x,
+            input_weight=e.weight_ih_l0,
+            recurrent_weight=e.weight_hh_l0,
+            input_bias=e.bias_ih_l0,
+            recurrent_bias=e.bias_hh_l0,
+            output_weight=self._reader.weight,
+            hidden=self._hidden,
+            product=self.activation,
+            sigma=self._sigma,
+        )
         return self.activation
 
     def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
         assert above is not None
         ops.elman_code_step(
-            self._hidden, self._x, self._elman.weight_hh_l0, self._reader.weight, pulled_back, None, self._cross,
-            self._gram, None, self._reader.output, self.row, above, self._iterations, self._sigma, self.flags.code,
-        )  # fmt: skip
+            self._hidden,
+            self._x,
+            recurrent_weight=self._elman.weight_hh_l0,
+            output_weight=self._reader.weight,
+            displacement=pulled_back,
+            cross=self._cross,
+            gram=self._gram,
+            output=self._reader.output,
+            scalars=self.row,
+            above=above,
+            iterations=self._iterations,
+            sigma=self._sigma,
+            guard=self.flags.code,
+        )
         self._reader.has_output = True
 
     def vjp(self, out: Tensor | None) -> Tensor:
@@ -108,13 +121,10 @@ class OutputSequenceCode(Code):
     A step on o, whose downstream gradient is W^T (dloss / dlogits), is a step on s whose gradient is without W^T.
     """
 
-    def __init__(
-        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, several: bool
-    ) -> None:
-        super().__init__(stage, above, row, flags)
-        assert isinstance(above.map, SequenceMap)
-        self._reader = above.map
-        self._several = several
+    def __init__(self, map: OutputSequenceMap, slot: Slot) -> None:
+        super().__init__(slot)
+        self._reader = map.reader
+        self._several = slot.code_iterations > 1
         self._batch = 0
         self.activation_displacement = None
 
@@ -142,9 +152,17 @@ class OutputSequenceCode(Code):
 
     def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
         ops.code_step(
-            self._product, pulled_back, None, None, self._displacement, self._velocity, self._scratch, None, self.row,
-            above, first, identity, self.flags.code,
-        )  # fmt: skip
+            self._product,
+            pulled_back,
+            displacement=self._displacement,
+            velocity=self._velocity,
+            activation=self._scratch,
+            scalars=self.row,
+            above=above,
+            first=first,
+            sigma=identity,
+            guard=self.flags.code,
+        )
         torch.addmm(self._product, self._displacement, self._gram, alpha=-1.0, out=self.activation)
 
     def vjp(self, out: Tensor | None) -> Tensor:

@@ -36,9 +36,15 @@ class FlippedCode(MatrixCode):
         return False
 
     def step(self, pulled_back: Tensor, change: Tensor | None, above: Tensor | None, first: bool) -> None:
-        matrix = self._above.matrix
+        matrix = self._above_map.matrix
         assert matrix is not None
         ops.sign_flip(
-            self._code, pulled_back, matrix.norm(dim=0), self._mask, self.displacement, self.row, above,
-            self.flags.code,
-        )  # fmt: skip
+            self._code,
+            pulled_back,
+            matrix.norm(dim=0),
+            mask=self._mask,
+            displacement=self.displacement,
+            scalars=self.row,
+            above=above,
+            guard=self.flags.code,
+        )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from altmin_ext import ops
-from altmin_ext.codes.base import Code, Flags, remembers_activation
-from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap
+from altmin_ext.codes.base import Code, Slot, remembers_activation
+from altmin_ext.network import EvaluatedMap, LinearMap
 from altmin_ext.ops.activation import identity
 
 
@@ -20,25 +20,19 @@ class MatrixCode(Code):
     an activation with at most a dropout behind; any other pre-map is linearised, and the kernels see the identity.
 
     Args:
-        several: whether the code takes more than one step.
-        once: whether a single step without threshold, and a single weight update, are all: then the code itself is
-            needed no more once it has been activated.
-        top: whether it is the last, which no other code is tied to.
+        map: the slot's stage's.
+        slot: where it stands.
     """
 
-    def __init__(
-        self, stage: BoundStage, above: BoundStage, row: Tensor, flags: Flags, *, several: bool, once: bool,
-        top: bool,
-    ) -> None:  # fmt: skip
-        super().__init__(stage, above, row, flags)
-        assert isinstance(stage.map, EvaluatedMap)
-        self.map = stage.map
-        self._above = above.map
-        self._several, self._once, self._top = several, once, top
-        self._sigma = above.pre.activation
+    def __init__(self, map: EvaluatedMap, slot: Slot) -> None:
+        super().__init__(slot)
+        self.map = map
+        self._above_map = slot.above.map
+        self._several, self._once = slot.code_iterations > 1, slot.once
+        self._sigma = self.pre.activation
         # A relu at rest has no derivative and stays at rest, so sigma(c0) tells a single step all it needs.
-        self._in_place = once and not stage.map.saves_output and above.pre.is_relu_or_identity
-        self._remembered = above.pre.activation is not None and remembers_activation(above.map)
+        self._in_place = slot.once and not map.saves_output and self.pre.is_relu_or_identity
+        self._remembered = self.pre.activation is not None and remembers_activation(self._above_map)
         self._buffers: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
         self._batch = 0
@@ -60,7 +54,7 @@ class MatrixCode(Code):
             names += ["velocity"] if self._several else []
             names += ["activation"] if not self._in_place else []
             names += ["moved_activation"] if self._remembered else []
-            names += ["activation_displacement"] if not self._top and self._sigma is not None else []
+            names += ["activation_displacement"] if self.above is not None and self._sigma is not None else []
             self._largest = {name: like.new_empty(batch, self.width) for name in names}
         full = len(self._largest["displacement"]) == batch
         self._buffers = self._largest if full else {name: b[:batch] for name, b in self._largest.items()}
@@ -103,9 +97,16 @@ class MatrixCode(Code):
         code = self._code
         if self._sigma is not None:
             self._mask = self.pre.draw_mask(code)
-            ops.activate(code, self.map.bias, self._mask, self._flat, self._sigma, self.flags.code)
+            ops.activate(
+                code,
+                bias=self.map.bias,
+                mask=self._mask,
+                activation=self._flat,
+                sigma=self._sigma,
+                guard=self.flags.code,
+            )
         else:
-            ops.activate(code, self.map.bias, None, code, identity, self.flags.code)
+            ops.activate(code, bias=self.map.bias, activation=code, sigma=identity, guard=self.flags.code)
             self._activation_of_encode = self.pre.begin(self._shaped(code)).contiguous()
         self.activation = self._activation_of_encode
         return self.activation
@@ -123,9 +124,20 @@ class MatrixCode(Code):
         else:
             pulled_back = pulled_back.view(flat)
         ops.code_step(
-            self._code, pulled_back, change, self._mask, self.displacement, self._velocity, self._moved_flat,
-            self._flat_displacement, self.row, above, first, self._sigma or identity, self.flags.code,
-        )  # fmt: skip
+            self._code,
+            pulled_back,
+            pulled_back_change=change,
+            mask=self._mask,
+            displacement=self.displacement,
+            velocity=self._velocity,
+            activation=self._moved_flat,
+            activation_displacement=self._flat_displacement,
+            scalars=self.row,
+            above=above,
+            first=first,
+            sigma=self._sigma or identity,
+            guard=self.flags.code,
+        )
         if self._sigma is None:
             moved = self.pre.move(self._shaped(-self.displacement), self.unit)
             self.activation_displacement = moved.contiguous()
@@ -163,7 +175,6 @@ class MatrixCode(Code):
         self.finish_fit(activation, call)
 
     def residual_call(self, activation: Tensor, below: Code | None, first: bool) -> dict[str, Any]:
-        """The arguments of weight_residual, for this stage alone."""
         product = None
         if not first:
             product = self.map.forward(activation, self._residual)
@@ -194,5 +205,4 @@ class MatrixCode(Code):
         return call
 
     def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
-        """What is left of :meth:`fit` once the residual is there."""
         self.map.weight_gradients(self._shaped(call["residuals"][0]), activation)

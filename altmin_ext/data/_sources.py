@@ -11,10 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from altmin_ext.data._formats import Malformed, read_cifar, read_csv, read_idx
-
-HIGGS_ROWS = 11_000_000
-HIGGS_TEST_ROWS = 500_000
-HIGGS_SAMPLE_TEST_ROWS = 5_000
+from altmin_ext.data._tensors import Parts, digits, image_batches, images, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +31,25 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The files of one data set, in a directory that is called like the data set.
+    """All there is to know about one data set.
 
     Attributes:
-        files: all of them are needed.
+        summary: what it holds, in a line for readers.
+        classes: how many there are.
+        tensors: makes the parts to train and to test on of what the files hold.
+        files: all of them are needed, in a directory that is called like the data set.
         urls: directories on the web that hold the files, tried in this order.
-        sample: files that are taken where ``files`` are not found.
+        sample: what is taken where ``files`` are not found.
+        package: the package that brings the data along where there are no files.
     """
 
-    files: tuple[File, ...]
-    urls: tuple[str, ...]
-    sample: tuple[File, ...] = ()
+    summary: str
+    classes: int
+    tensors: Callable[[list[Any]], Parts]
+    files: tuple[File, ...] = ()
+    urls: tuple[str, ...] = ()
+    sample: Source | None = None
+    package: str | None = None
 
 
 def _idx_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> tuple[File, ...]:
@@ -66,8 +71,18 @@ _cifar_sha256 = {
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
 
+# One entry is one data set: what a new one needs stands here, or is a reader in _formats or a maker in _tensors.
 registry: dict[str, Source] = {
+    "digits": Source(
+        summary="1,437 + 360 images (1, 8, 8) of scikit-learn, 10 classes; divided by 16, the last 360 as test",
+        classes=10,
+        tensors=digits,
+        package="sklearn",
+    ),
     "mnist": Source(
+        summary="60,000 + 10,000 images (1, 28, 28), 10 classes; mean .1307, deviation .3081",
+        classes=10,
+        tensors=partial(images, mean=(0.1307,), deviation=(0.3081,)),
         files=_idx_files(
             train_images="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
             train_labels="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -80,6 +95,9 @@ registry: dict[str, Source] = {
         ),
     ),
     "fashion-mnist": Source(
+        summary="60,000 + 10,000 images (1, 28, 28), 10 classes; mean and deviation of mnist, as is customary",
+        classes=10,
+        tensors=partial(images, mean=(0.1307,), deviation=(0.3081,)),
         files=_idx_files(
             train_images="c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             train_labels="bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -92,14 +110,24 @@ registry: dict[str, Source] = {
         ),
     ),
     "cifar-10": Source(
+        summary="50,000 + 10,000 images (3, 32, 32), 10 classes; means .4914 .4822 .4465, deviations .2470 .2435 "
+        ".2616",
+        classes=10,
+        # Often quoted as .2023, .1994, .2010, which are means of the deviations within single images; these are the
+        # pixels' own.
+        tensors=partial(image_batches, mean=(0.4914, 0.4822, 0.4465), deviation=(0.2470, 0.2435, 0.2616)),
         files=(File("cifar-10-binary.tar.gz", partial(read_cifar, sha256=_cifar_sha256)),),
         urls=("https://www.cs.toronto.edu/~kriz/",),
     ),
     "higgs": Source(
+        summary="10,500,000 + 500,000 rows of 28 features, 2 classes; standardised by the training rows; or a sample "
+        "of the rows, the last 5,000 as test",
+        classes=2,
+        tensors=partial(table, classes=2, test_rows=500_000),
         files=(
             File(
                 "HIGGS.csv.gz",
-                partial(read_csv, columns=29, rows=HIGGS_ROWS),
+                partial(read_csv, columns=29, rows=11_000_000),
                 sha256="ea302c18164d4e3d916a1e2e83a9a8d07069fa6ebc7771e4c0540d54e593b698",
             ),
         ),
@@ -107,7 +135,12 @@ registry: dict[str, Source] = {
             "https://archive.ics.uci.edu/ml/machine-learning-databases/00280/",
             "http://mlphysics.ics.uci.edu/data/higgs/",
         ),
-        sample=(File("higgs_sample.csv.gz", partial(read_csv, columns=29)),),
+        sample=Source(
+            summary="",
+            classes=2,
+            tensors=partial(table, classes=2, test_rows=5_000),
+            files=(File("higgs_sample.csv.gz", partial(read_csv, columns=29)),),
+        ),
     ),
 }
 
@@ -123,19 +156,19 @@ def own_directory() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def find(name: str) -> list[tuple[File, Path]] | None:
-    """The files of a data set and their paths, by ``ALTMIN_DATA`` or in the cache; None if one is missing."""
-    source = registry[name]
+def find(name: str) -> tuple[Source, list[Path]] | None:
+    """The source found by ``ALTMIN_DATA`` or in the cache, and where its files lie; None if one is missing."""
+    whole = registry[name]
     for root in (own_directory(), cache()):
-        for files in (source.files, source.sample):
-            found = [(file, root / name / file.name) for file in files] if root else []
-            if found and all(path.is_file() for _, path in found):
-                return found
+        for source in (whole, whole.sample):
+            paths = [root / name / file.name for file in source.files] if root and source else []
+            if source and paths and all(path.is_file() for path in paths):
+                return source, paths
     return None
 
 
-def read(name: str, *, download: bool) -> list[Any]:
-    """What each file of a data set holds; files that are not found are downloaded first, if ``download``.
+def read(name: str, *, download: bool) -> tuple[Source, list[Any]]:
+    """The source that is there and what each of its files holds; downloaded first if there is none, and ``download``.
 
     Raises:
         FileNotFoundError: not found, and not to be downloaded.
@@ -149,18 +182,19 @@ def read(name: str, *, download: bool) -> list[Any]:
                 f"{name} was found neither through ALTMIN_DATA ({own_directory() or 'not set'}) nor in "
                 f"{cache()}: set ALTMIN_DATA to a directory that holds {name}/, or allow the download."
             )
-        found = fetch(name)
+        found = registry[name], fetch(name)
+    source, paths = found
     contents = []
-    for file, path in found:
+    for file, path in zip(source.files, paths, strict=True):
         try:
             contents.append(file.read(path))
         except Malformed as error:
             raise ValueError(f"{path} {error}; replace it, or delete it to have it downloaded.") from error
-    return contents
+    return source, contents
 
 
-def fetch(name: str) -> list[tuple[File, Path]]:
-    """Download what the cache lacks of a data set. A file gets its name only after it has passed its check.
+def fetch(name: str) -> list[Path]:
+    """Download what the cache lacks of a data set; the paths. A file gets its name only once it has passed its check.
 
     Raises:
         ValueError: ``ALTMIN_DATA`` is set, but to no directory.
@@ -182,7 +216,7 @@ def fetch(name: str) -> list[tuple[File, Path]]:
     directory = cache() / name
     for file in registry[name].files:
         _fetch_file(file, registry[name].urls, directory, pooch)
-    return [(file, directory / file.name) for file in registry[name].files]
+    return [directory / file.name for file in registry[name].files]
 
 
 def _fetch_file(file: File, urls: Sequence[str], directory: Path, pooch: ModuleType) -> None:

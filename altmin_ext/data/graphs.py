@@ -1,4 +1,4 @@
-"""Citation graphs, whose nodes are to be classified, as matrices that any network for vectors can train on."""
+"""Citation graphs: classify their nodes by features of their neighbourhoods, with any network for vectors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from altmin_ext import _check
 from altmin_ext.data import _sources
-from altmin_ext.errors import unknown_name
 
 _names = ("cora", "citeseer")
 _keys = ("x_data", "x_indices", "x_indptr", "x_shape", "edges", "y", "train", "val", "test")
@@ -55,11 +55,13 @@ class Graph:
         Args:
             hops: how often the features are handed on to the neighbours.
 
+        Returns:
+            (N, (hops + 1) D) float32.
+
         Raises:
             ValueError: ``hops`` is negative.
         """
-        if hops < 0:
-            raise ValueError(f"hops must be at least 0, but is {hops}.")
+        hops = _check.integer("hops", hops, minimum=0)
         nodes = len(self.y)
         loops = torch.arange(nodes).expand(2, nodes)
         pairs = torch.cat([self.edges, loops], dim=1)
@@ -87,12 +89,14 @@ def load_graph(name: str) -> Graph:
     Args:
         name: "cora" or "citeseer".
 
+    Returns:
+        The :class:`Graph`.
+
     Raises:
         ValueError: an unknown name, or a file that does not hold such a graph.
         FileNotFoundError: there is no such file.
     """
-    if name not in _names:
-        raise unknown_name("graph", str(name), _names)
+    _check.known("graph", name, _names)
     roots = [root for root in (_sources.own_directory(), _sources.cache()) if root]
     paths = [root / "planetoid" / f"{name}.npz" for root in roots]
     path = next((path for path in paths if path.is_file()), None)

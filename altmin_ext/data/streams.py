@@ -1,4 +1,4 @@
-"""Data that change: a data set cut into tasks, one to be learnt after the other, and minibatches without end."""
+"""Streams of data: a data set as tasks to be learnt one after the other, and endless minibatches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from altmin_ext.data import DataSet
+from altmin_ext import _check
+from altmin_ext.data._dataset import DataSet
 
 
 def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
@@ -20,12 +21,15 @@ def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
         data: all classes, as :func:`altmin_ext.data.load` returns them.
         classes_per_task: how many classes a task has; it must divide their number.
 
+    Returns:
+        The tasks, each a :class:`altmin_ext.data.DataSet` with all ``data.classes``.
+
     Raises:
-        TypeError: it is no integer.
-        ValueError: it does not.
+        TypeError: ``classes_per_task`` is no integer.
+        ValueError: it does not divide the number of classes.
     """
-    _check_integer("classes_per_task", classes_per_task)
-    if classes_per_task < 1 or data.classes % classes_per_task:
+    classes_per_task = _check.integer("classes_per_task", classes_per_task)
+    if data.classes % classes_per_task:
         raise ValueError(
             f"classes_per_task must divide the {data.classes} classes of {data.name!r}, but is {classes_per_task}."
         )
@@ -53,14 +57,15 @@ def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSe
         tasks: how many.
         seed: of the orders.
 
+    Returns:
+        The tasks, each a :class:`altmin_ext.data.DataSet`.
+
     Raises:
-        TypeError: ``tasks`` is no integer.
-        ValueError: ``tasks`` is less than 1.
+        TypeError: ``tasks`` or ``seed`` is no integer.
+        ValueError: ``tasks`` is less than 1, or ``seed`` negative.
     """
-    _check_integer("tasks", tasks)
-    if tasks < 1:
-        raise ValueError(f"tasks must be at least 1, but is {tasks}.")
-    generator = torch.Generator().manual_seed(seed)
+    tasks = _check.integer("tasks", tasks)
+    generator = torch.Generator().manual_seed(_check.seed("seed", seed))
     result = []
     for number in range(tasks):
         order = torch.randperm(data.n_in, generator=generator) if number else torch.arange(data.n_in)
@@ -71,7 +76,7 @@ def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSe
 
 
 def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Minibatches for ever, in a new order after every pass; ``steps`` of :func:`altmin_ext.train` bounds the run.
+    """Endless minibatches, in a new order for every pass; ``steps`` of :func:`altmin_ext.train` bounds the run.
 
     Args:
         x: (N, ...).
@@ -79,23 +84,19 @@ def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Itera
         batch_size: samples of a minibatch; what is left at the end of a pass makes a smaller one.
         seed: of the orders.
 
+    Returns:
+        An iterator of (x, y) that never ends.
+
     Raises:
-        TypeError: ``batch_size`` is no integer.
+        TypeError: ``batch_size`` or ``seed`` is no integer.
         ValueError: ``batch_size`` is less than 1, there are no samples, or x and y do not belong together.
     """
-    _check_integer("batch_size", batch_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, but is {batch_size}.")
+    batch_size, seed = _check.integer("batch_size", batch_size), _check.seed("seed", seed)
     if len(x) != len(y):
         raise ValueError(f"y must have an entry for each of the {len(x)} samples of x, but has {len(y)}.")
     if len(x) == 0:
         raise ValueError("x must hold samples, but is empty.")
     return _endless(x, y, batch_size, torch.Generator().manual_seed(seed))
-
-
-def _check_integer(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, but is {value!r}.")
 
 
 def _endless(

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from altmin_ext import _check
 from altmin_ext.errors import unknown_name
+from altmin_ext.losses import LossLike
+from altmin_ext.methods._options import other_words, unsupported
 from altmin_ext.methods.am_mem import AMMem
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport
@@ -45,6 +48,12 @@ _methods: dict[str, type[Method]] = {
     )
 }
 
+# Arguments of train and make_method, which are no options of a method.
+_arguments = (
+    "method", "epochs", "steps", "batch_size", "shuffle", "validation", "validation_fraction", "loss", "seed",
+    "device", "progress", "callbacks", "lr_schedule", "on_nonfinite", "graph",
+)  # fmt: skip
+
 
 def names() -> list[str]:
     """The names that ``method=`` takes."""
@@ -52,17 +61,54 @@ def names() -> list[str]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class behind a name; ValueError, with the nearest valid names, if there is none."""
-    if name not in _methods:
-        raise unknown_name("method", str(name), _methods)
-    return _methods[name]
+    """The class behind a method's name.
+
+    Args:
+        name: one of :func:`names`.
+
+    Returns:
+        The class; its ``Options`` is the dataclass of the method's options.
+
+    Raises:
+        TypeError, ValueError: there is no method of that name.
+    """
+    return _methods[_check.known("method", name, _methods)]
+
+
+def option_names(name: str) -> list[str]:
+    """The names of the options that a method has."""
+    return [field.name for field in dataclasses.fields(method_class(name).Options)]
+
+
+def explains(key: str) -> bool:
+    """Whether :func:`unknown_option` has more to say of a word than which names are like it."""
+    return key in other_words or key in unsupported or any(key in option_names(name) for name in _methods)
+
+
+def unknown_option(name: str, key: str) -> ValueError:
+    """The error for an option that the method ``name`` does not have: what it is called here, or who has it."""
+    if key in unsupported:
+        return ValueError(f"unknown option of {name!r}: {key!r}: {unsupported[key]}.")
+    known = [*option_names(name), *_arguments]
+    for word in other_words.get(key, ()):
+        if word in known:
+            return ValueError(f"unknown option of {name!r}: {key!r}: it is called {word!r} here.")
+    if key in _arguments:
+        return ValueError(f"unknown option of {name!r}: {key!r}: it is an argument of altmin_ext.train.")
+    having = [other for other in _methods if key in option_names(other)]
+    if having:
+        return ValueError(
+            f"unknown option of {name!r}: {key!r} is one of {', '.join(having)}; those of {name!r} are "
+            f"{', '.join(option_names(name))}."
+        )
+    return unknown_name(f"option of {name!r}:", key, option_names(name))
 
 
 def make_method(
     name: str,
     model: nn.Module | Sequence[nn.Module],
     *,
-    loss: str = "cross_entropy",
+    loss: LossLike | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     on_nonfinite: str = "raise",
@@ -75,7 +121,9 @@ def make_method(
         name: one of :func:`names`.
         model: an ``nn.Sequential`` (nesting allowed) or a list of modules such as :class:`altmin_ext.Stage`, one
             behind the other; trained in place.
-        loss: "cross_entropy" or "mse".
+        loss: a name, see :func:`altmin_ext.losses.names`; or a torch criterion, or any function (logits, y) -> scalar
+            mean over the minibatch, which is differentiated at the logits alone, see
+            :class:`altmin_ext.losses.Criterion`. None for the method's own: "cross_entropy", of ``admm`` "hinge".
         seed: of the method's own random numbers; torch's global generator is left alone.
         device: where to train; None keeps the model where it is.
         on_nonfinite: "raise" a DivergenceError when a code or weight is not finite, or "skip" the minibatch.
@@ -90,10 +138,10 @@ def make_method(
         TypeError, ValueError: an argument is wrong; the model is unchanged.
     """
     cls = method_class(name)
-    known = [field.name for field in dataclasses.fields(cls.Options)]
+    known = option_names(name)
     for key in options:
         if key not in known:
-            raise unknown_name(f"option of {name!r}:", key, known)
+            raise unknown_option(name, key)
     return cls(
         as_chain(model),
         cls.Options(**options),

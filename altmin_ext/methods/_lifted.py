@@ -31,39 +31,35 @@ from torch import Tensor, nn
 from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Undo, Undoable
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, Traits, option
+from altmin_ext.methods._options import MethodOptions, choice, number, option
+from altmin_ext.methods.base import Method, StepReport, Traits
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
 from altmin_ext.network.pieces import PointwisePiece, ReshapePiece
 from altmin_ext.ops import Activation
-from altmin_ext.ops.reference import soft_threshold
+from altmin_ext.ops.numerics import soft_threshold
 
 
 @dataclasses.dataclass(frozen=True)
 class LiftedOptions(MethodOptions):
     """Options of the methods on lifted networks.
 
-    There is no learning rate to tune: ``lr`` is the part that is taken of a layer's step on its weights, whose length
-    the line search finds. Beyond 1 a step may raise the objective, beyond 2 it does.
+    There is no learning rate to tune: a line search finds how far a layer's weights move, of which ``relaxation`` is
+    the part that is taken. Above 1 a step may raise the objective, above 2 it does.
     """
 
-    lr: float = option(1.0, "part of the step on a layer's weights that is taken")
-    weight_decay: float = option(
-        0.0, "mu of the penalty mu/2 ||W||^2 on a layer's weights, beside a loss summed over samples"
+    relaxation: float = option(1.0)
+    l1_weights: float = option(0.0)
+    l2_weights: float = option(
+        0.0, "factor of the penalty ||W||^2 / 2 in the objective that a layer's weights minimise", number()
     )
-    l1_weights: float = option(0.0, "the same of the penalty mu ||W||_1")
-    report_objective: bool = option(True, "report the objective, stage by stage, with each step")
-    rho: float = option(1e-3, "penalty on z - W a - b, beside a loss that is summed over samples")
+    report_objective: bool = option(True)
+    rho: float = option(1e-3, check=number(sys.float_info.min))  # 1 / rho may be infinite below
     line_search: str = option(
-        "exact", "step sizes by 'exact' line search, or by 'doubling' their inverse from 1 on"
+        "exact",
+        "step sizes: 'exact' line search, or 'doubling' the inverse from 1 on",
+        choice("exact", "doubling"),
     )
-    chunk_size: int = option(1000, "samples worked on at a time, at most")
-
-    def check(self) -> None:
-        super().check()
-        self._check_number("l1_weights", minimum=0.0)
-        self._check_number("rho", minimum=sys.float_info.min)  # 1 / rho may be infinite below
-        self._check_choice("line_search", ("exact", "doubling"))
-        self._check_count("chunk_size")
+    chunk_size: int = option(1000)
 
     def searched(self, curvature: Tensor) -> Tensor:
         """One over the step size along a gradient whose curvature is this; 1 where that is 0 and nothing moves."""
@@ -151,7 +147,7 @@ class Lifted(Method):
             the model's dtype.
     """
 
-    traits = Traits(full_batch=True)
+    traits = Traits(full_batch=True, needs=("proximal",))
     options: Any
     activations_taken: Sequence[str] = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 
@@ -162,14 +158,17 @@ class Lifted(Method):
             if not isinstance(stage.map, LinearMap):
                 raise ValueError(
                     f"model must be a chain of Linear and pointwise activations for {self.name}, but "
-                    f"{stage.name!r} is a {stage.foreign or 'normalisation'}."
+                    f"{stage.name!r} is a {stage.beyond_kernels or 'normalisation'}."
                 )
             if not self._takes(stage.pre):
                 raise ValueError(
-                    f"model must have nothing but one of {', '.join(self.activations_taken)} in front of "
-                    f"{stage.name!r} for {self.name}; replace what else is there."
+                    f"model must have one of {', '.join(self.activations_taken)}, and nothing else, in front of "
+                    f"{stage.name!r} for {self.name}, but has something else there; replace it."
                 )
         return stages
+
+    def _remedy(self, variable: str) -> str:
+        return "lower relaxation"
 
     def _takes(self, pre: PreMap) -> bool:
         known = all(isinstance(piece, PointwisePiece | ReshapePiece) for piece in pre.pieces)
@@ -269,7 +268,7 @@ class Lifted(Method):
     def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Loss and hits of the network as it is; raises the flags of codes that are not finite."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        correct: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
         sums = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
         for rows in self._chunks(x):
             a = self._input(0, x, rows)
@@ -278,11 +277,11 @@ class Lifted(Method):
                 sums[l] += (z * 0).sum()
                 a = z if layer.activation is None else layer.activation.value(z)
             total += self.loss.mean(z, y[rows]) * len(z)
-            if self.loss.counts_correct:
-                correct += (z.argmax(1) == y[rows]).sum()
+            hits = self.loss.correct(z, y[rows])
+            correct = None if hits is None or correct is None else correct + hits
         sums[-1] += total * 0
         self._raise_unless_finite("code", sums)
-        return (total / len(x)).to(self.dtype), correct if self.loss.counts_correct else None
+        return (total / len(x)).to(self.dtype), correct
 
     def _bind(self, x: Tensor, y: Tensor) -> None:
         """z and a as in a forward pass, but for z_L, which is where the first sweep would leave it."""
@@ -350,9 +349,9 @@ class Lifted(Method):
                 for rows in self._chunks(x):
                     a = self._input(l, x, rows)
                     total += (a @ narrow).t() @ a
-            return total.mul_(layer.rho).add_(direction, alpha=self.options.weight_decay)
+            return total.mul_(layer.rho).add_(direction, alpha=self.options.l2_weights)
 
-        gradient = gradient.mul_(layer.rho).add_(layer.weight, alpha=self.options.weight_decay)
+        gradient = gradient.mul_(layer.rho).add_(layer.weight, alpha=self.options.l2_weights)
         return WeightProblem(gradient, curve, residual / len(x), input / len(x), layer.rho * len(x))
 
     def _weight_step(
@@ -360,13 +359,13 @@ class Lifted(Method):
     ) -> tuple[Tensor, float]:
         """The step on W by W + ``way``: how W changes all in all, and by how much the objective rises.
 
-        Of the way, too, only the part ``lr`` is taken: momentum moves nothing where the learning rate is zero.
+        Of the way, too, only the part ``relaxation`` is taken: at 0 momentum moves nothing, either.
 
         theta >= r makes it one of a majorised descent. With an l1 penalty it does not go along the gradient: theta is
         then doubled until it is no less than the curvature along the step.
         """
         o, gradient = self.options, problem.gradient
-        rate, penalty = o.lr * self.learning_rate_factor, o.l1_weights
+        rate, penalty = o.relaxation * self.learning_rate_factor, o.l1_weights
         if way is not None:
             bend = problem.curve(way)
             gradient = gradient + bend
@@ -399,7 +398,7 @@ class Lifted(Method):
         """b <- mean of target - W a, the minimiser."""
         if layer.bias is None or not layer.bias.requires_grad:
             return
-        moved = layer.bias - self.options.lr * self.learning_rate_factor * problem.residual
+        moved = layer.bias - self.options.relaxation * self.learning_rate_factor * problem.residual
         change = moved.to(self.dtype).double() - layer.bias
         layer.bias.copy_(moved)
         problem.gradient += problem.weight_of_all * torch.outer(change, problem.input)
@@ -412,7 +411,7 @@ class Lifted(Method):
     def _penalty(self, layer: LiftedLayer) -> Tensor:
         """Omega of a layer's weights."""
         o, weight = self.options, layer.weight.double()
-        return o.weight_decay / 2 * weight.square().sum() + o.l1_weights * weight.abs().sum()
+        return o.l2_weights / 2 * weight.square().sum() + o.l1_weights * weight.abs().sum()
 
     # -------------------------------------------------------------------------------------- safekeeping
 

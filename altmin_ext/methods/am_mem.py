@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from altmin_ext._undo import Undoable
 from altmin_ext.codes import MatrixCode
-from altmin_ext.methods.base import Traits, option
+from altmin_ext.methods._options import boolean, choice, number, option
+from altmin_ext.methods.base import Traits
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
@@ -34,52 +35,58 @@ class AMMemOptions(OnlineAMOptions):
     """Options of :class:`AMMem`.
 
     ``lr_memory``, ``forgetting`` and ``damping`` default to None, which stands for .5, .3 and 3 with
-    ``targets="refreshed"``, and for what the paper does with ``targets="memory"``: 1, 0 and 0. ``lr_out`` is ``lr``,
-    or 1 with ``predictor="memory"``.
+    ``targets="refreshed"``, and for what the paper does with ``targets="memory"``: 1, 0 and 0. Only the predictor
+    takes gradient steps; ``lr_out`` is their learning rate, by default ``lr``, or 1 with ``predictor="memory"``.
+    Weight decay shrinks hidden weights, too.
 
-    With ``stage_scaling="displacement"`` a refreshed target is as far from the weights' own output as ``lr_memory``
-    says, in RMS over the minibatch, however small the displacement of the code. As about the share ``forgetting`` of
-    A is of the newest minibatch, weights move in proportion to ``lr_memory * forgetting``, which is what to tune
-    first. With "none" a target is ``lr_memory`` times the displacement away, so that 1 asks for the moved code
-    itself.
+    With ``stage_scaling="displacement"`` a refreshed target lies at the distance ``lr_memory`` from the weights' own
+    output, in RMS over the minibatch, however small the displacement of the code. The newest minibatch makes up about
+    the share ``forgetting`` of A, so weights move in proportion to ``lr_memory * forgetting``: tune that product
+    first. With "none" a target is ``lr_memory`` times the displacement away, and 1 asks for the moved code itself.
 
     Against forgetting earlier tasks: ``forgetting=0, damping=0, prior=0.5, exact=True, predictor="memory"``. Weights
     then hardly move where the inputs seen so far have been: orthogonal weight modification (Zeng, Chen, Cui & Yu,
     Nature Machine Intelligence 2019), here for the targets of codes.
     """
 
-    lr: float = option(1e-3, "learning rate of the predictor, and of the weight decay")
     targets: str = option(
         "refreshed",
         "'refreshed': all but the new minibatch counts as fitted; 'memory': B remembers, as published",
+        choice("refreshed", "memory"),
     )
     lr_memory: float | None = option(
-        None, "how far hidden weights go towards the solution (None: .5; 1 with targets='memory')"
+        None,
+        "how far hidden weights go towards the solution",
+        number(),
+        none=".5; 1 with targets='memory'",
     )
-    forgetting: float | None = option(
-        None, "the share of the past forgotten with each minibatch (None: .3; 0 with targets='memory')"
-    )
+    forgetting: float | None = option(None, none=".3; 0 with targets='memory'")
     damping: float | None = option(
-        None, "added to A's diagonal, in units of its mean (None: 3; 0 with targets='memory')"
+        None,
+        "ties weights to where they are: added to A's diagonal, in units of its mean",
+        number(),
+        none="3; 0 with targets='memory'",
     )
     prior: float = option(
         0.0,
-        "A begins as so many times the trace of the first minibatch's, on its diagonal; forgotten like the past",
+        "what A's diagonal begins with, in units of the trace of the first minibatch's A; forgotten like the past",
+        number(),
     )
-    exact: bool = option(False, "solve by a Cholesky factor of A instead of sweeping")
+    exact: bool = option(False, "solve by a Cholesky factor of A instead of sweeping", boolean)
     predictor: str = option(
-        "adam", "'adam', or 'memory': its gradient, times lr_out, is preconditioned by a memory, too"
+        "adam",
+        "how the last layer learns: by 'adam', or by its gradient, times lr_out, preconditioned by a 'memory'",
+        choice("adam", "memory"),
     )
-    sweeps: int = option(1, "sweeps over the columns per minibatch, unless exact")
-    nonnegative: bool = option(False, "hidden weights are clipped at zero, biases excepted")
-    memories: Sequence[Memory] | None = dataclasses.field(
-        default=None,
+    sweeps: int = option(1)
+    nonnegative: bool = option(False, "clip hidden weights at zero, but no biases", boolean)
+    memories: Sequence[Memory] | None = option(
+        None,
+        "(A, B) of every stage that has one, to begin with, as method.memories returns them",
+        read_memories,
+        flag=False,
         repr=False,
         compare=False,
-        metadata={
-            "help": "(A, B) of every stage that has one, to begin with, as method.memories returns them",
-            "flag": False,
-        },
     )
 
     _by_targets: ClassVar[dict[str, dict[str, float]]] = {
@@ -87,37 +94,24 @@ class AMMemOptions(OnlineAMOptions):
         "memory": {"lr_memory": 1.0, "forgetting": 0.0, "damping": 0.0},
     }
 
-    def __post_init__(self) -> None:
-        self._check_choice("targets", tuple(self._by_targets))
+    def complete(self) -> None:
         if self.lr_out is None and self.predictor == "memory":
-            object.__setattr__(self, "lr_out", 1.0)
+            self._set("lr_out", 1.0)
         for name, value in self._by_targets[self.targets].items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        super().__post_init__()
+                self._set(name, value)
+        super().complete()
 
     def check(self) -> None:
         super().check()
-        self._check_number("lr_memory", minimum=0.0)
         if self.targets == "memory" and self.lr_memory != 1:
             raise ValueError(f"lr_memory must be 1 with targets='memory', but is {self.lr_memory!r}.")
-        self._check_number("forgetting", minimum=0.0)
-        if (self.forgetting or 0.0) > 1:
-            raise ValueError(f"forgetting must be at most 1, but is {self.forgetting!r}.")
-        self._check_number("damping", minimum=0.0)
-        self._check_number("prior", minimum=0.0)
-        self._check_type("exact", bool)
         if self.exact and not (self.damping or self.prior):
             raise ValueError("damping or prior must be greater than 0 with exact=True, but both are 0.")
         if self.exact and (self.nonnegative or self.l1_weights):
             raise ValueError(
                 "exact must be False with nonnegative or l1_weights, whose minimum takes sweeps."
             )
-        self._check_choice("predictor", ("adam", "memory"))
-        self._check_count("sweeps")
-        self._check_type("nonnegative", bool)
-        if self.memories is not None:
-            object.__setattr__(self, "memories", read_memories("memories", self.memories))
 
     def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
         for stage in stages if self.predictor == "memory" else stages[:-1]:
@@ -130,7 +124,7 @@ class AMMemOptions(OnlineAMOptions):
 
 
 class AMMem(OnlineAM):
-    """AM-mem, section 3 of the paper.
+    """AM-mem: online alternating minimisation that remembers past data in two matrices per layer.
 
     Memory: for every hidden stage (n + 1)^2 numbers, n being its inputs or the numbers of a filter, and with
     ``targets="memory"`` m (n + 1) more, m being its outputs. Of ``memories`` that are passed in, refreshed targets

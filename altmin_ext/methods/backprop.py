@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._undo import Undoable
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, Traits, option
+from altmin_ext.methods._options import GradientOptions, number, option
+from altmin_ext.methods.base import Method, StepReport, Traits
 
 
 class _Backprop(Method):
     optimizer: torch.optim.Optimizer
 
+    Options = GradientOptions
+    options: GradientOptions
     traits = Traits(captures=True)
 
     def _flags(self) -> Sequence[Subject]:
@@ -74,14 +77,9 @@ class _Backprop(Method):
                 raise ValueError(
                     f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}."
                 )
-            if not self.loss.counts_correct:
-                self.loss.check_target_values(y, logits.shape[1])
-            try:
-                loss = self.loss.mean(logits, y)
-            except IndexError:  # torch has seen a label out of range; say which
-                self.loss.check_target_values(y, logits.shape[1])
-                raise
-        correct = (logits.argmax(1) == y).sum() if self.loss.counts_correct else None
+            self.loss.check_target_shape(y, logits.shape[1])
+            loss = self.loss.mean(logits, y)
+        correct = self.loss.correct(logits, y)
         gradients = torch.autograd.grad(loss, self._trained, allow_unused=True)
         loss = loss.detach()
         report = StepReport(
@@ -136,20 +134,18 @@ class _Backprop(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class BackpropSGDOptions(MethodOptions):
+class BackpropSGDOptions(GradientOptions):
     """Options of :class:`BackpropSGD`."""
 
-    lr: float = option(0.1, "learning rate")
-    momentum: float = option(0.0, "heavy-ball momentum")
-
-    def check(self) -> None:
-        super().check()
-        self._check_number("momentum", minimum=0.0, below=1.0)
+    lr: float = option(0.1)
+    momentum: float = option(0.0, "heavy-ball momentum", number(below=1.0))
 
 
 class BackpropSGD(_Backprop):
-    """Stochastic gradient descent on the autograd gradient. Weight decay is torch's (equal to decoupled decay
-    at momentum 0)."""
+    """Backpropagation with SGD, the yardstick.
+
+    Weight decay is torch's, which equals decoupled decay at momentum 0.
+    """
 
     name = "sgd"
     Options = BackpropSGDOptions
@@ -163,7 +159,7 @@ class BackpropSGD(_Backprop):
 
 
 class BackpropAdam(_Backprop):
-    """Adam (Kingma & Ba 2015) on the autograd gradient, with decoupled weight decay (AdamW)."""
+    """Backpropagation with Adam and decoupled weight decay (AdamW), the yardstick."""
 
     name = "adam"
 

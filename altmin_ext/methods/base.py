@@ -5,82 +5,23 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from altmin_ext import _check
 from altmin_ext._graph import CapturedSteps
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
-from altmin_ext.losses import Loss, make_loss
+from altmin_ext.losses import Loss, LossLike, make_loss
+from altmin_ext.methods._options import MethodOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.nn.factors import NonNegativeFactors
 
 Seen = TypeVar("Seen")
-
-
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of an options class; ``help`` becomes the help text of the command-line flag of that name."""
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
-
-
-@dataclasses.dataclass(frozen=True)
-class MethodOptions:
-    """Options that every method has. Subclasses add theirs and extend :meth:`check`."""
-
-    lr: float = option(1e-3, "learning rate of the weights")
-    weight_decay: float = option(0.0, "decoupled weight decay: weights shrink by lr * weight_decay a step")
-    report_objective: bool = option(False, "report the local objective of every stage with each step")
-
-    def __post_init__(self) -> None:
-        self.check()
-
-    def check(self) -> None:
-        """Raise a TypeError or ValueError that names the first option with an impossible value."""
-        self._check_number("lr", minimum=0.0)
-        self._check_number("weight_decay", minimum=0.0)
-        self._check_type("report_objective", bool)
-
-    def _check_type(self, name: str, kind: type) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, but is {value!r}.")
-
-    def _check_number(
-        self,
-        name: str,
-        minimum: float,
-        *,
-        exclusive: bool = False,
-        below: float = math.inf,
-        infinite: bool = False,
-    ) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, but is {value!r}.")
-        if infinite and value == math.inf:
-            return
-        low = value > minimum if exclusive else value >= minimum
-        if not (low and value < below):
-            bound = f"{'greater than' if exclusive else 'at least'} {minimum:g}"
-            limit = f" and less than {below:g}" if below < math.inf else " and finite"
-            raise ValueError(f"{name} must be {bound}{limit}, but is {value!r}.")
-
-    def _check_count(self, name: str, minimum: int = 1) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, but is {value!r}.")
-        if value < minimum:
-            raise ValueError(f"{name} must be at least {minimum}, but is {value}.")
-
-    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, but is {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +30,8 @@ class StepReport:
 
     Attributes:
         loss: 0-d, mean loss over the minibatch at the logits of the encode (before any update).
-        correct: 0-d integer, how many samples of the minibatch were classified correctly; None for mse.
+        correct: 0-d integer, how many samples of the minibatch were classified correctly; None
+            where that has no meaning, as for mse.
         objective: (stages,), for every stage (1/B) sum over the minibatch of its local term after the code
             update and before the weight update; None unless ``report_objective=True``. Methods whose objective
             is one for codes and weights say when they take it.
@@ -118,12 +60,17 @@ class Traits:
         factorises: it trains NonNegativeFactors, and on samples without a label, -1.
         captures: its ``_compute`` and ``_commit`` launch the same kernels in every step and never look at a value on
             the GPU, so that they can be a CUDA graph, see :meth:`Method._why_not_captured`.
+        default_loss: the name of the loss that it takes unless told otherwise.
+        needs: methods of :class:`altmin_ext.losses.Loss` that have no default and that its loss must have, such as
+            "proximal".
     """
 
     full_batch: bool = False
     per_sample: bool = False
     factorises: bool = False
     captures: bool = False
+    default_loss: str = "cross_entropy"
+    needs: tuple[str, ...] = ()
 
 
 class Method(abc.ABC):
@@ -153,6 +100,7 @@ class Method(abc.ABC):
     Attributes:
         name: the method's name, as in :func:`altmin_ext.methods.names`.
         traits: what sets it apart for those who call it.
+        loss: the :class:`altmin_ext.losses.Loss` at the top of the network.
         model: the module being trained.
         options: the method's options, a frozen dataclass with every value in effect.
         steps: how many minibatches have been trained on.
@@ -172,41 +120,52 @@ class Method(abc.ABC):
         model: nn.Module,
         options: MethodOptions,
         *,
-        loss: str = "cross_entropy",
+        loss: LossLike | None = None,
         seed: int = 0,
         device: torch.device | str | None = None,
         on_nonfinite: str = "raise",
         graph: bool = False,
     ) -> None:
         # Whatever is wrong is refused before anything changes.
-        _check_arguments(model, seed, on_nonfinite, graph)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, but is {_check.named_type(model)}.")
+        self.on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
+        self.seed = _check.seed("seed", seed)
+        self._graph = _check.boolean("graph", graph)
+        where = _check.named_device("device", device)
         self.dtype = _check_parameters(model)
         if not self.traits.factorises:
             _check_no_factors(self.name, model)
-        self.loss: Loss = make_loss(loss, partial=self.traits.factorises)
-        self.model, self.options, self.seed, self.on_nonfinite = model, options, seed, on_nonfinite
+        self.loss: Loss = make_loss(
+            self.traits.default_loss if loss is None else loss,
+            partial=self.traits.factorises,
+            needs=self.traits.needs,
+            user=self.name,
+        )
+        self.model, self.options = model, options
         # To walk through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
         self._trainable = [parameter.requires_grad for _, parameter in self._parameters]
         self._stages = self._cut(model)
-        if graph:
-            self._check_graph(self._parameters[0][1].device if device is None else torch.device(device))
+        if self._graph:
+            self._check_graph(where or self._parameters[0][1].device)
+        _check.device("device", where)
 
         self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
         self._step_taken = True
         # To read a flag is to wait for the GPU: methods that need not do so look for divergence only now and then.
         self._defers_guard = False
         self._looked_after = 0  # how many steps
-        with self._moved_to(device):
+        with self._moved_to(where):
             self.device: torch.device = self._parameters[0][1].device
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
+            self.loss = self.loss.to(self.device, self.dtype)
             self._guard = Guard(self._flags(), self.device)
             self._weights = Tensors(p for _, p in self._parameters if p.requires_grad)
             self._buffers = Buffers(model)
             self._allocate()
-        self._graph = graph
         self._captured = self._new_captures()
 
     # ------------------------------------------------------------------------------------ how it is made
@@ -240,13 +199,15 @@ class Method(abc.ABC):
         reason = f"{self.name} looks at values in every step, which a CUDA graph cannot"
         if place.type != "cuda":
             reason = f"a CUDA graph needs a GPU, and the model trains on {place}"
+        elif not self.loss.captured:
+            reason = f"the loss {self.loss.name!r} is differentiated by torch, which is not captured"
         elif self.traits.captures:
             reason = self._why_not_captured() or ""
         if reason:
             raise ValueError(f"graph must be False here: {reason}.")
 
     @contextlib.contextmanager
-    def _moved_to(self, device: torch.device | str | None) -> Iterator[None]:
+    def _moved_to(self, device: torch.device | None) -> Iterator[None]:
         """Move the model; if that or what follows fails, for want of memory perhaps, back to where it was."""
         before = self._parameters[0][1].device
         try:
@@ -268,7 +229,7 @@ class Method(abc.ABC):
 
         Args:
             x: (B, ...), inputs in the model's dtype, on its device.
-            y: (B,) integer class indices, or (B, C) floats for ``loss="mse"``.
+            y: (B,) integer class indices, (B, C) floats for ``loss="mse"``, or what a criterion takes.
 
         Returns:
             The :class:`StepReport` of the minibatch, seen with the weights before this step.
@@ -384,7 +345,7 @@ class Method(abc.ABC):
         causes = "x for NaN or Inf"
         if self._defers_guard:
             when = f"at one of the steps {self._looked_after + 1} to {self.steps}"
-            causes += f" and y for labels outside [0, {self.n_out})" if self.n_out else ""
+            causes += f" and y for labels {f'outside [0, {self.n_out})' if self.n_out else 'out of range'}"
         raise DivergenceError(
             f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite {when}; check {causes}, or "
             f"{self._remedy(variable)}."
@@ -424,9 +385,9 @@ class Method(abc.ABC):
         """
         self.check_model()
         if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, but is a {type(x).__name__}.")
+            raise TypeError(f"x must be a torch.Tensor, but is {_check.named_type(x)}.")
         if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a torch.Tensor, but is a {type(y).__name__}.")
+            raise TypeError(f"y must be a torch.Tensor, but is {_check.named_type(y)}.")
         if x.dtype != self.dtype:
             raise TypeError(f"x must be {self.dtype} like the model, but is {x.dtype}.")
         for name, tensor in (("x", x), ("y", y)):
@@ -491,22 +452,10 @@ class Method(abc.ABC):
 def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
     """Raise unless what was found is a mapping with all of the keys."""
     if not isinstance(found, Mapping):
-        raise TypeError(f"{what} must be a dict, but is a {type(found).__name__}.")
+        raise TypeError(f"{what} must be a dict, but is {_check.named_type(found)}.")
     missing = [key for key in keys if key not in found]
     if missing:
         raise ValueError(f"{what} must hold {', '.join(keys)}, but lacks {', '.join(missing)}.")
-
-
-def _check_arguments(model: Any, seed: Any, on_nonfinite: Any, graph: Any) -> None:
-    """Raise a TypeError or ValueError unless these are what every method takes."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, but is a {type(model).__name__}.")
-    if on_nonfinite not in ("raise", "skip"):
-        raise ValueError(f"on_nonfinite must be 'raise' or 'skip', but is {on_nonfinite!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an integer, but is {seed!r}.")
-    if not isinstance(graph, bool):
-        raise TypeError(f"graph must be a bool, but is {graph!r}.")
 
 
 def _check_parameters(model: nn.Module) -> torch.dtype:

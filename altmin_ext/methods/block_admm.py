@@ -2,9 +2,9 @@
 arXiv 2105.00339).
 
 The network is cut into blocks f_1, ..., f_T, any sub-networks. Behind every block but the last lies a code X_t, tied
-to the block's output by a penalty beta and a scaled dual variable U_t:
+to the block's output by a penalty rho and a scaled dual variable U_t:
 
-    minimise  sum over samples of  loss(f_T(X_{T-1}), y)  +  sum_{t<T} beta/2 ||X_t - f_t(X_{t-1}) + U_t||^2 .
+    minimise  sum over samples of  loss(f_T(X_{T-1}), y)  +  sum_{t<T} rho/2 ||X_t - f_t(X_{t-1}) + U_t||^2 .
 
 A step on a minibatch begins with X_t <- f_t(X_{t-1}) and U_t <- 0, and then, ``iterations`` times,
 
@@ -20,23 +20,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
+from altmin_ext import _check
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.losses import Loss
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.methods._options import GradientOptions, choice, integer, number, option
+from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, EvaluatedMap, leaves, map_spans, split_at
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.nn.sign import check_surrogates, sign
 from altmin_ext.ops import CodeScalar
-from altmin_ext.ops.reference import soft_threshold
+from altmin_ext.ops.numerics import soft_threshold
 from altmin_ext.updates import AdamUpdate
 
 Proximal: TypeAlias = Callable[[Tensor, float], Tensor]
@@ -45,120 +47,103 @@ _spectral_norm_interval = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockOptions(MethodOptions):
+class BlockOptions(GradientOptions):
     """Options of all methods that fit blocks to codes between them."""
 
-    beta: float = option(1.0, "penalty that ties a code to the block below")
-    lr_codes: float | str = option(
-        "auto", "step size of the codes, or 'auto': one over a bound of the local curvature"
-    )
-    iterations: int = option(1, "rounds of codes, weights and duals per minibatch")
-    code_iterations: int = option(1, "gradient steps on each code in a round")
+    rho: float = option(1.0)
+    lr_codes: float | str = option("auto")
+    iterations: int = option(1, "rounds of codes, weights and duals per minibatch", integer())
+    code_iterations: int = option(1)
     order: str = option(
-        "gauss-seidel", "weights see the codes below as moved: 'gauss-seidel', or before: 'jacobi'"
+        "gauss-seidel",
+        "the codes below that weights are fitted to: 'gauss-seidel', as moved; 'jacobi', as they were",
+        choice("gauss-seidel", "jacobi"),
     )
-    workers: int = option(1, "threads that fit the weights of the blocks, which are independent")
-    duals: str = option(
-        "online",
-        "'online': zero at the start of a step, so that they count from the second round on; or 'none'",
-    )
+    workers: int = option(1, "threads that fit the blocks' weights, which are independent", integer())
+    duals: str = option("online", check=choice("online", "none"))
 
-    kinds_of_duals: ClassVar[tuple[str, ...]] = ("online", "none")
 
-    def check(self) -> None:
-        super().check()
-        self._check_number("beta", minimum=0.0, exclusive=True)
-        if self.lr_codes != "auto":
-            if isinstance(self.lr_codes, str):
-                raise ValueError(f"lr_codes must be a number or 'auto', but is {self.lr_codes!r}.")
-            self._check_number("lr_codes", minimum=0.0, exclusive=True)
-        self._check_count("iterations")
-        self._check_count("code_iterations")
-        self._check_choice("order", ("gauss-seidel", "jacobi"))
-        self._check_count("workers")
-        self._check_choice("duals", self.kinds_of_duals)
+def _checked_blocks(name: str, value: Any) -> int | list[int]:
+    try:
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            return _check.integers(name, value, minimum=-sys.maxsize)  # which there are, the model says
+        return _check.integer(name, value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or a list of integers, but is {value!r}.") from None
+
+
+def _checked_proximal(name: str, value: Any) -> str | Proximal:
+    if callable(value):
+        proximal: Proximal = value
+        return proximal
+    return _check.choice(name, value, ("non-negative", "binary", "sparse"))
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockADMMOptions(BlockOptions):
     """Options of :class:`BlockADMM`.
 
-    A step size of 1 / beta can make the method fail: with ``order="gauss-seidel"`` a block is fitted to its target
-    from where the code below has gone already, and where that alone brings it to the target or beyond, nothing is
-    left to fit or the wrong way is learnt. ``lr_codes="auto"`` takes the step of a majorised descent,
-    eta_t = 1 / (beta + beta ||J_{t+1}||^2), for the topmost code with the curvature of the loss in front of the
-    norm. The norm is found by power iteration, a step of it after each of the first ten updates of the weights, then
-    after every tenth; of a block with more in it than one linear map behind activations it is that at the first
-    samples of the minibatch, short of it by a third at most where that was measured, which such a step can bear.
+    A step size of 1 / rho can make the method fail. With ``order="gauss-seidel"`` a block is fitted to its target
+    after the code below has moved; where that move alone reaches the target or overshoots it, nothing is left to fit,
+    or the wrong direction is learnt. ``lr_codes="auto"`` takes the step of a majorised descent,
+    eta_t = 1 / (rho + rho ||J_{t+1}||^2), with the curvature of the loss in place of the second rho for the topmost
+    code. The norm is found by power iteration: one step after each of the first ten weight updates, then after every
+    tenth. A block that is more than one linear map behind activations has no single norm; the first samples of the
+    minibatch stand for all. Measured, that norm was up to a third too small, which such a step tolerates.
 
     With ``order="jacobi"``, one round of one code step, and neither a proximal map nor stored duals, the weights are
-    fitted from where the codes were, and block t's gradient is that of backpropagation times the product of beta eta
-    over the codes above it: the same thing but for the scale. Duals that last for a minibatch begin at zero, so that
-    a single round never meets them.
+    fitted from where the codes were, and block t's gradient is that of backpropagation times the product of rho eta
+    over the codes above it: the two differ in scale alone. Duals that last for a minibatch begin at zero, so they
+    have no effect in a single round.
 
-    Duals that are stored come with their codes, or the constraint that they are the prices of would be another one
-    every time. They price the past, while the weights move with every minibatch: expect them to learn more slowly.
+    Duals are stored together with their codes, since a dual is the price of one code's constraint. They describe
+    weights of the past, while weights move with every minibatch: expect slower learning.
 
-    Every round shortens the way of a code by eta, and each block below by another: with many blocks in float32 little
-    is left for the lowest ones. Take fewer blocks then.
+    A code's displacement shrinks by the factor eta with every round and with every block below. With many blocks in
+    float32 little is left for the lowest ones; take fewer blocks then.
 
-    By default a block ends with a module with parameters, and the activation behind it belongs to the block above, so
-    that codes are pre-activations, as in alternating minimisation. With ``codes="activations"`` it belongs to the
-    block below, and codes are what one would call non-negative or sparse. They then move where a unit is dead, too,
-    and the weights above, which such a unit would never reach, are fitted to the moves: they grow, and the network
-    generalises worse.
+    By default a block ends with a module with parameters, and the activation behind it belongs to the block above:
+    codes are pre-activations, as in alternating minimisation. With ``codes="activations"`` it belongs to the block
+    below, and it is activations that become non-negative or sparse. Codes of dead units then move, too; the weights
+    above are fitted to these moves, which no unit can make, and grow, and the network generalises worse.
 
-    The proximal map is what a constraint or penalty on the codes asks for: "non-negative" and "binary" project onto
-    [0, inf) and {-1, +1}, "sparse" is the soft threshold by eta ``l1_codes``, and a function is called with
-    (X, eta), X (B, ...), and returns a tensor of the same shape. Of a short step the projection onto {-1, +1} leaves
-    nothing, so that "binary" takes eta = 1 / beta by default; even so nothing is learnt unless ``beta`` is .1 or
-    less, behind a tanh or a sign.
+    The proximal map applies a constraint or penalty to the codes: "non-negative" and "binary" project onto [0, inf)
+    and {-1, +1}, "sparse" is the soft threshold by eta ``l1_codes``, and a function is called with (X, eta), X
+    (B, ...), and returns a tensor of the same shape. Projecting onto {-1, +1} undoes a short step, so "binary" takes
+    eta = 1 / rho by default; even so nothing is learnt unless ``rho`` is .1 or less, behind a tanh or a sign.
     """
 
     blocks: int | Sequence[int] | None = option(
         None,
-        "into how many parts the network is cut, or, in Python, the numbers of the modules that a block begins with "
-        "(None: a block per module with parameters)",
+        "number of blocks, or, in Python, the numbers of the modules that blocks begin with",
+        _checked_blocks,
+        none="a block for each module with parameters",
     )
     codes: str = option(
         "pre-activations",
-        "what the codes between so many blocks stand for: 'pre-activations' or 'activations'",
+        "what the codes between blocks are: 'pre-activations' or 'activations'",
+        choice("pre-activations", "activations"),
     )
-    duals: str = option(
-        "online",
-        "'online': zero at the start of a step, so that they count from the second round on; 'stored' for every "
-        "sample, with its codes; or 'none'",
+    duals: str = option("online")
+    dual_decay: float = option(
+        0.9, "factor of a sample's stored duals when the sample comes again", number(maximum=1.0)
     )
-    dual_decay: float = option(0.9, "stored duals are multiplied by this when their sample comes again")
     proximal: str | Proximal | None = option(  # noqa: RUF009  (it makes a field)
         None,
-        "after each step of a code: 'non-negative', 'binary' (with a beta of .1 or less), 'sparse' or, in Python, a "
-        "function",
+        "proximal map after each step of a code: 'non-negative', 'binary' (with rho at most .1), 'sparse' (with "
+        "l1_codes) or, in Python, a function",
+        _checked_proximal,
+        none="no map",
     )
-    l1_codes: float = option(0.0, "l1 penalty on the codes, with proximal='sparse'")
+    l1_codes: float = option(0.0)
 
-    kinds_of_duals = ("online", "stored", "none")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def complete(self) -> None:
         if self.proximal == "binary" and self.lr_codes == "auto":
-            object.__setattr__(self, "lr_codes", 1 / self.beta)
+            self._set("lr_codes", 1 / self.rho)
 
     def check(self) -> None:
-        super().check()
-        if self.blocks is not None and not isinstance(self.blocks, Sequence):
-            self._check_count("blocks")
-        elif isinstance(self.blocks, str) or (
-            self.blocks is not None and not all(type(start) is int for start in self.blocks)
-        ):
-            raise TypeError(f"blocks must be an integer or a list of integers, but is {self.blocks!r}.")
-        self._check_choice("codes", ("pre-activations", "activations"))
-        self._check_number("dual_decay", minimum=0.0)
-        if self.dual_decay > 1:
-            raise ValueError(f"dual_decay must be at most 1, but is {self.dual_decay!r}.")
-        if self.proximal is not None and not callable(self.proximal):
-            self._check_choice("proximal", ("non-negative", "binary", "sparse"))
-        self._check_number("l1_codes", minimum=0.0, exclusive=self.proximal == "sparse")
+        if self.proximal == "sparse" and self.l1_codes == 0:
+            raise ValueError("l1_codes must be greater than 0 with proximal='sparse', but is 0.")
         if self.l1_codes > 0 and self.proximal != "sparse":
             raise ValueError(f"l1_codes must be 0 unless proximal='sparse', but is {self.l1_codes!r}.")
 
@@ -210,7 +195,7 @@ def _checked(proximal: Proximal) -> Proximal:
 
 
 class Block:
-    """A sub-network f, and the code X and dual U behind it, whose term is beta/2 ||X - f(input) + U||^2 per sample.
+    """A sub-network f, and the code X and dual U behind it, whose term is rho/2 ||X - f(input) + U||^2 per sample.
 
     Within a step the sub-network is the same function at every evaluation: one dropout mask, the batch's statistics.
 
@@ -221,10 +206,10 @@ class Block:
         curvature: a bound of that of the block's term in its code.
     """
 
-    def __init__(self, stage: BoundStage, beta: float, proximal: Proximal | None = None) -> None:
+    def __init__(self, stage: BoundStage, rho: float, proximal: Proximal | None = None) -> None:
         assert isinstance(stage.map, EvaluatedMap)
-        self.stage, self.pre, self.map, self._beta = stage, stage.pre, stage.map, beta
-        self.curvature, self._proximal = beta, proximal
+        self.stage, self.pre, self.map, self._rho = stage, stage.pre, stage.map, rho
+        self.curvature, self._proximal = rho, proximal
         self.input = self.output = self.code = torch.empty(0)
         self.dual: Tensor | None = None
 
@@ -258,7 +243,7 @@ class Block:
 
     def error(self) -> Tensor:
         """The derivative of the block's term in its output, per sample."""
-        return self._beta * self.misfit()
+        return self._rho * self.misfit()
 
     def misfit(self) -> Tensor:
         """f(input) - X - U."""
@@ -272,7 +257,7 @@ class Block:
     def objective(self) -> Tensor:
         """The block's term, as the mean over the minibatch; 0-d float64."""
         misfit = self.misfit()
-        return self._beta / 2 * misfit.double().square().sum() / len(misfit)
+        return self._rho / 2 * misfit.double().square().sum() / len(misfit)
 
     def commit(self) -> None:
         """Keep what the encode saw, such as the running statistics of batch normalisation."""
@@ -286,29 +271,31 @@ class LastBlock(Block):
 
     Attributes:
         targets: y of the minibatch.
-        loss, correct: 0-d, of the logits at which :meth:`error` was asked for last.
+        loss, correct: 0-d, of the logits at which :meth:`error` was asked for last; None for what is not counted.
     """
 
     def __init__(self, stage: BoundStage, loss: Loss, flag: Tensor) -> None:
-        super().__init__(stage, beta=0.0)
-        self._counts, self._flag = loss.counts_correct, flag
+        super().__init__(stage, rho=0.0)
+        self._function, self._flag = loss, flag
         self.targets = self.loss = torch.empty(0)
         self.correct: Tensor | None = None
 
     def error(self) -> Tensor:
-        return self._error(self.output, self.targets)
-
-    def _error(self, output: Tensor, targets: Tensor) -> Tensor:
-        residual, self.loss = torch.empty_like(output), output.new_empty(())
-        if self._counts:
-            self.correct = torch.empty((), dtype=torch.int64, device=residual.device)
-            ops.softmax_residual(output, None, targets, residual, None, self.loss, self.correct, self._flag)
-        else:
-            ops.mse_residual(output, None, targets, residual, None, self.loss, self._flag)
+        residual, self.loss = torch.empty_like(self.output), self.output.new_empty(())
+        correct = torch.empty((), dtype=torch.int64, device=residual.device)
+        self._function.residual(
+            self.output, None, self.targets, residual, None, self.loss, correct, self._flag
+        )
+        self.correct = correct if self._function.counts(self.targets, residual.shape[1]) else None
         return residual
 
+    def curvature_at_output(self) -> float:
+        """That of the loss at the logits where the block stands."""
+        return float(self._function.curvature_at(self.output, None, self.targets))
+
     def objective(self) -> Tensor:
-        return self.loss.double()
+        share = int(self._function.labelled(self.targets)) / len(self.targets)
+        return self.loss.double() * share if share else torch.zeros_like(self.loss, dtype=torch.float64)
 
 
 class _Threads(ThreadPoolExecutor):
@@ -319,7 +306,7 @@ class _Threads(ThreadPoolExecutor):
 
 
 class BlockADMM(Method):
-    """Stochastic Block-ADMM, with Adam on every block's weights.
+    """Stochastic Block-ADMM: backpropagation within blocks, ADMM between them, Adam on the weights.
 
     No derivative crosses more than one block, and all blocks' weights are fitted independently, by as many threads as
     ``workers`` says: to the same bits however many. Each of them computes with as many threads as torch is set to, so
@@ -368,7 +355,7 @@ class BlockADMM(Method):
 
     def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[Block]:
         proximal = self.options.proximal_map()
-        return [Block(stage, self.options.beta, proximal) for stage in stages]
+        return [Block(stage, self.options.rho, proximal) for stage in stages]
 
     def _last_block(self, stage: BoundStage, flag: Tensor) -> LastBlock:
         return LastBlock(stage, self.loss, flag)
@@ -391,8 +378,7 @@ class BlockADMM(Method):
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x.shape[1:])
-        if not self.loss.counts_correct:
-            self.loss.check_target_values(y, self.n_out)
+        self.loss.check_target_shape(y, self.n_out)
         current = (len(x), self.learning_rate_factor)
         if current != self._scalars_are_for:
             rate, count = self.options.lr * self.learning_rate_factor, len(self._blocks)
@@ -511,8 +497,11 @@ class BlockADMM(Method):
         self._bound_shape = shape
 
     def _find_step_sizes(self, batch: int) -> list[float]:
-        """eta_t of every code, the same until a later iteration of their spectral norms."""
-        if self._step_sizes is None:
+        """eta_t of every code, the same until a later iteration of their spectral norms.
+
+        Where the loss has no bound of its curvature for all logits, they are the minibatch's own.
+        """
+        if self._step_sizes is None or (self._auto and self.loss.curvature(self.n_out) is None):
             if self._auto:
                 self._spectral_norms.begin(batch)
                 self._step_sizes = self._majorising_step_sizes()
@@ -523,8 +512,10 @@ class BlockADMM(Method):
 
     def _majorising_step_sizes(self) -> list[float]:
         """One over the curvature of every code's terms, at the spectral norms as they are."""
-        curvatures = [self.options.beta] * len(self._hidden)
-        curvatures[-1:] = [self.loss.curvature(self.n_out)] if curvatures else []
+        curvatures = [self.options.rho] * len(self._hidden)
+        if curvatures:
+            bound = self.loss.curvature(self.n_out)
+            curvatures[-1] = self._last.curvature_at_output() if bound is None else bound
         norms = self._scalars[:, CodeScalar.sigma_squared].tolist()
         slopes = [block.pre.lipschitz for block in self._blocks[1:]]
         return [
@@ -614,7 +605,7 @@ def _check_index(index: Tensor | None, x: Tensor) -> None:
             "call step(x, y, index=...), or choose duals='online'."
         )
     if not isinstance(index, Tensor):
-        raise TypeError(f"index must be a torch.Tensor, but is a {type(index).__name__}.")
+        raise TypeError(f"index must be a torch.Tensor, but is {_check.named_type(index)}.")
     if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
         raise TypeError(f"index must be integers, but is {index.dtype}.")
     if isinstance(x, Tensor) and index.shape != x.shape[:1]:

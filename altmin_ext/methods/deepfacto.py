@@ -5,7 +5,7 @@ Between an encoder f_1 and a head f_2 lies a :class:`altmin_ext.NonNegativeFacto
 gives are factorised into codes S, one row for each sample, or for each position of a sample's map, and a dictionary M
 that all share; only the codes reach the head:
 
-    minimise  sum over samples of  loss(f_2(S), y)  +  beta/2 ||S M^T - f_1(x) + U||^2   subject to  S >= 0, M >= 0 .
+    minimise  sum over samples of  loss(f_2(S), y)  +  rho/2 ||S M^T - f_1(x) + U||^2   subject to  S >= 0, M >= 0 .
 
 It is Block-ADMM of two blocks, whose code X = S M^T is held in factors. A step on a minibatch begins with
 S <- argmin ||f_1(x) - S M^T||^2, which is what the layer does in inference, too. No dictionary can say all of the
@@ -40,9 +40,9 @@ from torch import Tensor, nn
 
 from altmin_ext import ops
 from altmin_ext._guard import Subject
-from altmin_ext.losses import UNLABELLED
-from altmin_ext.methods.base import Traits, option
-from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions, LastBlock
+from altmin_ext.methods._options import number, option
+from altmin_ext.methods.base import Traits
+from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions
 from altmin_ext.network import BoundStage, leaves, split_at
 from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.nn.sign import check_surrogates
@@ -55,44 +55,42 @@ _unused = 1e-6  # an atom whose A_jj is at most that share of the largest begins
 class DeepFactoOptions(BlockOptions):
     """Options of :class:`DeepFacto`.
 
-    With ``lr_codes="auto"`` eta is one over a bound of the loss's curvature in the codes, found as in Block-ADMM,
-    so that the objective falls with every move. The part that is a least squares is dealt with exactly: as all atoms
-    are non-negative, they resemble one another, and of a gradient step short enough for what they have in common
-    nothing is left for what tells them apart, which is what the head needs.
+    With ``lr_codes="auto"`` eta is one over a bound of the loss's curvature in the codes, found as in Block-ADMM, so
+    the objective falls with every move. The least-squares part is solved exactly: non-negative atoms resemble one
+    another, and a gradient step short enough for what they share would barely move along their differences, which are
+    what the head needs.
 
-    The larger ``beta``, the closer does the encoder's gradient come to that of backpropagation through the least
-    squares; the codes move the less, for which Adam makes up.
+    With a larger ``rho`` the encoder's gradient comes closer to that of backpropagation through the least squares.
+    The codes then move less, which Adam makes up for.
 
-    ``fidelity=1`` is the problem as stated: the encoder is drawn towards features that the dictionary can say, the
-    nearest of which is zero, and learns little else. At 0 it follows the loss alone, whatever the dictionary leaves
-    over, and samples without a label teach it nothing. The loss is one per sample, while of a map every position has
-    its part in what is left over: of 7 x 7 positions a ``fidelity`` of 2e-5 has the weight that the default has of a
-    vector, and learnt better. An encoder that ends with a normalisation cannot make its features small, and learns
-    better.
+    ``fidelity=1`` is the problem as stated: the encoder is drawn towards features that the dictionary can reproduce,
+    the nearest of which is zero, and learns little else. At 0 it follows the loss alone, whatever the dictionary
+    leaves over, and learns nothing from samples without a label. The loss is one number per sample, while every
+    position of a map adds to what is left over: with 7 x 7 positions a ``fidelity`` of 2e-5 weighs as much as the
+    default does for a vector, and learnt better. An encoder that ends with a normalisation cannot make its features
+    small, and learns better.
 
-    The encoder moves all the time, and so do the features that the dictionary is of: ``forgetting`` says how fast the
+    The encoder keeps changing, and so do the features that the dictionary describes: ``forgetting`` sets how fast the
     dictionary follows.
     """
 
-    beta: float = option(10.0, "penalty that ties a code to the block below")
+    rho: float = option(10.0)
     fidelity: float = option(
-        1e-3, "the share of what the codes cannot say of the features that is held against the encoder"
+        1e-3,
+        "share of the encoder's features that no codes reproduce which counts against the encoder: 1 as the problem "
+        "is stated, 0 to follow the loss alone",
+        number(maximum=1.0),
     )
-    lr_dictionary: float = option(1.0, "how far atoms go towards what a sweep finds, at most 1: all the way")
-    forgetting: float = option(0.02, "the share of the past that the dictionary forgets with each minibatch")
-    prior: float = option(
-        1.0, "how many minibatches the dictionary to begin with counts for; forgotten like the past"
+    lr_dictionary: float = option(
+        1.0, "how far atoms go towards what a sweep finds: 1 all the way", number(maximum=1.0)
     )
-    sweeps: int = option(1, "sweeps over the atoms per minibatch")
-
-    def check(self) -> None:
-        super().check()
-        for name in ("fidelity", "lr_dictionary", "forgetting"):
-            self._check_number(name, minimum=0.0)
-            if getattr(self, name) > 1:
-                raise ValueError(f"{name} must be at most 1, but is {getattr(self, name)!r}.")
-        self._check_number("prior", minimum=0.0)
-        self._check_count("sweeps")
+    forgetting: float = option(0.02)
+    prior_batches: float = option(
+        1.0,
+        "number of minibatches that the initial dictionary counts for; forgotten like the past",
+        number(),
+    )
+    sweeps: int = option(1)
 
 
 class FactorisedBlock(Block):
@@ -100,15 +98,15 @@ class FactorisedBlock(Block):
 
     Attributes:
         layer: whose dictionary is M.
-        features: F, what the encoder gives, of which ``output`` lacks what the encoder need not give up.
+        features: F, the encoder's output; ``output`` is F without the part of R that is not held against the encoder.
         codes: S, (B, r, ...).
     """
 
     def __init__(self, stage: BoundStage, layer: NonNegativeFactors, options: DeepFactoOptions) -> None:
-        super().__init__(stage, options.beta)
+        super().__init__(stage, options.rho)
         self._fidelity = options.fidelity
         self.layer = layer
-        self.curvature = 1e-6 * options.beta  # for a head of zeros; else that of the loss is all that counts
+        self.curvature = 1e-6 * options.rho  # for a head of zeros; else that of the loss is all that counts
         self._scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=layer.dictionary.device)
         self.codes = self.features = torch.empty(0)
 
@@ -148,39 +146,16 @@ class FactorisedBlock(Block):
         use, and against those that are not it has a price.
         """
         dictionary, codes = self.layer.dictionary, as_rows(self.codes).clone()
-        gram = self._beta * dictionary.t() @ dictionary
+        gram = self._rho * dictionary.t() @ dictionary
         gram.diagonal().add_(1 / eta)
         aim = self.output if self.dual is None else self.output - self.dual
         targets = as_rows(aim - self._kept)
-        cross = self._beta * (targets @ dictionary - self._prices) + codes / eta - as_rows(gradient)
-        ops.bcd_columns(codes, gram, cross, self._scalars, self.layer.sweeps, nonnegative=True)
+        cross = self._rho * (targets @ dictionary - self._prices) + codes / eta - as_rows(gradient)
+        ops.bcd_columns(codes, gram, cross, scalars=self._scalars, sweeps=self.layer.sweeps, nonnegative=True)
         self._hold(as_maps(codes, self.codes))
 
     def _hold(self, codes: Tensor) -> None:
         self.codes, self.code = codes, self.layer.reconstruction(codes)
-
-
-class PartlyLabelledBlock(LastBlock):
-    """The block at the top where samples may be without a label; ``loss`` is NaN where all of them are."""
-
-    def error(self) -> Tensor:
-        labelled = self._labelled()
-        if len(labelled) == len(self.targets):
-            return super().error()
-        residual = torch.zeros_like(self.output)
-        if len(labelled):
-            residual[labelled] = self._error(self.output[labelled], self.targets[labelled])
-        else:
-            self.loss = self.output.new_full((), torch.nan)
-            self.correct = torch.zeros((), dtype=torch.int64, device=residual.device)
-        return residual
-
-    def objective(self) -> Tensor:
-        share = len(self._labelled()) / len(self.targets)
-        return super().objective() * share if share else torch.zeros_like(super().objective())
-
-    def _labelled(self) -> Tensor:
-        return (self.targets != UNLABELLED).nonzero()[:, 0]
 
 
 class OnlineDictionary:
@@ -202,12 +177,14 @@ class OnlineDictionary:
         """Find the next A, B and M by the rows of a minibatch, and say whether they are finite."""
         gram, cross, dictionary = self.gram.clone(), self.cross.clone(), self._layer.dictionary.clone()
         if not bool(gram.any()):
-            gram.fill_diagonal_(self._options.prior * float(codes.square().sum()) / len(gram))
+            gram.fill_diagonal_(self._options.prior_batches * float(codes.square().sum()) / len(gram))
             cross.copy_(dictionary @ gram)
-        ops.memory_update(codes, features, gram, cross, self._scalars)
+        ops.memory_update(codes, features, gram=gram, cross=cross, scalars=self._scalars)
         if not bool(gram.isfinite().all()) or not bool(cross.isfinite().all()):
             return False
-        ops.bcd_columns(dictionary, gram, cross, self._scalars, self._options.sweeps, nonnegative=True)
+        ops.bcd_columns(
+            dictionary, gram, cross, scalars=self._scalars, sweeps=self._options.sweeps, nonnegative=True
+        )
         dictionary = torch.lerp(self._layer.dictionary, dictionary, rate)
 
         norms = dictionary.norm(dim=0)
@@ -240,11 +217,11 @@ def _begin_anew(
 
 
 class DeepFacto(BlockADMM):
-    """DeepFacto, with Adam on encoder and head.
+    """DeepFacto: a layer of non-negative factors in the network, learnt by Block-ADMM; Adam on the rest.
 
     It takes models with one :class:`altmin_ext.NonNegativeFactors` that has parameters below and above it, such as
-    :func:`altmin_ext.models.deepfacto` makes. With ``loss="cross_entropy"`` a label of -1 says that the sample has
-    none. A report's loss and correct count are of the samples with a label; without any, the loss is NaN.
+    :func:`altmin_ext.models.deepfacto` makes. Where y are integer labels, -1 says that the sample has none. A
+    report's loss and correct count are of the samples with a label; without any, the loss is NaN.
 
     Attributes:
         code_step_sizes: (1,) float64, eta of the last step.
@@ -285,10 +262,6 @@ class DeepFacto(BlockADMM):
     def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[FactorisedBlock]:
         self._block = FactorisedBlock(stages[0], _layer(self.model)[1], self.options)
         return [self._block]
-
-    def _last_block(self, stage: BoundStage, flag: Tensor) -> LastBlock:
-        kind = PartlyLabelledBlock if self.loss.counts_correct else LastBlock
-        return kind(stage, self.loss, flag)
 
     def _weight_gradients(self, inputs: Sequence[Tensor]) -> None:
         super()._weight_gradients(inputs)

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Generator, Tensors, Undoable
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, option
+from altmin_ext.methods._options import GradientOptions, number, option, positive
+from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, Chain, LinearMap, PreMap, split
 from altmin_ext.network.pieces import DropoutPiece, PointwisePiece, ReshapePiece
 from altmin_ext.ops import Activation
@@ -36,7 +36,7 @@ from altmin_ext.ops.activation import identity
 
 
 @dataclasses.dataclass(frozen=True)
-class DifferenceTargetOptions(MethodOptions):
+class DifferenceTargetOptions(GradientOptions):
     """Options of :class:`DifferenceTarget`.
 
     The defaults are the authors' for the binary network 784-500-500-10 and minibatches of 100; they do for tanh
@@ -44,20 +44,19 @@ class DifferenceTargetOptions(MethodOptions):
     target_step .3277, noise .3598 and noise_epochs infinite; where pixels are standardised that lr is too large.
     """
 
-    lr: float = option(6.6e-4, "learning rate of the weights")
-    lr_inverse: float = option(4.33e-4, "learning rate of the inverses")
+    lr: float = option(6.6e-4)
+    lr_inverse: float = option(4.33e-4, "learning rate of the inverses", number())
     target_step: float = option(
-        27.97, "how far the top target goes along the derivative of the mean loss; per sample, this over B"
+        27.97,
+        "how far the top target goes along the derivative of the mean loss; per sample, this over the batch size",
+        number(),
     )
-    noise: float = option(0.5, "standard deviation of the noise that the inverses learn to undo, at first")
-    noise_epochs: float = option(50.0, "epochs after which the noise is half of that (inf: it stays)")
-
-    def check(self) -> None:
-        super().check()
-        self._check_number("lr_inverse", minimum=0.0)
-        self._check_number("target_step", minimum=0.0)
-        self._check_number("noise", minimum=0.0)
-        self._check_number("noise_epochs", minimum=0.0, exclusive=True, infinite=True)
+    noise: float = option(
+        0.5, "standard deviation, at first, of the noise that the inverses learn to undo", number()
+    )
+    noise_epochs: float = option(
+        50.0, "epochs after which the noise has halved; inf keeps it", positive(infinite=True)
+    )
 
 
 class RMSProp:
@@ -156,7 +155,9 @@ class TargetLayer:
 
 
 class DifferenceTarget(Method):
-    """Difference target propagation, on Linear layers with pointwise activations, Sign and Dropout between them.
+    """Difference target propagation: targets for activations, through inverses that learn along.
+
+    Takes Linear layers with pointwise activations, Sign and Dropout between them.
 
     The authors alternate a pass over the data that fits the inverses with one that fits the layers, and so does
     :func:`altmin_ext.train` where the data have an end, see :meth:`begin_epoch`. Otherwise a step does both.
@@ -235,8 +236,7 @@ class DifferenceTarget(Method):
             for stage in self._stages:
                 shape = stage.output_shape(shape, x)
             self._shape, self.n_out = x.shape[1:], shape[0]
-        if not self.loss.counts_correct:
-            self.loss.check_target_values(y, self.n_out)
+        self.loss.check_target_shape(y, self.n_out)
         return x, y
 
     @property
@@ -267,12 +267,9 @@ class DifferenceTarget(Method):
     def _residual_of_loss(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """The derivative of the mean loss in the logits (B, C), that loss, and the correct count."""
         residual, loss = torch.empty_like(logits), logits.new_empty(())
-        correct = torch.empty_like(loss, dtype=torch.int64) if self.loss.counts_correct else None
-        if correct is None:
-            ops.mse_residual(logits, None, y, residual, None, loss)
-        else:
-            ops.softmax_residual(logits, None, y, residual, None, loss, correct)
-        return residual / len(logits), loss, correct
+        correct = torch.empty_like(loss, dtype=torch.int64)
+        self.loss.residual(logits, None, y, residual, None, loss, correct)
+        return residual / len(logits), loss, correct if self.loss.counts(y, self.n_out) else None
 
     def _fit_inverses(self, hidden: Sequence[Tensor]) -> None:
         """One step of every g_l on the mean of ||g_l(f_l(h)) - h||^2, at h_{l-1} with noise."""

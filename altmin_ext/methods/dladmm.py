@@ -21,6 +21,7 @@ derivative of the loss at z_L, so that u / rho is large where rho is small: it i
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,28 +30,28 @@ from torch import Tensor, nn
 
 from altmin_ext import ops
 from altmin_ext.methods._lifted import Lifted, LiftedLayer, LiftedOptions, WeightProblem
-from altmin_ext.methods.base import option
+from altmin_ext.methods._options import integer, number, option, positive
 from altmin_ext.ops import Activation
 
 
 @dataclasses.dataclass(frozen=True)
 class DLADMMOptions(LiftedOptions):
-    """Options of :class:`DLADMM`."""
+    """Options of :class:`DLADMM`.
 
-    rho: float = option(
-        1e-6, "penalty on the last layer's constraint at first, beside a loss summed over samples"
+    ``rho`` is the penalty on the last layer's constraint and what it begins with; for the other layers ``nu`` stands.
+    """
+
+    rho: float = option(1e-6, check=number(sys.float_info.min))
+    nu: float = option(
+        1e-6,
+        "factor of the penalty nu/2 ||.||^2 of all layers but the last, for which rho stands",
+        positive(),
     )
-    nu: float = option(1e-6, "penalty that ties the other layers' variables to each other")
-    rho_multiplier: float = option(10.0, "rho is multiplied by this every rho_interval iterations")
-    rho_interval: int = option(100, "iterations until rho is raised")
-    rho_max: float = option(0.1, "rho is not raised beyond")
-
-    def check(self) -> None:
-        super().check()
-        self._check_number("nu", minimum=0.0, exclusive=True)
-        self._check_number("rho_multiplier", minimum=1.0)
-        self._check_count("rho_interval")
-        self._check_number("rho_max", minimum=0.0, exclusive=True, infinite=True)
+    rho_multiplier: float = option(
+        10.0, "factor by which rho is raised every rho_interval iterations", number(1.0)
+    )
+    rho_interval: int = option(100, "iterations until rho is raised", integer())
+    rho_max: float = option(0.1, "rho is not raised above this", positive(infinite=True))
 
 
 class LastLayer(LiftedLayer):
@@ -65,7 +66,7 @@ class LastLayer(LiftedLayer):
 
 
 class DLADMM(Lifted):
-    """dlADMM on the whole training set.
+    """dlADMM: ADMM on the whole training set at once, with a pass back and one forth.
 
     The objective of a layer below the last is nu/2 (||z - W a - b||^2 + ||a - h(z)||^2) + Omega(W), that of the
     last one the rest of L_rho, after u has been raised; it may be negative. By the theory L_rho never rises while a
@@ -207,7 +208,7 @@ def pre_activation(activation: Activation, a: Tensor, center: Tensor, before: Te
     """
     z = torch.empty_like(center)
     if activation.name == "relu":
-        ops.relu_prox(a, center, z, 1.0, 1.0)
+        ops.relu_prox(a, center, out=z, gamma=1.0, beta=1.0)
         return z
     if activation.name in ("identity", "leaky_relu"):
         slope = 1.0 if activation.name == "identity" else activation.parameter

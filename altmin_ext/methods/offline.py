@@ -13,24 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from altmin_ext.methods._options import option
 from altmin_ext.methods.am_mem import AMMem, AMMemOptions
-from altmin_ext.methods.base import StepReport, Traits, option
+from altmin_ext.methods.base import StepReport, Traits
 from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
-from altmin_ext.ops.reference import smallest_displacement
+from altmin_ext.ops.numerics import smallest_displacement
 
 
 @dataclasses.dataclass(frozen=True)
 class OfflineOptions(OnlineAMOptions):
     """Options of the methods that take the whole training set at once; one weight iteration is all they take."""
 
-    lr: float = option(1e-2, "learning rate of the weights")
-    chunk_size: int = option(1000, "samples worked on at a time, at most")
+    lr: float = option(1e-2)
+    chunk_size: int = option(1000)
 
     def check(self) -> None:
         super().check()
-        self._check_count("chunk_size")
         if self.weight_iterations not in (None, 1):
             raise ValueError(
                 f"weight_iterations must be 1 where the whole training set is a step, but is "
@@ -46,8 +46,6 @@ class OfflineOptions(OnlineAMOptions):
 class MemoryOfflineOptions(OfflineOptions, AMMemOptions):
     """Options of :class:`AMMemOff`."""
 
-    lr: float = option(1e-2, "learning rate of the predictor, and of the weight decay")
-
 
 class Offline(OnlineAM):
     """A step on the whole training set, chunk by chunk.
@@ -56,7 +54,8 @@ class Offline(OnlineAM):
     minibatch are coupled. A dropout draws masks for every chunk. Batch normalisation sees the statistics of every
     chunk by itself, and its running statistics follow the last one. The search under a ``Sign("none")`` weighs flips
     by how far the code above moves in the chunk. Where the bound of a step size has to be tried on samples, they are
-    those of the last chunk.
+    those of the last chunk. A criterion sees every chunk by itself, too: its mean and its estimated curvature are the
+    chunk's.
     """
 
     traits = Traits(full_batch=True)
@@ -178,14 +177,14 @@ class _Total:
 
 
 class AMAdamOff(Offline, AMAdam):
-    """AM-Adam on the whole training set: one Adam step per stage and epoch."""
+    """AM-Adam on the whole training set at once: one Adam step per stage and epoch."""
 
     name = "am-adam-off"
     Options = OfflineOptions
 
 
 class AMMemOff(Offline, AMMem):
-    """AM-mem on the whole training set: its memory is brought up to date, and swept, once per epoch."""
+    """AM-mem on the whole training set at once: the memory is updated and swept once per epoch."""
 
     name = "am-mem-off"
     Options = MemoryOfflineOptions

@@ -25,63 +25,63 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Undo, Undoable
-from altmin_ext.codes import (
-    Code,
-    ConvolutionCode,
-    ElmanCode,
-    Flags,
-    FlippedCode,
-    MatrixCode,
-    OutputSequenceCode,
-)
-from altmin_ext.methods.base import Method, MethodOptions, StepReport, Traits, option
-from altmin_ext.network import (
-    BoundStage,
-    ElmanMap,
-    EvaluatedMap,
-    LinearMap,
-    OutputSequenceMap,
-    SequenceMap,
-    split,
-)
+from altmin_ext.codes import Code, Flags, FlippedCode, Slot, code_for
+from altmin_ext.methods._options import GradientOptions, choice, integer, number, option, positive
+from altmin_ext.methods.base import Method, StepReport, Traits
+from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, split
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
 from altmin_ext.updates import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
 
 
 @dataclasses.dataclass(frozen=True)
-class OnlineAMOptions(MethodOptions):
+class OnlineAMOptions(GradientOptions):
     """Options of the online AM methods; see the design of a step in the module's text.
 
     ``lr_codes``, ``mu``, ``code_iterations`` and ``code_momentum`` default to None, which stands for the value of
     the chosen scaling: "auto", .5, 1 and 0 for "paper"; .3, .003, 5 and .9 for "released". A model with an Elman
-    layer takes 5 iterations of codes and of weights unless told otherwise.
+    layer takes 5 iterations of codes and of weights unless told otherwise, its codes being those of the paper's
+    appendix C. These know neither ``l1_codes`` nor ``scaling="released"``, with which the layer is a stage like any
+    other recurrent one: its code is its output sequence, and the iterations are those of any model.
 
     With ``stage_scaling="displacement"`` the weight objective of a stage is divided by the RMS displacement of its
     code. That moves no minimiser, but its curvature grows as much, without bound as the loss goes to zero. Adam does
     not mind; plain gradient steps diverge, so AM-SGD does not scale unless asked to, and then wants an ``lr`` of .01.
     """
 
-    lr_out: float | None = option(None, "learning rate of the predictor (None: lr)")
-    lr_codes: float | str | None = option(
-        None,
-        "step size of the codes, or 'auto': one over a bound of the local curvature (None: 'auto'; released .3)",
-    )
+    lr_out: float | None = option(None, "learning rate of the predictor", number(), none="lr")
+    lr_codes: float | str | None = option(None, none="auto; .3 with scaling='released'")
     stage_scaling: str | None = option(
         None,
-        "'displacement' or 'none' (None: 'displacement' with lr_codes='auto', but for am-sgd, else 'none')",
+        "'displacement' holds codes as scaled displacements, 'none' as they are",
+        choice("displacement", "none"),
+        none="displacement with lr_codes='auto', except in am-sgd; else none",
     )
-    code_iterations: int | None = option(None, "gradient steps on each code (None: 1; released or Elman 5)")
-    code_momentum: float | None = option(None, "Nesterov momentum of these steps (None: 0; released .9)")
-    weight_iterations: int | None = option(None, "gradient steps on the weights (None: 1; Elman 5)")
-    mu: float | None = option(None, "penalty that ties codes to the stage below (None: .5; released .003)")
-    mu_increment: float = option(0.0, "added to mu after each minibatch")
-    mu_multiplier: float = option(1.0, "multiplies mu after each epoch")
-    mu_max: float = option(math.inf, "mu never exceeds this")
-    l1_codes: float = option(0.0, "l1 penalty on the codes, by soft threshold")
-    l1_weights: float = option(0.0, "l1 penalty on the weights, not the biases, by soft threshold")
+    code_iterations: int | None = option(None, none="1; 5 with scaling='released' or an Elman layer")
+    code_momentum: float | None = option(
+        None,
+        "Nesterov momentum of the steps on the codes",
+        number(below=1.0),
+        none="0; .9 with scaling='released'",
+    )
+    weight_iterations: int | None = option(
+        None, "gradient steps on the weights", integer(), none="1; 5 with an Elman layer"
+    )
+    mu: float | None = option(
+        None,
+        "factor of the penalty mu ||.||^2 that ties codes to what the stage below gives",
+        positive(),
+        none=".5; .003 with scaling='released'",
+    )
+    mu_increment: float = option(0.0, "added to mu after each minibatch", number())
+    mu_multiplier: float = option(1.0, "factor of mu after each epoch", positive())
+    mu_max: float = option(math.inf, "mu is not raised above this", positive(infinite=True))
+    l1_codes: float = option(0.0)
+    l1_weights: float = option(0.0)
     scaling: str = option(
-        "paper", "'paper': sums per sample, as published; 'released': means, as in the authors' code"
+        "paper",
+        "'paper': sums per sample, as published; 'released': means, as in the authors' code",
+        choice("paper", "released"),
     )
 
     _scales_by_default: ClassVar[bool] = True
@@ -90,64 +90,43 @@ class OnlineAMOptions(MethodOptions):
         "released": {"lr_codes": 0.3, "mu": 0.003, "code_momentum": 0.9},
     }
 
+    @property
+    def needs(self) -> set[str]:
+        """What the codes must be able to do, see :attr:`altmin_ext.network.Map.lacks`."""
+        asked = {"l1_codes": self.l1_codes > 0, "released": self.scaling == "released"}
+        return {name for name, is_asked in asked.items() if is_asked}
+
     def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
         """The options with the iterations that suit the model; ValueError if one does not."""
-        recurrent = any(isinstance(stage.map, ElmanMap) for stage in stages)
-        if recurrent and (self.l1_codes > 0 or self.scaling == "released"):
-            wrong = (
-                f"l1_codes must be 0, but is {self.l1_codes}"
-                if self.l1_codes > 0
-                else ("scaling must be 'paper', but is 'released'")
-            )
-            raise ValueError(f"{wrong}, which the codes of an Elman layer cannot have.")
         if self.l1_codes > 0 and any(stage.pre.has_sign_without_derivative for stage in stages):
             raise ValueError(
                 f"l1_codes must be 0, but is {self.l1_codes}: a code that Sign(surrogate='none') reads only flips."
             )
-        codes = 5 if recurrent or self.scaling == "released" else 1
-        weights = 5 if recurrent else 1
+        wanted = [stage.map.default_iterations for stage in stages]
+        codes = max([5 if self.scaling == "released" else 1, *(count.codes for count in wanted)])
+        weights = max([1, *(count.weights for count in wanted)])
         return dataclasses.replace(
             self,
             code_iterations=codes if self.code_iterations is None else self.code_iterations,
             weight_iterations=weights if self.weight_iterations is None else self.weight_iterations,
         )
 
-    def __post_init__(self) -> None:
-        self._check_choice("scaling", ("paper", "released"))
+    def complete(self) -> None:
         for name, value in self._defaults[self.scaling].items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                self._set(name, value)
         if self.lr_out is None:
-            object.__setattr__(self, "lr_out", self.lr)
+            self._set("lr_out", self.lr)
         if self.stage_scaling is None:
             scales = self._scales_by_default and self.lr_codes == "auto"
-            object.__setattr__(self, "stage_scaling", "displacement" if scales else "none")
-        super().__post_init__()
+            self._set("stage_scaling", "displacement" if scales else "none")
 
     def check(self) -> None:
-        super().check()
-        self._check_number("lr_out", minimum=0.0)
-        if self.lr_codes != "auto":
-            if isinstance(self.lr_codes, str):
-                raise ValueError(f"lr_codes must be a number or 'auto', but is {self.lr_codes!r}.")
-            self._check_number("lr_codes", minimum=0.0, exclusive=True)
-        elif self.scaling == "released":
+        if self.lr_codes == "auto" and self.scaling == "released":
             raise ValueError(
                 "lr_codes must be a number with scaling='released', but is 'auto', whose bound holds for "
                 "scaling='paper' only."
             )
-        self._check_choice("stage_scaling", ("displacement", "none"))
-        if self.code_iterations is not None:
-            self._check_count("code_iterations")
-        self._check_number("code_momentum", minimum=0.0, below=1.0)
-        if self.weight_iterations is not None:
-            self._check_count("weight_iterations")
-        self._check_number("mu", minimum=0.0, exclusive=True)
-        self._check_number("mu_increment", minimum=0.0)
-        self._check_number("mu_multiplier", minimum=0.0, exclusive=True)
-        self._check_number("mu_max", minimum=0.0, exclusive=True, infinite=True)
-        self._check_number("l1_codes", minimum=0.0)
-        self._check_number("l1_weights", minimum=0.0)
 
 
 class OnlineAM(Method):
@@ -168,7 +147,7 @@ class OnlineAM(Method):
     _moves_weights_in_parts: ClassVar[bool] = False  # so that some have moved when the last flag is raised
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
-        stages = split(model)
+        stages = split(model, self.options.needs)
         self.options = self.options.for_model(stages)
         for above in stages[1:]:
             FlippedCode.suits(above)
@@ -195,7 +174,7 @@ class OnlineAM(Method):
         # weights, but not the running statistics of batch normalisation.
         linear = all(isinstance(stage.map, LinearMap) for stage in self._stages)
         self._defers_guard = self._residuals_at_once and linear
-        correct = torch.empty((), dtype=torch.int64, device=self.device) if self.loss.counts_correct else None
+        correct = torch.empty((), dtype=torch.int64, device=self.device)
         self._scratch = (self._like.new_empty(()), correct)
         trained = self._stages[self._stages_of_update]
         self._update = self.Update(trained, self._guard, first=len(self._stages) - len(trained))
@@ -210,30 +189,15 @@ class OnlineAM(Method):
 
     def _make_codes(self) -> list[Code]:
         o = self.options
-        several = o.code_iterations is not None and o.code_iterations > 1
-        once = not (self._keeps_codes or several) and o.weight_iterations == 1 and o.l1_codes == 0
-        pairs = list(itertools.pairwise(self._stages))
-        in_lanes = [once and ConvolutionCode.suits(stage, above) for stage, above in pairs]
-        codes: list[Code] = []
-        for l, (stage, above) in enumerate(pairs):
-            row, flags = self._rows[l], Flags(self._guard.code(l), self._guard.weights(l))
-            top = l == len(pairs) - 1
-            if isinstance(stage.map, ElmanMap):
-                reader = self._predictor
-                assert isinstance(reader, SequenceMap)
-                code: Code = ElmanCode(
-                    stage, above, row, flags, reader=reader, iterations=o.code_iterations or 1,
-                    weight_iterations=o.weight_iterations or 1,
-                )  # fmt: skip
-            elif isinstance(stage.map, OutputSequenceMap):
-                code = OutputSequenceCode(stage, above, row, flags, several=several)
-            elif in_lanes[l]:
-                below, beyond = l > 0 and in_lanes[l - 1], not top and in_lanes[l + 1]
-                code = ConvolutionCode(stage, above, row, flags, from_lanes=below, to_lanes=beyond, top=top)
-            else:
-                kind = FlippedCode if FlippedCode.suits(above) else MatrixCode
-                code = kind(stage, above, row, flags, several=several, once=once, top=top)
-            codes.append(code)
+        code_iterations, weight_iterations = o.code_iterations or 1, o.weight_iterations or 1
+        once = code_iterations == weight_iterations == 1 and o.l1_codes == 0 and not self._keeps_codes
+        codes = []
+        for l, (stage, above) in enumerate(itertools.pairwise(self._stages)):
+            flags = Flags(self._guard.code(l), self._guard.weights(l))
+            slot = Slot(stage, above, self._rows[l], flags, code_iterations, weight_iterations, once)
+            codes.append(code_for(stage.map, slot))
+        for below, code, beyond in zip([None, *codes], codes, [*codes[1:], None], strict=False):
+            code.connect(below, beyond)
         return codes
 
     @property
@@ -249,8 +213,7 @@ class OnlineAM(Method):
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x)
-        if not self.loss.counts_correct:
-            self.loss.check_target_values(y, self.n_out)
+        self.loss.check_target_shape(y, self.n_out)
         self._refresh_scalars(x.shape[0])
         return x, y
 
@@ -285,9 +248,8 @@ class OnlineAM(Method):
         self._bound_shape = x.shape
 
     def _undoable(self) -> Sequence[Undoable]:
-        modules = (
-            self._auto and self._calls_modules
-        )  # which the spectral norms ask after the weights have moved
+        # Modules of the user's that the spectral norms ask, after the weights have moved.
+        modules = self._auto and self._calls_modules
         parts: list[Undoable] = []
         if modules or self._bound_shape is None or (self._auto and not self._spectral_norms.ready):
             parts.append(self._spectral_norms)
@@ -335,8 +297,9 @@ class OnlineAM(Method):
 
     def _why_not_captured(self) -> str | None:
         for stage in self._stages:
-            if stage.foreign:
-                return f"stage {stage.name!r} holds {stage.foreign}, and only steps of Linear stages are captured"
+            if stage.beyond_kernels:
+                beyond = stage.beyond_kernels
+                return f"stage {stage.name!r} holds {beyond}, and only steps of Linear stages are captured"
         return (
             "report_objective=True makes new tensors in each step" if self.options.report_objective else None
         )
@@ -359,29 +322,30 @@ class OnlineAM(Method):
 
     def _loss_at_encode(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """The mean loss and the correct count, in tensors of their own for the report."""
-        loss, correct = torch.empty_like(self._scratch[0]), None
-        if self._scratch[1] is not None:
-            correct = torch.empty_like(self._scratch[1])
+        loss, correct = (torch.empty_like(scratch) for scratch in self._scratch)
         self._residual_of_loss(y, loss, correct, self._guard.loss)
-        return loss, correct
+        return loss, correct if self.loss.counts(y, self.n_out) else None
 
     def _keep_logits(self, logits: Tensor) -> None:
         self._logits = logits if logits.ndim == 2 else logits.view(logits.shape[0], self.n_out)
 
-    def _residual_of_loss(self, y: Tensor, loss: Tensor, correct: Tensor | None, flag: Tensor) -> None:
+    def _residual_of_loss(self, y: Tensor, loss: Tensor, correct: Tensor, flag: Tensor) -> None:
         """The derivative of the loss in the logits, per sample, with the mean loss and the correct count."""
-        predictor, residual = self._predictor, self._output_residual
-        if correct is None:
-            ops.mse_residual(self._logits, predictor.bias, y, residual, predictor.bias_gradient, loss, flag)
-        else:
-            ops.softmax_residual(
-                self._logits, predictor.bias, y, residual, predictor.bias_gradient, loss, correct, flag
-            )
+        bias, gradient = self._predictor.bias, self._predictor.bias_gradient
+        self.loss.residual(self._logits, bias, y, self._output_residual, gradient, loss, correct, flag)
+
+    def _estimate_curvature(self, y: Tensor) -> None:
+        """The top code's bound at the logits of this minibatch, where the loss has none for all logits."""
+        if self._codes and self.loss.curvature(self.n_out) is None:
+            estimate = self.loss.curvature_at(self._logits, self._predictor.bias, y)
+            row, slope = self._rows[-1], self._stages[-1].pre.lipschitz or 1.0
+            row[CodeScalar.curvature] = row[CodeScalar.downstream] * slope**2 * estimate
 
     def _move_codes(self, y: Tensor) -> None:
         """From the top down, each with the new code above it."""
         if self._auto:
             self._spectral_norms.begin(y.shape[0])
+            self._estimate_curvature(y)
         for l in reversed(range(len(self._codes))):
             self._update_code(l, y)
 
@@ -422,36 +386,31 @@ class OnlineAM(Method):
         return self._objective(y.shape[0]) if self.options.report_objective else None
 
     def _fit_at_once(self, inputs: list[Tensor], iteration: int) -> None:
-        """The same as a ``fit`` of every code, with the residuals of those that are matrices in one call."""
-        for at_once, run in itertools.groupby(
-            enumerate(self._codes), lambda of: isinstance(of[1], MatrixCode)
-        ):
-            numbers = [l for l, _ in run]
-            calls = []
-            for l in numbers:
-                code, below = self._codes[l], self._codes[l - 1] if l else None
-                if isinstance(code, MatrixCode):
-                    calls.append(code.residual_call(inputs[l], below, iteration == 0))
-                else:
-                    code.fit(inputs[l], below, iteration == 0)
-            if not at_once:
+        """The same as a ``fit`` of every code, with one call for the residuals of those next to each other."""
+        first = iteration == 0
+        calls = [
+            code.residual_call(activation, below, first)
+            for code, below, activation in zip(self._codes, [None, *self._codes], inputs, strict=False)
+        ]
+        for alone, run in itertools.groupby(range(len(calls)), lambda l: calls[l] is None):
+            numbers = list(run)
+            if alone:
+                for l in numbers:
+                    self._codes[l].fit(inputs[l], self._codes[l - 1] if l else None, first)
                 continue
+            together = [call for l in numbers if (call := calls[l]) is not None]
             merged = {
-                name: [entry for call in calls for entry in call[name]]
-                for name in calls[0]
+                name: [entry for call in together for entry in call[name]]
+                for name in together[0]
                 if name != "guard"
             }
             ops.weight_residual(**merged, guard=self._guard.weights(numbers[0], len(numbers)))
-            for l, call in zip(numbers, calls, strict=True):
-                code = self._codes[l]
-                assert isinstance(code, MatrixCode)
-                code.finish_fit(inputs[l], call)
+            for l, call in zip(numbers, together, strict=True):
+                self._codes[l].finish_fit(inputs[l], call)
 
     def _objective(self, batch: int) -> Tensor:
         """Local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, and the loss."""
-        fitted = [
-            l for l, stage in enumerate(self._stages[:-1]) if not isinstance(stage.map, OutputSequenceMap)
-        ]
+        fitted = [l for l, stage in enumerate(self._stages[:-1]) if stage.map.has_local_term]
         block = self._scalars[fitted]
         terms = block[:, CodeScalar.residual_square] * block[:, CodeScalar.scale] ** 2
         share: Tensor | float = self.mu / batch
@@ -474,7 +433,7 @@ class OnlineAM(Method):
             curvature = 1.0
             if top:
                 downstream = 1 / (2 * self.mu) if paper else 1 / (self.mu * batch)
-                curvature = self.loss.curvature(self.n_out)
+                curvature = self.loss.curvature(self.n_out) or 0.0  # else estimated in each step
             if lipschitz is not None:
                 curvature *= lipschitz**2
             rows.append(
@@ -524,7 +483,7 @@ class OnlineAM(Method):
 
 
 class AMAdam(OnlineAM):
-    """AM-Adam: one or a few Adam steps per stage on its own least-squares problem (section 3 of the paper)."""
+    """AM-Adam: online alternating minimisation, Adam on the weights (section 3 of the paper)."""
 
     name = "am-adam"
     Update = AdamUpdate
@@ -536,11 +495,11 @@ class AMSGDOptions(OnlineAMOptions):
 
     _scales_by_default: ClassVar[bool] = False
 
-    lr: float = option(0.1, "learning rate of the weights")
+    lr: float = option(0.1)
 
 
 class AMSGD(OnlineAM):
-    """AM-SGD: the same with plain gradient steps."""
+    """AM-SGD: online alternating minimisation, SGD on the weights (section 3 of the paper)."""
 
     name = "am-sgd"
     Options = AMSGDOptions

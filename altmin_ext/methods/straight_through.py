@@ -11,8 +11,10 @@ from altmin_ext.nn.sign import check_surrogates
 
 
 class StraightThrough(BackpropAdam):
-    """Adam on a gradient that passes every :class:`altmin_ext.models.Sign` as if its derivative were the surrogate
-    (Bengio, Léonard & Courville 2013, arXiv 1308.3432).
+    """The straight-through estimator for binary units, with Adam.
+
+    The gradient passes every :class:`altmin_ext.nn.Sign` as if its derivative were the surrogate (Bengio, Léonard &
+    Courville 2013, arXiv 1308.3432).
 
     What sets it apart from ``adam`` is that it refuses a Sign without a surrogate, which no gradient passes.
     """

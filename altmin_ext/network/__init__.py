@@ -11,25 +11,39 @@ from __future__ import annotations
 
 from altmin_ext.network.activations import activation_of
 from altmin_ext.network.chain import Chain, PreMap
-from altmin_ext.network.maps import EvaluatedMap, LinearMap, LocalMap, Map
+from altmin_ext.network.maps import EvaluatedMap, Iterations, LinearMap, LocalMap, Map, known_maps
+from altmin_ext.network.pieces import Piece, known_pieces
 from altmin_ext.network.recurrent import ElmanMap, OutputSequenceMap, SequenceMap
 from altmin_ext.network.spectral_norms import SpectralNorms
-from altmin_ext.network.splitting import BoundStage, as_chain, leaves, map_spans, split, split_at
+from altmin_ext.network.splitting import (
+    BoundStage,
+    as_chain,
+    known_chains,
+    leaves,
+    map_spans,
+    split,
+    split_at,
+)
 
 __all__ = [
     "BoundStage",
     "Chain",
     "ElmanMap",
     "EvaluatedMap",
+    "Iterations",
     "LinearMap",
     "LocalMap",
     "Map",
     "OutputSequenceMap",
+    "Piece",
     "PreMap",
     "SequenceMap",
     "SpectralNorms",
     "activation_of",
     "as_chain",
+    "known_chains",
+    "known_maps",
+    "known_pieces",
     "leaves",
     "map_spans",
     "split",

@@ -1,35 +1,69 @@
-"""Which modules compute an activation that the kernels know."""
+"""Which modules compute an activation that the kernels know: the one table of them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import nn
 
 from altmin_ext.nn import Sign
 from altmin_ext.ops import Activation
 
-_signs = {"identity": "sign", "clipped": "sign_clipped", "none": "sign_none"}
-_simple: dict[type[nn.Module], str] = {
-    nn.Identity: "identity",
-    nn.ReLU: "relu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
+
+class _Known:
+    """Modules of exactly one type, with certain attributes, that compute one activation.
+
+    Args:
+        module: their type.
+        parameter: the attribute that is the activation's parameter; "" if it has none.
+        **attributes: what they must be; torch's constructors have arguments of the same names.
+    """
+
+    def __init__(self, module: type[nn.Module], parameter: str = "", **attributes: Any) -> None:
+        self._module, self._parameter, self._attributes = module, parameter, attributes
+
+    def make(self) -> nn.Module:
+        """One of them, with torch's default for the parameter."""
+        return self._module(**self._attributes)
+
+    def matches(self, module: nn.Module) -> bool:
+        """Whether a module is one of them."""
+        return type(module) is self._module and all(
+            getattr(module, name) == value for name, value in self._attributes.items()
+        )
+
+    def parameter_of(self, module: nn.Module) -> float:
+        """The activation's parameter."""
+        return float(getattr(module, self._parameter)) if self._parameter else 0.0
+
+
+known_activations = {
+    "identity": _Known(nn.Identity),
+    "relu": _Known(nn.ReLU),
+    "leaky_relu": _Known(nn.LeakyReLU, "negative_slope"),
+    "elu": _Known(nn.ELU, "alpha"),
+    "tanh": _Known(nn.Tanh),
+    "sigmoid": _Known(nn.Sigmoid),
+    "gelu": _Known(nn.GELU, approximate="none"),
+    "gelu_tanh": _Known(nn.GELU, approximate="tanh"),
+    "silu": _Known(nn.SiLU),
+    "softplus": _Known(nn.Softplus, "beta", threshold=20),
+    "sign": _Known(Sign, surrogate="identity"),
+    "sign_clipped": _Known(Sign, surrogate="clipped"),
+    "sign_none": _Known(Sign, surrogate="none"),
 }
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """The activation that a module computes, or None if it is not one the kernels know."""
-    kind = type(module)
-    if kind in _simple:
-        return Activation(_simple[kind])
-    if isinstance(module, nn.LeakyReLU):
-        return Activation("leaky_relu", module.negative_slope)
-    if isinstance(module, nn.ELU):
-        return Activation("elu", module.alpha)
-    if isinstance(module, nn.GELU):
-        return Activation("gelu" if module.approximate == "none" else "gelu_tanh")
-    if isinstance(module, nn.Softplus) and module.threshold == 20:
-        return Activation("softplus", module.beta)
-    if isinstance(module, Sign):
-        return Activation(_signs[module.surrogate])
+    """The activation that a module computes.
+
+    Args:
+        module: any.
+
+    Returns:
+        The activation; None if it is not one that the kernels know.
+    """
+    for name, known in known_activations.items():
+        if known.matches(module):
+            return Activation(name, known.parameter_of(module))
     return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,22 @@ Affine: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 _largest_kernel, _most_channels = 5, 32  # beyond, torch's own convolutions are as fast
 
 
+@dataclasses.dataclass(frozen=True)
+class Iterations:
+    """How many gradient steps a minibatch takes, unless the user says otherwise: on a code, and on its weights."""
+
+    codes: int = 1
+    weights: int = 1
+
+
 class Map(abc.ABC):
     """Where a stage's parameters are.
+
+    A subclass says what the methods need to know of it; which kind of code it has, :func:`altmin_ext.codes.code_for`
+    says.
+
+    Args:
+        parameters: all of them, frozen ones included.
 
     Attributes:
         parameters: the trainable parameters; a frozen one is left out.
@@ -28,12 +43,24 @@ class Map(abc.ABC):
         has_constant_jacobian: whether that Jacobian is the same for all samples, but for what couples a batch.
         affine: the Linear or convolution that the map is, where it is nothing else.
         calls_modules: whether to evaluate it is to run modules whose code may raise anything at any time.
+        has_local_term: whether the stage has a term ||map(a) - c||^2 of its own in the objective.
+        default_iterations: what its code and its weights want unless the user says otherwise.
+        lacks: what its code cannot do, "l1_codes" or "released" (scaling). Where a user asks for that, the module is
+            a stage like any other, differentiated within itself.
     """
 
     matrix: Tensor | None = None
     has_constant_jacobian = True
     affine: Affine | None = None
     calls_modules = True
+    has_local_term: ClassVar[bool] = True
+    default_iterations: ClassVar[Iterations] = Iterations()
+    lacks: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def convolution(self) -> nn.Conv2d | None:
+        """The module, where it is a single convolution that the kernels compute: small, with stride 1."""
+        return None
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
@@ -44,19 +71,47 @@ class Map(abc.ABC):
         self.gradients = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
     def gradient_of(self, parameter: Tensor | None) -> Tensor | None:
-        """The buffer for a parameter's gradient; None if it is not trained."""
+        """The buffer for a parameter's gradient.
+
+        Args:
+            parameter: one of the map's, or None.
+
+        Returns:
+            The entry of ``gradients``; None if the parameter is not trained.
+        """
         return next((g for p, g in zip(self.parameters, self.gradients, strict=True) if p is parameter), None)
 
     @abc.abstractmethod
     def output_shape(self, shape: torch.Size) -> torch.Size:
-        """The shape of a sample's output, given its input's; ValueError, half a sentence, if it does not fit."""
+        """The shape of a sample's output.
+
+        Args:
+            shape: of a sample's input.
+
+        Raises:
+            ValueError: the input does not fit; half a sentence, which the stage's name is put in front of.
+        """
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        """J v for the first len(v) samples, apart from what couples the samples of a batch."""
+        """J v for the first samples of the minibatch, apart from what couples the samples of a batch.
+
+        Args:
+            v: shaped like the inputs of the first len(v) samples.
+
+        Returns:
+            A tensor shaped like their outputs.
+        """
         raise NotImplementedError
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        """J^T v likewise."""
+        """J^T v likewise.
+
+        Args:
+            v: shaped like the outputs of the first len(v) samples.
+
+        Returns:
+            A tensor shaped like their inputs.
+        """
         raise NotImplementedError
 
     def commit(self) -> None:  # noqa: B027  (only batch normalisation and its like have anything to commit)
@@ -82,7 +137,15 @@ class EvaluatedMap(Map):
 
     @abc.abstractmethod
     def encode(self, activation: Tensor, out: Tensor | None) -> Tensor:
-        """map(activation) without ``bias``, in the first evaluation of a step."""
+        """The first evaluation of a step.
+
+        Args:
+            activation: (B, ...).
+            out: (B, n), where the result goes if the map ``uses_buffers``.
+
+        Returns:
+            map(activation) without ``bias``, (B, ...).
+        """
 
     @abc.abstractmethod
     def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
@@ -90,17 +153,38 @@ class EvaluatedMap(Map):
 
     @abc.abstractmethod
     def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
-        """(map(a0 + unit displacement) - map(a0)) / unit, a0 the activation of the encode."""
+        """How the output changes with the activation, without cancellation.
+
+        Args:
+            displacement: (B, ...), in units of ``unit``.
+            unit: 0-d.
+            out: as in :meth:`encode`.
+
+        Returns:
+            (map(a0 + unit displacement) - map(a0)) / unit, a0 the activation of the encode.
+        """
 
     @abc.abstractmethod
     def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
-        """J^T residual, J the Jacobian in the activation where the map was evaluated last."""
+        """What is pulled back to the activation.
+
+        Args:
+            residual: (B, ...), shaped like the output.
+            out: as in :meth:`encode`, for the result.
+
+        Returns:
+            J^T residual, J the Jacobian in the activation where the map was evaluated last.
+        """
 
     @abc.abstractmethod
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         """gradients = J_w^T residual, J_w the Jacobian in the parameters where the map was evaluated last.
 
         The bias's own sum over the batch is left to the kernel that made the residual, see ``bias_gradient``.
+
+        Args:
+            residual: (B, ...), shaped like the output.
+            activation: where the map was evaluated last.
         """
 
 
@@ -189,7 +273,6 @@ class LocalMap(EvaluatedMap):
 
     @property
     def convolution(self) -> nn.Conv2d | None:
-        """The module, where it is a single convolution that the kernels compute: small, with stride 1."""
         module = self.affine
         if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.groups != 1:
             return None
@@ -228,3 +311,19 @@ class LocalMap(EvaluatedMap):
     def commit(self) -> None:
         for piece in self._chain.pieces:
             piece.commit()
+
+
+# Maps of single modules of exactly this type; to every other module, and to several, belongs a LocalMap.
+known_maps: dict[type[nn.Module], Callable[[Any], EvaluatedMap]] = {nn.Linear: LinearMap}
+
+
+def map_of(modules: Sequence[nn.Module], pieces: Sequence[Piece], like: Tensor) -> EvaluatedMap:
+    """The map that modules make up, one after the other.
+
+    Args:
+        modules: at least one of them with parameters.
+        pieces: the same modules.
+        like: of the model's dtype and device.
+    """
+    make = known_maps.get(type(modules[0])) if len(modules) == 1 else None
+    return LocalMap(pieces, like) if make is None else make(modules[0])

@@ -14,17 +14,23 @@ Within a step a piece is the same function at every evaluation: one dropout mask
 from __future__ import annotations
 
 import abc
+import contextlib
+import inspect
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
+from altmin_ext.network.activations import activation_of
 from altmin_ext.ops import Activation
 
+affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+batch_normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _dropouts = nn.modules.dropout._DropoutNd
 
 
@@ -47,24 +53,60 @@ class Piece(abc.ABC):
         self._start = self._point = torch.empty(0)
 
     def begin(self, a: Tensor) -> Tensor:
-        """The first evaluation of a step: draws masks, takes statistics."""
+        """The first evaluation of a step: draws masks, takes statistics.
+
+        Args:
+            a: (B, ...), the encode's point a0.
+
+        Returns:
+            f(a), (B, ...).
+        """
         self._start = a
         return self.value(a)
 
     @abc.abstractmethod
     def value(self, a: Tensor) -> Tensor:
-        """f(a), and stand there."""
+        """Go to a point.
+
+        Args:
+            a: (B, ...).
+
+        Returns:
+            f(a), (B, ...), where the piece stands from now on.
+        """
 
     @abc.abstractmethod
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        """(f(a0 + unit delta) - f(a0)) / unit, and stand at a0 + unit delta."""
+        """Go from the encode's point a0 to a0 + unit delta.
+
+        Args:
+            delta: (B, ...), in units of ``unit``.
+            unit: 0-d.
+
+        Returns:
+            (f(a0 + unit delta) - f(a0)) / unit, shaped like the value.
+        """
 
     @abc.abstractmethod
     def vjp(self, gradient: Tensor) -> Tensor:
-        """J^T gradient."""
+        """What is pulled back to the input.
+
+        Args:
+            gradient: shaped like the value.
+
+        Returns:
+            J^T gradient, shaped like the input, J the Jacobian where the piece stands.
+        """
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        """J_w^T gradient, one for each of ``parameters``."""
+        """The gradients of the piece's own parameters.
+
+        Args:
+            gradient: shaped like the value.
+
+        Returns:
+            J_w^T gradient where the piece stands, a tensor for each of ``parameters``.
+        """
         return []
 
     def commit(self) -> None:  # noqa: B027  (only what keeps running statistics has anything to commit)
@@ -77,11 +119,25 @@ class Piece(abc.ABC):
 
     @abc.abstractmethod
     def sample_jvp(self, v: Tensor) -> Tensor:
-        """J v for the first len(v) samples where the piece stands, apart from what couples samples of a batch."""
+        """J v for the first samples, apart from what couples the samples of a batch.
+
+        Args:
+            v: shaped like the inputs of the first len(v) samples.
+
+        Returns:
+            A tensor shaped like their values.
+        """
 
     @abc.abstractmethod
     def sample_vjp(self, v: Tensor) -> Tensor:
-        """J^T v likewise."""
+        """J^T v likewise.
+
+        Args:
+            v: shaped like the values of the first len(v) samples.
+
+        Returns:
+            A tensor shaped like their inputs.
+        """
 
 
 class PointwisePiece(Piece):
@@ -425,15 +481,37 @@ class NormalisationPiece(Piece):
         return self.sample_jvp(v)
 
 
-# Held where torch's generator is put back, which is one for all threads, by which blocks may be fitted.
-_global_generator = threading.Lock()
+# Held while torch's generator or backends are set for a while: all threads share them, and several may fit blocks.
+_global_state = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_fused_layers() -> Iterator[None]:
+    """Recurrent layers step by step, by operations that have derivatives of every order."""
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.mkldnn)
+    enabled = [backend.enabled for backend in backends]
+    try:
+        for backend in backends:
+            backend.enabled = False
+        yield
+    finally:
+        for backend, was in zip(backends, enabled, strict=True):
+            backend.enabled = was
+
+
+def _drops_out(module: nn.Module) -> bool:
+    """Whether a module, by itself, draws masks in training mode."""
+    rate = getattr(module, "dropout", 0.0)  # of recurrent layers and of attention
+    return isinstance(module, _dropouts) or (isinstance(rate, float) and rate > 0)
 
 
 class LocalPiece(Piece):
     """Any other module with one input and one output, differentiated by torch within the stage.
 
     Buffers such as running statistics move once per step, by the encode. A module that drops out draws the same
-    masks at every evaluation of a step.
+    masks at every evaluation of a step. Recurrent layers go without cuDNN, which has no second derivative for them,
+    no first one in evaluation mode, and draws masks that torch's generator does not repeat; and without oneDNN where
+    a second derivative is asked for.
     """
 
     saves_output = True
@@ -443,7 +521,8 @@ class LocalPiece(Piece):
         super().__init__()
         self._module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self._drops = any(isinstance(m, _dropouts) for m in module.modules())
+        self._drops = any(_drops_out(m) for m in module.modules())
+        self._recurs = any(isinstance(m, nn.RNNBase) for m in module.modules())
         self._in_place = any(getattr(m, "inplace", False) for m in module.modules())
         self._buffers: dict[str, Tensor] = {}
         self._start_buffers = self._buffers
@@ -456,15 +535,25 @@ class LocalPiece(Piece):
         output: Tensor = functional_call(self._module, self._buffers, (a.clone() if self._in_place else a,))
         return output
 
-    def _evaluate(self, a: Tensor) -> Tensor:
-        if self._random_state is None:
+    def _evaluate(self, a: Tensor, fused: bool = True) -> Tensor:
+        """The module's output at the masks of this step; ``fused``: by layers that lack derivatives of an order."""
+        in_steps = self._recurs and (a.is_cuda or not fused)
+        if self._random_state is None and not in_steps:
             return self._call(a)
-        cpu, gpu = self._random_state
-        with _global_generator, torch.random.fork_rng([a.device] if gpu is not None else []):
-            torch.set_rng_state(cpu)
-            if gpu is not None:
-                torch.cuda.set_rng_state(gpu, a.device)
+        with _global_state, contextlib.ExitStack() as stack:
+            if in_steps:
+                stack.enter_context(_without_fused_layers())
+            if self._random_state is not None:
+                cpu, gpu = self._random_state
+                stack.enter_context(torch.random.fork_rng([a.device] if gpu is not None else []))
+                torch.set_rng_state(cpu)
+                if gpu is not None:
+                    torch.cuda.set_rng_state(gpu, a.device)
             return self._call(a)
+
+    def _differentiable(self, a: Tensor) -> Tensor:
+        """The same, with derivatives of every order."""
+        return self._evaluate(a, fused=False)
 
     def begin(self, a: Tensor) -> Tensor:
         state = None
@@ -490,10 +579,10 @@ class LocalPiece(Piece):
 
     def _jvp_at(self, a: Tensor, v: Tensor) -> Tensor:
         try:
-            product: Tensor = jvp(self._evaluate, (a,), (v,))[1]
+            product: Tensor = jvp(self._differentiable, (a,), (v,))[1]
         except (NotImplementedError, RuntimeError):
             # Without a forward mode: J v is the derivative of g -> J^T g, transposed.
-            value, transposed, *_ = vjp(self._evaluate, a)
+            value, transposed, *_ = vjp(self._differentiable, a)
             linear = vjp(lambda g: transposed(g)[0], torch.zeros_like(value))
             product = linear[1](v)[0]
         return product.detach()
@@ -523,5 +612,64 @@ class LocalPiece(Piece):
         return self._jvp_at(self._input.detach()[: len(v)], v)
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        product: Tensor = vjp(self._evaluate, self._input.detach()[: len(v)])[1](v)[0]
+        product: Tensor = vjp(self._differentiable, self._input.detach()[: len(v)])[1](v)[0]
         return product.detach()
+
+
+# Pieces of modules of exactly this type; to every other module belongs a LocalPiece.
+known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
+    nn.Dropout: DropoutPiece,
+    nn.MaxPool2d: MaxPoolPiece,
+    **dict.fromkeys(affine, AffinePiece),
+    **dict.fromkeys(batch_normalisations, NormalisationPiece),
+}
+
+
+def piece_of(path: str, module: nn.Module) -> Piece:
+    """A module as a piece of a stage.
+
+    Args:
+        path: of the module in the model, for the sentence of an error.
+        module: takes one tensor and returns one.
+
+    Raises:
+        ValueError: the module takes or returns something else.
+    """
+    activation = activation_of(module)
+    if activation is not None:
+        return PointwisePiece(activation)
+    if type(module) is nn.Flatten and module.start_dim == 1:
+        return ReshapePiece(module)
+    make = known_pieces.get(type(module))
+    if make is not None:
+        return make(module)
+    _check_inputs(path, module)
+    return LocalPiece(module)
+
+
+def _check_inputs(path: str, module: nn.Module) -> None:
+    """Raise unless a module can be called with one tensor, and returns one as far as can be known."""
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)) and (
+        type(module).forward.__module__.startswith("torch.")
+    ):
+        name = type(module).__name__
+        ours = {"RNN": "Elman", "GRU": "GRU", "LSTM": "LSTM"}.get(name)
+        remedy = "wrap it in a module that takes and returns one tensor"
+        if ours is not None:
+            remedy = f"use altmin_ext.nn.{ours}, which returns its output sequence alone, or {remedy}"
+        raise ValueError(
+            f"model cannot be split at {path!r}: {name} has more than one output or input; {remedy}."
+        )
+    if isinstance(module, nn.Embedding):
+        raise ValueError(
+            f"model cannot be split at {path!r}: Embedding takes integers, and codes are real; embed x beforehand."
+        )
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+    if len(required) != 1:
+        takes = ", ".join(required) or "nothing"
+        raise ValueError(
+            f"model cannot be split at {path!r}: {type(module).__name__} takes {takes}, but a part of a chain takes "
+            "one tensor and returns one; wrap it in a module that does."
+        )

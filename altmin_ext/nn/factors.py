@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
+from altmin_ext import _check, ops
 from altmin_ext.ops import MemoryScalar
 
 
@@ -18,7 +18,7 @@ class _LeastSquares(torch.autograd.Function):
         if codes.numel():
             scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=rows.device)
             gram, cross = dictionary.t() @ dictionary, rows @ dictionary
-            ops.bcd_columns(codes, gram, cross, scalars, sweeps, nonnegative=True)
+            ops.bcd_columns(codes, gram, cross, scalars=scalars, sweeps=sweeps, nonnegative=True)
         return codes
 
     @staticmethod
@@ -30,20 +30,20 @@ class _LeastSquares(torch.autograd.Function):
 
 
 class NonNegativeFactors(nn.Module):
-    """Says of what its input consists: (B, C, ...) features become (B, r, ...) non-negative codes.
+    """Factorises its input: (B, C, ...) features become (B, r, ...) non-negative codes.
 
     The code s of a sample's features f, or of those at one position of a map, is the non-negative least squares
 
         minimise  ||f - M s||^2  over  s >= 0,
 
-    by sweeps over its entries, each set to its best value in turn (HALS: Cichocki & Phan 2009), from zero. The atoms,
-    the columns of M, are non-negative and of unit norm. They are learnt by ``method="deepfacto"``, by nothing else,
-    as the layer hands no derivative down. What features have below zero no code can give, so a ReLU belongs in front.
+    found by sweeps over its entries from zero, each set to its best value in turn (HALS: Cichocki & Phan 2009). The
+    atoms, the columns of M, are non-negative and of unit norm. Only ``method="deepfacto"`` learns them, since the
+    layer has no derivative. No code can reproduce negative features, so put a ReLU in front.
 
     Args:
         features: C.
         rank: r, the number of atoms.
-        sweeps: over the entries of a code; the error that they leave falls with every one.
+        sweeps: passes over the entries of a code; each one lowers the error.
 
     Attributes:
         dictionary: (C, r), M; a buffer, part of the ``state_dict()``. Drawn from torch's global generator, as the
@@ -57,13 +57,11 @@ class NonNegativeFactors(nn.Module):
 
     def __init__(self, features: int, rank: int, sweeps: int = 30) -> None:
         super().__init__()
-        for name, value in (("features", features), ("rank", rank), ("sweeps", sweeps)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be an integer, but is {value!r}.")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, but is {value}.")
-        self.features, self.rank, self.sweeps = features, rank, sweeps
-        self.register_buffer("dictionary", nn.functional.normalize(torch.rand(features, rank), dim=0))
+        self.features = _check.integer("features", features)
+        self.rank = _check.integer("rank", rank)
+        self.sweeps = _check.integer("sweeps", sweeps)
+        atoms = torch.rand(self.features, self.rank)
+        self.register_buffer("dictionary", nn.functional.normalize(atoms, dim=0))
 
     def forward(self, features: Tensor) -> Tensor:
         """The codes; ValueError unless the features are (B, C, ...)."""

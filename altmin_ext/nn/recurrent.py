@@ -1,10 +1,12 @@
-"""Modules of recurrent networks: a sequence cut out of a sample, and Elman's layer."""
+"""Modules of recurrent networks: a sequence cut out of a sample, and layers that return their output sequence."""
 
 from __future__ import annotations
 
 import math
 
 from torch import Tensor, nn
+
+from altmin_ext import _check
 
 
 class TimeSteps(nn.Module):
@@ -14,13 +16,14 @@ class TimeSteps(nn.Module):
 
     Args:
         n_in: features of one time step.
+
+    Raises:
+        TypeError, ValueError: ``n_in`` is no integer, or below 1.
     """
 
     def __init__(self, n_in: int) -> None:
         super().__init__()
-        if n_in < 1:
-            raise ValueError(f"n_in must be at least 1, but is {n_in}.")
-        self.n_in = n_in
+        self.n_in = _check.integer("n_in", n_in)
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises ValueError if a sample cannot be cut into steps of ``n_in``."""
@@ -40,6 +43,13 @@ class Elman(nn.RNN):
 
     An ``nn.RNN`` of one layer, with its parameters: V is ``weight_ih_l0``, U ``weight_hh_l0``, and b the sum of
     ``bias_ih_l0`` and ``bias_hh_l0``.
+
+    Args:
+        n_in: features of one time step.
+        hidden: units of the hidden state.
+
+    Raises:
+        TypeError, ValueError: a number is no integer, or below 1.
     """
 
     weight_ih_l0: nn.Parameter
@@ -48,8 +58,75 @@ class Elman(nn.RNN):
     bias_hh_l0: nn.Parameter
 
     def __init__(self, n_in: int, hidden: int) -> None:
-        super().__init__(n_in, hidden, batch_first=True)
+        super().__init__(_check.integer("n_in", n_in), _check.integer("hidden", hidden), batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         sequence: Tensor = super().forward(x)[0]
         return sequence
+
+
+class GRU(nn.GRU):
+    """Torch's GRU, but for what it returns: the output sequence alone, so that it can stand in an ``nn.Sequential``.
+
+    (B, T, input_size) -> (B, T, hidden_size), or twice the features if ``bidirectional``; from a hidden state of
+    zeros. It trains as a stage whose code is the output sequence, through torch's own derivative within the stage.
+    Parameters and ``state_dict()`` are torch's (Cho et al. 2014, arXiv 1406.1078).
+
+    Args:
+        input_size: features of one time step.
+        hidden_size: units of the hidden state.
+        num_layers: how many such layers lie on top of each other, as one stage.
+        bias: whether there are biases.
+        batch_first: True, the one order that minibatches have here.
+        dropout: rate of the dropout between layers, in training mode.
+        bidirectional: whether a second layer beside each reads from the end to the beginning.
+
+    Raises:
+        ValueError: ``batch_first`` is False, or torch refuses a value.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
+        dropout: float = 0.0, bidirectional: bool = False,
+    ) -> None:  # fmt: skip
+        _check_batch_first(batch_first)
+        super().__init__(input_size, hidden_size, num_layers, bias, True, dropout, bidirectional)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        sequence: Tensor = super().forward(x)[0]
+        return sequence
+
+
+class LSTM(nn.LSTM):
+    """Torch's LSTM, but for what it returns: the output sequence alone, so that it can stand in an ``nn.Sequential``.
+
+    (B, T, input_size) -> (B, T, hidden_size), or ``proj_size`` features if that is above 0, and twice as many if
+    ``bidirectional``; from states of zeros. It trains as a stage whose code is the output sequence, through torch's
+    own derivative within the stage; the cell states are no codes. Parameters and ``state_dict()`` are torch's
+    (Hochreiter & Schmidhuber 1997).
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: as for :class:`GRU`.
+        proj_size: features that the hidden states are projected to; 0 for no projection.
+
+    Raises:
+        ValueError: ``batch_first`` is False, or torch refuses a value.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = True,
+        dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0,
+    ) -> None:  # fmt: skip
+        _check_batch_first(batch_first)
+        super().__init__(input_size, hidden_size, num_layers, bias, True, dropout, bidirectional, proj_size)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        sequence: Tensor = super().forward(x)[0]
+        return sequence
+
+
+def _check_batch_first(batch_first: bool) -> None:
+    if not batch_first:
+        raise ValueError(
+            f"batch_first must be True, but is {batch_first!r}; samples come first here, as in (B, T, input_size)."
+        )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from altmin_ext._check import named_type
+
 
 class Stage(nn.Module):
     """A stage as you want it: what is in here is not split, and nothing is joined to it.
@@ -24,7 +26,7 @@ class Stage(nn.Module):
         super().__init__()
         for name, module in (("pre", pre), ("map", map)):
             if not isinstance(module, nn.Module) and (name == "map" or module is not None):
-                raise TypeError(f"{name} must be a torch.nn.Module, but is a {type(module).__name__}.")
+                raise TypeError(f"{name} must be a torch.nn.Module, but is {named_type(module)}.")
         self.pre = nn.Identity() if pre is None else pre
         self.map = map
         if any(True for _ in self.pre.parameters()):

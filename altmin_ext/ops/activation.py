@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from altmin_ext.errors import unknown_name
+
 # What stands in for the derivative of the sign.
 surrogates: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": torch.ones_like,
@@ -42,26 +44,36 @@ class _Formula:
     value: Callable[[Tensor, float], Tensor]
     derivative: Callable[[Tensor, float], Tensor]
     lipschitz: Callable[[float], float]  # max |sigma'|
+    monotone: Callable[[float], bool] = lambda p: False  # never falls, and has no jump
     jumps: bool = False  # constant but for jumps: its derivative is a stand-in, of use for gradients alone
+
+
+def _always(p: float) -> bool:
+    return True
 
 
 # The order is that of the kernels' enumeration.
 _formulas: dict[str, _Formula] = {
-    "identity": _Formula(lambda c, p: c, lambda c, p: torch.ones_like(c), lambda p: 1.0),
-    "relu": _Formula(lambda c, p: torch.relu(c), lambda c, p: (c > 0).to(c.dtype), lambda p: 1.0),
+    "identity": _Formula(lambda c, p: c, lambda c, p: torch.ones_like(c), lambda p: 1.0, _always),
+    "relu": _Formula(lambda c, p: torch.relu(c), lambda c, p: (c > 0).to(c.dtype), lambda p: 1.0, _always),
     "leaky_relu": _Formula(
         lambda c, p: F.leaky_relu(c, p),
         lambda c, p: torch.where(c > 0, torch.ones_like(c), p),
         lambda p: max(1.0, abs(p)),
+        lambda p: p >= 0,
     ),
     "elu": _Formula(
         lambda c, p: F.elu(c, p),
         lambda c, p: torch.where(c > 0, 1.0, p * torch.exp(c)).to(c.dtype),
         lambda p: max(1.0, abs(p)),
+        lambda p: p >= 0,
     ),
-    "tanh": _Formula(lambda c, p: torch.tanh(c), lambda c, p: 1 - torch.tanh(c) ** 2, lambda p: 1.0),
+    "tanh": _Formula(lambda c, p: torch.tanh(c), lambda c, p: 1 - torch.tanh(c) ** 2, lambda p: 1.0, _always),
     "sigmoid": _Formula(
-        lambda c, p: torch.sigmoid(c), lambda c, p: torch.sigmoid(c) * torch.sigmoid(-c), lambda p: 0.25
+        lambda c, p: torch.sigmoid(c),
+        lambda c, p: torch.sigmoid(c) * torch.sigmoid(-c),
+        lambda p: 0.25,
+        _always,
     ),
     "gelu": _Formula(
         lambda c, p: c * _normal(c),
@@ -78,6 +90,7 @@ _formulas: dict[str, _Formula] = {
         lambda c, p: F.softplus(c, p),
         lambda c, p: torch.where(p * c > 20, 1.0, torch.sigmoid(p * c)).to(c.dtype),
         lambda p: 1.0,
+        _always,
     ),
     "sign": _Formula(lambda c, p: sign(c), lambda c, p: surrogates["identity"](c), lambda p: 1.0, jumps=True),
     "sign_clipped": _Formula(
@@ -111,6 +124,8 @@ class Activation:
     kind: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        if self.name not in _formulas:
+            raise unknown_name("activation", self.name, names)
         object.__setattr__(self, "kind", names.index(self.name))
 
     def value(self, c: Tensor) -> Tensor:
@@ -159,9 +174,7 @@ class Activation:
     @property
     def is_monotone(self) -> bool:
         """Whether it never falls and has no jump, so that the largest of several codes has the largest activation."""
-        if self.name in ("leaky_relu", "elu"):
-            return self.parameter >= 0
-        return self.name in ("identity", "relu", "tanh", "sigmoid", "softplus")
+        return _formulas[self.name].monotone(self.parameter)
 
 
 identity = Activation("identity")

@@ -79,7 +79,13 @@ class SGDUpdate(WeightUpdate):
     """w <- w - lr g."""
 
     def update(self) -> None:
-        ops.sgd_update(self.weights, self.gradients, self._scalars, self._guard, self._guard_index)
+        ops.sgd_update(
+            self.weights,
+            self.gradients,
+            scalars=self._scalars,
+            guard=self._guard,
+            guard_index=self._guard_index,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -104,9 +110,15 @@ class AdamUpdate(WeightUpdate):
 
     def update(self) -> None:
         ops.adam_update(
-            self.weights, self.gradients, self._first_moments, self._second_moments, self._scalars, self._adam,
-            self._guard, self._guard_index,
-        )  # fmt: skip
+            self.weights,
+            self.gradients,
+            self._first_moments,
+            self._second_moments,
+            scalars=self._scalars,
+            adam=self._adam,
+            guard=self._guard,
+            guard_index=self._guard_index,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altmin_ext import ops
+from altmin_ext import _check, ops
 from altmin_ext._undo import Tensors
 from altmin_ext.network import Map
 from altmin_ext.network.maps import Affine
@@ -47,7 +47,7 @@ def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Me
 def read_memories(name: str, memories: object) -> list[Memory]:
     """The memories as a list; a TypeError or ValueError unless they are pairs of tensors that an A and a B can be."""
     if not isinstance(memories, Iterable):
-        raise TypeError(f"{name} must be pairs (A, B) of tensors, but is a {type(memories).__name__}.")
+        raise TypeError(f"{name} must be pairs (A, B) of tensors, but is {_check.named_type(memories)}.")
     found: list[Memory] = []
     for entry in memories:
         pair = tuple(entry) if isinstance(entry, (tuple, list)) else ()
@@ -146,7 +146,9 @@ class StageMemory:
     def observe(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
         """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept; or nothing is forgotten."""
         for a, c in self._rows(activation, code):
-            ops.memory_update(a, c, self.gram, self.cross, self._scalars[0 if forgets else 1])
+            ops.memory_update(
+                a, c, gram=self.gram, cross=self.cross, scalars=self._scalars[0 if forgets else 1]
+            )
             forgets = False
 
     def _add_prior(self) -> None:
@@ -213,7 +215,13 @@ class StageMemory:
                 weights += torch.cholesky_solve((cross - weights @ gram).t(), _cholesky_factor(gram)).t()
         else:
             ops.bcd_columns(
-                weights, gram, cross, self._scalars[0], self._sweeps, self._trains_bias, self._nonnegative
+                weights,
+                gram,
+                cross,
+                scalars=self._scalars[0],
+                sweeps=self._sweeps,
+                has_bias=self._trains_bias,
+                nonnegative=self._nonnegative,
             )
 
     def _gradient(self) -> Tensor:

@@ -53,7 +53,9 @@ def contenders() -> dict[str, tuple[Callable[[], object], str]]:
         torch.linalg.solve_triangular(gram.triu(), right, upper=True, left=False)
 
     def sweep(scalars: torch.Tensor, nonnegative: bool = False) -> Callable[[], None]:
-        return lambda: ops.bcd_columns(weight.clone(), gram, cross, scalars, 1, True, nonnegative)
+        return lambda: ops.bcd_columns(
+            weight.clone(), gram, cross, scalars=scalars, sweeps=1, has_bias=True, nonnegative=nonnegative
+        )
 
     def two_products() -> None:
         past[0].addmm_(augmented.t(), augmented, beta=0.999)
@@ -67,7 +69,10 @@ def contenders() -> dict[str, tuple[Callable[[], object], str]]:
         "sweep, l1": (sweep(soft), loop),
         "sweep, non-negative": (sweep(plain, nonnegative=True), loop),
         products: (two_products, ""),
-        "memory_update": (lambda: ops.memory_update(activation, code, *own, forgetting), products),
+        "memory_update": (
+            lambda: ops.memory_update(activation, code, gram=own[0], cross=own[1], scalars=forgetting),
+            products,
+        ),
     }
 
 

@@ -158,7 +158,9 @@ def drift(updates: int = 100_000) -> None:
             for _ in range(updates):
                 activation = torch.randn(batch, n, generator=generator).relu()
                 code = torch.randn(batch, rows, generator=generator)
-                altmin_ext.ops.memory_update(activation.to(dtype), code.to(dtype), gram, cross, scalars)
+                altmin_ext.ops.memory_update(
+                    activation.to(dtype), code.to(dtype), gram=gram, cross=cross, scalars=scalars
+                )
             memories.append((gram.double(), cross.double()))
         errors = [float((a - b).norm() / b.norm()) for a, b in zip(*memories, strict=True)]
         print(

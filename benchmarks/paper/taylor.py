@@ -89,7 +89,7 @@ def curve(task: str, method: str, seed: int, held_out: bool, **options: Any) -> 
     torch.manual_seed(seed)
     model = altmin_ext.models.mlp(n_in, hidden, classes)
     if method == "admm":
-        options = {"label_loss": task.rpartition("-")[2], **options}
+        options = {"loss": task.rpartition("-")[2], **options}
     learner = altmin_ext.make_method(method, model, seed=seed, **options)
     seconds, found = 0.0, []
     for minibatches in _steps(method, train, seed, tuning_iterations if held_out else iterations):

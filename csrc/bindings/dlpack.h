@@ -23,7 +23,8 @@ struct DataType {
   uint8_t code, bits;
   uint16_t lanes;
 };
-inline constexpr uint8_t integer_code = 0, unsigned_code = 1, float_code = 2;
+inline constexpr uint8_t integer_code = 0, unsigned_code = 1, float_code = 2, bfloat_code = 4, complex_code = 5,
+                         bool_code = 6;
 
 struct Tensor {
   void* data;

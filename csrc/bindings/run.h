@@ -1,28 +1,17 @@
-// What every function of the module does with an op: run it where its arguments are.
+// Runs an op where its arguments are, and enters it into the module.
 #pragma once
 
-#include <iterator>
 #include <vector>
 
-#include "ops/activation.h"
+#include "call.h"
 #include "ops/backend.h"
-#include "ops/scalars.h"
-#include "tensor.h"
 #if defined(ALTMIN_WITH_CUDA)
 #include "cuda/device.h"
 #endif
 
 namespace altmin {
 
-inline constexpr int64_t code_scalar_count = std::size(code_scalar_names);
-inline constexpr int64_t memory_scalar_count = std::size(memory_scalar_names);
-
-inline void require(const Tensor& tensor, const char* name) {
-  check_readable(tensor, name);
-  if (!tensor) raise_type_error(name, " must be a torch.Tensor, but is None.");
-}
-
-// Enters functions into the module from the file that they are in.
+// Functions of the module, each from the file that it is in.
 struct Registration {
   using Function = void (*)(py::module_&);
   static std::vector<Function>& all() {
@@ -31,8 +20,9 @@ struct Registration {
   }
   explicit Registration(Function function) { all().push_back(function); }
 };
+#define ALTMIN_REGISTER(op) \
+  const Registration registration_of_##op([](py::module_& module) { module.def(#op, &op); });
 
-// Runs an op's kernel for the device of its arguments, without the interpreter's lock.
 #if defined(ALTMIN_WITH_CUDA)
 inline cuda::Stream current_stream(const dlpack::Device& device) {
   void* stream = nullptr;
@@ -52,9 +42,7 @@ auto run(const dlpack::Device& device, const OnCpu& on_cpu, const OnCuda& on_cud
   py::gil_scoped_release release;
   return on_cpu();
 }
-#define ALTMIN_RUN(op, device, arguments)           \
-  run((device), [&] { return cpu::op(arguments); }, \
-      [&](cuda::Stream stream) { return cuda::op(arguments, stream); })
+#define ALTMIN_ON_CUDA(op) , [&](cuda::Stream stream) { return cuda::op(arguments, stream); }
 #else
 template <typename OnCpu>
 auto run(const dlpack::Device& device, const OnCpu& on_cpu) {
@@ -64,13 +52,25 @@ auto run(const dlpack::Device& device, const OnCpu& on_cpu) {
   py::gil_scoped_release release;
   return on_cpu();
 }
-#define ALTMIN_RUN(op, device, arguments) run((device), [&] { return cpu::op(arguments); })
+#define ALTMIN_ON_CUDA(op)
 #endif
 
-inline Activation activation_kind(int kind) {
-  if (kind < 0 || kind >= static_cast<int>(std::size(activation_names)))
-    raise_value_error("kind must be an index of activation_names, but is ", kind, ".");
-  return static_cast<Activation>(kind);
+// The rows of an op that works on many tensors at once.
+template <typename Row, typename Make>
+std::vector<Row> rows(size_t count, const Make& make) {
+  std::vector<Row> result;
+  result.reserve(count);
+  for (size_t i = 0; i < count; ++i) result.push_back(make(i));
+  return result;
 }
+
+// Runs an op's kernel for the device and the floating-point type T of the call, on arguments that are written in terms
+// of T, without the interpreter's lock.
+#define ALTMIN_RUN(op, call, ...)                                              \
+  (call).with_dtype([&, device = (call).device()](auto zero) {                 \
+    using T = decltype(zero);                                                  \
+    const auto arguments = __VA_ARGS__;                                        \
+    return run(device, [&] { return cpu::op(arguments); } ALTMIN_ON_CUDA(op)); \
+  })
 
 }  // namespace altmin

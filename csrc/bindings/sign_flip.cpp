@@ -1,4 +1,3 @@
-// Codes that are read through a sign.
 #include "ops/sign_flip.h"
 
 #include "run.h"
@@ -8,47 +7,22 @@ namespace {
 
 void sign_flip(const Tensor& code, const Tensor& pulled_back, const Tensor& norm, const Tensor& mask,
                const Tensor& displacement, const Tensor& scalars, const Tensor& above, const Tensor& guard) {
-  for (const Named& named : {Named{"code", code}, Named{"pulled_back", pulled_back}, Named{"norm", norm},
-                             Named{"displacement", displacement}, Named{"scalars", scalars}})
-    require(named.tensor, named.name);
-  check_dimensions(code, "code", 2);
-  const int64_t batch = code.shape(0), width = code.shape(1);
-  check<double>(scalars, "scalars", {code_scalar_count});
-  check<double>(above, "above", {code_scalar_count});
-  check<double>(guard, "guard", {1});
-  const dlpack::Device device = device_of({{"code", code},
-                                           {"pulled_back", pulled_back},
-                                           {"norm", norm},
-                                           {"mask", mask},
-                                           {"displacement", displacement},
-                                           {"scalars", scalars},
-                                           {"above", above},
-                                           {"guard", guard}});
-  check_overlap({{"displacement", displacement}, {"scalars", scalars}, {"guard", guard}},
-                {{"code", code}, {"norm", norm}, {"mask", mask}, {"above", above}});
-  check_overlap({{"scalars", scalars}, {"guard", guard}}, {{"pulled_back", pulled_back}});
-  check_replacement({"displacement", displacement}, {{"pulled_back", pulled_back}});
-  dispatch_dtype(code, "code", [&](auto zero) {
-    using T = decltype(zero);
-    for (const Named& named : {Named{"code", code}, Named{"pulled_back", pulled_back}, Named{"mask", mask},
-                               Named{"displacement", displacement}})
-      check<T>(named.tensor, named.name, {batch, width});
-    check<T>(norm, "norm", {width});
-    const SignFlip<T> arguments{batch * width,
-                                width,
-                                code.data<T>(),
-                                pulled_back.data<T>(),
-                                norm.data<T>(),
-                                mask.data<T>(),
-                                displacement.data<T>(),
-                                scalars.data<CodeScalars>(),
-                                above.data<CodeScalars>(),
-                                guard.data<double>()};
-    ALTMIN_RUN(sign_flip, device, arguments);
-  });
+  Size batch, width;
+  Call call;
+  call.in("code", code, {batch, width});
+  call.in("pulled_back", pulled_back, {batch, width});
+  call.in("norm", norm, {width});
+  call.in("mask", mask, {batch, width}, optional);
+  call.out("displacement", displacement, {batch, width}).may_be(pulled_back);
+  call.in_out("scalars", scalars, {code_scalar_count}, float64);
+  call.in("above", above, {code_scalar_count}, float64 | optional);
+  call.in_out("guard", guard, {1}, float64 | optional);
+  ALTMIN_RUN(
+      sign_flip, call,
+      SignFlip<T>{batch * width, width, code, pulled_back, norm, mask, displacement, scalars, above, guard});
 }
 
-const Registration sign_flips([](py::module_& module) { module.def("sign_flip", &sign_flip); });
+ALTMIN_REGISTER(sign_flip)
 
 }  // namespace
 }  // namespace altmin

@@ -1,7 +1,8 @@
 #include "ops/activate.h"
 
+#include "activation_loops.h"
 #include "parallel.h"
-#include "vector.h"
+#include "sums.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -13,17 +14,14 @@ double activate_rows(const Activate<T>& o, int64_t begin, int64_t end) {
   double sum = 0;
   for (int64_t row = begin; row < end; ++row) {
     T* code = o.code + row * o.width;
-    T* activation = o.activation + row * o.width;  // no __restrict: it may be `code`
+    T* activation = o.activation + row * o.width;
     if (o.bias) {
       const T* __restrict bias = o.bias;
 #pragma omp simd
       for (int64_t j = 0; j < o.width; ++j) code[j] += bias[j];
     }
     sum += sum_of_squares(code, o.width);
-    dispatch_activation<T>(o.kind, o.parameter, [&](auto sigma) {
-#pragma omp simd
-      for (int64_t j = 0; j < o.width; ++j) activation[j] = sigma.value(code[j]);
-    });
+    activation_values(o.kind, o.parameter, code, activation, o.width);
     if (o.mask) {
       const T* __restrict mask = o.mask + row * o.width;
 #pragma omp simd

@@ -10,14 +10,14 @@ namespace {
 
 // Passed by value: behind a reference the compiler must suppose that every store to a weight may change them.
 template <typename T>
-struct Factors {
+struct AdamFactors {
   T beta1, beta2, rest1, rest2, root2, epsilon;  // root2 = 1 / sqrt(1 - beta2^t)
   T gradient, keep, step, threshold;
 };
 
 // Elements [begin, end); returns how many were refused.
 template <bool Threshold, typename T>
-int update_range(const AdamTensor<T>& tensor, const Factors<T> f, int64_t begin, int64_t end) {
+int update_range(const AdamTensor<T>& tensor, const AdamFactors<T> f, int64_t begin, int64_t end) {
   T* __restrict weight = tensor.weight;
   T* __restrict first_moment = tensor.first_moment;
   T* __restrict second_moment = tensor.second_moment;
@@ -50,16 +50,16 @@ void adam_update(const AdamUpdate<T>& o) {
   const double correction2 = 1 - std::pow(adam.beta2, adam.step);
   for_each_element(o, [&](const AdamTensor<T>& tensor, int64_t begin, int64_t end) {
     const UpdateScalars& s = *tensor.scalars;
-    const Factors<T> factors = {static_cast<T>(adam.beta1),
-                                static_cast<T>(adam.beta2),
-                                static_cast<T>(1 - adam.beta1),
-                                static_cast<T>(1 - adam.beta2),
-                                static_cast<T>(1 / std::sqrt(correction2)),
-                                static_cast<T>(adam.epsilon),
-                                static_cast<T>(s.gradient_factor),
-                                static_cast<T>(1 - s.learning_rate * s.decay),
-                                static_cast<T>(s.learning_rate / correction1),
-                                static_cast<T>(s.learning_rate * s.threshold)};
+    const AdamFactors<T> factors = {static_cast<T>(adam.beta1),
+                                    static_cast<T>(adam.beta2),
+                                    static_cast<T>(1 - adam.beta1),
+                                    static_cast<T>(1 - adam.beta2),
+                                    static_cast<T>(1 / std::sqrt(correction2)),
+                                    static_cast<T>(adam.epsilon),
+                                    static_cast<T>(s.gradient_factor),
+                                    static_cast<T>(1 - s.learning_rate * s.decay),
+                                    static_cast<T>(s.learning_rate / correction1),
+                                    static_cast<T>(s.learning_rate * s.threshold)};
     return factors.threshold > 0 ? update_range<true>(tensor, factors, begin, end)
                                  : update_range<false>(tensor, factors, begin, end);
   });

@@ -17,19 +17,22 @@ constexpr int64_t groups_together = 4;
 
 // One thread's memory for a few groups of 16 rows, side by side in lanes.
 template <typename T>
-class Sweep {
+class ColumnSweep {
  public:
-  Sweep(const BcdColumns<T>& o, const T* gram, T smallest)
+  // `memory` lends size_of(columns) numbers.
+  ColumnSweep(const BcdColumns<T>& o, const T* gram, T smallest, T* memory)
       : o_(o),
         gram_(gram),
         n_(o.columns),
         smallest_(smallest),
         threshold_(static_cast<T>(o.scalars->threshold)),
         blocks_(n_, LaneProduct<T>::most_rows),
-        memory_(static_cast<size_t>((2 * groups_together * n_ + LaneProduct<T>::most_rows) * lanes)) {
-    weight_ = memory_.data();
-    cross_ = weight_ + groups_together * n_ * lanes;
-    rest_ = cross_ + groups_together * n_ * lanes;
+        weight_(memory),
+        cross_(weight_ + groups_together * n_ * lanes),
+        rest_(cross_ + groups_together * n_ * lanes) {}
+
+  static int64_t size_of(int64_t columns) {
+    return (2 * groups_together * columns + LaneProduct<T>::most_rows) * lanes;
   }
 
   // Rows of the groups [begin, end), at most groups_together.
@@ -100,8 +103,7 @@ class Sweep {
   const int64_t n_;
   const T smallest_, threshold_;
   const Tiles blocks_;
-  std::vector<T> memory_;
-  T *weight_, *cross_, *rest_;
+  T *const weight_, *const cross_, *const rest_;
 };
 
 }  // namespace
@@ -115,15 +117,17 @@ void bcd_columns(const BcdColumns<T>& o) {
   const T smallest = largest * std::numeric_limits<T>::epsilon();
   const int64_t parts = (groups_of(o.rows) + groups_together - 1) / groups_together;
   // Block by block, each without gaps.
-  std::vector<T> gram(static_cast<size_t>(n * n));
+  static thread_local std::vector<T> memory;  // grows once, to the largest stage
+  if (memory.size() < static_cast<size_t>(n * n)) memory.resize(static_cast<size_t>(n * n));
+  T* const gram = memory.data();
   Tiles(n, LaneProduct<T>::most_rows).each([&](int64_t column, int64_t columns) {
-    T* to = gram.data() + column * n;
+    T* to = gram + column * n;
     for (int64_t k = 0; k < n; ++k, to += columns) std::copy_n(o.gram + k * n + column, columns, to);
   });
   parallel_ranges(
       parts, threads_for(o.rows * n),
       [&](int, int64_t begin, int64_t end) {
-        Sweep<T> sweep(o, gram.data(), smallest);
+        ColumnSweep<T> sweep(o, gram, smallest, scratch<T>(ColumnSweep<T>::size_of(n)));
         for (int64_t part = begin; part < end; ++part)
           sweep.run(part * groups_together, std::min(groups_of(o.rows), (part + 1) * groups_together));
       },

@@ -2,9 +2,10 @@
 
 #include <cmath>
 
+#include "activation_loops.h"
 #include "ops/proximal.h"
 #include "parallel.h"
-#include "vector.h"
+#include "sums.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -12,7 +13,7 @@ namespace {
 
 // Elements handled at a time: every stage of the formula is a vector loop of its own over data that stays in
 // the first-level cache, so that optional terms cost neither a branch per element nor a pass over memory.
-constexpr int64_t chunk = 512;
+constexpr int64_t code_chunk = 512;
 
 // gradient = downstream of the code: all of it that does not depend on delta.
 template <typename T>
@@ -34,21 +35,24 @@ void downstream_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, T* __res
 }
 
 // gradient <- sigma'(c) gradient, c being where the code is now.
-template <typename T, typename Sigma>
-void differentiate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma sigma,
-                         T* __restrict gradient, int64_t i, int64_t n) {
+template <typename T>
+void differentiate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, T* __restrict gradient, int64_t i,
+                         int64_t n) {
   const T* __restrict code = o.code + i;
-  const T* __restrict delta = o.displacement + i;
+  T slope[code_chunk];
   if (o.first) {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) gradient[j] *= sigma.derivative(code[j]);
+    activation_derivatives(o.kind, o.parameter, code, slope, n);
   } else {
+    const T* __restrict delta = o.displacement + i;
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) gradient[j] *= sigma.derivative(code[j] - f.unit * delta[j]);
+    for (int64_t j = 0; j < n; ++j) slope[j] = code[j] - f.unit * delta[j];
+    activation_derivatives(o.kind, o.parameter, slope, slope, n);
   }
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) gradient[j] *= slope[j];
 }
 
-// Moves delta of elements [i, i + n), n at most chunk; returns its sum of squares.
+// Moves delta of elements [i, i + n), n at most code_chunk; returns its sum of squares.
 template <typename T>
 double move_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, T* __restrict gradient, int64_t i,
                   int64_t n) {
@@ -100,18 +104,16 @@ void mask_chunk(T* __restrict values, const T* __restrict mask, int64_t n) {
 }
 
 // The displacement of the activation first: `activation` may be `code`.
-template <typename T, typename Sigma>
-void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const Sigma sigma,
-                    const T* __restrict delta, int64_t i, int64_t n) {
+template <typename T>
+void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const T* __restrict delta, int64_t i,
+                    int64_t n) {
   const T* code = o.code + i;
   T* activation = o.activation + i;
-  if (o.activation_displacement) {
-    T* __restrict activation_displacement = o.activation_displacement + i;
+  if (o.activation_displacement)
+    activation_differences(o.kind, o.parameter, code, delta, f.unit, o.activation_displacement + i, n);
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) activation_displacement[j] = sigma.difference(code[j], delta[j], f.unit);
-  }
-#pragma omp simd
-  for (int64_t j = 0; j < n; ++j) activation[j] = sigma.value(code[j] - f.unit * delta[j]);
+  for (int64_t j = 0; j < n; ++j) activation[j] = code[j] - f.unit * delta[j];
+  activation_values(o.kind, o.parameter, activation, activation, n);
 }
 
 }  // namespace
@@ -121,17 +123,14 @@ void code_step(const CodeStep<T>& o) {
   const CodeStepFactors<T> f = factors_of(o);
   const double sum = parallel_sum(o.size, threads_for(o.size), [&](int64_t begin, int64_t end) {
     double square = 0;
-    T gradient[chunk], limited[chunk];
-    // Only what the activation takes part in is compiled for each.
-    for (int64_t i = begin; i < end; i += chunk) {
-      const int64_t n = std::min(chunk, end - i);
+    T gradient[code_chunk], limited[code_chunk];
+    for (int64_t i = begin; i < end; i += code_chunk) {
+      const int64_t n = std::min(code_chunk, end - i);
       downstream_chunk(o, f, gradient, i, n);
-      dispatch_activation<T>(o.kind, o.parameter,
-                             [&](auto sigma) { differentiate_chunk(o, f, sigma, gradient, i, n); });
+      differentiate_chunk(o, f, gradient, i, n);
       square += move_chunk(o, f, gradient, i, n);
       const T* const delta = limited_chunk(o, f, limited, i, n);
-      dispatch_activation<T>(o.kind, o.parameter,
-                             [&](auto sigma) { activate_chunk(o, f, sigma, delta, i, n); });
+      activate_chunk(o, f, delta, i, n);
       if (o.mask && o.activation_displacement) mask_chunk(o.activation_displacement + i, o.mask + i, n);
       if (o.mask) mask_chunk(o.activation + i, o.mask + i, n);
     }

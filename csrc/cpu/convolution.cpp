@@ -2,6 +2,10 @@
 
 #include <utility>
 
+#include "ops/backend.h"
+
+ALTMIN_WIDE_PART;
+
 namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {

@@ -7,9 +7,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "lanes.h"
 #include "ops/convolution.h"
 #include "parallel.h"
+#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -75,14 +75,6 @@ void convolve_row(const Filters<T>& filters, int64_t first, int64_t count, const
 // Elements that one thread must have, in multiply-adds: see elements_per_thread.
 inline int threads_for_convolution(const ConvolutionShape& shape) {
   return threads_for(shape.multiply_adds() / 16);
-}
-
-// Memory of a thread, for `size` numbers at least, until it asks again.
-template <typename T>
-inline T* scratch(int64_t size) {
-  static thread_local std::vector<T> memory;
-  if (static_cast<int64_t>(memory.size()) < size) memory.resize(static_cast<size_t>(size));
-  return memory.data();
 }
 
 // Places in a window, one for each lane of a vector: bytes in memory, and as wide as T where they choose among

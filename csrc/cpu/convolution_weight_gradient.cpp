@@ -1,8 +1,8 @@
 #include "ops/convolution_weight_gradient.h"
 
 #include "convolution.h"
+#include "sums.h"
 #include "transpose.h"
-#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -10,7 +10,7 @@ namespace {
 
 // What the residual of a block of output channels may take up, for a few rows, so that it stays near while every
 // weight is multiplied with it.
-constexpr int64_t strip_bytes = 65536;
+constexpr int64_t residual_strip_bytes = 65536;
 
 // Sums side by side: output channels, and taps of a row of the kernel.
 constexpr int most_channels = vector_registers == 32 ? 3 : 2, most_taps = 5;
@@ -39,8 +39,8 @@ struct Strip {
 // Adds the products with channels [channel, channel + channels), at taps [j, j + taps) of kernel row i, columns
 // [begin, end).
 template <int channels, int taps, typename T>
-void add_products(const Strip<T>& o, int64_t channel, int64_t input, int64_t i, int64_t j, int64_t begin,
-                  int64_t end) {
+[[gnu::noinline]] void add_products(const Strip<T>& o, int64_t channel, int64_t input, int64_t i, int64_t j,
+                                    int64_t begin, int64_t end) {
   const ConvolutionShape& s = o.shape;
   const int64_t shift = i - s.padding_height + o.top, row_size = s.convolved_width() * lanes;
   const int64_t first = std::max<int64_t>(0, -shift), last = std::min(o.rows, o.images.height - shift);
@@ -96,16 +96,20 @@ void add_kernel_row(const Strip<T>& o, int64_t channel, int64_t input, int64_t i
   for (; j < s.kernel_width; ++j) add(std::integral_constant<int, 1>{}, j);
 }
 
+// For `channels` of them, at most `most`.
+template <int most = most_channels, typename T>
+void add_channels(const Strip<T>& o, int64_t channel, int64_t channels, int64_t input, int64_t i) {
+  if (channels == most) return add_kernel_row<most>(o, channel, input, i);
+  if constexpr (most > 1) add_channels<most - 1>(o, channel, channels, input, i);
+}
+
 template <typename T>
 void add_strip(const Strip<T>& o, int64_t channels) {
   const int64_t parts = (channels + most_channels - 1) / most_channels, size = (channels + parts - 1) / parts;
   for (int64_t channel = 0; channel < channels; channel += size)
     for (int64_t input = 0; input < o.shape.inputs; ++input)
-      for (int64_t i = 0; i < o.shape.kernel_height; ++i) switch (std::min(size, channels - channel)) {
-          case 1: add_kernel_row<1>(o, channel, input, i); break;
-          case 2: add_kernel_row<2>(o, channel, input, i); break;
-          case 3: add_kernel_row<3>(o, channel, input, i); break;
-        }
+      for (int64_t i = 0; i < o.shape.kernel_height; ++i)
+        add_channels(o, channel, std::min(size, channels - channel), input, i);
 }
 
 // The sum over n numbers: 32 vectors at a time in T, and those sums in double.
@@ -122,14 +126,15 @@ double vector_sum(const T* x, int64_t n) {
 }
 
 template <typename T>
-struct Factors {
+struct ResidualFactors {
   T displacement, product;
 };
 
 // Rows from `top` on of the residuals of a block of output channels, of one group.
 template <typename T>
-void residual_rows(const ConvolutionWeightGradient<T>& o, const Factors<T> factors, const Filters<T>& filters,
-                   int64_t group, int64_t first, int64_t count, int64_t top, int64_t rows, T* residual) {
+void residual_rows(const ConvolutionWeightGradient<T>& o, const ResidualFactors<T> factors,
+                   const Filters<T>& filters, int64_t group, int64_t first, int64_t count, int64_t top,
+                   int64_t rows, T* residual) {
   const ConvolutionShape& s = o.shape;
   const int64_t columns = s.convolved_width(), row_size = columns * lanes, image = s.height * s.width * lanes;
   const int64_t codes = s.code_height() * s.code_width() * lanes;
@@ -157,13 +162,13 @@ template <typename T>
 void convolution_weight_gradient(const ConvolutionWeightGradient<T>& o) {
   const ConvolutionShape& s = o.shape;
   const double unit_below = o.below ? o.below->unit : 1.0;
-  const Factors<T> factors = {static_cast<T>(o.scalars->unit / o.scalars->scale),
-                              static_cast<T>(unit_below / o.scalars->scale)};
+  const ResidualFactors<T> factors = {static_cast<T>(o.scalars->unit / o.scalars->scale),
+                                      static_cast<T>(unit_below / o.scalars->scale)};
   const Filters<T> filters = filters_of(s, o.weight);
   const int64_t height = s.convolved_height(), row_size = s.convolved_width() * lanes;
   const int64_t image = s.height * s.width * lanes;
   const int64_t row_bytes = std::max<int64_t>(1, filters.block * row_size * sizeof(T));
-  const int64_t strip = std::min(height, std::max(s.pool, strip_bytes / row_bytes / s.pool * s.pool));
+  const int64_t strip = std::min(height, std::max(s.pool, residual_strip_bytes / row_bytes / s.pool * s.pool));
   const int64_t strips = strip > 0 ? (height + strip - 1) / strip : 0;
   const int64_t weights = s.outputs * s.taps();
   const int threads = threads_for_convolution(s);

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "activation_loops.h"
 #include "convolution.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
@@ -52,12 +53,8 @@ T pool_row(const Convolve<T>& o, const T* rows, int64_t place) {
 
 template <typename T>
 void activate_row(const Convolve<T>& o, int64_t place, int64_t n) {
-  const T* code = o.code + place;
-  T* activation = o.activation + place;  // no __restrict: it may be `code`
-  dispatch_activation<T>(o.kind, o.parameter, [&](auto sigma) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) activation[i] = sigma.value(code[i]);
-  });
+  T* activation = o.activation + place;
+  activation_values(o.kind, o.parameter, o.code + place, activation, n);
   if (!o.mask) return;
   const T* __restrict mask = o.mask + place;
 #pragma omp simd

@@ -2,29 +2,30 @@
 
 #include <vector>
 
+#include "activation_loops.h"
 #include "elman.h"
 #include "lane_contraction.h"
 #include "lane_product.h"
 #include "parallel.h"
-#include "vector.h"
+#include "sums.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
 // Time steps whose contributions to the sums over time are taken together.
-constexpr int64_t block = 32;
+constexpr int64_t step_block = 32;
 
 // What all groups of the batch share.
 template <typename T>
-struct Shared {
+struct ElmanShared {
   const ElmanCodeStep<T>& o;
   CodeStepFactors<T> factors;
   T unit_above;
   std::vector<T> transposed_weight;  // U^T
   std::vector<T> weight_gram;        // U^T U; empty for a single iteration
 
-  explicit Shared(const ElmanCodeStep<T>& o_)
+  explicit ElmanShared(const ElmanCodeStep<T>& o_)
       : o(o_), factors(factors_of(o)), unit_above(static_cast<T>(o.above->unit)) {
     const int64_t d = o.width;
     transposed_weight.resize(static_cast<size_t>(d * d));
@@ -46,10 +47,10 @@ struct Shared {
 
 // One thread's way through its groups, from the last time step of each to the first.
 template <typename T>
-class Sweep {
+class BackwardSweep {
  public:
   // output_gradient: (n_out, steps * width) zeros, or null.
-  Sweep(const Shared<T>& shared, T* output_gradient)
+  BackwardSweep(const ElmanShared<T>& shared, T* output_gradient)
       : shared_(shared),
         o_(shared.o),
         d_(o_.width),
@@ -57,18 +58,18 @@ class Sweep {
         inputs_(d_ + o_.n_in + 1),
         pull_(d_, o_.n_out, o_.steps * d_),
         through_(d_, d_, d_),
-        gradient_(o_.n_out, lanes, o_.n_out, block * d_, o_.steps * d_),
+        gradient_(o_.n_out, lanes, o_.n_out, step_block * d_, o_.steps * d_),
         sums_(o_.gram ? d_ + inputs_ : d_, inputs_, (d_ + inputs_) * lanes, d_),
         output_gradient_(output_gradient) {
     const int64_t pair = (d_ + inputs_) * lanes;
-    memory_.resize(static_cast<size_t>(9 * n_ + block * (pair + 2 * n_) + 2 * o_.n_out * lanes));
+    memory_.resize(static_cast<size_t>(9 * n_ + step_block * (pair + 2 * n_) + 2 * o_.n_out * lanes));
     T* next = memory_.data();
     const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
     for (T** own : {&pulled_, &back_, &force_, &velocity_, &delta_, &delta_above_, &moved_, &slope_, &reading_})
       *own = take(n_);
-    pairs_ = take(block * pair);
-    outputs_ = take(block * n_);
-    output_rows_ = take(block * n_);
+    pairs_ = take(step_block * pair);
+    outputs_ = take(step_block * n_);
+    output_rows_ = take(step_block * n_);
     displacement_ = take(o_.n_out * lanes);
     residual_ = take(o_.n_out * lanes);
   }
@@ -77,7 +78,7 @@ class Sweep {
     const Samples samples(group, o_.batch);
     samples.interleave(o_.displacement, o_.n_out, o_.n_out, displacement_);
     if (output_gradient_) samples.copy_rows(o_.residual, o_.n_out, residual_);
-    for (int64_t i = 0; i < block; ++i) samples.fill_ones(pair(i) + (d_ + inputs_ - 1) * lanes);
+    for (int64_t i = 0; i < step_block; ++i) samples.fill_ones(pair(i) + (d_ + inputs_ - 1) * lanes);
     for (int64_t t = o_.steps; t > 0; --t) {
       const T* const hidden = o_.hidden + ((group * o_.steps) + t - 1) * n_;
       pull_(o_.output_weight + (t - 1) * d_, displacement_, nullptr, pulled_);
@@ -114,7 +115,7 @@ class Sweep {
 
   // The next pair of a residual and what the weights made it from, [r_{t+1}; h_t; x_{t+1}; 1], with its x.
   T* add_pair(const Samples& samples, int64_t t) {
-    if (pairs_there_ == block) close_block();
+    if (pairs_there_ == step_block) close_block();
     T* const to = pair(pairs_there_++);
     samples.interleave(o_.x + t * o_.n_in, o_.steps * o_.n_in, o_.n_in, to + 2 * n_);
     return to;
@@ -129,17 +130,17 @@ class Sweep {
   // o_t, of which a block is handed on at once.
   void output(const Samples& samples, int64_t t, const T* hidden) {
     if (!output_gradient_ && !o_.output) return;
-    const int64_t first = (t - 1) / block * block, count = std::min(block, o_.steps - first);
+    const int64_t first = (t - 1) / step_block * step_block, count = std::min(step_block, o_.steps - first);
     T* const to = outputs_ + (t - 1 - first) * n_;
     const T unit = shared_.unit_above;
-    dispatch_activation<T>(o_.kind, o_.parameter, [&](auto phi) {
+    activation_values(o_.kind, o_.parameter, hidden, to, n_);
 #pragma omp simd
-      for (int64_t i = 0; i < n_; ++i) to[i] = phi.value(hidden[i]) - unit * pulled_[i];
-    });
+    for (int64_t i = 0; i < n_; ++i) to[i] -= unit * pulled_[i];
     if (t - 1 > first) return;
     const int64_t columns = count * d_;
-    from_lanes(outputs_, lanes, columns, output_rows_, block * d_);
-    if (o_.output) samples.store_rows(output_rows_, block * d_, columns, o_.output + first * d_, o_.steps * d_);
+    from_lanes(outputs_, lanes, columns, output_rows_, step_block * d_);
+    if (o_.output)
+      samples.store_rows(output_rows_, step_block * d_, columns, o_.output + first * d_, o_.steps * d_);
     if (!output_gradient_) return;
     T* const gradient = output_gradient_ + first * d_;
     const int64_t whole = columns / vector_width<T> * vector_width<T>;
@@ -149,16 +150,13 @@ class Sweep {
       for (int64_t j = whole; j < columns; ++j)
         for (int64_t lane = 0; lane < lanes; ++lane)
           gradient[k * o_.steps * d_ + j] +=
-              residual_[lane * o_.n_out + k] * output_rows_[lane * block * d_ + j];
+              residual_[lane * o_.n_out + k] * output_rows_[lane * step_block * d_ + j];
   }
 
   // delta_t and (h_t - h0_t) / unit from what lies above.
   [[gnu::noinline]] void move(const T* hidden, bool last) {
     if (last) std::fill_n(back_, n_, T(0));
-    dispatch_activation<T>(o_.kind, o_.parameter, [&](auto phi) {
-#pragma omp simd
-      for (int64_t i = 0; i < n_; ++i) slope_[i] = phi.derivative(hidden[i]);
-    });
+    activation_derivatives(o_.kind, o_.parameter, hidden, slope_, n_);
     begin(hidden, pulled_, back_, slope_, delta_);
     if (o_.iterations > 1) std::copy_n(delta_, n_, velocity_);
     const T step = shared_.factors.eta * (T(1) + shared_.factors.momentum);
@@ -167,13 +165,13 @@ class Sweep {
     for (int iteration = 1; iteration < o_.iterations; ++iteration) {
       if (!last) through_(shared_.weight_gram.data(), moved_, back_, force_);
       const T unit = shared_.factors.unit;
-      dispatch_activation<T>(o_.kind, o_.parameter, [&](auto phi) {
 #pragma omp simd
-        for (int64_t i = 0; i < n_; ++i) {
-          slope_[i] = phi.derivative(hidden[i] + unit * moved_[i]);
-          reading_[i] = phi.difference(hidden[i], -moved_[i], unit);
-        }
-      });
+      for (int64_t i = 0; i < n_; ++i) {
+        slope_[i] = hidden[i] + unit * moved_[i];
+        reading_[i] = -moved_[i];
+      }
+      activation_derivatives(o_.kind, o_.parameter, slope_, slope_, n_);
+      activation_differences(o_.kind, o_.parameter, hidden, reading_, unit, reading_, n_);
       proceed(hidden, moved_, pulled_, last ? back_ : force_, slope_, reading_, velocity_, delta_);
       displace(hidden, delta_, moved_);
     }
@@ -221,7 +219,7 @@ class Sweep {
     }
   }
 
-  const Shared<T>& shared_;
+  const ElmanShared<T>& shared_;
   const ElmanCodeStep<T>& o_;
   const int64_t d_, n_, inputs_;
   const LaneProduct<T> pull_, through_;
@@ -239,7 +237,7 @@ class Sweep {
 
 template <typename T>
 void elman_code_step(const ElmanCodeStep<T>& o) {
-  const Shared<T> shared(o);
+  const ElmanShared<T> shared(o);
   const int threads = threads_for(o.size);
   const int64_t size = o.n_out * o.steps * o.width, inputs = o.width + o.n_in + 1;
   // The first thread's part of the output gradient is where the others' are added to it.
@@ -253,7 +251,7 @@ void elman_code_step(const ElmanCodeStep<T>& o) {
         T* const gradient = !o.output_gradient ? nullptr
                             : thread == 0      ? o.output_gradient
                                                : gradients.data() + (thread - 1) * size;
-        Sweep<T> sweep(shared, gradient);
+        BackwardSweep<T> sweep(shared, gradient);
         for (int64_t group = begin; group < end; ++group) sweep.run(group);
         totals[static_cast<size_t>(thread)] = sweep.totals();
         squares[thread] = sweep.square();

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "activation_loops.h"
 #include "elman.h"
 #include "lane_product.h"
 #include "parallel.h"
@@ -59,10 +60,7 @@ void elman_encode(const ElmanEncode<T>& o) {
             encode(weight.data(), below, nullptr, hidden);
 #pragma omp simd
             for (int64_t i = 0; i < n; ++i) below[i] = hidden[i] = hyperbolic_tangent(hidden[i]);
-            dispatch_activation<T>(o.kind, o.parameter, [&](auto phi) {
-#pragma omp simd
-              for (int64_t i = 0; i < n; ++i) activation[i] = phi.value(below[i]);
-            });
+            activation_values(o.kind, o.parameter, below, activation, n);
             read(output_weight.data() + t * d * o.n_out, activation, product, product);
           }
           samples.deinterleave(product, o.n_out, o.product, o.n_out);

@@ -2,11 +2,9 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <utility>
 
-#include "lanes.h"
+#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -14,36 +12,21 @@ namespace altmin::cpu::ALTMIN_ISA {
 template <typename T>
 inline constexpr int lane_vectors = static_cast<int>(lanes / vector_width<T>);
 
-// out[r] = start[r] + sum over k of weight[k * stride + r] in[k] for `rows` rows; numbers in `in` are `in_stride`
-// apart, in start and out `out_stride`, each `vectors` vectors wide. A null start is zero.
-template <typename T, int vectors, int rows>
-void product_tile(const T* weight, int64_t stride, int64_t inputs, const T* in, int64_t in_stride,
-                  const T* start, T* out, int64_t out_stride) {
-  constexpr int64_t width = vector_width<T>;
-  Vector<T> sum[rows][vectors];
-#pragma GCC unroll 32
-  for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v)
-      sum[r][v] = start ? load(start + r * out_stride + v * width) : Vector<T>{};
-  }
-  for (int64_t k = 0; k < inputs; ++k) {
-    Vector<T> x[vectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) x[v] = load(in + k * in_stride + v * width);
-#pragma GCC unroll 32
-    for (int r = 0; r < rows; ++r) {
-      const Vector<T> w = broadcast(weight[k * stride + r]);
-#pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] += w * x[v];
-    }
-  }
-#pragma GCC unroll 32
-  for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) store(out + r * out_stride + v * width, sum[r][v]);
-  }
+// out[r] = start[r] + sum over k of weight[k * stride + r] in[k] for some rows; numbers in `in` are `in_stride` apart, in
+// start and out `out_stride`. A null start is zero.
+template <typename T>
+using ProductTile = void (*)(const T* weight, int64_t stride, int64_t inputs, const T* in, int64_t in_stride,
+                             const T* start, T* out, int64_t out_stride);
+
+// A row takes `vectors` registers; some are left for what is multiplied.
+constexpr int most_product_rows(int vectors) {
+  return vector_registers * 7 / 8 / vectors > 1 ? vector_registers * 7 / 8 / vectors : 1;
 }
+
+// That of so many rows, each `vectors` vectors wide: one, two, or as many as lanes take. They are compiled once for all
+// ops, unrolled for every number of rows.
+template <typename T>
+ProductTile<T> product_tile(int vectors, int64_t rows);
 
 // Cuts `count` rows into as few tiles of at most `most` as there can be, of sizes that differ by one at most.
 struct Tiles {
@@ -65,24 +48,14 @@ struct Tiles {
 // out = start + M in, M given by its columns: M[r][k] = weight[k * stride + r].
 template <typename T, int vectors>
 class Product {
-  using Tile = void (*)(const T*, int64_t, int64_t, const T*, int64_t, const T*, T*, int64_t);
-  template <int... rows>
-  static constexpr std::array<Tile, sizeof...(rows)> tiles_of(std::integer_sequence<int, rows...>) {
-    return {&product_tile<T, vectors, rows + 1>...};
-  }
-
  public:
-  // A row takes `vectors` registers; some are left for what is multiplied.
-  static constexpr int most_rows =
-      vector_registers * 7 / 8 / vectors > 1 ? vector_registers * 7 / 8 / vectors : 1;
-  // The product_tile of so many rows, at most most_rows.
-  static Tile tile(int64_t rows) {
-    static constexpr auto tiles = tiles_of(std::make_integer_sequence<int, most_rows>{});
-    return tiles[static_cast<size_t>(rows - 1)];
-  }
+  static constexpr int most_rows = most_product_rows(vectors);
+  static ProductTile<T> tile(int64_t rows) { return product_tile<T>(vectors, rows); }
 
   Product(int64_t rows, int64_t inputs, int64_t stride, int64_t in_stride = lanes, int64_t out_stride = lanes)
       : cut_(rows, most_rows),
+        tile_(cut_.size > 0 ? tile(cut_.size) : nullptr),
+        larger_tile_(cut_.larger > 0 ? tile(cut_.size + 1) : nullptr),
         inputs_(inputs),
         stride_(stride),
         in_stride_(in_stride),
@@ -90,13 +63,15 @@ class Product {
 
   void operator()(const T* weight, const T* in, const T* start, T* out) const {
     cut_.each([&](int64_t row, int64_t rows) {
-      tile(rows)(weight + row, stride_, inputs_, in, in_stride_, start ? start + row * out_stride_ : nullptr,
-                 out + row * out_stride_, out_stride_);
+      const ProductTile<T> product = rows > cut_.size ? larger_tile_ : tile_;
+      product(weight + row, stride_, inputs_, in, in_stride_, start ? start + row * out_stride_ : nullptr,
+              out + row * out_stride_, out_stride_);
     });
   }
 
  private:
   Tiles cut_;
+  ProductTile<T> tile_, larger_tile_;
   int64_t inputs_, stride_, in_stride_, out_stride_;
 };
 

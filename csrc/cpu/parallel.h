@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
+
+#include "ops/guard.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -47,9 +50,16 @@ double parallel_sum(int64_t count, int threads, const Body& body, int64_t multip
   return sum;
 }
 
+// Memory of a thread, for `size` numbers at least, until it asks again. It grows once, to the largest that is asked for.
+template <typename T>
+inline T* scratch(int64_t size) {
+  static thread_local std::vector<T> memory;
+  if (static_cast<int64_t>(memory.size()) < size) memory.resize(static_cast<size_t>(size));
+  return memory.data();
+}
+
 inline void raise_unless_finite(double sum, double* guard) {
-  // The comparison is false for a NaN too.
-  if (guard && !(sum <= 1.7976931348623157e308)) *guard = 1;
+  if (guard && !is_finite_sum(sum)) *guard = 1;
 }
 
 }  // namespace altmin::cpu::ALTMIN_ISA

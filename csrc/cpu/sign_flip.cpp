@@ -1,7 +1,7 @@
 #include "ops/sign_flip.h"
 
 #include "parallel.h"
-#include "vector.h"
+#include "sums.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 

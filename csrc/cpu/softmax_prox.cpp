@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
+#include "ops/lanes.h"
 #include "parallel.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
@@ -14,10 +14,7 @@ namespace {
 // What an element takes here, in elements of a kernel that streams through memory.
 constexpr int64_t effort = 32;
 
-// Rows that are worked on side by side, one in each lane; those of a block that is not full repeat its last row.
-constexpr int64_t lanes = 16;
-
-// One block of rows. Each lane takes the steps that it would take alone.
+// One block of 16 rows, side by side in lanes; one that is not full repeats its last row. Each lane takes the steps that it would take alone.
 template <typename T>
 class RowBlock {
  public:
@@ -133,8 +130,7 @@ int64_t softmax_prox(const SoftmaxProx<T>& o) {
   const double zero = parallel_sum(
       o.batch, threads_for(effort * o.batch * classes),
       [&](int64_t begin, int64_t end) {
-        std::vector<double> differences(classes * lanes);
-        RowBlock<T> block(o, differences.data());
+        RowBlock<T> block(o, scratch<double>(classes * lanes));
         double sum = 0;
         for (int64_t row = begin; row < end; row += lanes) sum += block.solve(row, std::min(lanes, end - row));
         return sum;

@@ -4,7 +4,7 @@
 
 #include "ops/activation.h"
 #include "parallel.h"
-#include "vector.h"
+#include "sums.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
@@ -12,7 +12,7 @@ namespace {
 
 // Elements whose exponentials are taken in one vector loop: a row of ten classes alone would leave most of it
 // to the scalar remainder.
-constexpr int64_t chunk = 1024;
+constexpr int64_t softmax_chunk = 1024;
 
 template <typename T>
 void exponential_in_place(T* __restrict x, int64_t n) {
@@ -29,7 +29,7 @@ int64_t softmax_residual(const SoftmaxResidual<T>& o) {
   const int64_t classes = o.classes;
   for (int64_t b = 0; b < o.batch; ++b)
     if (o.labels[b] < 0 || o.labels[b] >= classes) return b;
-  const int64_t rows = std::max<int64_t>(1, chunk / classes);
+  const int64_t rows = std::max<int64_t>(1, softmax_chunk / classes);
   double loss = 0;
   int64_t correct = 0;
   for (int64_t start = 0; start < o.batch; start += rows) {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "lanes.h"
 #include "parallel.h"
+#include "vector.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 

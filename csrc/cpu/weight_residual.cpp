@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "parallel.h"
-#include "vector.h"
+#include "sums.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 

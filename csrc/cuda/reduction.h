@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "launch.h"
+#include "ops/guard.h"
 
 namespace altmin::cuda {
 
@@ -70,8 +71,6 @@ __device__ __forceinline__ void raise(double* flag) {
 }
 
 // Also where the number is so large that its square is none.
-__device__ __forceinline__ bool has_finite_square(double value) {
-  return value * value <= 1.7976931348623157e308;  // false for a NaN
-}
+__device__ __forceinline__ bool has_finite_square(double value) { return is_finite_sum(value * value); }
 
 }  // namespace altmin::cuda

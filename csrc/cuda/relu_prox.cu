@@ -1,3 +1,4 @@
+// Registers per thread: at most 32 in float32, 40 in float64.
 #include "ops/relu_prox.h"
 
 #include "pack.h"

@@ -1,3 +1,4 @@
+// Registers per thread: at most 80 in float32, 80 in float64.
 #include "ops/softmax_prox.h"
 
 #include <limits>

@@ -14,6 +14,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 
 #include "platform.h"
@@ -40,6 +41,30 @@ enum class Activation : int {
 inline constexpr const char* activation_names[] = {
     "identity",  "relu", "leaky_relu", "elu",  "tanh",         "sigmoid",      "gelu",
     "gelu_tanh", "silu", "softplus",   "sign", "sign_clipped", "sign_of_tanh", "sign_none"};
+
+// Whether it never falls and has no jump, so that the largest of several codes has the largest activation.
+enum class Monotone { no, yes, unless_negative };  // its parameter
+
+inline constexpr Monotone monotone[] = {Monotone::yes,
+                                        Monotone::yes,
+                                        Monotone::unless_negative,
+                                        Monotone::unless_negative,
+                                        Monotone::yes,
+                                        Monotone::yes,
+                                        Monotone::no,
+                                        Monotone::no,
+                                        Monotone::no,
+                                        Monotone::yes,
+                                        Monotone::no,
+                                        Monotone::no,
+                                        Monotone::no,
+                                        Monotone::no};
+static_assert(std::size(monotone) == std::size(activation_names));
+
+inline bool is_monotone(Activation kind, double parameter) {
+  const Monotone answer = monotone[static_cast<int>(kind)];
+  return answer == Monotone::yes || (answer == Monotone::unless_negative && parameter >= 0);
+}
 
 inline namespace ALTMIN_ISA {
 

@@ -58,6 +58,10 @@ extern InstructionSet instruction_set_in_use;
 #define ALTMIN_WIDE_CPU_OP ALTMIN_CPU_OP
 #endif
 
+// Marks a file of cpu/ that is no op: compiled for AVX-512, too, since wide ops call what it holds. CMake reads it, as it
+// reads ALTMIN_WIDE_OP.
+#define ALTMIN_WIDE_PART static_assert(true)
+
 // An op on a CUDA device: launched on the stream, neither waited for nor allocating in the steady state.
 #define ALTMIN_CUDA_OP(op, result, Arguments)    \
   namespace altmin::cuda {                       \

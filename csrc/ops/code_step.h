@@ -1,15 +1,15 @@
 // code_step: one gradient step of a code on its local objective, per element
 //
 //   c      = c0 - unit delta
-//   p      = unit_above / scale_above * pulled_back + pulled_back_change
+//   p      = unit_above / unit * pulled_back + pulled_back_change
 //   g      = downstream p mask sigma'(c) - anchor delta
 //   v      = momentum v + g
 //   delta <- delta + eta (g + momentum v);  with a threshold also c <- soft(c, eta threshold)
 //   activation              = mask sigma(c0 - fall)
 //   activation_displacement = mask (sigma(c0 - fall) - sigma(c0)) / unit,  fall = min(unit delta, gap)
 //
-// with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0 and
-// unit = scale_above (1 for the top code, and with a threshold). Afterwards moved = unit * RMS(delta), and
+// with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0, and
+// unit = scale_above, or 1 for the top code and with a threshold; unit_above / unit is 1 for the top code. Afterwards moved = unit * RMS(delta), and
 // scale = moved * damping if normalised, which is how many numbers the code has for each that is held, else unit;
 // damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of zero from being blown up
 // into steps of full size. Raises the guard when delta is not finite.

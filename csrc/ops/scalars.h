@@ -4,6 +4,9 @@
 // captured CUDA graph replays with new values. Some are written by the host before a step, some by kernels.
 #pragma once
 
+#include <cstdint>
+#include <iterator>
+
 namespace altmin {
 
 // One row per code. The displacement of a code is stored as delta with c0 - c = unit * delta.
@@ -29,6 +32,8 @@ struct CodeScalars {
 inline constexpr const char* code_scalar_names[] = {
     "step_size",     "curvature",  "downstream", "anchor", "momentum", "threshold", "normalised",
     "sigma_squared", "step_taken", "unit",       "scale",  "damping",  "moved",     "residual_square"};
+inline constexpr int64_t code_scalar_count = std::size(code_scalar_names);
+static_assert(sizeof(CodeScalars) == code_scalar_count * sizeof(double));
 
 // One row per parameter tensor of the weight phase; all written by the host.
 struct UpdateScalars {
@@ -39,6 +44,8 @@ struct UpdateScalars {
 };
 
 inline constexpr const char* update_scalar_names[] = {"learning_rate", "gradient_factor", "decay", "threshold"};
+inline constexpr int64_t update_scalar_count = std::size(update_scalar_names);
+static_assert(sizeof(UpdateScalars) == update_scalar_count * sizeof(double));
 
 // Adam's own; `step` is advanced by the kernel.
 struct AdamScalars {
@@ -46,6 +53,8 @@ struct AdamScalars {
 };
 
 inline constexpr const char* adam_scalar_names[] = {"beta1", "beta2", "epsilon", "step"};
+inline constexpr int64_t adam_scalar_count = std::size(adam_scalar_names);
+static_assert(sizeof(AdamScalars) == adam_scalar_count * sizeof(double));
 
 // Of a stage that remembers its past in two matrices.
 struct MemoryScalars {
@@ -54,5 +63,7 @@ struct MemoryScalars {
 };
 
 inline constexpr const char* memory_scalar_names[] = {"forgetting", "threshold"};
+inline constexpr int64_t memory_scalar_count = std::size(memory_scalar_names);
+static_assert(sizeof(MemoryScalars) == memory_scalar_count * sizeof(double));
 
 }  // namespace altmin

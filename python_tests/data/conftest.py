@@ -62,7 +62,8 @@ def tiny_mnist(monkeypatch, home):
         )
         for name, content in contents.items()
     )
-    monkeypatch.setitem(_sources.registry, "mnist", _sources.Source(files, urls=()))
+    small = dataclasses.replace(_sources.registry["mnist"], files=files, urls=())
+    monkeypatch.setitem(_sources.registry, "mnist", small)
     train_x, train_y, test_x, test_y = arrays.values()
     return TinyMnist(
         (train_x, train_y), (test_x, test_y), {name: gzip.compress(c) for name, c in contents.items()}

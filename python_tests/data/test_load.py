@@ -45,6 +45,7 @@ def test_images(load, name):
     train_counts, test_counts, shape, first = FACTS[name]
     x, y = images.train
     assert images.name == name
+    assert data.describe(name).startswith(f"{len(y):,} + {len(images.test[1]):,} images {shape}, 10 classes;")
     assert images.classes == 10
     assert images.shape == shape
     assert images.n_in == np.prod(shape)
@@ -111,11 +112,13 @@ def test_repr_fits_a_line():
     assert text == "DataSet('tiny': 3 training and 1 test samples of shape (1, 2, 2), 2 classes)"
 
 
-@pytest.mark.parametrize("function", [data.load, data.location])
+@pytest.mark.parametrize("function", [data.load, data.location, data.describe])
 def test_unknown_name(function):
     assert data.names() == ["digits", "mnist", "fashion-mnist", "cifar-10", "higgs"]
     with pytest.raises(ValueError, match="unknown data set 'minst': did you mean 'mnist'"):
         function("minst")
+    with pytest.raises(TypeError, match=r"^data set must be a name, such as 'digits', but is 3\.$"):
+        function(3)
 
 
 def test_import_is_cheap():

@@ -11,8 +11,9 @@ import threading
 import numpy as np
 import pytest
 
+import altmin_ext
 from altmin_ext import data
-from altmin_ext.data import _formats, _sources
+from altmin_ext.data import _formats, _sources, _tensors
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def assert_is(data_set, tiny):
 
 def test_urls_are_directories():
     for name, source in _sources.registry.items():
-        assert source.urls, name
+        assert bool(source.urls) != bool(source.package), name
         assert all(url.startswith("http") and url.endswith("/") for url in source.urls), name
 
 
@@ -171,11 +172,13 @@ def tiny_higgs(monkeypatch, home, server):
         functools.partial(_formats.read_csv, columns=29, rows=12),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-    source = dataclasses.replace(_sources.registry["higgs"], files=(file,), urls=(server.url,))
+    whole = _sources.registry["higgs"]
+    last_four, last_two = (functools.partial(_tensors.table, classes=2, test_rows=n) for n in (4, 2))
+    source = dataclasses.replace(
+        whole, files=(file,), urls=(server.url,), tensors=last_four,
+        sample=dataclasses.replace(whole.sample, tensors=last_two),
+    )  # fmt: skip
     monkeypatch.setitem(_sources.registry, "higgs", source)
-    monkeypatch.setattr(_sources, "HIGGS_ROWS", 12)
-    monkeypatch.setattr(_sources, "HIGGS_TEST_ROWS", 4)
-    monkeypatch.setattr(_sources, "HIGGS_SAMPLE_TEST_ROWS", 2)
     return rows
 
 
@@ -208,13 +211,44 @@ def test_higgs_sample_stands_in_for_the_complete_file(tiny_higgs, home):
 
 @pytest.mark.parametrize(
     ("rows", "complaint"),
-    [(["2" + ",0" * 28] * 5, "label 0 or 1"), (["1" + ",0" * 28] * 2, "more rows than the 2")],
+    [
+        (["2" + ",0" * 28] * 5, "higgs must have a class from 0 to 1 in the first column"),
+        (["1" + ",0" * 28] * 2, "higgs must have more rows than the 2"),
+    ],
 )
 def test_higgs_sample_that_makes_no_sense(tiny_higgs, home, rows, complaint):
     (home / "higgs").mkdir(parents=True)
     (home / "higgs" / "higgs_sample.csv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
     with pytest.raises(ValueError, match=complaint):
         data.load("higgs")
+
+
+def test_an_entry_is_all_that_a_data_set_takes(home, monkeypatch):
+    """Known to names, describe, location, load and train, and read as the entry says."""
+    rows = np.random.default_rng(3).normal(size=(40, 5)).round(3)
+    rows[:, 0] = np.arange(40) % 3
+    entry = _sources.Source(
+        summary="30 + 10 rows of 4 features, 3 classes",
+        classes=3,
+        tensors=functools.partial(_tensors.table, classes=3, test_rows=10),
+        files=(_sources.File("wine.csv.gz", functools.partial(_formats.read_csv, columns=5)),),
+        urls=("https://example.org/wine/",),
+    )
+    monkeypatch.setitem(_sources.registry, "wine", entry)
+    assert data.names()[-1] == "wine"
+    assert data.describe("wine") == entry.summary
+    assert data.location("wine") is None
+    (home / "wine").mkdir(parents=True)
+    content = "\n".join(",".join(map(str, row)) for row in rows)
+    (home / "wine" / "wine.csv.gz").write_bytes(gzip.compress(content.encode()))
+    assert data.location("wine") == home / "wine"
+    wine = data.load("wine", download=False)
+    assert (wine.name, wine.shape, wine.classes) == ("wine", (4,), 3)
+    np.testing.assert_array_equal(np.concatenate([wine.train[1], wine.test[1]]), rows[:, 0])
+    mean, deviation = rows[:30, 1:].mean(0), rows[:30, 1:].std(0)
+    np.testing.assert_allclose(wine.test[0], (rows[30:, 1:] - mean) / deviation, rtol=0, atol=1e-5)
+    history = altmin_ext.train(altmin_ext.models.mlp(4, [3], 3), "wine", validation="wine", progress=False)
+    assert history.steps == 1
 
 
 def test_altmin_data_comes_before_the_cache(tiny_mnist, tmp_path, home, monkeypatch):

@@ -68,13 +68,15 @@ def test_training_on_a_stream_ends_with_its_steps() -> None:
     assert altmin_ext.evaluate(model, digits.test).accuracy > 0.5  # of ten classes
 
 
-@pytest.mark.parametrize("wrong", [0, 3, 11])
+@pytest.mark.parametrize("wrong", [3, 11])
 def test_classes_that_do_not_divide(wrong: int) -> None:
     with pytest.raises(ValueError, match=rf"^classes_per_task must divide the 10 classes .* is {wrong}\.$"):
         streams.class_tasks(data.load("digits"), wrong)
 
 
 def test_bad_numbers() -> None:
+    with pytest.raises(ValueError, match=r"^classes_per_task must be at least 1, but is 0\.$"):
+        streams.class_tasks(data.load("digits"), 0)
     with pytest.raises(ValueError, match=r"^tasks must be at least 1, but is 0\.$"):
         streams.permuted_tasks(data.load("digits"), 0)
     with pytest.raises(ValueError, match=r"^batch_size must be at least 1, but is 0\.$"):

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import Method, StepReport, make_method
+from altmin_ext import Method, NonNegativeFactors, StepReport, make_method
 
 from ..ops.calling import same_bits
-from .device import GPU
+from .device import GPU, REHEARSES
 
 FEATURES, CLASSES = 12, 5
 SIZES = (32, 32, 32, 9)  # of an epoch's minibatches
 
+# Those that never wait for the GPU, so that their steps can be captured.
 # Learning rates are powers of two: fused optimisers keep a rate that may change under a graph in float32.
 METHODS: dict[str, dict[str, Any]] = {
     "am-adam": {"lr": 2**-7, "mu_increment": 0.01, "mu_multiplier": 1.25},
@@ -27,8 +28,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "ste": {"lr": 2**-7},
 }
 METHODS_WITH_CODES = ("am-adam", "am-sgd")
+# Those that look in every step at what it did. Without noise dtp computes the same on every device.
+LOOKING: dict[str, dict[str, Any]] = {
+    "admm": {"relaxation": 1.0, "loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
+    "am-adam-off": {"lr": 2**-7},
+    "am-mem": {"lr": 2**-7, "lr_memory": 0.5},
+    "am-mem-off": {"lr": 2**-7, "lr_memory": 0.5},
+    "block-admm": {"lr": 2**-7},
+    "deepfacto": {"lr": 2**-7, "lr_dictionary": 1.0},
+    "dladmm": {"relaxation": 1.0, "rho": 0.1, "nu": 0.1},
+    "dtp": {"lr": 2**-8, "lr_inverse": 2**-9, "noise": 0.0},
+    "mdlam": {"relaxation": 1.0, "eps0": 0.1, "eps_decay": 0.7},
+}
 every_method = pytest.mark.parametrize("name", METHODS)
 methods_with_codes = pytest.mark.parametrize("name", METHODS_WITH_CODES)
+methods_that_look = pytest.mark.parametrize("name", LOOKING)
 eager_and_graph = pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 
 Batch = tuple[Tensor, Tensor]
@@ -47,6 +61,16 @@ def network(
         for n_in, n_out in itertools.pairwise((FEATURES, *hidden)):
             layers += [nn.Linear(n_in, n_out), activation(), *(kind() for kind in between)]
         return nn.Sequential(*layers, nn.Linear(hidden[-1], CLASSES)).to(dtype)
+
+
+def network_for(name: str, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """The network, for deepfacto with its layer of factors in front of the last Linear."""
+    if name != "deepfacto":
+        return network(dtype=dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        factors = [NonNegativeFactors(16, 8), nn.Linear(8, CLASSES)]
+        return nn.Sequential(*list(network())[:-1], *factors).to(dtype)
 
 
 def epoch(
@@ -73,8 +97,17 @@ def epochs(count: int = 5, **options: Any) -> list[list[Batch]]:
     return [epoch(seed, **options) for seed in range(count)]
 
 
+def data_for(method: Method, count: int = 3, **options: Any) -> list[list[Batch]]:
+    """Epochs that the method can be trained on: always the same samples where a step takes all of them."""
+    data = epochs(count, device=method.device, dtype=method.dtype, **options)
+    return [data[0][:1] * 4] * count if method.traits.full_batch else data
+
+
 def made(name: str, model: nn.Module, device: torch.device | str = GPU, **options: Any) -> Method:
-    return make_method(name, model, device=device, **{**METHODS[name], **options})
+    """A rehearsal on the CPU, which has no graphs, takes eager steps in their place."""
+    given = {**METHODS.get(name, LOOKING.get(name, {})), **options}
+    given["graph"] = given.get("graph", False) and not REHEARSES
+    return make_method(name, model, device=device, **given)
 
 
 def tensors_of(report: StepReport) -> list[Tensor]:

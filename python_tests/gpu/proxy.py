@@ -53,7 +53,7 @@ class _Copies:
 
 
 class OnGpu:
-    """Stands in for ``altmin_ext.ops.native.module``: calls it with copies on a GPU, and brings the results back."""
+    """Stands in for ``altmin_ext.ops._native.module``: calls it with copies on a GPU, and brings the results back."""
 
     def __init__(self, module: ModuleType | Any, device: torch.device) -> None:
         self._module = module

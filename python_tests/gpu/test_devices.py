@@ -16,8 +16,9 @@ from altmin_ext import ops
 from ..native.test_kernels import CASES
 from ..ops.calling import Output, Random, assert_close, refused
 from .cases import eager_and_graph, epochs, every_method, made, network, run, same, weights
-from .device import GPU
+from .device import GPU, needs_gpu
 
+pytestmark = needs_gpu
 second_gpu = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU")
 
 

@@ -19,6 +19,7 @@ from altmin_ext import DivergenceError, Method
 
 from ..ops.calling import assert_close
 from .cases import METHODS_WITH_CODES, epochs, every_method, made, methods_with_codes, network, run
+from .device import GPU, needs_gpu
 
 TOLERANCE = 1e-9
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,7 +44,7 @@ def assert_equal_runs(
     name: str, build: Callable[[], nn.Module], loss: str = "cross_entropy", **options: Any
 ) -> None:
     found = []
-    for device in ("cuda:0", "cpu"):
+    for device in (GPU, "cpu"):
         method = made(name, build(), device, loss=loss, **options)
         results = run(method, epochs(loss=loss, dtype=torch.float64, device=device))
         if name in METHODS_WITH_CODES:
@@ -106,6 +107,7 @@ def test_batch_normalisation(name: str) -> None:
     assert_equal_runs(name, normalised)
 
 
+@needs_gpu
 @methods_with_codes
 def test_a_step_with_batch_normalisation_looks_for_itself(name: str) -> None:
     """As on the CPU: the running statistics know no guard."""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altmin_ext.ops import Activation, native
+from altmin_ext.ops import Activation
+from altmin_ext.ops import _native as native
 
 from .device import GPU
 from .proxy import OnGpu
@@ -82,7 +83,7 @@ def test_an_op_runs_on_the_gpu() -> None:
     code, bias = torch.tensor([[1.0, -2.0, 0.5]]), torch.tensor([1.0, 1.0, -1.0])
     guard = torch.zeros(1, dtype=torch.float64)
     relu = Activation("relu")
-    OnGpu(native.module, GPU).activate(code, bias, None, code, relu.kind, relu.parameter, guard)
+    OnGpu(native.module, GPU).activate(code, bias, None, code, relu, guard)
     assert code.tolist() == [[2.0, 0.0, 0.0]]
     assert bias.tolist() == [1.0, 1.0, -1.0]
     assert guard.item() == 0.0

@@ -29,6 +29,9 @@ from .cases import (
     same,
     weights,
 )
+from .device import needs_gpu
+
+pytestmark = needs_gpu
 
 
 @contextlib.contextmanager

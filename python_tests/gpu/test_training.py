@@ -18,8 +18,9 @@ from altmin_ext import Method, models
 
 from ..ops.calling import assert_close
 from .cases import eager_and_graph, epochs, every_method, made, network, run, same, weights
+from .device import GPU, REHEARSES, needs_gpu
 
-LEARNING_RATES = {"am-adam": 2**-6, "am-sgd": 1.0, "adam": 2**-7, "sgd": 2**-2}
+LEARNING_RATES = {"am-adam": 2**-6, "am-sgd": 1.0, "adam": 2**-7, "sgd": 2**-2, "ste": 2**-7}
 
 
 def digits_like() -> tuple[Tensor, Tensor]:
@@ -30,21 +31,24 @@ def digits_like() -> tuple[Tensor, Tensor]:
     return centres[y] + torch.randn(500, 64, generator=generator), y
 
 
-def trained(name: str, device: str, dtype: torch.dtype, **options: Any) -> altmin_ext.History:
+def trained(
+    name: str, device: str, dtype: torch.dtype, graph: bool = False, **options: Any
+) -> altmin_ext.History:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = models.mlp(64, (50, 50), 10).to(dtype)
     x, y = digits_like()
     return altmin_ext.train(
         model, (x, y), method=name, epochs=6, batch_size=64, validation=(x, y), lr=LEARNING_RATES[name],
-        lr_schedule=lambda finished: 1.0 if finished < 4 else 0.5, device=device, progress=False, **options,
+        lr_schedule=lambda finished: 1.0 if finished < 4 else 0.5, device=device, progress=False,
+        graph=graph and not REHEARSES, **options,
     )  # fmt: skip
 
 
 @every_method
 @eager_and_graph
 def test_train_learns(name: str, graph: bool) -> None:
-    history = trained(name, "cuda", torch.float32, graph=graph)
+    history = trained(name, GPU.type, torch.float32, graph=graph)
     assert history.steps == len(history.step_loss) == 6 * 8
     assert history.step_loss.isfinite().all()
     last = history.epochs[-1]
@@ -58,7 +62,7 @@ def test_train_learns(name: str, graph: bool) -> None:
 @eager_and_graph
 def test_train_sees_what_the_cpu_sees(name: str, graph: bool) -> None:
     """In float64, up to the order of sums: the minibatches come in the same order on every device."""
-    on_gpu = trained(name, "cuda", torch.float64, graph=graph)
+    on_gpu = trained(name, GPU.type, torch.float64, graph=graph)
     on_cpu = trained(name, "cpu", torch.float64)
     assert_close(on_gpu.step_loss, on_cpu.step_loss, 1e-9)
     assert torch.equal(on_gpu.step_accuracy, on_cpu.step_accuracy)
@@ -66,12 +70,13 @@ def test_train_sees_what_the_cpu_sees(name: str, graph: bool) -> None:
         assert own["validation_accuracy"] == expected["validation_accuracy"]
 
 
+@needs_gpu
 @every_method
 def test_a_device_is_the_same_with_and_without_its_number(name: str) -> None:
     method = made(name, network())
-    assert method.device == torch.device("cuda:0")
+    assert method.device == GPU
     x, y = epochs(1)[0][0]
-    altmin_ext.train(method.model, (x, y), method=method, device="cuda", progress=False)
+    altmin_ext.train(method.model, (x, y), method=method, device=GPU.type, progress=False)
     assert method.steps == 1
 
 
@@ -79,13 +84,13 @@ def test_evaluate() -> None:
     x, y = digits_like()
     model = models.mlp(64, (50,), 10)
     on_cpu = altmin_ext.evaluate(model, (x, y))
-    on_gpu = altmin_ext.evaluate(model, (x, y), device="cuda")
-    assert next(model.parameters()).device == torch.device("cuda:0")
+    on_gpu = altmin_ext.evaluate(model, (x, y), device=GPU.type)
+    assert next(model.parameters()).device == GPU
     assert on_gpu.loss == pytest.approx(on_cpu.loss, rel=1e-5)
     assert on_gpu.samples == 500
 
 
-def saved_and_loaded(method: Method, device: str = "cuda:0") -> dict[str, Any]:
+def saved_and_loaded(method: Method, device: str = str(GPU)) -> dict[str, Any]:
     """Weights and state after a round trip through a file."""
     file = io.BytesIO()
     torch.save({"model": method.model.state_dict(), "method": method.state_dict()}, file)
@@ -132,7 +137,7 @@ def test_begins_anew_from_the_state_of_the_beginning(name: str, graph: bool, ste
 
 
 @every_method
-@pytest.mark.parametrize(("source", "target"), [("cpu", "cuda:0"), ("cuda:0", "cpu")])
+@pytest.mark.parametrize(("source", "target"), [("cpu", str(GPU)), (str(GPU), "cpu")])
 @eager_and_graph
 def test_moves_between_devices(name: str, source: str, target: str, graph: bool) -> None:
     """In float64 it goes on as if it had always been there; under a graph, with rates that still can change."""

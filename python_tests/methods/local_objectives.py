@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -116,6 +116,8 @@ def auto_step_size(weight: Tensor, *, mu: float | None = None, loss: str = "cros
 class LocalObjectives:
     """Steps of am-sgd and am-adam by autograd on the local objectives. Options: the library's, by its names.
 
+    `loss`: a name, or a function (logits, y) -> mean over the minibatch.
+
     With `lr_codes="auto"` every step is told the step sizes, as the library reports them after its own step;
     `auto_step_sizes` says what they should be close to. The masks of Dropout are told to every step as well.
     """
@@ -125,7 +127,7 @@ class LocalObjectives:
         model: nn.Module,
         name: str = "am-adam",
         *,
-        loss: str = "cross_entropy",
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         lr: float | None = None,
         lr_out: float | None = None,
         lr_codes: float | str | None = None,
@@ -144,7 +146,7 @@ class LocalObjectives:
     ) -> None:
         assert name in ("am-adam", "am-sgd"), name
         assert scaling in ("paper", "released"), scaling
-        assert loss in ("cross_entropy", "mse"), loss
+        assert callable(loss) or loss in ("cross_entropy", "mse"), loss
         self.model = copy.deepcopy(model)
         for module in self.model.modules():
             if getattr(module, "inplace", False):
@@ -222,6 +224,8 @@ class LocalObjectives:
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean loss over the batch."""
+        if callable(self.loss):
+            return self.loss(logits, y)
         return F.cross_entropy(logits, y) if self.loss == "cross_entropy" else F.mse_loss(logits, y)
 
     def _code_objective(
@@ -274,7 +278,7 @@ class LocalObjectives:
 
         *starts, logits = self._encode(x)
         etas = [float(self.lr_codes)] * len(starts) if step_sizes is None else step_sizes
-        correct = int((logits.argmax(1) == y).sum()) if self.loss == "cross_entropy" else None
+        correct = None if y.is_floating_point() else int((logits.argmax(1) == y).sum())
 
         codes = self._update_codes(starts, y, etas)
         moved = [start - code for start, code in zip(starts, codes, strict=True)]

@@ -248,7 +248,7 @@ def test_convolutions_in_lanes_are_those_of_torch(
 
     models = [seeded(lambda: altmin_ext.models.lenet5(2, 17), dtype=dtype) for _ in range(2)]
     methods = [altmin_ext.make_method("am-sgd", models[0], lr=0.1)]
-    monkeypatch.setattr(ConvolutionCode, "suits", staticmethod(lambda stage, above: False))
+    monkeypatch.setattr(ConvolutionCode, "suits", staticmethod(lambda slot: False))
     methods.append(altmin_ext.make_method("am-sgd", models[1], lr=0.1))
     kinds = [[type(code).__name__ for code in method._codes] for method in methods]
     assert kinds[0][:2] == ["ConvolutionCode"] * 2

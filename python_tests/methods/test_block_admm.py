@@ -2,7 +2,7 @@
 
 Oracles: the augmented Lagrangian written down as one scalar, which autograd differentiates in every code and every
 block's weights, in float64, with textbook Adam (:class:`Reference`); backpropagation, whose gradient the first code
-step hands down times beta eta per block; torch's AdamW where there is one block only; and the definitions of the
+step hands down times rho eta per block; torch's AdamW where there is one block only; and the definitions of the
 proximal maps.
 """
 
@@ -122,10 +122,10 @@ class Reference:
         model: nn.Sequential,
         starts: Sequence[int],
         *,
-        loss: str = "cross_entropy",
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
-        beta: float = 1.0,
+        rho: float = 1.0,
         iterations: int = 1,
         code_iterations: int = 1,
         order: str = "gauss-seidel",
@@ -134,12 +134,12 @@ class Reference:
         proximal: str | Callable[[Tensor, float], Tensor] | None = None,
         l1_codes: float = 0.0,
     ) -> None:
-        self.model, self.loss, self.lr, self.decay, self.beta = (
+        self.model, self.loss, self.lr, self.decay, self.rho = (
             copy.deepcopy(model),
             loss,
             lr,
             weight_decay,
-            beta,
+            rho,
         )
         modules = leaves(self.model)
         for module in modules:
@@ -158,13 +158,14 @@ class Reference:
         """What a block has to do with the Lagrangian, summed over samples."""
         output = self.blocks[t](below)
         if code is None or dual is None:
-            mean = F.cross_entropy(output, y) if self.loss == "cross_entropy" else F.mse_loss(output, y)
-            return len(y) * mean
-        return self.beta / 2 * (code - output + dual).square().sum()
+            named = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
+            mean = self.loss if callable(self.loss) else named[self.loss]
+            return len(y) * mean(output, y)
+        return self.rho / 2 * (code - output + dual).square().sum()
 
     def lagrangian(self, x: Tensor, codes: list[Tensor], duals: list[Tensor], y: Tensor) -> Tensor:
         terms = [self.term(t, *of, y) for t, of in enumerate(self.sides(x, codes, codes, duals))]
-        return torch.stack(terms).sum() - self.beta / 2 * sum(dual.square().sum() for dual in duals)
+        return torch.stack(terms).sum() - self.rho / 2 * sum(dual.square().sum() for dual in duals)
 
     @staticmethod
     def sides(
@@ -280,11 +281,11 @@ def gradients_of(method: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("starts", [None, [1, 3, 5], [1, 6], [3]])
-@pytest.mark.parametrize(("beta", "eta"), [(1.0, 1.0), (1.0, 0.1), (0.5, 0.7)])
+@pytest.mark.parametrize(("rho", "eta"), [(1.0, 1.0), (1.0, 0.1), (0.5, 0.7)])
 def test_one_code_step_is_backprop_times_a_power(
-    loss: str, starts: list[int] | None, beta: float, eta: float
+    loss: str, starts: list[int] | None, rho: float, eta: float
 ) -> None:
-    """K = 1, one code step, no dual, weights fitted at the forward inputs: (beta eta)^(T-t) times backprop's."""
+    """K = 1, one code step, no dual, weights fitted at the forward inputs: (rho eta)^(T-t) times backprop's."""
     model = seeded(mlp)
     ((x, y),) = batches(1, loss=loss)
     mean = F.cross_entropy if loss == "cross_entropy" else F.mse_loss
@@ -293,11 +294,11 @@ def test_one_code_step_is_backprop_times_a_power(
     cuts = [1, 3, 5] if starts is None else starts
     above = [sum(start > owner for start in cuts) for owner in owners]
     method = altmin_ext.make_method(
-        "block-admm", model, loss=loss, blocks=starts, beta=beta, lr_codes=eta, order="jacobi"
+        "block-admm", model, loss=loss, blocks=starts, rho=rho, lr_codes=eta, order="jacobi"
     )
     method.step(x, y)
     for gradient, backprop, power in zip(gradients_of(method), expected, above, strict=True):
-        torch.testing.assert_close(gradient, (beta * eta) ** power * backprop, rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(gradient, (rho * eta) ** power * backprop, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("options", [{}, {"iterations": 1, "order": "jacobi"}, {"code_iterations": 3}])
@@ -330,8 +331,8 @@ def test_step(order: str, iterations: int, code_iterations: int, duals: str) -> 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "numeric step": {"lr_codes": 0.3, "iterations": 2},
-    "beta": {"beta": 0.2, "iterations": 2},
-    "mse": {"loss": "mse", "lr": 0.02, "beta": 3.0},
+    "rho": {"rho": 0.2, "iterations": 2},
+    "mse": {"loss": "mse", "lr": 0.02, "rho": 3.0},
     "weight decay": {"weight_decay": 0.3},
     "non-negative": {"proximal": "non-negative", "iterations": 2},
     "binary": {"proximal": "binary", "code_iterations": 2},
@@ -482,7 +483,7 @@ def test_auto_is_one_over_a_bound_of_the_curvature(loss: str) -> None:
             nn.Linear(6, CLASSES),
         )
     )  # fmt: skip
-    method = altmin_ext.make_method("block-admm", model, blocks=[1, 3, 5], loss=loss, beta=0.3, lr=0.0)
+    method = altmin_ext.make_method("block-admm", model, blocks=[1, 3, 5], loss=loss, rho=0.3, lr=0.0)
     with torch.random.fork_rng():
         for x, y in 200 * batches(1, loss=loss):
             method.step(x, y)
@@ -511,12 +512,12 @@ def test_auto_with_several_layers_in_a_block() -> None:
 
 
 @pytest.mark.parametrize("build", [mlp, residual, normalised, images])
-@pytest.mark.parametrize("beta", [0.1, 1.0, 10.0])
-def test_auto_descends(build: Callable[[], nn.Sequential], beta: float) -> None:
+@pytest.mark.parametrize("rho", [0.1, 1.0, 10.0])
+def test_auto_descends(build: Callable[[], nn.Sequential], rho: float) -> None:
     model = seeded(build)
     starts = {mlp: [2, 6], residual: [1, 2], normalised: [2, 5], images: [3, 6]}[build]
-    method = altmin_ext.make_method("block-admm", model, blocks=starts, beta=beta)
-    reference = Reference(model, starts, beta=beta)
+    method = altmin_ext.make_method("block-admm", model, blocks=starts, rho=rho)
+    reference = Reference(model, starts, rho=rho)
     ((x, y),) = batches(1)
     method.step(x, y)
     *codes, _ = reference.encode(x)
@@ -527,7 +528,7 @@ def test_auto_descends(build: Callable[[], nn.Sequential], beta: float) -> None:
 
 
 def test_the_step_that_fails_and_auto() -> None:
-    """Behind an orthogonal block a step of 1 / beta brings the block to its target: nothing is left to fit."""
+    """Behind an orthogonal block a step of 1 / rho brings the block to its target: nothing is left to fit."""
     model = seeded(lambda: nn.Sequential(nn.Linear(FEATURES, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)))
     nn.init.orthogonal_(model[1].weight, generator=torch.Generator().manual_seed(0))
     ((x, y),) = batches(1)
@@ -540,12 +541,12 @@ def test_the_step_that_fails_and_auto() -> None:
     assert largest["auto"] > 1e-3
 
 
-@pytest.mark.parametrize("beta", [0.1, 2.0])
-def test_auto_before_a_projection_onto_signs(beta: float) -> None:
-    method = altmin_ext.make_method("block-admm", seeded(mlp), proximal="binary", beta=beta)
+@pytest.mark.parametrize("rho", [0.1, 2.0])
+def test_auto_before_a_projection_onto_signs(rho: float) -> None:
+    method = altmin_ext.make_method("block-admm", seeded(mlp), proximal="binary", rho=rho)
     ((x, y),) = batches(1)
     method.step(x, y)
-    assert method.code_step_sizes.tolist() == [1 / beta] * 3
+    assert method.code_step_sizes.tolist() == [1 / rho] * 3
 
 
 # --- learning ---
@@ -560,7 +561,7 @@ def test_auto_before_a_projection_onto_signs(beta: float) -> None:
         {"iterations": 2},
         {"proximal": "non-negative"},
         {"proximal": "sparse", "l1_codes": 0.01},
-        {"proximal": "binary", "beta": 0.1},
+        {"proximal": "binary", "rho": 0.1},
         {"duals": "stored", "lr": 1e-3},
     ],
     ids=str,
@@ -816,7 +817,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Exception
     "a start is 0": (mlp, {"blocks": [0, 2]}, ValueError, "blocks must be increasing numbers from 1 to 6"),
     "a start is behind the end": (mlp, {"blocks": [7]}, ValueError, "blocks must be increasing"),
     "a block without parameters": (mlp, {"blocks": [1, 2]}, ValueError, "'1' holds none"),
-    "beta is 0": (mlp, {"beta": 0.0}, ValueError, "beta must be greater than 0"),
+    "rho is 0": (mlp, {"rho": 0.0}, ValueError, "rho must be greater than 0"),
     "lr_codes is misspelt": (mlp, {"lr_codes": "atuo"}, ValueError, "lr_codes must be a number or 'auto'"),
     "lr_codes is 0": (mlp, {"lr_codes": 0.0}, ValueError, "lr_codes must be greater"),
     "iterations is 0": (mlp, {"iterations": 0}, ValueError, "iterations must be at least 1"),
@@ -825,7 +826,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Exception
     "codes is misspelt": (mlp, {"codes": "activation"}, ValueError, "codes must be 'pre-activations' or"),
     "duals is misspelt": (mlp, {"duals": "offline"}, ValueError, "duals must be 'online' or"),
     "no workers": (mlp, {"workers": 0}, ValueError, "workers must be at least 1"),
-    "dual_decay is above 1": (mlp, {"dual_decay": 1.1}, ValueError, "dual_decay must be at most 1"),
+    "dual_decay is above 1": (mlp, {"dual_decay": 1.1}, ValueError, "dual_decay must be at least 0 and at most 1"),
     "proximal is misspelt": (mlp, {"proximal": "nonnegative"}, ValueError, "proximal must be 'non-negative' or"),
     "sparse without weight": (mlp, {"proximal": "sparse"}, ValueError, "l1_codes must be greater than 0"),
     "weight without sparse": (mlp, {"l1_codes": 0.1}, ValueError, "l1_codes must be 0 unless"),

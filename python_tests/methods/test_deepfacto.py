@@ -83,7 +83,7 @@ def rows_of(x: Tensor) -> Tensor:
 class Reference:
     """The same steps from the definitions, for models as ``models.deepfacto`` builds them."""
 
-    def __init__(self, model: nn.Sequential, loss: str, options: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Sequential, loss: Any, options: dict[str, Any]) -> None:
         self.model, self.loss, self.o = copy.deepcopy(model), loss, DeepFactoOptions(**options)
         self.encoder, self.layer, self.head = self.model[:2], self.model[2], self.model[3]
         self.adam = torch.optim.AdamW(
@@ -94,8 +94,8 @@ class Reference:
     def total(self, codes: Tensor, y: Tensor) -> Tensor:
         """The loss, summed over the samples that have a label."""
         logits = self.head(codes)
-        if self.loss == "mse":
-            return len(y) * F.mse_loss(logits, y)
+        if self.loss == "mse" or callable(self.loss):
+            return len(y) * (F.mse_loss if self.loss == "mse" else self.loss)(logits, y)
         return F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
 
     def step(self, x: Tensor, y: Tensor, eta: float) -> list[float]:
@@ -123,13 +123,13 @@ class Reference:
                 # The first round's least squares is that of the encode: left is normal to it, at the prices.
                 goal = now - dual - left
                 s = nnls(
-                    o.beta * m.t() @ m + torch.eye(RANK, dtype=m.dtype) / eta,
-                    o.beta * (goal @ m - prices) + s / eta - rows_of(gradient),
+                    o.rho * m.t() @ m + torch.eye(RANK, dtype=m.dtype) / eta,
+                    o.rho * (goal @ m - prices) + s / eta - rows_of(gradient),
                 )
             self.adam.zero_grad()
             seen = to_maps(s if o.order == "gauss-seidel" else before)
             below = rows_of(self.frozen(x)) - (1 - o.fidelity) * left
-            encoder_term = o.beta / 2 * (s @ m.t() - below + dual).square().sum() / len(x)
+            encoder_term = o.rho / 2 * (s @ m.t() - below + dual).square().sum() / len(x)
             head_term = self.total(seen, y) / len(x)
             objective = objective or [float(encoder_term.detach()), float(head_term.detach())]
             (encoder_term + head_term).backward()
@@ -151,7 +151,7 @@ class Reference:
     def fit_dictionary(self, s: Tensor, f: Tensor) -> None:
         o, m = self.o, self.layer.dictionary
         if not len(self.gram):
-            self.gram = torch.eye(RANK, dtype=m.dtype) * o.prior * s.square().sum() / RANK
+            self.gram = torch.eye(RANK, dtype=m.dtype) * o.prior_batches * s.square().sum() / RANK
             self.cross = m @ self.gram
         self.gram = (1 - o.forgetting) * self.gram + s.t() @ s
         self.cross = (1 - o.forgetting) * self.cross + f.t() @ s
@@ -193,14 +193,14 @@ def replay(
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it comes": {},
-    "as stated": {"fidelity": 1.0, "beta": 1.0},
+    "as stated": {"fidelity": 1.0, "rho": 1.0},
     "the loss alone": {"fidelity": 0.0},
     "rounds": {"iterations": 3, "fidelity": 0.3},
     "rounds without duals": {"iterations": 2, "duals": "none"},
-    "codes": {"code_iterations": 3, "beta": 0.5},
+    "codes": {"code_iterations": 3, "rho": 0.5},
     "jacobi": {"order": "jacobi", "iterations": 2},
     "numeric step": {"lr_codes": 0.3},
-    "dictionary": {"sweeps": 3, "lr_dictionary": 0.5, "forgetting": 0.2, "prior": 0.1},
+    "dictionary": {"sweeps": 3, "lr_dictionary": 0.5, "forgetting": 0.2, "prior_batches": 0.1},
     "nothing forgotten": {"forgetting": 0.0},
     "weight decay": {"weight_decay": 0.3, "lr": 0.02},
 }
@@ -242,7 +242,7 @@ def test_a_minibatch_without_labels() -> None:
 
 
 def test_loss_and_accuracy_are_of_the_labelled() -> None:
-    """In reports, in the history, and in validation; ``evaluate`` by itself wants labels."""
+    """In reports, in the history, in validation and by ``evaluate``, which wants labels of other networks."""
     model = seeded(vectors, sweeps=30)
     ((x, y),) = batches(1, size=30)
     partial = torch.where(torch.arange(30) % 3 == 0, y, -1)
@@ -258,8 +258,12 @@ def test_loss_and_accuracy_are_of_the_labelled() -> None:
     assert row["loss"] == pytest.approx(float(loss))
     assert row["validation_loss"] == pytest.approx(float(loss))
     assert row["accuracy"] == row["validation_accuracy"] == pytest.approx(hits)
+    found = altmin_ext.evaluate(model, (x, partial))
+    assert (found.loss, found.accuracy) == (row["validation_loss"], row["validation_accuracy"])
+    assert found.samples == int(known.sum())
+    without_the_layer = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 4))
     with pytest.raises(ValueError, match=r"y must lie in \[0, 4\), but y\[1\] is -1"):
-        altmin_ext.evaluate(model, (x, partial))
+        altmin_ext.evaluate(without_the_layer, (x, partial))
     with pytest.raises(ValueError, match="sample with a label"):
         altmin_ext.train(
             model, (x, y), method="deepfacto", validation=(x, torch.full_like(y, -1)), progress=False
@@ -304,7 +308,7 @@ def test_moving_the_codes_lowers_the_objective(code_iterations: int, loss: str) 
     """With the automatic step size, on the problem as stated, from the least squares' own solution."""
     model = seeded(normalised)
     method = altmin_ext.make_method(
-        "deepfacto", model, loss=loss, lr=0.0, lr_dictionary=0.0, fidelity=1.0, beta=0.7,
+        "deepfacto", model, loss=loss, lr=0.0, lr_dictionary=0.0, fidelity=1.0, rho=0.7,
         code_iterations=code_iterations, report_objective=True,
     )  # fmt: skip
     for x, y in batches(3, loss=loss):
@@ -365,7 +369,7 @@ def test_no_update_of_the_dictionary_raises_its_misfit(rate: float, sweeps: int)
 
 def test_dictionary_reaches_its_least_squares() -> None:
     """After many sweeps the conditions of Karush, Kuhn & Tucker hold."""
-    layer, online = dictionary(sweeps=2000, prior=0.0)
+    layer, online = dictionary(sweeps=2000, prior_batches=0.0)
     online.learn(drawn(40, RANK), drawn(40, 9, seed=5), 1.0)
     online.commit()
     gradient = layer.dictionary @ online.gram - online.cross
@@ -374,7 +378,7 @@ def test_dictionary_reaches_its_least_squares() -> None:
 
 def test_atoms_that_no_code_uses_begin_anew() -> None:
     """As what is left over of the rows that are fitted worst, the worst one first."""
-    layer, online = dictionary(prior=0.0)
+    layer, online = dictionary(prior_batches=0.0)
     codes, features = drawn(20, RANK), drawn(20, 9, seed=6)
     codes[:, [1, 3]] = 0
     online.learn(codes, features, 1.0)
@@ -460,9 +464,9 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "fidelity": ({"fidelity": 1.1}, ValueError),
     "forgetting": ({"forgetting": -0.1}, ValueError),
     "lr_dictionary": ({"lr_dictionary": 2}, ValueError),
-    "prior": ({"prior": "much"}, TypeError),
+    "prior_batches": ({"prior_batches": "much"}, TypeError),
     "sweeps": ({"sweeps": 0}, ValueError),
-    "beta": ({"beta": 0.0}, ValueError),
+    "rho": ({"rho": 0.0}, ValueError),
     "duals": ({"duals": "stored"}, ValueError),
     "order": ({"order": "random"}, ValueError),
 }

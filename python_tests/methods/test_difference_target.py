@@ -93,10 +93,10 @@ class Reference:
     """
 
     def __init__(
-        self, method: DifferenceTarget, *, loss: str = "cross_entropy", lr: float = 0.005, lr_inverse: float = 0.002,
+        self, method: DifferenceTarget, *, loss: Any = "cross_entropy", lr: float = 0.005, lr_inverse: float = 0.002,
         target_step: float = 27.97, noise: float = 0.5, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
-        self.loss = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}[loss]
+        self.loss = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}.get(loss, loss)
         self.lr, self.lr_inverse, self.decay = lr, lr_inverse, weight_decay
         self.target_step, self.noise = target_step, noise
         self.generator = torch.Generator()

@@ -204,14 +204,6 @@ def test_what_follows_an_elman_layer_may_be_anything() -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"), [({"l1_codes": 0.1}, "l1_codes"), ({"scaling": "released"}, "scaling")]
-)
-def test_options_that_an_elman_layer_cannot_have(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=f"^{words} must .*Elman.*[.]$"):
-        altmin_ext.make_method("am-adam", models.elman_rnn(1, 4, 6, 3), **options)
-
-
 def test_sequences_that_do_not_fit() -> None:
     method = altmin_ext.make_method("am-adam", models.elman_rnn(2, 4, 6, 3))
     for shape in ((5, 7, 2), (5, 13)):

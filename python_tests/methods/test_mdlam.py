@@ -54,7 +54,7 @@ def objective(method: Any, x: Tensor, y: Tensor) -> list[float]:
     for linear, a, z in zip(linears, inputs, method.pre_activations, strict=True):
         weight = linear.weight.detach().double()
         gap = z.double() - a.double() @ weight.t() - linear.bias.detach().double()
-        terms.append(o.rho / 2 * gap.square().sum() + o.weight_decay / 2 * weight.square().sum())
+        terms.append(o.rho / 2 * gap.square().sum() + o.l2_weights / 2 * weight.square().sum())
         terms[-1] += o.l1_weights * weight.abs().sum()
     z = method.pre_activations[-1].double()
     if y.is_floating_point():
@@ -79,7 +79,7 @@ class WrittenOut:
         self.h = model[2]
         self.x, self.y, self.rho, self.eps, self.s = x, y, rho, eps, 0.0  # s^0
         self.decay, self.eps_min = options.pop("eps_decay"), options.pop("eps_min")
-        self.mu, self.l1 = options.pop("weight_decay", 0.0), options.pop("l1_weights", 0.0)
+        self.mu, self.l1 = options.pop("l2_weights", 0.0), options.pop("l1_weights", 0.0)
         self.exact = options.pop("line_search") == "exact"
         self.restarts = 0
         self.z, self.a, below = [], [], x
@@ -166,7 +166,7 @@ class WrittenOut:
 @pytest.mark.parametrize("size", [5, 16], ids=["wide", "tall"])
 @pytest.mark.parametrize(
     "penalties",
-    [{}, {"weight_decay": 0.3}, {"weight_decay": 0.1, "l1_weights": 0.2}],
+    [{}, {"l2_weights": 0.3}, {"l2_weights": 0.1, "l1_weights": 0.2}],
     ids=["none", "l2", "l1"],
 )
 @pytest.mark.parametrize("line_search", ["doubling", "exact"])
@@ -234,7 +234,7 @@ def test_objective_and_feasibility(activation: nn.Module, loss: str) -> None:
         eps0=0.5,
         eps_decay=0.7,
         chunk_size=17,
-        weight_decay=0.1,
+        l2_weights=0.1,
         l1_weights=0.01,
     )
     for _ in range(20):
@@ -279,7 +279,7 @@ def test_objective_never_rises_where_activations_saturate(activation: nn.Module)
         )
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(6, 5), activation, nn.Linear(5, CLASSES))
-        method = make(model, eps0=0.05, eps_min=0.05, rho=0.1, weight_decay=0.05, l1_weights=0.01)
+        method = make(model, eps0=0.05, eps_min=0.05, rho=0.1, l2_weights=0.05, l1_weights=0.01)
         values = [float(method.step(x, y).objective.sum()) for _ in range(60)]
         assert all(after <= before for before, after in itertools.pairwise(values)), seed
 
@@ -309,7 +309,7 @@ def test_flag_of_a_rise() -> None:
     assert any(after > before for before, after in itertools.pairwise(values))
     assert not method.objective_rose
     state = method.state_dict()
-    method = make(network(nn.ReLU()), eps0=1.0, eps_min=0.01, eps_decay=0.5, lr=3.0)
+    method = make(network(nn.ReLU()), eps0=1.0, eps_min=0.01, eps_decay=0.5, relaxation=3.0)
     for _ in range(30):
         method.step(x, y)
     assert method.objective_rose
@@ -318,8 +318,8 @@ def test_flag_of_a_rise() -> None:
     assert not method.objective_rose
     for rate, rises in ((1.0, False), (3.0, True)):
         history = altmin_ext.train(
-            network(nn.ReLU()), (x, y), method="mdlam", epochs=30, eps0=1.0, eps_min=0.01, eps_decay=0.5, lr=rate,
-            progress=False,
+            network(nn.ReLU()), (x, y), method="mdlam", epochs=30, eps0=1.0, eps_min=0.01, eps_decay=0.5,
+            relaxation=rate, progress=False,
         )  # fmt: skip
         assert history.objective_rose is rises
 
@@ -331,7 +331,7 @@ def test_rounding_at_the_minimum_is_no_rise() -> None:
     for seed in range(4):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(FEATURES, 2), nn.ReLU(), nn.Linear(2, CLASSES))
-        method = make(model, eps0=0.05, eps_min=0.05, rho=0.1, weight_decay=0.5, l1_weights=0.01)
+        method = make(model, eps0=0.05, eps_min=0.05, rho=0.1, l2_weights=0.5, l1_weights=0.01)
         values = [float(method.step(x, y).objective.sum()) for _ in range(400)]
         rises += [after / before - 1 for before, after in itertools.pairwise(values) if after > before]
         assert not method.objective_rose
@@ -343,7 +343,7 @@ def test_rounding_at_the_minimum_is_no_rise() -> None:
 def test_a_small_rise_is_one(dtype: torch.dtype) -> None:
     """By a millionth of F; the step itself, on a problem that has converged, moves it by much less."""
     x, y = clouds(20, dtype)
-    method = make(network(nn.ReLU(), dtype), eps0=0.05, eps_min=0.05, weight_decay=10.0)
+    method = make(network(nn.ReLU(), dtype), eps0=0.05, eps_min=0.05, l2_weights=10.0)
     for _ in range(100):
         method.step(x, y)
     state = method.state_dict()
@@ -479,7 +479,7 @@ def test_a_step_that_fails_midway_is_taken_back() -> None:
     """The labels are fine and the network is finite, but the steps are too long for float32."""
     x, y = clouds(dtype=torch.float32)
     model = network(nn.ReLU(), torch.float32)
-    method = make(model, lr=1e38, eps0=0.1, eps_decay=0.7)
+    method = make(model, relaxation=1e38, eps0=0.1, eps_decay=0.7)
     weights: list[Tensor] = []
 
     def until_it_fails() -> None:

@@ -38,7 +38,7 @@ class Case:
 METHODS = {
     "adam": Case({"lr": 0.01}, codes=False, mu=False),
     "admm": Case(
-        {"lr": 1.0, "label_loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
+        {"relaxation": 1.0, "loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
         mu=False,
         activation=nn.ReLU,
         dropout=False,
@@ -49,12 +49,18 @@ METHODS = {
     "am-mem-off": Case({"lr": 0.01, "lr_memory": 0.5}, normalisation=False),
     "am-mem": Case({"lr": 0.01, "lr_memory": 0.5}, normalisation=False),
     "am-sgd": Case({"lr": 0.5}),
-    "dladmm": Case({"lr": 1.0, "rho": 0.1, "nu": 0.1}, mu=False, dropout=False, modules=False, restarts=True),
+    "dladmm": Case(
+        {"relaxation": 1.0, "rho": 0.1, "nu": 0.1}, mu=False, dropout=False, modules=False, restarts=True
+    ),
     "dtp": Case({"lr": 0.005, "lr_inverse": 0.002}, mu=False, modules=False),
     "block-admm": Case({"lr": 0.01}, mu=False),
     "deepfacto": Case({"lr": 0.01, "lr_dictionary": 1.0}, mu=False, factors=True),
     "mdlam": Case(
-        {"lr": 1.0, "eps0": 0.1, "eps_decay": 0.7}, mu=False, dropout=False, modules=False, restarts=True
+        {"relaxation": 1.0, "eps0": 0.1, "eps_decay": 0.7},
+        mu=False,
+        dropout=False,
+        modules=False,
+        restarts=True,
     ),
     "sgd": Case({"lr": 0.1, "momentum": 0.5}, codes=False, mu=False),
     "ste": Case({"lr": 0.01}, codes=False, mu=False),
@@ -87,6 +93,13 @@ def blobs(dtype: torch.dtype = torch.float32, size: int = 48) -> tuple[Tensor, T
     y = torch.arange(size) % CLASSES
     noise = 0.3 * torch.randn(size, FEATURES, generator=generator, dtype=torch.float64)
     return (centres[y] + noise).to(dtype), y
+
+
+def own_word(name: str, option: str) -> str:
+    """What a method without a learning rate has in place of an option of those that have one."""
+    own = {field.name for field in dataclasses.fields(altmin_ext.methods.method_class(name).Options)}
+    words = {"lr": ("relaxation",), "weight_decay": ("l2_weights", "shrinkage")}.get(option, ())
+    return next((word for word in words if word in own), option)
 
 
 def make(name: str, model: nn.Module, **options: Any) -> Any:
@@ -402,7 +415,11 @@ def test_learning_rate_factor(name: str) -> None:
     method = make(name, model)
     method.learning_rate_factor = 0.5
     run(method, x, y)
-    rates = {key: value / 2 for key, value in METHODS[name].options.items() if key.startswith("lr")}
+    rates = {
+        key: value / 2
+        for key, value in METHODS[name].options.items()
+        if key.startswith("lr") or key == "relaxation"
+    }
     run(make(name, halved, **rates), x, y)
     for one, other in zip(model.parameters(), halved.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
@@ -625,7 +642,7 @@ def test_divergence_of_the_weights(name: str, more: dict[str, Any]) -> None:
     fields = {field.name for field in dataclasses.fields(altmin_ext.methods.method_class(name).Options)}
     if not fields.issuperset(more) or name.endswith("-off"):
         return
-    method = make(name, model, lr=1e38, **more)
+    method = make(name, model, **{own_word(name, "lr"): 1e38}, **more)
     before: list[Any] = []
 
     def until_it_fails() -> None:
@@ -802,7 +819,9 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "lr is None": ({"lr": None}, TypeError),
     "weight_decay is negative": ({"weight_decay": -1.0}, ValueError),
     "loss is misspelt": ({"loss": "cross_entropie"}, ValueError),
-    "loss is a module": ({"loss": nn.CrossEntropyLoss()}, TypeError),
+    "loss is a number": ({"loss": 1.0}, TypeError),
+    "loss is a class": ({"loss": nn.CrossEntropyLoss}, TypeError),
+    "loss is a sum": ({"loss": nn.CrossEntropyLoss(reduction="sum")}, ValueError),
     "on_nonfinite is misspelt": ({"on_nonfinite": "ignore"}, ValueError),
     "seed is a word": ({"seed": "0"}, TypeError),
 }
@@ -843,6 +862,7 @@ def assert_refused(name: str, options: dict[str, Any], kind: type[Exception], *w
 @pytest.mark.parametrize("case", BAD_OPTIONS)
 def test_bad_option(name: str, case: str) -> None:
     options, kind = BAD_OPTIONS[case]
+    options = {own_word(name, key): value for key, value in options.items()}
     assert_refused(name, options, kind, *options)
 
 
@@ -860,7 +880,7 @@ def test_auto_is_not_for_the_released_scaling(name: str) -> None:
 
 @every_method
 def test_misspelt_option_names_the_nearest(name: str) -> None:
-    assert_refused(name, {"weight_deacy": 0.1}, ValueError, "'weight_deacy'", "'weight_decay'")
+    assert_refused(name, {"report_objectiev": True}, ValueError, "'report_objectiev'", "'report_objective'")
 
 
 @methods_with_mu
@@ -897,7 +917,9 @@ def test_model_must_be_a_module(name: str, model: Any) -> None:
     "model", [nn.Sequential(), nn.Sequential(nn.Flatten(), nn.ReLU())], ids=["empty", "none"]
 )
 def test_model_without_parameters(name: str, model: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"^model must have parameters to train, but Sequential has none\.$"):
+    with pytest.raises(
+        ValueError, match=r"^model must have parameters to train, but Sequential has none[.]$"
+    ):
         make(name, model)
 
 

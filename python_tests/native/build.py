@@ -1,19 +1,24 @@
-"""Compiles the CUDA kernels with g++ for the emulator, and the module that calls them.
+"""Compiles the CUDA kernels: with g++ for the emulator and the module that calls them, with nvcc as for a release.
 
-What is compiled is kept in ``build/emulator`` under a hash of all that went into it, so that a change compiles anew
-what it concerns.
+For the emulator each file is kept in ``build/emulator`` under a hash of all that went into it, so that a change
+compiles anew what it concerns; nvcc's build is CMake's own, in ``build/nvcc``. Processes that test side by side share
+both: what one is compiling the other waits for.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import pybind11
@@ -21,13 +26,13 @@ import pybind11
 ROOT = Path(__file__).parents[2]
 EMULATOR = Path(__file__).parent / "emulator"
 KEPT = ROOT / "build" / "emulator"
+NVCC = ROOT / "build" / "nvcc"
 COMPILER = "g++"
 
 COMMON = ("-std=c++17", "-fPIC", "-g1", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 INCLUDES = (f"-I{EMULATOR.relative_to(ROOT)}", "-Icsrc")
 KERNEL = (
     "-xc++",
-    "-O2",
     # Accesses stay as the source has them: joined into vectors or calls of memset they would tell less.
     "-fno-tree-vectorize",
     "-fno-tree-loop-distribute-patterns",
@@ -38,56 +43,95 @@ KERNEL = (
 # How kernels are watched: by the emulator, through g++'s hooks, or by AddressSanitizer.
 FLAVOURS = {
     "emulator": (
+        "-O2",
         "-fsanitize=thread",
         "-fsanitize=alignment,bounds,signed-integer-overflow,shift,integer-divide-by-zero",
         "--param=tsan-instrument-func-entry-exit=0",
     ),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    # -O2 would take half as long again to compile, and leave out more accesses.
+    "address": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 }
 
 
+@cache
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+
 def missing() -> str:
-    """Why nothing can be compiled here, or nothing."""
+    """Why nothing can be compiled for the emulator here, or nothing."""
     if shutil.which(COMPILER) is None:
         return f"the emulator needs {COMPILER}, which is not on the PATH"
-    version = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
-    if "Free Software Foundation" not in version:
+    if "Free Software Foundation" not in _version(COMPILER):
         return f"the emulator needs GNU's compiler, and {COMPILER} is another"
     return ""
 
 
 def _hash(flags: Sequence[str], sources: Sequence[Path]) -> str:
-    digest = hashlib.sha256(" ".join(flags).encode())
+    digest = hashlib.sha256(" ".join([_version(COMPILER), *flags]).encode())
     for path in sources:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """One process at a time makes ``output``; the lock of one that dies is free again."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.with_name(f"{output.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _run(command: Sequence[str | Path], output: Path) -> Path:
     """Run a command that ends in the name of the file to make, unless it is there."""
     if output.is_file():
         return output
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Under another name at first: a second process may be compiling the same.
-    unfinished = output.with_name(f"{output.name}.{os.getpid()}")
-    result = subprocess.run([*command, unfinished], capture_output=True, text=True, cwd=ROOT)
-    if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{result.stderr}")
-    unfinished.replace(output)
+    with _locked(output):
+        if output.is_file():
+            return output
+        # Under another name at first: an interrupted compiler leaves half a file.
+        unfinished = output.with_name(f"{output.name}.unfinished")
+        result = subprocess.run([*command, unfinished], capture_output=True, text=True, cwd=ROOT)
+        if result.returncode != 0:
+            raise RuntimeError(f"{' '.join(map(str, command))}\n{result.stderr}")
+        unfinished.replace(output)
     return output
 
 
-def _objects(jobs: Sequence[tuple[Path, Sequence[str]]]) -> list[Path]:
-    headers = sorted([*EMULATOR.glob("*.h"), *(ROOT / "csrc").rglob("*.h")])
+def _with_headers(source: Path) -> list[Path]:
+    """A file and all of this repository that it includes."""
+    found = [source]
+    for file in found:
+        for name in re.findall(r'^ *# *include *[<"](.+)[>"]', file.read_text(), flags=re.MULTILINE):
+            places = (folder / name for folder in (file.parent, EMULATOR, ROOT / "csrc"))
+            header = next((place.resolve() for place in places if place.is_file()), None)
+            if header is not None and header not in found:
+                found.append(header)
+    return found
 
+
+def _objects(jobs: Sequence[tuple[Path, Sequence[str]]]) -> list[Path]:
     def compile_one(job: tuple[Path, Sequence[str]]) -> Path:
         source, flags = job
         all_flags = (*COMMON, *flags, *INCLUDES)
-        name = f"{source.stem}-{_hash(all_flags, [source, *headers])}.o"
+        name = f"{source.stem}-{_hash(all_flags, _with_headers(source))}.o"
         return _run([COMPILER, *all_flags, "-c", source.relative_to(ROOT), "-o"], KEPT / name)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compile_one, jobs))
+
+
+def _joined(sources: Sequence[Path]) -> Path:
+    """One source of several, which then read their headers once."""
+    text = "".join(f'#line 1 "{path.relative_to(ROOT)}"\n{path.read_text()}' for path in sources)
+    joined = KEPT / f"bindings-{hashlib.sha256(text.encode()).hexdigest()[:16]}.cpp"
+    if not joined.is_file():
+        joined.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = joined.with_name(f"{joined.name}.{os.getpid()}")
+        unfinished.write_text(text)
+        unfinished.replace(joined)
+    return joined
 
 
 def kernels(name: str, sources: Sequence[Path], flavour: str = "emulator") -> Path:
@@ -112,7 +156,7 @@ def kernels(name: str, sources: Sequence[Path], flavour: str = "emulator") -> Pa
 def module(flavour: str = "emulator") -> tuple[Path, Path]:
     """The Python module ``_C`` whose CUDA device is the emulator, and the shared object of its kernels."""
     library = kernels("kernels", sorted((ROOT / "csrc" / "cuda").glob("*.cu")), flavour)
-    found = re.search(r'__version__ = "(.*)"', (ROOT / "altmin_ext" / "__init__.py").read_text())
+    found = re.search(r'__version__ = "(.*)"', (ROOT / "altmin_ext" / "_version.py").read_text())
     assert found is not None
     macros: Mapping[str, str] = {
         "ALTMIN_WITH_CUDA": "1",
@@ -132,7 +176,10 @@ def module(flavour: str = "emulator") -> tuple[Path, Path]:
     cpu = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
     objects = _objects(
         [
-            *((path, (*host, *include)) for path in sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))),
+            (
+                _joined(sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))),
+                (*host, *include, "-Icsrc/bindings"),
+            ),
             *(
                 (path, host if path.stem == "instruction_set" else (*host, "-DALTMIN_ISA=baseline"))
                 for path in cpu
@@ -156,3 +203,40 @@ def address_environment() -> dict[str, str]:
         "LD_PRELOAD": " ".join(map(library, ("libasan.so", "libubsan.so", "libstdc++.so"))),
         "ASAN_OPTIONS": "detect_leaks=0",
     }
+
+
+def _cmake(*arguments: str | Path, log: Path) -> None:
+    """CMake, of the environment or another on the PATH; what it prints is added to the log."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, "PATH": path, "NINJA_STATUS": "[%f/%t] "}
+    command = [shutil.which("cmake", path=path) or "cmake", *arguments]
+    with log.open("a") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{log.read_text()[-8000:]}")
+
+
+def cuda_module() -> tuple[Path, dict[str, str]]:
+    """The module ``_C`` as a release with CUDA has it, and by kernel's file what nvcc said when it compiled that.
+
+    Warnings of nvcc are errors, and ptxas reports the registers.
+    """
+    log = NVCC / "build.log"
+    with _locked(NVCC):
+        NVCC.mkdir(exist_ok=True)
+        _cmake(
+            *("-S", ROOT, "-B", NVCC, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
+            *("-DALTMIN_CUDA=ON", "-DALTMIN_CUDA_ARCHITECTURES="),
+            "-DCMAKE_CUDA_FLAGS=-Werror all-warnings -Xptxas -v",
+            *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"),
+            log=log,
+        )
+        _cmake("--build", NVCC, log=log)
+        steps = re.split(r"^\[\d+/\d+\] ", log.read_text(), flags=re.MULTILINE)
+    # Only what has changed is compiled anew, so that what was said of a file may be long ago; the last word counts.
+    found = (re.match(r"Building CUDA object \S*/(\w+)\.cu\.o\n", step) for step in steps)
+    present = {path.stem for path in (ROOT / "csrc" / "cuda").glob("*.cu")}
+    reports = {
+        match[1]: step for match, step in zip(found, steps, strict=True) if match and match[1] in present
+    }
+    return NVCC / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", reports

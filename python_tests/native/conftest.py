@@ -4,7 +4,7 @@ import zlib
 
 import pytest
 
-from altmin_ext.ops import native
+from altmin_ext.ops import _native as native
 
 from .emulation import EmulatedModule
 

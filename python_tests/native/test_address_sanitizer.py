@@ -18,6 +18,7 @@ from . import build
 TESTS = ["test_alignment_changes_nothing_but_the_order_of_sums", "test_softmax_of_any_number_of_classes"]
 
 
+@pytest.mark.long
 def test_kernels_run_clean() -> None:
     if reason := build.missing():
         pytest.skip(reason)
@@ -38,6 +39,6 @@ def test_kernels_run_clean() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

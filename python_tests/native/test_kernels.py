@@ -9,6 +9,7 @@ written, and for barriers that not all threads reach.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -18,173 +19,33 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import make_method, ops
-from altmin_ext.ops import Activation, AdamScalar, CodeScalar, native, reference
+from altmin_ext.ops import Activation, AdamScalar, CodeScalar, reference
+from altmin_ext.ops import _native as native
 
 from ..ops import (
-    test_code_step,
-    test_convolution_pull_back,
-    test_convolution_weight_gradient,
-    test_convolve,
-    test_elman_code_step,
-    test_elman_encode,
-    test_hinge_prox,
-    test_relu_prox,
-    test_sign_flip,
+    test_adam_update,
+    test_sgd_update,
     test_softmax_prox,
+    test_softmax_residual,
+    test_weight_residual,
 )
 from ..ops.calling import (
-    WRITTEN,
     Output,
     Random,
-    adam_block,
     assert_close,
     call,
-    code_block,
     same_bits,
-    update_blocks,
 )
-from ..ops.convolution import Shape
-from ..ops.elman import Layer
 from .emulation import EmulatedModule
 
 RELU, GELU = Activation("relu"), Activation("gelu")
-CONVOLUTION = Shape(3, 2, 5, (8, 37), (3, 3), (1, 0), 2)
 SEEDS = range(8)
 CPU = native.module
 
 
-def softmax_case(random: Random, batch: int, classes: int) -> dict[str, Any]:
-    return {
-        "logits": random.normal(batch, classes, scale=3.0),
-        "bias": random.normal(classes),
-        "labels": random.labels(batch, classes),
-        "residual": Output((batch, classes)),
-        "bias_gradient": Output((classes,)),
-        "loss": Output(),
-        "correct": Output(dtype=torch.int64),
-    }
-
-
-def mse_case(random: Random, batch: int, width: int) -> dict[str, Any]:
-    return {
-        "logits": random.normal(batch, width),
-        "bias": random.normal(width),
-        "targets": random.normal(batch, width),
-        "residual": Output((batch, width)),
-        "bias_gradient": Output((width,)),
-        "loss": Output(),
-    }
-
-
-def residual_case(random: Random, batch: int, widths: tuple[int, ...]) -> dict[str, Any]:
-    def matrices() -> list[Tensor]:
-        return [random.normal(batch, width) for width in widths]
-
-    return {
-        "displacements": matrices(),
-        "products": matrices(),
-        "biases": [random.normal(width) for width in widths],
-        "codes": matrices(),
-        "residuals": [Output((batch, width)) for width in widths],
-        "bias_gradients": [Output((width,)) for width in widths],
-        "scalars": [code_block(unit=0.01, scale=0.003) for _ in widths],
-        "below": [code_block(unit=0.05) for _ in widths],
-        "guard": torch.zeros(len(widths)),
-    }
-
-
-def adam_case(random: Random, sizes: tuple[int, ...]) -> dict[str, Any]:
-    return {
-        "weights": [random.normal(size) for size in sizes],
-        "gradients": [random.normal(size) for size in sizes],
-        "first_moments": [random.normal(size, scale=0.1) for size in sizes],
-        "second_moments": [random.normal(size, scale=0.1).abs() for size in sizes],
-        "scalars": update_blocks([{"decay": 0.1, "threshold": 0.2}] * len(sizes)),
-        "adam": adam_block(step=3.0),
-        "guard": torch.zeros(len(sizes)),
-        "guard_index": torch.arange(len(sizes)),
-    }
-
-
-def sgd_case(random: Random, sizes: tuple[int, ...]) -> dict[str, Any]:
-    names = ("weights", "gradients", "scalars", "guard", "guard_index")
-    return {name: value for name, value in adam_case(random, sizes).items() if name in names}
-
-
-def memory_case(random: Random, batch: int, n_in: int, n_out: int) -> dict[str, Any]:
-    past = random.normal(n_in + 1, n_in + 1)
-    return {
-        "activation": random.normal(batch, n_in),
-        "code": random.normal(batch, n_out),
-        "gram": past + past.T,
-        "cross": random.normal(n_out, n_in + 1),
-        "scalars": torch.tensor([0.1, 0.0], dtype=torch.float64),
-    }
-
-
-def bcd_case(random: Random, rows: int, columns: int) -> dict[str, Any]:
-    samples = random.normal(2 * columns, columns)
-    return {
-        "weight": random.normal(rows, columns),
-        "gram": samples.T @ samples,
-        "cross": random.normal(rows, columns),
-        "scalars": torch.tensor([0.0, 0.5], dtype=torch.float64),
-        "sweeps": 2,
-        "has_bias": True,
-        "nonnegative": True,
-    }
-
-
-def step_case(random: Random, batch: int, width: int) -> dict[str, Any]:
-    options = {
-        "first": False,
-        "change": True,
-        "mask": True,
-        "velocity": True,
-        "momentum": 0.9,
-        "normalised": 1.0,
-    }
-    return test_code_step.case(random, batch, width, GELU, **options)
-
-
-def elman_case(random: Random, *shape: int) -> dict[str, Any]:
-    layer = Layer.random(random, *shape, GELU)
-    return test_elman_code_step.case(random, layer, iterations=2, momentum=0.9)
-
-
 # One call of every op, large enough for several blocks to share the work.
 CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
-    "activate": lambda random: {
-        "code": random.normal(70, 260),
-        "bias": random.normal(260),
-        "mask": random.mask(70, 260),
-        "activation": Output((70, 260)),
-        "sigma": GELU,
-    },
-    "code_step": lambda random: step_case(random, 61, 127),
-    "sign_flip": lambda random: test_sign_flip.case(random, 70, 127, mask=True),
-    "softmax_residual": lambda random: softmax_case(random, 67, 10),
-    "mse_residual": lambda random: mse_case(random, 67, 130),
-    "weight_residual": lambda random: residual_case(random, 67, (100, 33, 4)),
-    "adam_update": lambda random: adam_case(random, (5000, 33, 1, 2048)),
-    "sgd_update": lambda random: sgd_case(random, (5000, 33, 1, 2048)),
-    "power_iteration": lambda random: {
-        "weights": [random.normal(50, 90), random.normal(9, 40)],
-        "vectors": [random.normal(90) / 90**0.5, random.normal(40) / 40**0.5],
-        "sigma_squared": [Output((1,), torch.float64) for _ in range(2)],
-    },
-    "memory_update": lambda random: memory_case(random, 37, 70, 66),
-    "bcd_columns": lambda random: bcd_case(random, 20, 70),
-    "relu_prox": lambda random: test_relu_prox.case(random, 70, 132),
-    "softmax_prox": lambda random: test_softmax_prox.case(random, 67, 40),
-    "hinge_prox": lambda random: test_hinge_prox.case(random, 70, 132),
-    "convolve": lambda random: test_convolve.case(random, CONVOLUTION, mask=True),
-    "convolution_pull_back": lambda random: test_convolution_pull_back.case(random, CONVOLUTION),
-    "convolution_weight_gradient": lambda random: test_convolution_weight_gradient.case(random, CONVOLUTION),
-    "elman_encode": lambda random: test_elman_encode.case(random, 37, 6, 2, 21, 11, GELU),
-    "elman_code_step": lambda random: elman_case(random, 37, 6, 2, 35, 11),
-    "interleave": lambda random: {"rows": random.normal(53, 70), "lanes": Output((4, 70, 16))},
-    "deinterleave": lambda random: {"lanes": random.normal(4, 70, 16), "rows": Output((53, 70))},
+    name: importlib.import_module(f"..ops.test_{name}", __package__).kernel_case for name in ops.names
 }
 
 
@@ -194,10 +55,6 @@ def tensors(value: Any) -> list[Tensor]:
 
 def results(arguments: Any) -> list[Tensor]:
     return [tensor for value in vars(arguments).values() for tensor in tensors(value)]
-
-
-def test_every_op_has_a_case() -> None:
-    assert set(CASES) == set(ops.names)
 
 
 @pytest.mark.parametrize("op", ops.names)
@@ -231,7 +88,7 @@ def test_any_number_of_multiprocessors(emulated: EmulatedModule, op: str, multip
 @pytest.mark.parametrize("batch", [1, 9, 150])
 def test_softmax_of_any_number_of_classes(batch: int, classes: int) -> None:
     """Up to 32 a lane keeps one logit, up to 256 eight, beyond that rows are read again."""
-    case = softmax_case(Random(5), batch, classes)
+    case = test_softmax_residual.kernel_case(Random(5), batch, classes)
     exact, result = call(reference.softmax_residual, case), call(ops.softmax_residual, case)
     for name in ("residual", "bias_gradient", "loss"):
         assert_close(getattr(result, name), getattr(exact, name), 1e-12, name)
@@ -242,7 +99,8 @@ def test_softmax_of_any_number_of_classes(batch: int, classes: int) -> None:
 @pytest.mark.parametrize("classes", [10, 100, 300])
 def test_softmax_residual_takes_the_first_of_equal_logits(classes: int) -> None:
     """As the CPU's kernel and torch's argmax do; all logits are equal here, so only label 0 is right."""
-    case = {**softmax_case(Random(10), 30, classes), "logits": torch.zeros(30, classes), "bias": None}
+    case = test_softmax_residual.kernel_case(Random(10), 30, classes)
+    case |= {"logits": torch.zeros(30, classes), "bias": None}
     assert call(ops.softmax_residual, case).correct == (case["labels"] == 0).sum()
 
 
@@ -250,7 +108,7 @@ def test_softmax_residual_takes_the_first_of_equal_logits(classes: int) -> None:
 @pytest.mark.parametrize("classes", [10, 300])
 @pytest.mark.parametrize("label", [-1, 2**40, -(2**62)])
 def test_a_label_outside_the_classes_raises_the_guard(classes: int, label: int) -> None:
-    case = softmax_case(Random(6), 40, classes)
+    case = test_softmax_residual.kernel_case(Random(6), 40, classes)
     case["labels"][23] = label
     result = call(ops.softmax_residual, case)
     assert result.guard == 1
@@ -280,7 +138,9 @@ class TestManyTensors:
     sizes = (7, 2050, 1, *(3,) * 67)
 
     def case(self, op: str) -> dict[str, Any]:
-        return (adam_case if op == "adam_update" else sgd_case)(Random(7), self.sizes)
+        return (test_adam_update if op == "adam_update" else test_sgd_update).kernel_case(
+            Random(7), self.sizes
+        )
 
     def test_they_move_like_one_by_one(self, op: str) -> None:
         case = self.case(op)
@@ -331,7 +191,7 @@ class TestManyTensors:
 
 @pytest.mark.usefixtures("emulated")
 def test_residuals_of_more_stages_than_a_launch_takes() -> None:
-    case = residual_case(Random(8), 9, tuple(1 + i % 7 for i in range(60)))
+    case = test_weight_residual.kernel_case(Random(8), 9, tuple(1 + i % 7 for i in range(60)))
     case["displacements"][55][2, 0] = float("inf")
     exact, result = call(reference.weight_residual, case), call(ops.weight_residual, case)
     assert result.guard.nonzero().flatten().tolist() == [55]
@@ -367,7 +227,7 @@ class Aligned:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_alignment_changes_nothing_but_the_order_of_sums(op: str, dtype: torch.dtype) -> None:
     case = {"guard": torch.zeros(1), **CASES[op](Random(9))}
-    if "guard" not in WRITTEN[op]:
+    if "guard" not in getattr(ops, op).written:
         del case["guard"]
     apart = call(getattr(ops, op), case, dtype)
     aligned = Aligned(case, dtype).arguments

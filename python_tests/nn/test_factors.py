@@ -136,7 +136,7 @@ def test_has_no_derivative() -> None:
 def test_other_methods_refuse_it(name: str) -> None:
     model = models.deepfacto(nn.Linear(4, 12), 12, 7, nn.Linear(7, 3))
     with pytest.raises(
-        ValueError, match=r"NonNegativeFactors|pointwise|must be Linear|nothing but one of identity"
+        ValueError, match=r"NonNegativeFactors|pointwise|must be Linear|and nothing else, in front of"
     ) as error:
         altmin_ext.make_method(name, model)
     assert "\n" not in str(error.value)

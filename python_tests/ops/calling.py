@@ -17,33 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from altmin_ext import ops
 from altmin_ext.ops import AdamScalar, CodeScalar, MemoryScalar, UpdateScalar
 
-WRITTEN = {
-    "activate": ("code", "activation", "guard"),
-    "code_step": (
-        "displacement", "velocity", "activation", "activation_displacement", "scalars", "guard",
-    ),
-    "sign_flip": ("displacement", "scalars", "guard"),
-    "softmax_residual": ("residual", "bias_gradient", "loss", "correct", "guard"),
-    "mse_residual": ("residual", "bias_gradient", "loss", "guard"),
-    "weight_residual": ("residuals", "bias_gradients", "scalars", "guard"),
-    "adam_update": ("weights", "first_moments", "second_moments", "adam", "guard"),
-    "sgd_update": ("weights", "guard"),
-    "power_iteration": ("vectors", "sigma_squared"),
-    "memory_update": ("gram", "cross"),
-    "bcd_columns": ("weight",),
-    "relu_prox": ("out", "guard"),
-    "softmax_prox": ("out", "guard"),
-    "hinge_prox": ("out", "guard"),
-    "elman_encode": ("hidden", "product"),
-    "elman_code_step": ("cross", "gram", "output_gradient", "output", "scalars", "guard"),
-    "interleave": ("lanes",),
-    "deinterleave": ("rows",),
-    "convolve": ("code", "activation", "winner", "gap", "guard"),
-    "convolution_pull_back": ("pulled_back",),
-    "convolution_weight_gradient": ("weight_gradient", "bias_gradient", "scalars", "guard"),
-}  # fmt: skip
 PARAMETER_BLOCKS = (
     "scalars",
     "above",
@@ -73,6 +49,11 @@ class Arguments(SimpleNamespace):
     """The arguments of a call, after it."""
 
 
+def written(op: Callable[..., None]) -> tuple[str, ...]:
+    """The names of what an op, or its twin, writes."""
+    return getattr(ops, op.__name__).written
+
+
 def _buffer(size: int, dtype: torch.dtype) -> Tensor:
     return torch.full((size + 2 * MARGIN,), POISON[dtype], dtype=dtype)
 
@@ -85,9 +66,13 @@ class _Copies:
     """Copies of the arguments in buffers with margins."""
 
     def __init__(
-        self, op: str, arguments: Mapping[str, Any], dtype: torch.dtype, alias: Mapping[str, str]
+        self,
+        op: Callable[..., None],
+        arguments: Mapping[str, Any],
+        dtype: torch.dtype,
+        alias: Mapping[str, str],
     ) -> None:
-        self._written = WRITTEN[op]
+        self._written = written(op)
         self._dtype = dtype
         self._buffers: list[Tensor] = []
         self._kept: list[tuple[str, Tensor, Tensor]] = []
@@ -156,12 +141,12 @@ def call(
         alias: output -> the argument whose memory it takes; of lists, entry by entry.
         threads: how many the op may use.
     """
-    if "guard" in WRITTEN[op.__name__]:
+    if "guard" in written(op):
         flags = len(arguments["displacements"]) if op.__name__ == "weight_residual" else 1
         arguments = {"guard": torch.zeros(flags), **arguments}
     if op.__name__ in ("adam_update", "sgd_update"):
         arguments = {"guard_index": None, **arguments}
-    copies = _Copies(op.__name__, arguments, dtype, alias or {})
+    copies = _Copies(op, arguments, dtype, alias or {})
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

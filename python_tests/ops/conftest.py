@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from altmin_ext.ops import native
+from altmin_ext.ops import _native as native
 
 from ..gpu import device
 from ..gpu.proxy import OnGpu

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calling import WRITTEN, Output, call_refused
+from . import calling
+from .calling import Output, call_refused
 
 
-def _concrete(arguments: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def concrete(arguments: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """The arguments as an op takes them: outputs allocated, tensors in their dtypes."""
     return {
         name: torch.zeros(value.shape, dtype=value.dtype or dtype) if isinstance(value, Output) else value
@@ -39,7 +40,7 @@ def assert_refuses_bad_tensors(
         any_length: names of vectors whose length is free.
         sets_shape: names of further tensors with whose shape others are compared.
     """
-    good = _concrete(arguments, torch.float32)
+    good = concrete(arguments, torch.float32)
     for name, value in good.items():
         if not isinstance(value, Tensor):
             continue
@@ -93,9 +94,9 @@ def assert_refuses_shared_memory(
         allowed: (output, input) that may be one and the same tensor; overlap in part is refused all the same.
         written: names of the outputs; None: as the op's.
     """
-    good = _concrete(arguments, torch.float32)
+    good = concrete(arguments, torch.float32)
     tensors = [name for name, value in good.items() if isinstance(value, Tensor)]
-    outputs = WRITTEN[op.__name__] if written is None else written
+    outputs = calling.written(op) if written is None else written
     for output, other in itertools.product([name for name in tensors if name in outputs], tensors):
         if output == other:
             continue

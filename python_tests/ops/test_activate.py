@@ -32,6 +32,17 @@ def arguments(
     }
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return {
+        "code": random.normal(70, 260),
+        "bias": random.normal(260),
+        "mask": random.mask(70, 260),
+        "activation": Output((70, 260)),
+        "sigma": Activation("gelu"),
+    }
+
+
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -160,7 +171,7 @@ def test_parameters_that_require_grad() -> None:
     case = arguments(Random(10), 3, 5)
     bias = torch.nn.Parameter(case["bias"].float())
     code, activation = case["code"].float(), torch.empty(3, 5)
-    ops.activate(code, bias, None, activation, RELU)
+    ops.activate(code, bias=bias, activation=activation, sigma=RELU)
     assert same_bits(activation, call(ops.activate, case, torch.float32).activation)
 
 

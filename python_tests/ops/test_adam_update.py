@@ -35,6 +35,20 @@ def arguments(random: Random, rows: list[dict[str, float]] | None = None, step: 
     }
 
 
+def kernel_case(random: Random, sizes: tuple[int, ...] = (5000, 33, 1, 2048)) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return {
+        "weights": [random.normal(size) for size in sizes],
+        "gradients": [random.normal(size) for size in sizes],
+        "first_moments": [random.normal(size, scale=0.1) for size in sizes],
+        "second_moments": [random.normal(size, scale=0.1).abs() for size in sizes],
+        "scalars": update_blocks([{"decay": 0.1, "threshold": 0.2}] * len(sizes)),
+        "adam": adam_block(step=3.0),
+        "guard": torch.zeros(len(sizes)),
+        "guard_index": torch.arange(len(sizes)),
+    }
+
+
 def random_rows(random: Random) -> list[dict[str, float]]:
     return [
         {
@@ -218,7 +232,11 @@ def test_parameters_of_a_model_move() -> None:
     weight = torch.nn.Parameter(torch.ones(3, 4))
     state = [torch.zeros(3, 4)], [torch.zeros(3, 4)]
     ops.adam_update(
-        [weight], [torch.ones(3, 4)], *state, update_blocks([{"learning_rate": 0.125}]), adam_block()
+        [weight],
+        [torch.ones(3, 4)],
+        *state,
+        scalars=update_blocks([{"learning_rate": 0.125}]),
+        adam=adam_block(),
     )
     assert weight.requires_grad
     assert float(weight.detach().max()) == pytest.approx(0.875)

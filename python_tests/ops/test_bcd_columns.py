@@ -58,6 +58,20 @@ def arguments(
     }
 
 
+def kernel_case(random: Random, rows: int = 20, columns: int = 70) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    samples = random.normal(2 * columns, columns)
+    return {
+        "weight": random.normal(rows, columns),
+        "gram": samples.T @ samples,
+        "cross": random.normal(rows, columns),
+        "scalars": torch.tensor([0.0, 0.5], dtype=torch.float64),
+        "sweeps": 2,
+        "has_bias": True,
+        "nonnegative": True,
+    }
+
+
 def formula(case: dict[str, Any]) -> Tensor:
     threshold = float(case["scalars"][MemoryScalar.threshold])
     w, a = case["weight"].clone(), case["gram"]
@@ -238,7 +252,7 @@ def test_hals_factorises_a_nonnegative_matrix() -> None:
         for factor, other, data in ((w, h, x), (h.T, w.T, x.T)):
             moved = factor.contiguous()
             gram, cross = other @ other.T, (data @ other.T).contiguous()
-            ops.bcd_columns(moved, gram.contiguous(), cross, memory_block(), nonnegative=True)
+            ops.bcd_columns(moved, gram.contiguous(), cross, scalars=memory_block(), nonnegative=True)
             factor.copy_(moved)
             assert float(factor.min()) >= 0
             residual = float((x - w @ h).norm())
@@ -295,7 +309,7 @@ def test_threads_change_nothing(dtype: torch.dtype, shape: tuple[int, int]) -> N
 def test_a_parameter_that_requires_grad() -> None:
     case = arguments(Random(113), 3, 4)
     weight = torch.nn.Parameter(case["weight"].clone())
-    ops.bcd_columns(weight, case["gram"], case["cross"], case["scalars"])
+    ops.bcd_columns(weight, case["gram"], case["cross"], scalars=case["scalars"])
     assert weight.requires_grad
     assert same_bits(weight.detach(), call(ops.bcd_columns, case).weight)
 

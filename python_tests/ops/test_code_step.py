@@ -60,6 +60,22 @@ def case(
     }
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(
+        random,
+        61,
+        127,
+        Activation("gelu"),
+        first=False,
+        change=True,
+        mask=True,
+        velocity=True,
+        momentum=0.9,
+        normalised=1.0,
+    )
+
+
 def random_case(random: Random, batch: int, width: int, sigma: Activation) -> dict[str, Any]:
     """One out of all combinations of the options."""
     threshold = random.choice((0.0, 0.0, 0.3))

@@ -27,7 +27,7 @@ from .calling import (
     code_block,
     same_bits,
 )
-from .convolution import LARGE, Shape, at_winners, geometry, images, random_winner, shapes
+from .convolution import LARGE, SEVERAL_BLOCKS, Shape, at_winners, geometry, images, random_winner, shapes
 from .refusals import assert_refuses_bad_tensors, assert_refuses_shared_memory
 from .test_convolve import POOLED, assert_refuses_bad_geometry
 
@@ -57,6 +57,11 @@ def case(
         "below": code_block(unit=unit_below) if below else None,
         **geometry(shape),
     }
+
+
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(random, SEVERAL_BLOCKS)
 
 
 def formula(arguments: dict[str, Any], shape: Shape) -> dict[str, Tensor]:

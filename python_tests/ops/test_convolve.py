@@ -17,7 +17,7 @@ from altmin_ext.ops import Activation, reference
 
 from . import oracle
 from .calling import Output, Random, assert_accurate, assert_close, call, call_refused, same_bits
-from .convolution import LARGE, Shape, geometry, images, indices, lanes, shapes
+from .convolution import LARGE, SEVERAL_BLOCKS, Shape, geometry, images, indices, lanes, shapes
 from .refusals import assert_refuses_bad_tensors, assert_refuses_shared_memory
 
 RELU = Activation("relu")
@@ -46,6 +46,11 @@ def case(
         **geometry(shape),
         "sigma": sigma,
     }
+
+
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(random, SEVERAL_BLOCKS, mask=True)
 
 
 def convolved(arguments: dict[str, Any]) -> Tensor:

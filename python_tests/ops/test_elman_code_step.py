@@ -79,6 +79,13 @@ def case(
     }
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(
+        random, Layer.random(random, 37, 6, 2, 35, 11, Activation("gelu")), iterations=2, momentum=0.9
+    )
+
+
 def expected(layer: Layer, arguments: dict[str, Any]) -> dict[str, Tensor]:
     """What the call must leave, from the objectives themselves."""
     s = {entry.name: float(arguments["scalars"][entry]) for entry in CodeScalar}
@@ -224,9 +231,16 @@ def test_the_output_moves_in_the_row_space_of_its_reader() -> None:
         moved = logits if iteration == 0 else logits - displacement @ gram
         residual = torch.softmax(moved, 1) - F.one_hot(labels, 3)
         ops.code_step(
-            logits, residual, None, None, displacement, velocity, torch.empty_like(logits), None, block, None,
-            iteration == 0, IDENTITY,
-        )  # fmt: skip
+            logits,
+            residual,
+            displacement=displacement,
+            velocity=velocity,
+            activation=torch.empty_like(logits),
+            scalars=block,
+            above=None,
+            first=iteration == 0,
+            sigma=IDENTITY,
+        )
     arguments = case(random, layer) | {"displacement": displacement, "above": block}
     torch.testing.assert_close(call(ops.elman_code_step, arguments).output, exact, rtol=0, atol=1e-13)
 

@@ -51,6 +51,11 @@ def case(
     }
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(random, 37, 6, 2, 21, 11, Activation("gelu"))
+
+
 def expected(arguments: dict[str, Any]) -> dict[str, Tensor]:
     x, recurrent_weight = arguments["x"], arguments["recurrent_weight"]
     h = torch.zeros(x.shape[0], x.shape[1], len(recurrent_weight), dtype=torch.float64)

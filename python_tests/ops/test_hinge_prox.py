@@ -35,6 +35,11 @@ def case(random: Random, batch: int, width: int, beta: float = 1.0) -> dict[str,
     }
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(random, 70, 132)
+
+
 def objective(case: dict[str, Any], z: Tensor) -> Tensor:
     loss = torch.where(case["targets"] == 1, (1 - z).clamp(min=0), z.clamp(min=0))
     return loss + case["multiplier"] * z + case["beta"] * (z - case["center"]) ** 2
@@ -166,7 +171,7 @@ def test_tensors_that_require_grad() -> None:
         arguments[name].float().requires_grad_() for name in ("center", "targets", "multiplier")
     )
     out = torch.empty(3, 5)
-    ops.hinge_prox(center, targets, multiplier, out, 1.0)
+    ops.hinge_prox(center, targets, multiplier, out=out, beta=1.0)
     assert same_bits(out, call(ops.hinge_prox, arguments, torch.float32).out)
 
 

@@ -26,6 +26,11 @@ def arguments(random: Random, batch: int, width: int) -> dict[str, Any]:
     return {"rows": random.normal(batch, width), "lanes": Output(((batch + 15) // 16, width, 16))}
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return {"rows": random.normal(53, 70), "lanes": Output((4, 70, 16))}
+
+
 def formula(rows: Tensor) -> Tensor:
     batch, width = rows.shape
     lanes = rows.new_zeros((batch + 15) // 16, width, 16)

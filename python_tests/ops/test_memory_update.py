@@ -38,6 +38,18 @@ def arguments(
     }
 
 
+def kernel_case(random: Random, batch: int = 37, n_in: int = 70, n_out: int = 66) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    past = random.normal(n_in + 1, n_in + 1)
+    return {
+        "activation": random.normal(batch, n_in),
+        "code": random.normal(batch, n_out),
+        "gram": past + past.T,
+        "cross": random.normal(n_out, n_in + 1),
+        "scalars": torch.tensor([0.1, 0.0], dtype=torch.float64),
+    }
+
+
 def formula(case: dict[str, Any]) -> dict[str, Tensor]:
     activation, code, gram = case["activation"], case["code"], case["gram"]
     if len(gram) == activation.shape[1] + 1:
@@ -98,7 +110,7 @@ def test_a_small_share_is_forgotten_as_it_is_in_float32() -> None:
     gram, cross = past.outer(past), past[None].clone()
     scalars = memory_block(forgetting=forgetting)
     for _ in range(updates):
-        ops.memory_update(torch.zeros(0, 64), torch.zeros(0, 1), gram, cross, scalars)
+        ops.memory_update(torch.zeros(0, 64), torch.zeros(0, 1), gram=gram, cross=cross, scalars=scalars)
     kept = math.exp(updates * math.log1p(-forgetting))
     assert_close(gram, kept * past.outer(past), 1e-4)
     assert_close(cross, kept * past[None], 1e-4)
@@ -187,7 +199,9 @@ def test_tensors_that_require_grad() -> None:
     case = arguments(Random(99), 9, 5, 3)
     expected = call(ops.memory_update, case)
     gram, cross = case["gram"].clone().requires_grad_(), case["cross"].clone().requires_grad_()
-    ops.memory_update(case["activation"].requires_grad_(), case["code"], gram, cross, case["scalars"])
+    ops.memory_update(
+        case["activation"].requires_grad_(), case["code"], gram=gram, cross=cross, scalars=case["scalars"]
+    )
     assert same_bits(gram.detach(), expected.gram)
     assert same_bits(cross.detach(), expected.cross)
 

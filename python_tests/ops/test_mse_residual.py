@@ -38,6 +38,18 @@ def arguments(
     }
 
 
+def kernel_case(random: Random, batch: int = 67, width: int = 130) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return {
+        "logits": random.normal(batch, width),
+        "bias": random.normal(width),
+        "targets": random.normal(batch, width),
+        "residual": Output((batch, width)),
+        "bias_gradient": Output((width,)),
+        "loss": Output(),
+    }
+
+
 def autograd(case: dict[str, Any]) -> dict[str, Tensor]:
     """Everything from torch's mean squared error in float64."""
     logits = case["logits"].clone().requires_grad_()

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ import torch
 import altmin_ext
 from altmin_ext import ops
 from altmin_ext.errors import unknown_name
-from altmin_ext.ops import Activation, native
+from altmin_ext.ops import Activation
+from altmin_ext.ops import _native as native
 
 from .calling import refused
 
@@ -29,18 +31,18 @@ def package_not_found(name):
     raise importlib.metadata.PackageNotFoundError(name)
 
 def describe():
-    from altmin_ext.ops import native
+    from altmin_ext.ops import _native as native
     import altmin_ext
     from altmin_ext import ops
     report = {"where": altmin_ext.__file__, "description": native.describe()}
     code, activation = torch.ones(2, 3), torch.empty(2, 3)
     try:
-        ops.activate(code, None, None, activation, ops.Activation("relu"))
+        ops.activate(code, activation=activation, sigma=ops.Activation("relu"))
         report["call"] = "ok" if torch.equal(activation, code) else "wrong"
     except Exception as error:
         report["call"] = [type(error).__name__, str(error)]
     with ops.backend("reference"):
-        ops.activate(code, None, None, activation, ops.Activation("relu"))
+        ops.activate(code, activation=activation, sigma=ops.Activation("relu"))
         report["reference"] = torch.equal(activation, code)
     return report
 
@@ -195,7 +197,7 @@ def test_instruction_sets_are_compiled_apart() -> None:
             if not native.module.use_instruction_set(name):
                 pytest.skip(f"this processor or build lacks {name}")
             activation = torch.empty_like(code)
-            ops.activate(code.clone(), None, None, activation, Activation("tanh"))
+            ops.activate(code.clone(), activation=activation, sigma=Activation("tanh"))
             results.append(activation)
     finally:
         native.module.use_instruction_set(before)
@@ -207,19 +209,26 @@ def test_backend() -> None:
     code, activation = torch.randn(3, 4), torch.empty(3, 4)
     with ops.backend("reference"):
         # The reference takes what the kernels refuse, and so tells the two apart.
-        ops.activate(code.t(), None, None, activation.t(), Activation("relu"))
+        ops.activate(code.t(), activation=activation.t(), sigma=Activation("relu"))
         with ops.backend("native"), pytest.raises(ValueError, match="contiguous"):
-            ops.activate(code.t(), None, None, activation.t(), Activation("relu"))
-        ops.activate(code.t(), None, None, activation.t(), Activation("relu"))
+            ops.activate(code.t(), activation=activation.t(), sigma=Activation("relu"))
+        ops.activate(code.t(), activation=activation.t(), sigma=Activation("relu"))
     with pytest.raises(ValueError, match="contiguous"):
-        ops.activate(code.t(), None, None, activation.t(), Activation("relu"))
+        ops.activate(code.t(), activation=activation.t(), sigma=Activation("relu"))
     with refused(ValueError, "backend", "'refrence'", "'reference'"), ops.backend("refrence"):
         pass
     assert isinstance(unknown_name("backend", "x", ("y",)), ValueError)
 
 
-def test_a_kind_out_of_range() -> None:
+def test_what_is_no_activation() -> None:
+    """A name for one, a module for one, and one of a later version, whose kind is unknown here."""
     assert native.module is not None
-    for kind in (-1, len(native.module.activation_names), 2**30):
-        with refused(ValueError, "kind", str(kind)):
-            native.module.activate(torch.ones(2, 3), None, None, torch.ones(2, 3), kind, 0.0, None)
+    code, activation = torch.ones(2, 3), torch.ones(2, 3)
+    for other in ("relu", torch.nn.ReLU(), None, SimpleNamespace(kind="relu", parameter=0.0)):
+        with refused(TypeError, "sigma must be an altmin_ext.ops.Activation", type(other).__name__):
+            ops.activate(code, activation=activation, sigma=other)
+    for kind in (-1, len(native.module.activation_names), 2**30, 2**70):
+        with refused(ValueError, "sigma.kind", str(kind)):
+            ops.activate(code, activation=activation, sigma=SimpleNamespace(kind=kind, parameter=0.0))
+    with refused(ValueError, "unknown activation 'sigmod'", "did you mean 'sigmoid'", "softplus"):
+        Activation("sigmod")

@@ -38,6 +38,11 @@ def case(
     }
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(random, 70, 132)
+
+
 def objective(case: dict[str, Any], z: Tensor) -> Tensor:
     residual = case["activation"] - torch.relu(z)
     return case["gamma"] * residual**2 + case["beta"] * (z - case["center"]) ** 2
@@ -157,7 +162,7 @@ def test_tensors_that_require_grad() -> None:
     arguments = case(Random(88), 3, 5)
     activation, center = (arguments[name].float().requires_grad_() for name in ("activation", "center"))
     out = torch.empty(3, 5)
-    ops.relu_prox(activation, center, out, 1.0, 0.5)
+    ops.relu_prox(activation, center, out=out, gamma=1.0, beta=0.5)
     assert same_bits(out, call(ops.relu_prox, arguments, torch.float32).out)
 
 

@@ -27,6 +27,17 @@ def arguments(random: Random, rows: list[dict[str, float]] | None = None) -> dic
     }
 
 
+def kernel_case(random: Random, sizes: tuple[int, ...] = (5000, 33, 1, 2048)) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return {
+        "weights": [random.normal(size) for size in sizes],
+        "gradients": [random.normal(size) for size in sizes],
+        "scalars": update_blocks([{"decay": 0.1, "threshold": 0.2}] * len(sizes)),
+        "guard": torch.zeros(len(sizes)),
+        "guard_index": torch.arange(len(sizes)),
+    }
+
+
 def formula(case: dict[str, Any]) -> list[Tensor]:
     """One update in float64."""
     exact = []
@@ -155,7 +166,7 @@ def test_no_weights() -> None:
 
 def test_parameters_of_a_model_move() -> None:
     weight = torch.nn.Parameter(torch.ones(3, 4))
-    ops.sgd_update([weight], [torch.ones(3, 4)], update_blocks([{"learning_rate": 0.125}]))
+    ops.sgd_update([weight], [torch.ones(3, 4)], scalars=update_blocks([{"learning_rate": 0.125}]))
     assert weight.requires_grad
     assert torch.equal(weight.detach(), torch.full((3, 4), 0.875))
 

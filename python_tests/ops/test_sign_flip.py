@@ -42,6 +42,11 @@ def case(
     }
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(random, 70, 127, mask=True)
+
+
 def random_case(random: Random, batch: int, width: int) -> dict[str, Any]:
     return case(
         random,

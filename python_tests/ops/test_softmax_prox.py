@@ -35,6 +35,11 @@ def case(random: Random, batch: int, classes: int, rho: float = 0.1, scale: floa
     }
 
 
+def kernel_case(random: Random) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return case(random, 67, 40)
+
+
 def newton(case: dict[str, Any]) -> Tensor:
     """The minimiser, by Newton's method from the center with steps that cannot increase the objective.
 
@@ -191,7 +196,7 @@ def test_threads_change_nothing(dtype: torch.dtype) -> None:
 def test_tensors_that_require_grad() -> None:
     arguments = case(Random(80), 3, 5)
     center, out = arguments["center"].float().requires_grad_(), torch.empty(3, 5)
-    ops.softmax_prox(center, arguments["labels"], out, 0.1)
+    ops.softmax_prox(center, arguments["labels"], out=out, rho=0.1)
     assert same_bits(out, call(ops.softmax_prox, arguments, torch.float32).out)
 
 
@@ -207,7 +212,7 @@ def test_labels_outside_the_classes(op: Any, wrong: int, row: int) -> None:
         "center": torch.zeros(150, 4), "labels": labels, "out": torch.full((150, 4), 5.0), "rho": 1.0,
         "guard": torch.zeros(1, dtype=torch.float64),
     }  # fmt: skip
-    call_refused(op, arguments, ValueError, "y must lie in [0, 4)", f"y[{row}] is {wrong}.")
+    call_refused(op, arguments, ValueError, "labels must lie in [0, 4)", f"labels[{row}] is {wrong}.")
 
 
 def test_bad_arguments_are_refused() -> None:

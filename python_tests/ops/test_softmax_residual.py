@@ -40,6 +40,19 @@ def arguments(
     }
 
 
+def kernel_case(random: Random, batch: int = 67, classes: int = 10) -> dict[str, Any]:
+    """Large enough for several blocks of a GPU to share the work."""
+    return {
+        "logits": random.normal(batch, classes, scale=3.0),
+        "bias": random.normal(classes),
+        "labels": random.labels(batch, classes),
+        "residual": Output((batch, classes)),
+        "bias_gradient": Output((classes,)),
+        "loss": Output(),
+        "correct": Output(dtype=torch.int64),
+    }
+
+
 def autograd(case: dict[str, Any]) -> dict[str, Tensor]:
     """Everything from torch's cross-entropy in float64."""
     logits = case["logits"].clone().requires_grad_()
@@ -197,7 +210,7 @@ def test_labels_outside_the_classes(wrong: int, row: int, twin: bool) -> None:
         "guard": torch.zeros(1, dtype=torch.float64),
     }  # fmt: skip
     op = reference.softmax_residual if twin else ops.softmax_residual
-    call_refused(op, case, ValueError, "y must lie in [0, 4)", f"y[{row}] is {wrong}.")
+    call_refused(op, case, ValueError, "labels must lie in [0, 4)", f"labels[{row}] is {wrong}.")
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -1,0 +1,171 @@
+"""What a number, a word, a seed and a device may be, each checked in one place and with one sentence.
+
+Every function takes the argument's name and its value and returns the value as a plain Python object. A wrong type is
+a TypeError, a wrong value a ValueError; the sentence names the argument, the value and what it must be.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from altmin_ext.errors import unknown_name
+
+#: Seeds are at least 0 and less than this, the largest that every generator of torch and of NumPy takes.
+SEED_LIMIT = 2**63
+
+
+def named_type(value: object) -> str:
+    """The type of a value with its article: "an int", "a list"."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def integer(name: str, value: Any, minimum: int = 1) -> int:
+    """An int, or what Python takes for one as an index, such as NumPy's integers; but no bool."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, but is {value!r}.") from None
+    if result < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, but is {result}.")
+    return result
+
+
+def integers(name: str, values: Any, minimum: int = 1) -> list[int]:
+    """A list of what :func:`integer` takes."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list of integers, but is {values!r}.")
+    return [integer(f"{name}[{i}]", value, minimum) for i, value in enumerate(values)]
+
+
+def number(
+    name: str,
+    value: Any,
+    minimum: float = -math.inf,
+    *,
+    above: float | None = None,
+    maximum: float = math.inf,
+    below: float = math.inf,
+    infinite: bool = False,
+) -> float:
+    """A real number, NumPy's included, as a float; but no bool.
+
+    Args:
+        name: of the argument.
+        value: what was passed.
+        minimum: the least value that is allowed.
+        above: a bound that the value must exceed, in place of ``minimum``.
+        maximum: the largest value that is allowed.
+        below: a bound that the value must not reach.
+        infinite: whether +inf is allowed, too.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, but is {value!r}.")
+    try:
+        result = float(value)
+    except OverflowError:  # of an int
+        result = -math.inf if value < 0 else math.inf
+    low = result > above if above is not None else result >= minimum and result > -math.inf
+    high = result <= maximum and (result < below or (infinite and result == math.inf))
+    if low and high:
+        return result
+    bounds = [f"greater than {above:g}"] if above is not None else []
+    if above is None and minimum > -math.inf:
+        bounds.append(f"at least {minimum:g}")
+    if maximum < math.inf:
+        bounds.append(f"at most {maximum:g}")
+    elif below < math.inf:
+        bounds.append(f"less than {below:g}")
+    elif not infinite:
+        bounds.append("finite")
+    raise ValueError(f"{name} must be {' and '.join(bounds)}, but is {value!r}.")
+
+
+def number_or(word: str, name: str, value: Any, **bounds: Any) -> float | str:
+    """The word, or what :func:`number` takes."""
+    if isinstance(value, str):
+        if value != word:
+            raise ValueError(f"{name} must be a number or {word!r}, but is {value!r}.")
+        return word
+    return number(name, value, **bounds)
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    if value in choices and isinstance(value, str):
+        return str(value)
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind(f"{name} must be {' or '.join(map(repr, choices))}, but is {value!r}.")
+
+
+def known(what: str, value: Any, names: Iterable[str]) -> str:
+    """One of many names; the sentence offers the nearest ones."""
+    names = list(names)
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a name, such as {names[0]!r}, but is {value!r}.")
+    if value not in names:
+        raise unknown_name(what, value, names)
+    return str(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or False, NumPy's included."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a bool, but is {value!r}.")
+    return bool(value)
+
+
+def seed(name: str, value: Any) -> int:
+    """A seed: an integer of at least 0 and less than 2**63."""
+    result = integer(name, value, minimum=0)
+    if result >= SEED_LIMIT:
+        raise ValueError(f"{name} must be less than 2**63, but is {result}.")
+    return result
+
+
+def named_device(name: str, value: Any) -> torch.device | None:
+    """A device by its name, there or not; None stays None."""
+    if value is None or isinstance(value, torch.device):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string or a torch.device, but is {value!r}.")
+    try:
+        return torch.device(value)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} must be a device of torch, such as 'cpu' or 'cuda', but is {value!r}."
+        ) from None
+
+
+def device(name: str, value: Any) -> torch.device | None:
+    """A device that torch can put numbers on here; None stays None."""
+    result = named_device(name, value)
+    if result is None:
+        return None
+    if result.type == "meta":
+        raise ValueError(f"{name} must be a device whose tensors hold numbers, but is 'meta'.")
+    try:
+        torch.empty(0, device=result)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without it
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise ValueError(f"{name} must be usable here, but is {str(result)!r}: {reason}.") from error
+    return result
+
+
+def threads(name: str, value: Any) -> int:
+    """A number of CPU threads: at least 1, and no more than the machine has CPUs or torch uses already."""
+    result = integer(name, value)
+    most = max(os.cpu_count() or 1, torch.get_num_threads())
+    if result > most:
+        raise ValueError(f"{name} must be at most {most}, the CPUs of this machine, but is {result}.")
+    return result

@@ -1,0 +1,80 @@
+"""What the files of a data set hold as tensors, standardised and split: (x, y) to train on, (x, y) to test on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from altmin_ext.data._formats import Malformed
+
+Samples: TypeAlias = tuple[Tensor, Tensor]
+Parts: TypeAlias = tuple[Samples, Samples]
+
+
+def images(contents: Sequence[NDArray[np.uint8]], mean: Sequence[float], deviation: Sequence[float]) -> Parts:
+    """Images of bytes, scaled to [0, 1], then standardised channel by channel.
+
+    Args:
+        contents: training images (N, H, W) or (N, C, H, W), their labels (N,), test images, their labels.
+        mean, deviation: of every channel over the training pixels, scaled to [0, 1].
+    """
+    pixels, labels, test_pixels, test_labels = contents
+    return _images(pixels, labels, mean, deviation), _images(test_pixels, test_labels, mean, deviation)
+
+
+def image_batches(contents: Sequence[Any], mean: Sequence[float], deviation: Sequence[float]) -> Parts:
+    """Likewise of an archive of batches (images, labels), the last of which is for testing."""
+    *batches, test = contents[0]
+    train = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    return images([*train, *test], mean, deviation)
+
+
+def _images(
+    pixels: NDArray[np.uint8], labels: NDArray[np.uint8], mean: Sequence[float], deviation: Sequence[float]
+) -> Samples:
+    x = torch.from_numpy(pixels.astype(np.float32))
+    if x.ndim == 3:
+        x = x[:, None]
+    x.div_(255)  # apart from the deviation, so that every value rounds as torchvision's does
+    for channel, (center, scale) in enumerate(zip(mean, deviation, strict=True)):
+        x[:, channel].sub_(center).div_(scale)
+    return x, torch.from_numpy(labels.astype(np.int64))
+
+
+def table(contents: Sequence[NDArray[np.float32]], classes: int, test_rows: int) -> Parts:
+    """A table with the class in its first column, the other columns standardised by the training rows.
+
+    Args:
+        contents: the table alone, (rows, 1 + features).
+        classes: how many there are.
+        test_rows: how many of the last rows are for testing.
+    """
+    (rows,) = contents
+    if len(rows) <= test_rows:
+        raise Malformed(f"must have more rows than the {test_rows:,} for testing, but has {len(rows):,}")
+    if not np.isin(rows[:, 0], range(classes)).all():
+        raise Malformed(
+            f"must have a class from 0 to {classes - 1} in the first column of every row, but has others"
+        )
+    y = torch.from_numpy(rows[:, 0].astype(np.int64))
+    x = torch.from_numpy(rows[:, 1:].copy())
+    deviation, mean = torch.std_mean(x[:-test_rows], dim=0, correction=0)
+    x.sub_(mean).div_(deviation)
+    return (x[:-test_rows], y[:-test_rows]), (x[-test_rows:], y[-test_rows:])
+
+
+def digits(contents: Sequence[Any]) -> Parts:
+    """scikit-learn's digits, which come with the package; no files."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError('digits comes with scikit-learn: run pip install "altmin_ext[data]".') from error
+    found = load_digits()
+    x = torch.from_numpy(found.images.astype(np.float32)[:, None]).div_(16)
+    y = torch.from_numpy(found.target.astype(np.int64))
+    return (x[:-360], y[:-360]), (x[-360:], y[-360:])

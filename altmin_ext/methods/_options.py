@@ -1,0 +1,193 @@
+"""Options of methods: what one is, and those that several methods share, each with one meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from altmin_ext import _check
+
+#: Takes an option's name and value; returns the value to keep, or raises.
+Check = Callable[[str, Any], Any]
+
+
+def number(minimum: float = 0.0, **bounds: Any) -> Check:
+    """A number, see :func:`altmin_ext._check.number`."""
+    return partial(_check.number, minimum=minimum, **bounds)
+
+
+def positive(**bounds: Any) -> Check:
+    """A number greater than 0."""
+    return partial(_check.number, above=0.0, **bounds)
+
+
+def number_or(word: str, **bounds: Any) -> Check:
+    """The word, or a number."""
+    return partial(_check.number_or, word, **bounds)
+
+
+def integer(minimum: int = 1) -> Check:
+    """An integer."""
+    return partial(_check.integer, minimum=minimum)
+
+
+def choice(*choices: str) -> Check:
+    """One of the words."""
+    return partial(_check.choice, choices=choices)
+
+
+boolean: Check = _check.boolean
+
+# Options of several families of methods, with the one meaning that a name has in all of them: help text and check.
+# An option of a single family has its meaning where it is declared.
+_shared: dict[str, tuple[str, Check]] = {
+    "lr": ("learning rate of the weights that gradient steps change", number()),
+    "weight_decay": ("decoupled weight decay: each step shrinks weights by lr * weight_decay", number()),
+    "relaxation": (
+        "part of each weight update that is taken: 1 all of it, less damps it, more over-relaxes",
+        number(),
+    ),
+    "report_objective": ("report the objective of every stage with each step", boolean),
+    "l1_weights": (
+        "factor of the penalty ||W||_1 in the objective that a stage's weights minimise; biases are free",
+        number(),
+    ),
+    "lr_codes": (
+        "step size of the codes, or 'auto' for one over a bound of the local curvature",
+        number_or("auto", above=0.0),
+    ),
+    "l1_codes": ("factor of the penalty ||c||_1 on each sample's codes, a soft threshold", number()),
+    "code_iterations": ("gradient steps on each code before the weights move", integer()),
+    "rho": (
+        "factor of the penalty rho/2 ||.||^2 that ties codes to what the layer or block below gives, beside each "
+        "sample's loss",
+        positive(),
+    ),
+    "forgetting": (
+        "share of the past that each minibatch displaces: A <- (1 - forgetting) A + its own",
+        number(maximum=1.0),
+    ),
+    "sweeps": ("passes of coordinate descent over the columns, per minibatch", integer()),
+    "duals": (
+        "dual variables: 'online', zero at the start of each step and of effect from its second round on; 'stored', "
+        "kept for every sample with its codes (block-admm only); or 'none'",
+        choice("online", "stored", "none"),
+    ),
+    "chunk_size": ("the most samples worked on at a time", integer()),
+}
+
+
+def option(
+    default: Any,
+    help: str = "",
+    check: Check | None = None,
+    *,
+    none: str = "",
+    flag: bool = True,
+    **field: Any,
+) -> Any:
+    """A field of an options class.
+
+    Args:
+        default: the default value.
+        help: what the option does, as the command line's help says it; "" for a name that several families of
+            methods share, whose meaning stands in this module.
+        check: what its values must be, such as ``number()``, unless that comes with the shared meaning. None is
+            allowed, too, where it is the default.
+        none: what the default None stands for.
+        flag: whether its values can be written on a command line.
+        **field: for :func:`dataclasses.field`.
+    """
+    metadata = {"help": help, "check": check, "none": none, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata, **field)
+
+
+def help_of(field: dataclasses.Field[Any]) -> str:
+    """The help text of an option."""
+    return field.metadata["help"] or _shared[field.name][0]
+
+
+def check_of(field: dataclasses.Field[Any]) -> Check:
+    """The check of an option's values."""
+    return field.metadata["check"] or _shared[field.name][1]
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodOptions:
+    """Options that every method has. Subclasses add theirs, and extend :meth:`complete` and :meth:`check`.
+
+    Every value is checked by itself first, and kept as a plain Python object.
+    """
+
+    report_objective: bool = option(False)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None or field.default is not None:
+                self._set(field.name, check_of(field)(field.name, value))
+        self.complete()
+        self.check()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def complete(self) -> None:
+        """Fill in what None stands for where that depends on other options."""
+
+    def check(self) -> None:
+        """Raise a ValueError that names an option which does not go with the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientOptions(MethodOptions):
+    """Options of the methods whose weights take gradient steps."""
+
+    lr: float = option(1e-3)
+    weight_decay: float = option(0.0)
+
+
+# What an option or argument is called elsewhere or was called here -> what it is called here, where a method has it.
+other_words: dict[str, tuple[str, ...]] = {
+    "lr": ("relaxation",),
+    "learning_rate": ("lr", "relaxation"),
+    "learning_rate_init": ("lr", "relaxation"),
+    "step_size": ("lr", "relaxation"),
+    "eta": ("lr", "relaxation"),
+    "weight_decay": ("l2_weights", "shrinkage"),
+    "decay": ("weight_decay", "l2_weights", "shrinkage"),
+    "l2": ("weight_decay", "l2_weights", "ridge"),
+    "l1": ("l1_weights",),
+    "beta": ("rho",),
+    "penalty": ("mu", "rho", "beta"),
+    "prior": ("prior_batches",),
+    "label_loss": ("loss",),
+    "criterion": ("loss",),
+    "loss_fn": ("loss",),
+    "loss_function": ("loss",),
+    "optimizer": ("method",),
+    "solver": ("method",),
+    "algorithm": ("method",),
+    "n_epochs": ("epochs",),
+    "num_epochs": ("epochs",),
+    "max_epochs": ("epochs",),
+    "max_iter": ("epochs",),
+    "max_steps": ("steps",),
+    "batchsize": ("batch_size",),
+    "random_state": ("seed",),
+    "random_seed": ("seed",),
+    "validation_data": ("validation",),
+    "validation_set": ("validation",),
+    "validation_split": ("validation_fraction",),
+    "scheduler": ("lr_schedule",),
+    "lr_scheduler": ("lr_schedule",),
+    "verbose": ("progress",),
+}
+
+# What no method can do, and what to do instead.
+unsupported = {
+    "sample_weight": "samples cannot be weighted; repeat those that count for more",
+    "class_weight": "a loss weighs classes, as loss=torch.nn.CrossEntropyLoss(weight=...) does",
+}

@@ -1,0 +1,130 @@
+"""An op is declared once, by its twin: signature, docstring and the formula in plain torch.
+
+``@op`` makes of it the function that users call. That one takes the native kernel where there is one for the tensors
+at hand, and the twin otherwise; the twin stays at hand as its attribute ``reference``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, ParamSpec, Protocol, cast
+
+from torch import Tensor
+
+from altmin_ext.errors import unknown_name
+from altmin_ext.ops import _native
+
+P = ParamSpec("P")
+
+declared: dict[str, Op[Any]] = {}
+takes_kernels = True
+
+
+class Op(Protocol[P]):
+    """An op.
+
+    Attributes:
+        reference: its twin in plain torch, with the same arguments; it works on any device and does not wait for it
+            (the check of labels apart).
+        written: the names of the arguments that it writes.
+    """
+
+    __name__: str
+    reference: Callable[P, None]
+    written: tuple[str, ...]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Run every op within the context on one backend.
+
+    Args:
+        name: "native", kernels where there are some (the default), or "reference", the twins in plain torch.
+
+    Returns:
+        A context manager; the backend before it comes back at its end.
+
+    Raises:
+        ValueError: ``name`` is another one.
+    """
+    global takes_kernels
+    if name not in ("native", "reference"):
+        raise unknown_name("backend", name, ("native", "reference"))
+    before, takes_kernels = takes_kernels, name == "native"
+    try:
+        yield
+    finally:
+        takes_kernels = before
+
+
+def kernels_for(tensor: Any) -> ModuleType | None:
+    """The native module if it has a kernel for this tensor's device, else None.
+
+    Raises:
+        ImportError: the kernels are needed but cannot be loaded; says why and what to do.
+    """
+    if not takes_kernels:
+        return None
+    if isinstance(tensor, Tensor) and not tensor.is_cpu and not (tensor.is_cuda and _native.has_cuda_kernels):
+        return None
+    if _native.module is None:
+        raise ImportError(_native.reason)
+    return _native.module
+
+
+# Ops of small networks take less than a microsecond, so the way to a CPU's kernel is this one function. What is no
+# tensor goes there, too, since the kernel says best what is wrong with it.
+_dispatcher = """
+def {name}({signature}):
+    tensor = {first}
+    kernels = native.module if declaration.takes_kernels and getattr(tensor, "is_cpu", True) else None
+    if kernels is None:
+        kernels = declaration.kernels_for(tensor)
+    if kernels is None:
+        twin({by_name})
+    else:
+        kernels.{name}({by_position})
+"""
+
+
+def op(written: Sequence[str]) -> Callable[[Callable[P, None]], Op[P]]:
+    """Declare an op.
+
+    Its kernel is the native module's function of the same name, with the same arguments in the same order. The first
+    argument decides which runs: it is a tensor, or a list whose first entry is.
+
+    Args:
+        written: the names of the arguments that it writes, whether it reads them or not.
+    """
+
+    def declare(twin: Callable[P, None]) -> Op[P]:
+        name, signature = twin.__name__, inspect.signature(twin)
+        parameters = list(signature.parameters.values())
+        first = parameters[0].name
+        if str(parameters[0].annotation).startswith("Sequence"):
+            first = f"{first}[0] if isinstance({first}, (list, tuple)) and {first} else None"
+        by_name = (p.name if p.kind is p.POSITIONAL_OR_KEYWORD else f"{p.name}={p.name}" for p in parameters)
+        bare = [p.replace(annotation=p.empty) for p in parameters]
+        source = _dispatcher.format(
+            name=name,
+            signature=str(inspect.Signature(bare))[1:-1],
+            first=first,
+            by_name=", ".join(by_name),
+            by_position=", ".join(p.name for p in parameters),
+        )
+        scope = {"native": _native, "declaration": sys.modules[__name__], "twin": twin}
+        exec(compile(source, f"<op {name}>", "exec"), scope)
+        function = cast("Op[P]", scope[name])
+        for attribute in ("__doc__", "__module__", "__qualname__", "__annotations__"):
+            setattr(function, attribute, getattr(twin, attribute))
+        function.reference, function.written = twin, tuple(written)
+        declared[name] = function
+        return function
+
+    return declare

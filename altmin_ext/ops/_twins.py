@@ -1,0 +1,37 @@
+"""What the twins of several ops have in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def raise_unless_finite(guard: Tensor | None, value: Tensor) -> None:
+    """Raise the flag of the guard if the value, or a part of it, is not finite."""
+    if guard is not None:
+        guard.logical_or_(~torch.isfinite(value))
+
+
+def keep_finite(new: Tensor, other_new: Tensor, guard: Tensor | None, index: int) -> Tensor:
+    """Where an update may be taken: everything in it is finite. Raises the tensor's flag elsewhere."""
+    finite = torch.isfinite(new) & torch.isfinite(other_new)
+    if guard is not None:
+        guard[index] = torch.maximum(guard[index], (~finite.all()).to(guard.dtype))
+    return finite
+
+
+def no_flag_is_up(guard: Tensor | None) -> Tensor | bool:
+    return True if guard is None else ~(guard != 0).any()
+
+
+def outside(labels: Tensor, classes: int) -> Tensor:
+    """Which labels are outside [0, classes).
+
+    Raises:
+        ValueError: one of them is, and it can be read without waiting for a GPU.
+    """
+    wrong = (labels < 0) | (labels >= classes)
+    if labels.device.type == "cpu" and wrong.any():
+        first = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"labels must lie in [0, {classes}), but labels[{first}] is {int(labels[first])}.")
+    return wrong

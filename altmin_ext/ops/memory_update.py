@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from altmin_ext.ops._declaration import op
+from altmin_ext.ops.scalars import MemoryScalar
+
+
+@op(written=("gram", "cross"))
+def memory_update(
+    activation: Tensor,
+    code: Tensor,
+    *,
+    gram: Tensor,
+    cross: Tensor,
+    scalars: Tensor,
+) -> None:
+    """gram <- (1 - forgetting) gram + sum_b a~ a~^T; cross <- (1 - forgetting) cross + sum_b c a~^T.
+
+    With these two matrices a stage remembers all its past data (AM-mem, Choromanska et al. 2019, equation 7).
+
+    Args:
+        activation: (B, n), a.
+        code: (B, m), c.
+        gram: (n, n), or (n + 1, n + 1) where a~ = [a; 1] carries the bias; in and out, both triangles.
+        cross: (m, n) or (m, n + 1), in and out.
+        scalars: (2,) float64, :class:`MemoryScalar`.
+
+    Raises:
+        TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
+    """
+    if len(gram) > activation.shape[1]:
+        activation = F.pad(activation, (0, 1), value=1.0)
+    forgetting = scalars[MemoryScalar.forgetting]
+    gram.copy_((gram - forgetting * gram) + activation.T @ activation)
+    cross.copy_((cross - forgetting * cross) + code.T @ activation)

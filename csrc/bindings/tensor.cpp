@@ -1,0 +1,93 @@
+#include "tensor.h"
+
+#include <iterator>
+
+namespace altmin {
+namespace {
+
+const dlpack::ExchangeApi* in_use = nullptr;
+
+const dlpack::ExchangeApi* look_up_exchange_api(PyTypeObject* type) {
+  const py::object capsule =
+      py::getattr(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__", py::none());
+  if (capsule.is_none()) return nullptr;
+  auto* header =
+      static_cast<dlpack::ExchangeApiHeader*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (!header) throw py::error_already_set();
+  while (header && header->version.major > 1) header = header->previous;
+  const auto* api = reinterpret_cast<const dlpack::ExchangeApi*>(header);
+  return api && api->view_from_object ? api : nullptr;
+}
+
+}  // namespace
+
+const dlpack::ExchangeApi* exchange_api_in_use() { return in_use; }
+
+const dlpack::ExchangeApi* exchange_api(py::handle object) {
+  // Types seen lately, kept alive: Tensor and Parameter alternate within a call.
+  static PyTypeObject* known[4] = {};
+  static int oldest = 0;
+  PyTypeObject* type = Py_TYPE(object.ptr());
+  if (std::find(known, std::end(known), type) != std::end(known)) return in_use;
+  const dlpack::ExchangeApi* api = look_up_exchange_api(type);
+  if (!api) return nullptr;
+  in_use = api;
+  Py_INCREF(type);
+  Py_XDECREF(known[oldest]);
+  known[oldest] = type;
+  oldest = (oldest + 1) % static_cast<int>(std::size(known));
+  return api;
+}
+
+}  // namespace altmin
+
+namespace pybind11::detail {
+
+bool type_caster<altmin::Tensor>::load(handle source, bool) {
+  if (source.is_none()) return true;
+  value.object = source;
+  const altmin::dlpack::ExchangeApi* api = altmin::exchange_api(source);
+  value.readable = api && api->view_from_object(source.ptr(), &value.view) == 0;
+  if (!value.readable) PyErr_Clear();
+  return true;
+}
+
+bool type_caster<altmin::TensorList>::load(handle source, bool) {
+  value.object = source;
+  // A tuple of its own, which no other thread can change while the interpreter's lock is released.
+  if (PySequence_Check(source.ptr())) value.items = reinterpret_steal<object>(PySequence_Tuple(source.ptr()));
+  if (!value.items) {
+    PyErr_Clear();
+    return true;
+  }
+  const auto count = static_cast<size_t>(PyTuple_GET_SIZE(value.items.ptr()));
+  value.tensors.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    type_caster<altmin::Tensor> item;
+    item.load(PyTuple_GET_ITEM(value.items.ptr(), i), false);
+    value.tensors.push_back(static_cast<altmin::Tensor&>(item));
+  }
+  return true;
+}
+
+bool type_caster<altmin::Sigma>::load(handle source, bool) {
+  static PyObject* const kind = PyUnicode_InternFromString("kind");
+  static PyObject* const parameter = PyUnicode_InternFromString("parameter");
+  const auto number = reinterpret_steal<object>(PyObject_GetAttr(source.ptr(), kind));
+  const auto real = reinterpret_steal<object>(PyObject_GetAttr(source.ptr(), parameter));
+  int overflow = 0;
+  const long index = number ? PyLong_AsLongAndOverflow(number.ptr(), &overflow) : 0;
+  const double slope = real ? PyFloat_AsDouble(real.ptr()) : 0.0;
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    altmin::raise_type_error("sigma must be an altmin_ext.ops.Activation, but is of type ",
+                             altmin::type_name(source), ".");
+  }
+  if (overflow || index < 0 || index >= static_cast<long>(std::size(altmin::activation_names)))
+    altmin::raise_value_error("sigma.kind must be an index of activation_names, but is ",
+                              std::string(str(number)), ".");
+  value = {static_cast<altmin::Activation>(index), slope};
+  return true;
+}
+
+}  // namespace pybind11::detail

@@ -1,0 +1,41 @@
+#include "activation_loops.h"
+
+#include "ops/backend.h"
+
+ALTMIN_WIDE_PART;
+
+namespace altmin::cpu::ALTMIN_ISA {
+
+template <typename T>
+void activation_values(Activation kind, T parameter, const T* codes, T* values, int64_t n) {
+  dispatch_activation<T>(kind, parameter, [=](auto sigma) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) values[i] = sigma.value(codes[i]);
+  });
+}
+
+template <typename T>
+void activation_derivatives(Activation kind, T parameter, const T* codes, T* derivatives, int64_t n) {
+  dispatch_activation<T>(kind, parameter, [=](auto sigma) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) derivatives[i] = sigma.derivative(codes[i]);
+  });
+}
+
+template <typename T>
+void activation_differences(Activation kind, T parameter, const T* codes, const T* displacement, T unit,
+                            T* differences, int64_t n) {
+  dispatch_activation<T>(kind, parameter, [=](auto sigma) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) differences[i] = sigma.difference(codes[i], displacement[i], unit);
+  });
+}
+
+#define ALTMIN_INSTANTIATE_ACTIVATIONS(T)                                     \
+  template void activation_values(Activation, T, const T*, T*, int64_t);      \
+  template void activation_derivatives(Activation, T, const T*, T*, int64_t); \
+  template void activation_differences(Activation, T, const T*, const T*, T, T*, int64_t);
+ALTMIN_INSTANTIATE_ACTIVATIONS(float)
+ALTMIN_INSTANTIATE_ACTIVATIONS(double)
+
+}  // namespace altmin::cpu::ALTMIN_ISA

@@ -1,0 +1,24 @@
+// Activations of whole arrays, n numbers long. They are compiled once for all ops: each is a loop for every activation.
+// What is written may be what is read.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/activation.h"
+
+namespace altmin::cpu::ALTMIN_ISA {
+
+// values[i] = sigma(codes[i])
+template <typename T>
+void activation_values(Activation kind, T parameter, const T* codes, T* values, int64_t n);
+
+// derivatives[i] = sigma'(codes[i])
+template <typename T>
+void activation_derivatives(Activation kind, T parameter, const T* codes, T* derivatives, int64_t n);
+
+// differences[i] = (sigma(codes[i] - unit displacement[i]) - sigma(codes[i])) / unit
+template <typename T>
+void activation_differences(Activation kind, T parameter, const T* codes, const T* displacement, T unit,
+                            T* differences, int64_t n);
+
+}  // namespace altmin::cpu::ALTMIN_ISA
