@@ -142,6 +142,7 @@ class AMMem(OnlineAM):
     Update = AdamUpdate
     _stages_of_update = slice(-1, None)
     _keeps_codes = True
+    _moves_weights_in_parts = True
     _forgets = True  # whether the next minibatch makes a part of the past forgotten
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:

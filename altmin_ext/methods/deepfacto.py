@@ -200,8 +200,8 @@ class OnlineDictionary:
 
     def commit(self) -> None:
         """Go on with what was found."""
-        self.gram, self.cross, dictionary = self._found
-        self._layer.dictionary.copy_(dictionary)
+        self._layer.dictionary.copy_(self._found[2])
+        self.gram, self.cross, _ = self._found
 
 
 def _begin_anew(

@@ -54,7 +54,8 @@ class Offline(OnlineAM):
     minibatch are coupled. A dropout draws masks for every chunk. Batch normalisation sees the statistics of every
     chunk by itself, and its running statistics follow the last one. The search under a ``Sign("none")`` weighs flips
     by how far the code above moves in the chunk. Where the bound of a step size has to be tried on samples, they are
-    those of the last chunk.
+    those of the last chunk. A criterion sees every chunk by itself, too: its mean and its estimated curvature are the
+    chunk's.
     """
 
     traits = Traits(full_batch=True)

@@ -53,24 +53,60 @@ class Piece(abc.ABC):
         self._start = self._point = torch.empty(0)
 
     def begin(self, a: Tensor) -> Tensor:
-        """The first evaluation of a step: draws masks, takes statistics."""
+        """The first evaluation of a step: draws masks, takes statistics.
+
+        Args:
+            a: (B, ...), the encode's point a0.
+
+        Returns:
+            f(a), (B, ...).
+        """
         self._start = a
         return self.value(a)
 
     @abc.abstractmethod
     def value(self, a: Tensor) -> Tensor:
-        """f(a), and stand there."""
+        """Go to a point.
+
+        Args:
+            a: (B, ...).
+
+        Returns:
+            f(a), (B, ...), where the piece stands from now on.
+        """
 
     @abc.abstractmethod
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        """(f(a0 + unit delta) - f(a0)) / unit, and stand at a0 + unit delta."""
+        """Go from the encode's point a0 to a0 + unit delta.
+
+        Args:
+            delta: (B, ...), in units of ``unit``.
+            unit: 0-d.
+
+        Returns:
+            (f(a0 + unit delta) - f(a0)) / unit, shaped like the value.
+        """
 
     @abc.abstractmethod
     def vjp(self, gradient: Tensor) -> Tensor:
-        """J^T gradient."""
+        """What is pulled back to the input.
+
+        Args:
+            gradient: shaped like the value.
+
+        Returns:
+            J^T gradient, shaped like the input, J the Jacobian where the piece stands.
+        """
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        """J_w^T gradient, one for each of ``parameters``."""
+        """The gradients of the piece's own parameters.
+
+        Args:
+            gradient: shaped like the value.
+
+        Returns:
+            J_w^T gradient where the piece stands, a tensor for each of ``parameters``.
+        """
         return []
 
     def commit(self) -> None:  # noqa: B027  (only what keeps running statistics has anything to commit)
@@ -83,11 +119,25 @@ class Piece(abc.ABC):
 
     @abc.abstractmethod
     def sample_jvp(self, v: Tensor) -> Tensor:
-        """J v for the first len(v) samples where the piece stands, apart from what couples samples of a batch."""
+        """J v for the first samples, apart from what couples the samples of a batch.
+
+        Args:
+            v: shaped like the inputs of the first len(v) samples.
+
+        Returns:
+            A tensor shaped like their values.
+        """
 
     @abc.abstractmethod
     def sample_vjp(self, v: Tensor) -> Tensor:
-        """J^T v likewise."""
+        """J^T v likewise.
+
+        Args:
+            v: shaped like the values of the first len(v) samples.
+
+        Returns:
+            A tensor shaped like their inputs.
+        """
 
 
 class PointwisePiece(Piece):
