@@ -373,7 +373,11 @@ def test_state_of_another_width_is_refused(name: str, hidden: int) -> None:
     """Smaller ones above all, beyond whose end a kernel that believed them would write."""
     method = make(name, network(name, hidden=hidden))
     run(method, X, Y)
-    assert_state_refused(name, method.state_dict())
+    state = method.state_dict()
+    if state.keys() == {"method", "steps", "learning_rate_factor"}:  # nothing that has a width
+        make(name, network(name)).load_state_dict(state)
+    else:
+        assert_state_refused(name, state)
 
 
 @every_method
