@@ -139,3 +139,6 @@ class EarlyStopping:
         if self._best_weights is not None:
             state.model.load_state_dict(self._best_weights)
             self._best_weights = None
+
+
+__all__ = ["EarlyStopping", "TrainingState"]

@@ -328,3 +328,6 @@ def _to_tensor(numbers: list[Any]) -> Tensor:
         return float("nan") if value is None else value
 
     return torch.tensor(filled(numbers), dtype=torch.float64)
+
+
+__all__ = ["History", "plot_histories"]

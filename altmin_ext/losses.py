@@ -620,3 +620,18 @@ def make_loss(loss: LossLike, *, partial: bool = False, needs: Sequence[str] = (
 
 def _has(loss: type[Loss], need: str) -> bool:
     return getattr(loss, need) is not getattr(Loss, need)
+
+
+__all__ = [
+    "UNLABELLED",
+    "Criterion",
+    "CrossEntropy",
+    "Hinge",
+    "Loss",
+    "LossLike",
+    "MeanSquaredError",
+    "PartlyLabelled",
+    "SquaredError",
+    "make_loss",
+    "names",
+]
