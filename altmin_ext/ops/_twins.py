@@ -13,7 +13,7 @@ def raise_unless_finite(guard: Tensor | None, value: Tensor) -> None:
 
 
 def keep_finite(new: Tensor, other_new: Tensor, guard: Tensor | None, index: int) -> Tensor:
-    """Where all of an update is finite, so that it may be taken. Raises the tensor's flag unless that is everywhere."""
+    """Where all of an update is finite and it may be taken. Raises the tensor's flag unless that is everywhere."""
     finite = torch.isfinite(new) & torch.isfinite(other_new)
     if guard is not None:
         guard[index] = torch.maximum(guard[index], (~finite.all()).to(guard.dtype))
