@@ -240,7 +240,7 @@ class PreMap(Chain):
 
 
 def _fused(pieces: Sequence[Piece]) -> list[Piece]:
-    """The same function with identities dropped, and neighbouring activations fused if the kernels know the result."""
+    """The same function with identities dropped, and neighbouring activations fused if kernels know the result."""
     result: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, PointwisePiece) and piece.activation == identity:

@@ -125,7 +125,7 @@ class _Open:
         self.map: list[tuple[str, nn.Module]] = []
 
     def takes(self, module: nn.Module) -> bool:
-        """Whether a module with parameters still belongs to the map, which is normalisations and at most one other."""
+        """Whether a module with parameters still belongs to the map: normalisations and at most one other module."""
         return isinstance(module, _normalisations) or all(isinstance(m, _normalisations) for _, m in self.map)
 
     def close(self, like: Tensor) -> BoundStage:
@@ -254,7 +254,7 @@ def split_at(model: nn.Module, starts: Sequence[int]) -> list[BoundStage]:
 
     Args:
         model: as for :func:`split`.
-        starts: the numbers, among :func:`leaves`, of the modules with which a new stage begins; increasing, without 0.
+        starts: the numbers, among :func:`leaves`, of the modules that begin a new stage; increasing, without 0.
 
     Returns:
         The stages from the input to the logits.
