@@ -294,7 +294,7 @@ def _check_classes(y: Tensor, n_out: int, missing: Sequence[int] = ()) -> None:
 
 
 def _one_hot(y: Tensor, like: Tensor) -> Tensor:
-    """Labels (B,) as one-hot (B, C). A label out of range raises on a CPU; on a GPU it becomes NaN, without a wait."""
+    """Labels (B,) as one-hot (B, C). A label out of range raises; on a GPU, which must not wait, it becomes NaN."""
     classes = like.shape[1]
     if not y.is_cuda:
         _check_classes(y, classes)

@@ -36,7 +36,7 @@ class Chain:
             a: (B, ...), a0.
 
         Returns:
-            f(a0).
+            The value f(a0).
         """
         for piece in self.pieces:
             a = piece.begin(a)
@@ -49,7 +49,7 @@ class Chain:
             a: (B, ...).
 
         Returns:
-            f(a).
+            The value f(a).
         """
         for piece in self.pieces:
             a = piece.value(a)

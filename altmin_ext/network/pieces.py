@@ -73,7 +73,7 @@ class Piece(abc.ABC):
             a: (B, ...).
 
         Returns:
-            f(a).
+            The value f(a).
         """
 
     @abc.abstractmethod

@@ -64,7 +64,7 @@ class NonNegativeFactors(nn.Module):
         self.register_buffer("dictionary", nn.functional.normalize(atoms, dim=0))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Factorise features.
+        """Factorise features into codes.
 
         Args:
             features: (B, C, ...).
