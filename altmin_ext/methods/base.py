@@ -56,7 +56,8 @@ class Traits:
 
     Attributes:
         full_batch: whether a step takes the whole training set.
-        per_sample: whether it keeps something for every sample, and a step needs their numbers: ``step(x, y, index)``.
+        per_sample: whether it keeps variables for every sample; a step then needs their numbers:
+            ``step(x, y, index)``.
         factorises: whether it trains NonNegativeFactors, also on samples without a label, -1.
         captures: whether its steps can become a CUDA graph: ``_compute`` and ``_commit`` launch the same kernels in
             every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
@@ -80,8 +81,8 @@ class Method(abc.ABC):
     is always an ordinary torch one.
 
     To write a method: :meth:`_cut` splits the model and refuses one that does not suit, before anything has changed;
-    :meth:`_allocate` makes the buffers. A step has the following phases, in this order. A method defines ``_compute``,
-    and those of the others that it needs:
+    :meth:`_allocate` makes the buffers. A step has the following phases, in this order. A method defines
+    ``_compute``, and those of the others that it needs:
 
     1. ``check_batch(x, y)`` refuses a minibatch that does not fit the model;
     2. ``_undoable()`` names the parts that must be restored if the step fails later; their state is saved;
@@ -196,7 +197,7 @@ class Method(abc.ABC):
         return ()
 
     def _allocate(self) -> None:  # noqa: B027  (some methods need nothing)
-        """Make the buffers that steps write to. The model is on its device by now, and nothing is refused any more."""
+        """Make the buffers that steps write to. The model is on its device, and nothing is refused any more."""
 
     def _why_not_captured(self) -> str | None:
         """The reason, as the end of a sentence, why steps with this model and options cannot be CUDA graphs.
@@ -403,8 +404,8 @@ class Method(abc.ABC):
 
         Raises:
             TypeError: x or y is no tensor, or has a wrong dtype.
-            ValueError: x or y is on another device than the model, or has a wrong shape; or the model has changed, see
-                :meth:`check_model`.
+            ValueError: x or y is on another device than the model, or has a wrong shape; or the model has changed,
+                see :meth:`check_model`.
         """
         self.check_model()
         if not isinstance(x, Tensor):
