@@ -148,7 +148,7 @@ class BlockADMMOptions(BlockOptions):
             raise ValueError(f"l1_codes must be 0 unless proximal='sparse', but is {self.l1_codes!r}.")
 
     def starts(self, model: nn.Module) -> list[int]:
-        """The numbers of the modules that begin a block, the first block apart; a ValueError if that is impossible."""
+        """The numbers of the modules that begin a block, except the first; a ValueError if that is impossible."""
         maps = map_spans(model)
         count = len(maps) if self.blocks is None else self.blocks
         if isinstance(count, int):
@@ -237,7 +237,7 @@ class Block:
         self.code = code if self._proximal is None else self._proximal(code, eta)
 
     def stand_at(self, input: Tensor, *, anew: bool = False) -> None:
-        """Evaluate f, unless the last evaluation was at this input; ``anew``: always, since the weights have moved."""
+        """Evaluate f, unless the last evaluation was at this input; ``anew``: always, since weights have moved."""
         if anew or input is not self.input:
             self.input = input
             self.output = self.map.forward(self.pre.value(input), None)
@@ -316,8 +316,8 @@ class BlockADMM(Method):
 
     Attributes:
         code_step_sizes: (T - 1,) float64, the step size of each code in the last step, lowest code first.
-        codes, duals: the stored codes and duals of every sample: a tensor (N, ...) for each block but the last, with N
-            greater than every index so far. Empty if none are stored.
+        codes, duals: the stored codes and duals of every sample: a tensor (N, ...) for each block but the last, with
+            N greater than every index so far. Empty if none are stored.
     """
 
     name = "block-admm"
@@ -553,7 +553,7 @@ class BlockADMM(Method):
             above.stand_at(below.above)
 
     def _store(self, index: Tensor) -> None:
-        """Store the codes and duals of these samples; at the end of a step, since one that fails must store nothing."""
+        """Store the codes and duals of these samples; at the end of a step, so that a failed one stores nothing."""
         needed, held = int(index.max()) + 1, len(self._seen)
         if needed > held:  # at least doubled, so that growing costs little in the long run
             size = max(needed, 2 * held)

@@ -46,8 +46,8 @@ class OnlineAMOptions(GradientOptions):
 
     With ``stage_scaling="displacement"`` the weight objective of a stage is divided by the RMS displacement of its
     code. The minimiser stays the same, but the curvature grows, without bound as the loss goes to zero. Adam is
-    invariant to such a factor. Plain gradient steps diverge, so AM-SGD does not scale by default; with scaling, use
-    an ``lr`` of .01.
+    almost invariant to such a factor. Plain gradient steps diverge, so AM-SGD does not scale by default; with
+    scaling, use an ``lr`` of .01.
     """
 
     lr_out: float | None = option(None, "learning rate of the predictor", number(), none="lr")
