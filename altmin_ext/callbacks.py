@@ -1,4 +1,4 @@
-"""Callbacks of a training run: the state that they see, and early stopping.
+"""Callbacks of a training run: the state that they are passed, and early stopping.
 
 A callback is any object with one or more of the methods ``on_start``, ``on_step``, ``on_epoch`` and ``on_end``::
 
@@ -26,7 +26,7 @@ from altmin_ext.methods import Method, StepReport
 
 @dataclasses.dataclass
 class TrainingState:
-    """The state of a training run, which its callbacks are called with.
+    """The state of a training run, the argument of its callbacks.
 
     A callback is any object with one or more of these methods:
 
@@ -39,11 +39,12 @@ class TrainingState:
         method: the method that trains.
         history: the record so far.
         epoch: number of the current epoch, from 1; 0 before the first.
-        epochs: the most epochs that the run has.
+        epochs: the largest number of epochs of the run.
         step: number of minibatches trained on in this run so far.
-        report: the last step's report; None before the first.
-        metrics: which of "loss", "accuracy", "validation_loss" and "validation_accuracy" each epoch records; of a
-            stream an accuracy that depends on its targets may turn out to be None.
+        report: the report of the last step; None before the first.
+        metrics: those of "loss", "accuracy", "validation_loss" and "validation_accuracy" that each epoch records. If
+            the data are a stream, an accuracy may still turn out to be None.
+        stopped: whether :meth:`stop` has been called.
     """
 
     method: Method
@@ -70,19 +71,20 @@ class EarlyStopping:
     """Ends a run when the monitored number stops improving, and restores the best weights.
 
     Args:
-        monitor: "validation_accuracy", "validation_loss", "accuracy" or "loss", as the history records them;
-            an accuracy should rise, a loss fall.
-        patience: number of epochs in a row without an improvement after which the run ends.
-        minimum_improvement: an improvement must exceed the best so far by more than this.
-        restore_best: at the end, put back the weights and buffers that the model had after the best epoch; a
-            copy of them is kept on the model's device. If an exception ends the run, the model stays as it is.
+        monitor: the number of the history to monitor: "validation_accuracy" (the default), "validation_loss",
+            "accuracy" or "loss". An accuracy should rise, a loss should fall.
+        patience: the run ends after this many epochs in a row without an improvement; 5 by default.
+        minimum_improvement: an improvement must exceed the best value by more than this; 0 by default.
+        restore_best: whether to put back, at the end, the weights and buffers that the model had after the best
+            epoch. A copy of them is kept on the model's device. If an exception ends the run, the model stays as it
+            is.
 
     Attributes:
         best: the best value so far; None before the first epoch.
-        best_epoch: the epoch it was reached in, from 1; 0 before the first.
+        best_epoch: the epoch in which it was reached, from 1; 0 before the first.
 
     Raises:
-        TypeError, ValueError: an argument is wrong; or, when a run starts, it will not record ``monitor``.
+        TypeError, ValueError: an argument is wrong.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class EarlyStopping:
         self._best_weights: dict[str, Any] | None = None
 
     def on_start(self, state: TrainingState) -> None:
+        """Forget an earlier run; raise a ValueError if the run of ``state`` will not record ``monitor``."""
         self._check_monitor(state.metrics)
         self._forget()
 
@@ -117,6 +120,7 @@ class EarlyStopping:
             )
 
     def on_epoch(self, state: TrainingState) -> None:
+        """Compare the newest epoch of ``state`` with the best one, and stop the run if patience is exhausted."""
         row = state.history.epochs[-1]
         self._check_monitor([name for name in state.metrics if row[name] is not None])
         value = row[self.monitor]
@@ -136,6 +140,10 @@ class EarlyStopping:
         return gain > self.minimum_improvement
 
     def on_end(self, state: TrainingState) -> None:
+        """Restore the best weights to the model of ``state``, if ``restore_best``."""
         if self._best_weights is not None:
             state.model.load_state_dict(self._best_weights)
             self._best_weights = None
+
+
+__all__ = ["EarlyStopping", "TrainingState"]

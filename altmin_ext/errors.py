@@ -19,3 +19,6 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> ValueError:
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
     return ValueError(f"unknown {what} {name!r}: {hint}valid ones are {', '.join(sorted(known))}.")
+
+
+__all__ = ["DivergenceError"]

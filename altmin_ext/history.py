@@ -32,26 +32,27 @@ class History:
         epochs: one dict per epoch, with the keys
 
             - ``epoch``: its number, from 1;
-            - ``loss``, ``accuracy``: means over the epoch's labelled samples, each seen just before it was trained
-              on; minibatches whose loss is not finite are left out;
+            - ``loss``, ``accuracy``: means over the epoch's labelled samples, each evaluated just before the step on
+              it; minibatches whose loss is not finite are left out;
             - ``validation_loss``, ``validation_accuracy``: after the epoch;
             - ``seconds``: of training, without validation; ``samples_per_second`` likewise;
             - ``learning_rate_factor``: from the learning-rate schedule;
             - ``objective``: a list, the mean local objective of every stage over all samples, first stage first.
 
-            Values that do not apply are None: accuracies where nothing is classified, as for ``loss="mse"``,
-            validation without validation data, objectives without ``report_objective=True``.
+            Values that do not apply are None: accuracies if nothing is classified, as with ``loss="mse"``, validation
+            without validation data, objectives without ``report_objective=True``.
         loss: the name of the loss, or of the criterion's class or the function; None before the run.
         steps: number of minibatches trained on.
-        step_loss: 1-D float64 tensor on the CPU, the mean loss of every minibatch.
-        step_accuracy: likewise the accuracy; None where there is none.
-        step_objective: (steps, stages), likewise the local objectives; None without ``report_objective=True``.
-        objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose where it should not; None for all
-            other methods.
+        step_loss: (steps,) float64 on the CPU, the mean loss of every minibatch.
+        step_accuracy: (steps,) float64 on the CPU, its accuracy; None if nothing is classified.
+        step_objective: (steps, stages) float64 on the CPU, its local objectives; None without
+            ``report_objective=True``.
+        objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose although it should not; None for
+            all other methods.
 
-    The three step records keep the last :attr:`step_limit` steps, so that a run over an endless stream stays
-    within a few megabytes; the first one kept is number ``steps - len(step_loss)``, counted from 0. They grow
-    at the end of an epoch, and every hundred steps within one (on a GPU every thousand).
+    The three step records keep the last :attr:`step_limit` steps, 100,000. A run over an endless stream therefore
+    stays within a few megabytes. The first step that is kept has the number ``steps - len(step_loss)``, counted from
+    0. The records grow at the end of each epoch, and every hundred steps within one (on a GPU, every thousand).
     """
 
     step_limit = 100_000
@@ -84,7 +85,13 @@ class History:
         return None if self.step_objective is None else self.step_objective.sum(1)
 
     def add_steps(self, loss: Tensor, accuracy: Tensor | None, objective: Tensor | None) -> None:
-        """Append minibatches: loss and accuracy (steps,), objective (steps, stages), float64 on the CPU."""
+        """Append minibatches to the step records.
+
+        Args:
+            loss: (steps,) float64 on the CPU, the mean loss of each minibatch.
+            accuracy: (steps,), its accuracy; None if nothing is classified.
+            objective: (steps, stages), its local objectives; None if they are not reported.
+        """
         self.steps += len(loss)
         self.step_loss = self._appended(self.step_loss, loss)
         if accuracy is not None:
@@ -94,7 +101,7 @@ class History:
 
     def _appended(self, record: Tensor | None, new: Tensor) -> Tensor:
         whole = new if record is None else torch.cat([record, new])
-        # A slice alone would keep what it leaves out alive.
+        # Copied, since a slice would keep the whole record in memory.
         return whole if len(whole) <= self.step_limit else whole[-self.step_limit :].clone()
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -109,10 +116,11 @@ class History:
         return _require("pandas", "pandas").DataFrame(self.epochs).set_index("epoch")
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Learning curves: loss and, where there is one, accuracy by epoch, training beside validation.
+        """Draw learning curves: loss and, if there is one, accuracy by epoch, for training and validation.
 
         Args:
-            path: also write the picture there; the ending (".png", ".pdf", ".svg") chooses the format.
+            path: a file to write the picture to as well; its suffix (".png", ".pdf", ".svg") chooses the format.
+                None for no file.
 
         Returns:
             The ``matplotlib.figure.Figure``.
@@ -124,7 +132,7 @@ class History:
         return plot_histories({"": self}, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything as one JSON file, whole or not at all.
+        """Write everything to one JSON file, completely or not at all.
 
         A number that is not finite is written as null.
 
@@ -132,7 +140,7 @@ class History:
             path: of the file; missing folders are made.
 
         Raises:
-            OSError: the file cannot be written; what was there before is untouched.
+            OSError: the file cannot be written; a file that was there before is untouched.
         """
         document = {
             "format": _FORMAT,
@@ -149,7 +157,7 @@ class History:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:
-        """Read what :meth:`save` wrote; in the step records, null becomes NaN again.
+        """Read a file that :meth:`save` has written; in the step records, null becomes NaN again.
 
         Args:
             path: of the file.
@@ -159,7 +167,7 @@ class History:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is no history.
+            ValueError: the file holds no history.
         """
         try:
             document = json.loads(Path(path).read_bytes())
@@ -177,20 +185,20 @@ class History:
             if document[name] is not None:
                 setattr(history, name, _to_tensor(document[name]))
         for name in ("loss", "objective_rose"):
-            setattr(history, name, document.get(name))  # files from before it have none
+            setattr(history, name, document.get(name))  # older files lack it
         return history
 
 
 class EpochRecord:
-    """Turns an epoch's reports into its rows of the history without waiting for the device at every step."""
+    """Turns the reports of an epoch into a row of the history, without waiting for the device at every step."""
 
-    # How many reports are held before their numbers are fetched, for which a GPU is waited for.
+    # Reports that are held before their numbers are fetched, which waits for a GPU.
     _pending_limit, _pending_limit_on_gpu = 100, 1000
 
     def __init__(self, history: History) -> None:
         self._history = history
         self._reports: list[StepReport] = []
-        # Of each minibatch, in samples and in samples with a target.
+        # The size of each minibatch, in samples and in samples with a target.
         self._sizes: list[tuple[int, int | Tensor]] = []
         self._counted = self._described = 0.0
         self._loss = 0.0
@@ -225,7 +233,7 @@ class EpochRecord:
         objectives = [r.objective for r in reports if r.objective is not None]
         if objectives:
             objective = torch.stack(objectives).cpu().double()
-            # Without a label there is no loss, but there are objectives.
+            # A minibatch without labels has no loss, but it has objectives.
             described = counted | ((sizes == 0) & objective.isfinite().all(1))
             self._described += float(whole[described].sum())
             total = (objective * whole[:, None])[described].sum(0)
@@ -258,19 +266,20 @@ def plot_histories(
     *,
     held_out: str = "validation",
 ) -> Figure:
-    """Learning curves of several runs in one picture: loss and, where there is one, accuracy by epoch.
+    """Draw the learning curves of several runs in one picture: loss and, if there is one, accuracy by epoch.
 
     Args:
-        histories: label -> history; a colour each, dashed for training and solid for validation.
-        path: also write the picture there; the ending (".png", ".pdf", ".svg") chooses the format.
-        held_out: what to call the validation data, such as "test".
+        histories: label -> history; each has its colour, dashed for training and solid for validation.
+        path: a file to write the picture to as well; its suffix (".png", ".pdf", ".svg") chooses the format. None for
+            no file.
+        held_out: the label of the validation data, such as "test".
 
     Returns:
         The ``matplotlib.figure.Figure``.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there is no history, or one without epochs.
+        ValueError: there is no history, or one has no epochs.
     """
     if not histories:
         raise ValueError("histories must hold at least one history, but is empty.")
@@ -279,7 +288,7 @@ def plot_histories(
             raise ValueError(
                 f"histories must have at least one epoch each, but {label or 'this one'!r} has none."
             )
-    # The class, not pyplot: no window, no global state, and any thread may draw.
+    # Not pyplot: Figure itself opens no window, has no global state, and may be used by any thread.
     figure: Figure = _require("matplotlib.figure", "plot").Figure(figsize=(10, 4), layout="constrained")
     shown = [
         quantity
@@ -296,7 +305,7 @@ def plot_histories(
                 points = [(e["epoch"], e[key]) for e in history.epochs if e[key] is not None]
                 if points:
                     name = f"{label}, {kind}" if label else kind
-                    # A marker, since a single epoch draws no line.
+                    # With a marker, since a single epoch draws no line.
                     panel.plot(*zip(*points, strict=True), style, color=f"C{index}", marker=".", label=name)
         panel.set_xlabel("epoch")
         panel.set_ylabel(quantity)
@@ -328,3 +337,6 @@ def _to_tensor(numbers: list[Any]) -> Tensor:
         return float("nan") if value is None else value
 
     return torch.tensor(filled(numbers), dtype=torch.float64)
+
+
+__all__ = ["History", "plot_histories"]

@@ -1,8 +1,8 @@
-"""The losses at the top of the network, each with what alternating minimisation needs to know of it.
+"""The losses at the top of the network.
 
-A loss is a class here, or whatever a user passes: a torch criterion, or any function (logits, y) -> mean over the
-minibatch. The mean is all that a loss has to know; its derivative, and the curvature that automatic step sizes rest
-on, are then found by autograd at the logits alone. What a loss knows better it overrides.
+A loss is one of the classes here, a torch criterion, or any function (logits, y) -> mean over the minibatch. A loss
+must define its mean only. Autograd then finds the derivative, and the curvature for automatic step sizes, at the
+logits alone. A loss that has closed forms for these overrides them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _curvature_iterations = 8
 
 
 class Loss(abc.ABC):
-    """A loss l(z, y) of logits z (B, C); a minibatch counts with its mean over B.
+    """A loss l(z, y) of logits z (B, C), averaged over the B samples of a minibatch.
 
-    A subclass gives :attr:`name` and :meth:`mean`. The rest has a default, for class indices y (B,) and by autograd;
-    :meth:`proximal` has none, and methods that need it refuse a loss without.
+    A subclass defines :attr:`name` and :meth:`mean`. Everything else has a default, which uses autograd and takes y
+    for class indices (B,). The exception is :meth:`proximal`: methods that need it refuse a loss without it.
 
     Attributes:
-        name: what reports call it, and what ``loss=`` takes of those in this module.
-        given: the object, other than a name, that was passed as ``loss=``.
-        counts_correct: whether "how many are correct" can have a meaning; :meth:`counts` says of which targets.
+        name: its name in reports; for the losses of this module also the value of ``loss=``.
+        given: the object that the user passed as ``loss=``, unless that was a name.
+        counts_correct: whether samples can be classified correctly; :meth:`counts` says for which targets.
         captured: whether :meth:`residual` may become part of a CUDA graph.
         missing: class indices that stand for "no label".
     """
@@ -49,23 +49,31 @@ class Loss(abc.ABC):
 
     @abc.abstractmethod
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The mean loss over the minibatch, 0-d, differentiable; NaN on a GPU where a label is out of range."""
+        """The mean loss over the minibatch.
+
+        Args:
+            logits: (B, C).
+            y: the targets, as :meth:`check_targets` returns them.
+
+        Returns:
+            0-d, differentiable in the logits; NaN on a GPU if a label is out of range.
+        """
 
     def residual(
         self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
         loss: Tensor, correct: Tensor, flag: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """The derivative of every sample's loss in z = logits + bias, with the mean loss and the correct count.
+        """Write the derivative of every sample's loss in z = logits + bias, the mean loss and the correct count.
 
         Args:
             logits: (B, C).
             bias: (C,) or None.
-            y: as :meth:`check_targets` returns it.
+            y: the targets, as :meth:`check_targets` returns them.
             out: (B, C), out: B times the derivative of the mean; may be ``logits``.
             bias_gradient: (C,), out: the sum of ``out`` over B; or None.
             loss: 0-d, out: the mean loss.
-            correct: 0-d int64, out: how many are correct; left alone where that has no meaning.
-            flag: (1,) float64, raised if a logit, the loss or a derivative is not finite.
+            correct: 0-d int64, out: the number of samples classified correctly; left alone if that has no meaning.
+            flag: (1,) float64, raised if a logit, the loss or a derivative is not finite; or None.
         """
         if not y.is_cuda and self.takes_classes(y):
             _check_classes(y, logits.shape[1], self.missing)
@@ -88,29 +96,44 @@ class Loss(abc.ABC):
     def proximal(
         self, center: Tensor, y: Tensor, rho: float, out: Tensor | None = None, flag: Tensor | None = None
     ) -> Tensor:
-        """argmin_z l(z, y) + rho / 2 ||z - center||^2 (B, C), sample by sample, in the dtype of ``center``.
+        """The proximal map of the loss, sample by sample: argmin_z l(z, y) + rho / 2 ||z - center||^2.
 
         Args:
             center: (B, C).
-            y: as :meth:`check_targets` returns it.
+            y: the targets, as :meth:`check_targets` returns them.
             rho: positive.
-            out: (B, C), where to write it; or None for a new tensor.
-            flag: (1,) float64, raised if the result is not finite.
+            out: (B, C), where to write the result; None for a new tensor.
+            flag: (1,) float64, raised if the result is not finite; or None.
+
+        Returns:
+            The minimisers, (B, C), in the dtype of ``center``.
         """
         raise NotImplementedError
 
     def curvature(self, n_out: int) -> float | None:
-        """An upper bound of the largest eigenvalue of the per-sample Hessian of l in z; 0 of a piecewise linear l.
+        """An upper bound of the largest eigenvalue of the per-sample Hessian of l in z, for all z.
 
-        None where there is none that holds everywhere: then :meth:`curvature_at` is asked.
+        Args:
+            n_out: C, the number of logits.
+
+        Returns:
+            The bound, 0 for a piecewise linear l; None if there is none, and :meth:`curvature_at` must be used.
         """
         return None
 
     def curvature_at(self, logits: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
-        """The spectral norm of the per-sample Hessian at these logits, the largest of the minibatch; 0-d.
+        """Estimate the largest spectral norm of the per-sample Hessians at these logits.
 
-        By power iteration on second derivatives, from the gradient on; short of it where eigenvalues lie close to
-        each other, by no more than they differ.
+        By power iteration on second derivatives, starting from the gradient. If the largest eigenvalues are close to
+        each other, the estimate may be too small by their difference.
+
+        Args:
+            logits: (B, C).
+            bias: (C,), added to the logits, or None.
+            y: the targets, as :meth:`check_targets` returns them.
+
+        Returns:
+            0-d, the maximum over the minibatch.
 
         Raises:
             ValueError: torch has no second derivative of this loss.
@@ -139,11 +162,27 @@ class Loss(abc.ABC):
         return image.norm(dim=1).amax()
 
     def counts(self, y: Tensor, n_out: int) -> bool:
-        """Whether "how many are correct" has a meaning for such targets; looks at their dtype and shape alone."""
+        """Whether samples with such targets can be classified correctly.
+
+        Args:
+            y: the targets; only their dtype and shape matter.
+            n_out: C, the number of logits.
+
+        Returns:
+            Whether :meth:`correct` returns a number.
+        """
         return self.counts_correct
 
     def correct(self, logits: Tensor, y: Tensor) -> Tensor | None:
-        """How many samples are classified correctly, 0-d; None where that has no meaning."""
+        """Count the samples that are classified correctly.
+
+        Args:
+            logits: (B, C).
+            y: the targets, as :meth:`check_targets` returns them.
+
+        Returns:
+            0-d integer; None if it has no meaning for such targets.
+        """
         if not self.counts(y, logits.shape[1]):
             return None
         correct = logits.argmax(1) == y
@@ -152,21 +191,56 @@ class Loss(abc.ABC):
         return correct.sum()
 
     def labelled(self, y: Tensor) -> int | Tensor:
-        """How many samples of a minibatch have a target, and so count in its mean."""
+        """Count the samples that have a target, and so count in the mean.
+
+        Args:
+            y: the targets, as :meth:`check_targets` returns them.
+
+        Returns:
+            An integer, 0-d on y's device if labels may be missing.
+        """
         if not self.missing or not self.takes_classes(y):
             return len(y)
         return len(y) - sum((y == value).sum() for value in self.missing)
 
     def takes_classes(self, y: Tensor) -> bool:
-        """Whether such targets are class indices below C."""
+        """Whether such targets are class indices below C.
+
+        Args:
+            y: the targets; only their dtype and shape matter.
+
+        Returns:
+            True for class indices.
+        """
         return True
 
     def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
-        """The targets of samples that belong to these classes (B,)."""
+        """Turn class labels into targets of this loss.
+
+        Args:
+            labels: (B,) int64, the classes of the samples.
+            n_out: C, the number of classes.
+            dtype: of the model.
+
+        Returns:
+            The targets: the labels themselves, or (B, C) one-hot in ``dtype`` for a loss of floats.
+        """
         return labels
 
     def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        """Raise unless y has the kind and rank of this loss's targets; return it in the working dtype."""
+        """Check the dtype and rank of targets.
+
+        Args:
+            y: (B, ...), what the user passes.
+            dtype: of the model.
+
+        Returns:
+            The targets as the other methods take them: contiguous, integers as int64.
+
+        Raises:
+            TypeError: y has another dtype than this loss takes.
+            ValueError: y has another rank.
+        """
         if not _are_integers(y):
             raise TypeError(f"y must be integer class indices for {self.name}, but is {y.dtype}.")
         if y.ndim != 1:
@@ -174,16 +248,34 @@ class Loss(abc.ABC):
         return y if y.dtype == torch.int64 and y.is_contiguous() else y.long().contiguous()
 
     def check_target_shape(self, y: Tensor, n_out: int) -> None:  # noqa: B027  (class indices fit any n_out)
-        """Raise unless y is of the right shape for n_out outputs; without a look at its values."""
+        """Raise a ValueError unless y has the right shape for ``n_out`` outputs; its values are not read.
+
+        Args:
+            y: the targets, as :meth:`check_targets` returns them.
+            n_out: C, the number of logits.
+        """
 
     def check_target_values(self, y: Tensor, n_out: int) -> None:
-        """Raise unless all of y is valid for n_out outputs. Reads y, so it synchronises a GPU."""
+        """Raise a ValueError unless all of y is valid for ``n_out`` outputs. Reads y, and so waits for a GPU.
+
+        Args:
+            y: the targets, as :meth:`check_targets` returns them.
+            n_out: C, the number of logits.
+        """
         self.check_target_shape(y, n_out)
         if self.takes_classes(y):
             _check_classes(y, n_out, self.missing)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Loss:
-        """The same for a model of that dtype on that device."""
+        """Adapt the loss to a model.
+
+        Args:
+            device: of the model.
+            dtype: of the model.
+
+        Returns:
+            The loss, or a copy with its tensors on that device and in that dtype.
+        """
         return self
 
 
@@ -202,7 +294,7 @@ def _check_classes(y: Tensor, n_out: int, missing: Sequence[int] = ()) -> None:
 
 
 def _one_hot(y: Tensor, like: Tensor) -> Tensor:
-    """Labels (B,) as (B, C); on a GPU, where to look for one out of range would be to wait, NaN for such."""
+    """Labels (B,) as one-hot (B, C). A label out of range raises; on a GPU, which must not wait, it becomes NaN."""
     classes = like.shape[1]
     if not y.is_cuda:
         _check_classes(y, classes)
@@ -218,12 +310,12 @@ class CrossEntropy(Loss):
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         if logits.is_cuda:
-            # There a label out of range ends the process's use of the GPU; to look for one would be to wait.
+            # A label out of range would make the GPU unusable for this process, and a check would wait for the GPU.
             inside = (y >= 0) & (y < logits.shape[1])
             loss = F.cross_entropy(logits, y.clamp(0, logits.shape[1] - 1))
             return torch.where(inside.all(), loss, torch.nan)
         try:
-            # torch's -100 is an error here
+            # torch's default of -100 is an error here
             return F.cross_entropy(logits, y, ignore_index=torch.iinfo(torch.int64).min)
         except IndexError:  # torch has seen a label out of range; say which
             _check_classes(y, logits.shape[1])
@@ -244,7 +336,7 @@ class CrossEntropy(Loss):
                 correct=correct,
                 guard=flag,
             )
-        except ValueError:  # a label out of range is y's here
+        except ValueError:  # a label out of range; say that y holds it
             _check_classes(y, logits.shape[1])
             raise
 
@@ -326,7 +418,7 @@ def _pulled(
 
 
 class SquaredError(Loss):
-    """(z - y)^2 summed over C, and not averaged; y (B, C) floats, or (B,) integer classes, which count as one-hot."""
+    """Sum of (z - y)^2 over C, not averaged; y (B, C) floats, or (B,) integer class indices, taken as one-hot."""
 
     name = "squared"
 
@@ -363,8 +455,8 @@ class SquaredError(Loss):
 class Hinge(Loss):
     """One class against the rest: max(1 - z, 0) for the label's own output, max(z, 0) for the others, summed over C.
 
-    y (B,) integer class indices. Being piecewise linear, it has the curvature 0: with automatic step sizes codes move
-    as if it went on straight.
+    y (B,) integer class indices. The loss is piecewise linear, so its curvature is 0, and automatic step sizes treat
+    it as linear.
     """
 
     name = "hinge"
@@ -388,17 +480,21 @@ class Hinge(Loss):
 class Criterion(Loss):
     """A torch criterion, or any function (logits, y) -> mean over the minibatch, 0-d.
 
-    y reaches it as it is: floats in the model's dtype, integers as int64. What is minimised is what it returns, such
-    as the mean that a weighted ``nn.CrossEntropyLoss`` divides by the weights of the labels. A module is copied, so
-    that its buffers can follow the model's device and dtype while the user's own stays as it is. It is differentiated
-    at the logits alone, and one that has parameters to train is refused.
+    It gets y unchanged, floats in the model's dtype or integers as int64, and its return value is minimised. A
+    weighted ``nn.CrossEntropyLoss``, for instance, divides by the weights of the labels. A module is copied: the
+    copy's buffers follow the model's device and dtype, and the user's own stays as it is. The derivative is taken at
+    the logits only, so a criterion with parameters to train is refused.
 
-    "Correct" are samples whose largest logit is that of their label, where y is (B,) integers and C > 1. Of a single
-    logit it is those with z > 0 where y is 1 and z <= 0 elsewhere, if y is B integers or bools, or the criterion is
-    ``nn.BCEWithLogitsLoss`` or ``nn.SoftMarginLoss``. Any other floats count nothing.
+    With (B,) integers y and C > 1, a sample is correct if its largest logit is that of its label. With a single
+    logit z, it is correct if z > 0 where y is 1, and z <= 0 elsewhere; this holds if y is B integers or bools, or if
+    the criterion is ``nn.BCEWithLogitsLoss`` or ``nn.SoftMarginLoss``. With any other targets nothing is counted.
+
+    Args:
+        function: (logits, y) -> 0-d mean over the minibatch, differentiable in the logits.
 
     Raises:
-        TypeError, ValueError: it is a class and not an instance, does not take the mean, or has parameters to train.
+        TypeError: ``function`` is a class, not an instance.
+        ValueError: it does not take the mean, or has parameters to train.
     """
 
     _of_classes = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
@@ -463,7 +559,7 @@ class Criterion(Loss):
         return value
 
     def curvature(self, n_out: int) -> float | None:
-        # Those that torch does not differentiate twice.
+        # The criteria that torch does not differentiate twice.
         f = self._function
         if type(f) is nn.MultiLabelMarginLoss:
             return 0.0
@@ -493,9 +589,12 @@ class Criterion(Loss):
 
 
 class PartlyLabelled(Loss):
-    """Another loss where samples may be without a label, which integers y (B,) say by -1.
+    """A loss for samples that may lack a label: integers y (B,) with -1 for "no label".
 
-    The mean is over those that have one; without any, it is NaN, and no flag is raised.
+    The mean is over the samples with a label; if there are none, it is NaN and no flag is raised.
+
+    Args:
+        loss: the loss of the samples that have a label.
     """
 
     def __init__(self, loss: Loss) -> None:
@@ -582,19 +681,22 @@ def names() -> list[str]:
 
 
 def make_loss(loss: LossLike, *, partial: bool = False, needs: Sequence[str] = (), user: str = "") -> Loss:
-    """The loss that a user asks for.
+    """Make a loss from whatever a user passes as ``loss=``.
 
     Args:
         loss: one of :func:`names`, a :class:`Loss`, a torch criterion, or a function (logits, y) -> mean over the
             minibatch.
-        partial: labels may be missing, see :class:`PartlyLabelled`.
-        needs: methods of :class:`Loss` without a default that it must have.
-        user: what needs them.
+        partial: whether labels may be missing, see :class:`PartlyLabelled`.
+        needs: methods of :class:`Loss` without a default that the loss must have, such as "proximal".
+        user: the name of the training method that needs them, for the error message.
+
+    Returns:
+        The loss.
 
     Raises:
-        TypeError: it is none of these.
-        ValueError: there is no loss of that name; it takes no mean, or has parameters to train; or it lacks what is
-            needed.
+        TypeError: ``loss`` is none of these.
+        ValueError: there is no loss of that name; it does not take the mean, or has parameters to train; or it lacks
+            one of ``needs``.
     """
     if isinstance(loss, str):
         if loss not in _losses:
@@ -620,3 +722,18 @@ def make_loss(loss: LossLike, *, partial: bool = False, needs: Sequence[str] = (
 
 def _has(loss: type[Loss], need: str) -> bool:
     return getattr(loss, need) is not getattr(Loss, need)
+
+
+__all__ = [
+    "UNLABELLED",
+    "Criterion",
+    "CrossEntropy",
+    "Hinge",
+    "Loss",
+    "LossLike",
+    "MeanSquaredError",
+    "PartlyLabelled",
+    "SquaredError",
+    "make_loss",
+    "names",
+]

@@ -148,3 +148,6 @@ def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> 
         TypeError, ValueError: ``features`` or ``rank`` is no integer, or below 1.
     """
     return nn.Sequential(encoder, nn.ReLU(), NonNegativeFactors(features, rank), head)
+
+
+__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp"]

@@ -54,3 +54,6 @@ def make_schedule(schedule: str | Schedule, epochs: int) -> Schedule:
         return _check.number(f"lr_schedule({epoch})", factor, 0.0)
 
     return checked
+
+
+__all__ = ["Schedule", "make_schedule", "names"]

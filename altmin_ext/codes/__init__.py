@@ -1,6 +1,6 @@
-"""How the codes of hidden stages are held while a minibatch is trained on: made, moved, and fitted to.
+"""The codes of hidden stages: how they are held, made and moved, and how weights are fitted to them.
 
-Which map has which code is said here, once.
+:func:`code_for` is the one place that says which map has which code.
 """
 
 from __future__ import annotations
@@ -30,15 +30,20 @@ __all__ = [
 
 @functools.singledispatch
 def code_for(map: Map, slot: Slot) -> Code:
-    """The code of a stage, by the type of its map. A new kind of code is entered by ``code_for.register``.
+    """Make the code of a stage, chosen by the type of its map.
+
+    To add a kind of code, register a function of ``(map, slot)`` for its map by ``code_for.register``.
 
     Args:
-        map: that of ``slot.stage``.
-        slot: where the code stands, and what is asked of it.
+        map: the map of ``slot.stage``.
+        slot: where the code stands, and what it has to do in a step.
+
+    Returns:
+        The code.
 
     Raises:
-        TypeError: no code is known for such a map.
-        ValueError: the stage above reads the code in a way that no kind of code has a step for.
+        TypeError: no code is known for a map of this type.
+        ValueError: no kind of code has a step for the way in which the stage above reads it.
     """
     raise TypeError(f"map must be one that a code is known for, but is {named_type(map)}.")
 

@@ -1,8 +1,8 @@
-"""How the code of a hidden stage is held while a minibatch is trained on: made, moved, and fitted to.
+"""What every code offers to the methods: encode, step, and the gradients of the weights that fit it.
 
-A code is held as its displacement delta from the encode, c0 - c = unit delta, since after a few layers a code moves
-by less than a unit in the last place of its value. It belongs to its own stage's map, which makes it, and to the
-pre-map of the stage above, which reads it.
+A code c is held as its displacement delta from the encode, c0 - c = unit delta. After a few layers a code moves by
+less than a unit in the last place of its value, which would be lost in c itself. The map of its own stage makes the
+code; the pre-map of the stage above reads it. The equations are those of Choromanska et al. (2019).
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from altmin_ext.ops import CodeScalar
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """A stage's flags of the guard: of its code, and of its weights."""
+    """The flags of the guard that belong to a stage.
+
+    Attributes:
+        code: (1,) float64, raised if the stage's code is not finite.
+        weights: (1,) float64, raised if the gradient of its weights is not finite.
+    """
 
     code: Tensor
     weights: Tensor
@@ -28,16 +33,17 @@ class Flags:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Where a code stands in its network, and what is asked of it in every step.
+    """Where a code stands in its network, and what it has to do in every step.
 
     Attributes:
-        stage: whose map makes it.
+        stage: the stage whose map makes it.
         above: the stage that reads it.
         row: its parameter block, a row of :class:`CodeScalar`.
-        flags: raised where it, or its stage's residual, is not finite.
-        code_iterations, weight_iterations: how many steps the code takes, and the stage's weights after it.
-        once: whether the code takes a single step without threshold, its weights take a single one, and nobody reads
-            the code afterwards: then it need not outlive its activation.
+        flags: raised if the code, or the residual of its stage, is not finite.
+        code_iterations: gradient steps of the code on each minibatch.
+        weight_iterations: gradient steps of the stage's weights after that.
+        once: whether code and weights each take a single step, the code without threshold, and nothing reads the code
+            afterwards. The memory of the code may then be overwritten once its activation has been computed.
     """
 
     stage: BoundStage
@@ -50,23 +56,26 @@ class Slot:
 
 
 class Code(abc.ABC):
-    """The code of a hidden stage on the minibatch at hand.
+    """The code of a hidden stage on the current minibatch.
 
     Args:
         slot: where it stands.
 
     Attributes:
-        below, above: the codes beside it; None at the ends of the chain.
-        unit: 0-d, what ``displacement`` is measured in; an entry of ``row``.
+        below, above: the neighbouring codes; None at the ends of the chain.
+        pre: the pre-map of the stage above.
+        row, flags: its parameter block and its flags, those of the slot.
+        unit: 0-d, the unit of the displacement; an entry of ``row``.
+        shape, activation_shape: the shapes of one sample's code and activation.
         width: numbers per sample.
-        activation: what the stage above takes, at the code as it is now.
-        activation_displacement: (a - a0) / unit, shaped like it.
+        activation: (B, ...), the input of the map above, at the current code.
+        activation_displacement: (a - a0) / unit, shaped like ``activation``; None if nothing needs it.
     """
 
     activation: Tensor
     activation_displacement: Tensor | None
-    iterates_itself = False  # whether one call of step is all of them
-    activation_moves = True  # whether the stage above reads anything else than at the encode
+    iterates_itself = False  # whether one call of ``step`` makes all iterations
+    activation_moves = True  # whether the activation changes with the code
     in_lanes = False  # whether 16 samples lie side by side
     below: Code | None = None
     above: Code | None = None
@@ -79,20 +88,42 @@ class Code(abc.ABC):
         self.width = 0
 
     def connect(self, below: Code | None, above: Code | None) -> None:
-        """Say which codes are beside it, once all have been made."""
+        """Introduce the neighbours, once all codes have been made.
+
+        Args:
+            below: the code below; None for the lowest code.
+            above: the code above; None for the top code.
+        """
         self.below, self.above = below, above
 
     def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
-        """Say of which shape a sample's code and its activation are."""
+        """Set the shapes of one sample.
+
+        Args:
+            shape: of its code.
+            activation_shape: of its activation.
+        """
         self.shape, self.activation_shape, self.width = shape, activation_shape, shape.numel()
 
     @abc.abstractmethod
     def set_batch(self, batch: int, like: Tensor) -> None:
-        """Make buffers for a minibatch of this size; those of a larger one are used in part."""
+        """Make buffers for minibatches of a new size.
+
+        Args:
+            batch: B, the number of samples.
+            like: a tensor of the model's dtype and device.
+        """
 
     @abc.abstractmethod
     def encode(self, activation: Tensor) -> Tensor:
-        """c0 <- map(activation below); returns the activation for the stage above."""
+        """Make the code of a new minibatch: c0 <- map(activation).
+
+        Args:
+            activation: (B, ...), that of the code below, or the network's input behind the first pre-map.
+
+        Returns:
+            ``self.activation``, the input of the map above.
+        """
 
     @property
     def moved(self) -> Tensor:
@@ -101,12 +132,12 @@ class Code(abc.ABC):
 
     @property
     def spread(self) -> float:
-        """How many numbers the code has for each that is held."""
+        """Numbers of the code per number that is held; more than 1 if pooling drops some."""
         return 1.0
 
     @property
     def destination(self) -> Tensor | None:
-        """Where the stage above may put what it pulls back for :meth:`step`."""
+        """A buffer for the ``pulled_back`` of :meth:`step`, which the stage above may write to; or None."""
         return None
 
     @abc.abstractmethod
@@ -114,53 +145,78 @@ class Code(abc.ABC):
         """A gradient step on the local objective, equation (4) for the top code and (5) for the others.
 
         Args:
-            pulled_back: J^T of the stage above on its residual, in units of the code above.
-            change: J^T J of the stage above on the activation's displacement, in this code's unit, or None.
+            pulled_back: J^T r, with J and r the Jacobian and the residual of the stage above, in the unit of the code
+                above; shaped like ``activation``.
+            change: J^T J times the displacement of the activation, in this code's unit, shaped like ``activation``;
+                or None.
             above: the parameter block of the code above; None for the top code.
             first: whether it is the first step on this minibatch.
         """
 
     @abc.abstractmethod
     def vjp(self, out: Tensor | None) -> Tensor:
-        """J^T displacement, J of this code's own map: the residual W a + b - c before the activation below moved."""
+        """Pull this stage's residual back to its input, before the activation below has moved.
+
+        The residual W a + b - c is then the displacement of this code.
+
+        Args:
+            out: a buffer for the result, which need not be used; or None.
+
+        Returns:
+            J^T displacement, with J the Jacobian of this code's own map; shaped like the map's input.
+        """
 
     @abc.abstractmethod
     def vjp_after_move(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
-        """The same after it has: what :meth:`step` takes as ``pulled_back`` and ``change``.
+        """Pull this stage's residual back to its input, after the activation below has moved.
 
         Args:
             below: the code that has moved.
-            pulled_back: what :meth:`vjp` gave in this step.
-            more: how often this will be asked for in a step.
+            pulled_back: the result of :meth:`vjp` in this step.
+            more: the number of calls in a step.
+
+        Returns:
+            The ``pulled_back`` and ``change`` for the next :meth:`step` of ``below``.
         """
 
     @abc.abstractmethod
     def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
-        """The gradients of the weight objective, equation (6), into the map's buffers.
+        """Write the gradients of the weight objective, equation (6), into the map's buffers.
 
         Args:
-            activation: the input of the map, as it is now.
-            below: the code it comes from; None for the network's input.
+            activation: (B, ...), the current input of the map.
+            below: the code that it is the activation of; None for the network's input.
             first: whether the weights are still those of the encode.
         """
 
     def residual_call(self, activation: Tensor, below: Code | None, first: bool) -> dict[str, Any] | None:
-        """The arguments of :func:`ops.weight_residual` for this stage alone, given what :meth:`fit` is given.
+        """The first part of :meth:`fit`, up to the residual.
 
-        Those of several stages can be put into one call; :meth:`finish_fit` of each then does the rest of
-        :meth:`fit`. None: this code's :meth:`fit` must be called instead.
+        The residuals of several stages can then be computed in one call; :meth:`finish_fit` does the rest.
+
+        Args:
+            activation, below, first: as for :meth:`fit`.
+
+        Returns:
+            The arguments of :func:`altmin_ext.ops.weight_residual` for this stage alone; None if :meth:`fit` must be
+            called instead.
         """
         return None
 
     def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
-        """What is left of :meth:`fit` once the residual that ``call`` asked for is there."""
+        """The rest of :meth:`fit`, once the residual has been computed.
+
+        Args:
+            activation: as for :meth:`fit`.
+            call: the result of :meth:`residual_call`.
+        """
         raise NotImplementedError
 
     def buffers(self) -> Any:
-        """What a captured step uses and the code may replace later."""
+        """The buffers of a captured step that the code may replace later; the CUDA graph keeps them alive."""
         return None
 
 
 def remembers_activation(map: Map) -> bool:
-    """Whether a map keeps the activation of the encode by itself, and not by a copy: then that must stay."""
+    """Whether a map keeps the activation of the encode without copying it, so that it must not be overwritten."""
     return isinstance(map, EvaluatedMap) and not map.uses_buffers

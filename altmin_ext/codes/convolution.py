@@ -1,4 +1,4 @@
-"""The code of a stage that convolves, by kernels that convolve, activate and pool in one."""
+"""The code of a convolutional stage, by kernels that convolve, activate and pool in one pass."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from altmin_ext.ops.activation import identity
 
 
 class ConvolutionCode(Code):
-    """A code whose stage convolves, and which the stage above activates and pools, in either order.
+    """The code of a convolutional stage that the stage above activates and pools, in either order.
 
-    Only the largest code of a pooling window has a slope, and so only that one is kept and moves, together with the
-    gap that it may fall by until another takes its place. The samples lie side by side in lanes: (groups, channels,
-    height, width, 16). For a single step without threshold, and a single weight update, where nobody asks for the
-    other codes of a window.
+    Only the largest code of a pooling window affects the activation, so only that one is kept and moves. With it is
+    kept the gap by which it may fall until another code of the window is larger. The samples lie side by side in
+    lanes: (groups, channels, height, width, 16). It serves ``slot.once`` only: more steps would need the other codes
+    of a window, too.
 
-    Memory: 4 to 5 numbers per sample and pooled unit, and the input once more where it does not come in lanes.
+    Memory: 4 to 5 numbers per sample and pooled unit, and a copy of the input unless that comes in lanes.
 
     Args:
-        module: the ``convolution`` of the slot's stage's map.
+        module: the ``convolution`` of the map of ``slot.stage``.
         slot: where it stands.
     """
 
@@ -44,7 +44,15 @@ class ConvolutionCode(Code):
 
     @staticmethod
     def suits(slot: Slot) -> bool:
-        """Whether the kernels compute all that is asked for: the stage's map, and the pre-map of the one above."""
+        """Whether the kernels can compute this code.
+
+        Args:
+            slot: where it would stand.
+
+        Returns:
+            Whether the map is a convolution that they know, the pre-map above an activation and a pooling that they
+            know, and everything happens ``once``.
+        """
         convolves = slot.stage.map.convolution is not None
         return slot.once and convolves and slot.above.pre.pooled_activation is not None
 
@@ -129,7 +137,7 @@ class ConvolutionCode(Code):
 
     @property
     def moved(self) -> Tensor:
-        # Where nothing is normalised, the kernel's mean is one of the codes that are held.
+        # Unless it normalises, the kernel averages over the codes that are held, not over all.
         of_all = self.row[CodeScalar.moved]
         return torch.where(self.row[CodeScalar.normalised] > 0, of_all, of_all / self.spread**0.5)
 

@@ -1,4 +1,4 @@
-"""The codes of an Elman layer (Choromanska et al. 2019, appendix C): its output sequence, and all its time steps."""
+"""The codes of an Elman layer (Choromanska et al. 2019, appendix C): all its time steps, and its output sequence."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from altmin_ext.ops.activation import identity
 class ElmanCode(Code):
     """The pre-activations of all time steps, with 16 samples side by side.
 
-    They move from the last time step to the first, each as often as asked for, in one call, which also leaves the
-    sums that the recurrent weights are fitted to: sum r a^T and, for several weight updates, sum a a^T over all pairs
-    of a sample and a time step, a = [h_{t-1}; x_t; 1].
+    One call makes all iterations of all time steps, from the last time step to the first. It also computes the sums
+    to which the recurrent weights are fitted: sum r a^T and, for several weight updates, sum a a^T, over all samples
+    and time steps, with a = [h_{t-1}; x_t; 1].
 
     Memory: B T d numbers, and as many again for the output sequence.
+
+    Args:
+        map: the map of ``slot.stage``.
+        slot: where it stands.
     """
 
     iterates_itself = True
@@ -50,7 +54,14 @@ class ElmanCode(Code):
         return dict(vars(self))
 
     def encode(self, activation: Tensor) -> Tensor:
-        """Also takes the product W o of the map that reads the output sequence, and returns it."""
+        """Make the codes of a new minibatch, and the product of the map that reads the output sequence.
+
+        Args:
+            activation: (B, T, n), the input sequences.
+
+        Returns:
+            (B, m), W o with W the map that reads the output sequence o.
+        """
         e = self._elman
         self._reader.has_output = False
         self._x = activation.contiguous()
@@ -93,7 +104,7 @@ class ElmanCode(Code):
         raise AssertionError("nothing lies below the time steps")
 
     def _weights(self) -> Tensor:
-        """[U V b]: what the sums belong to."""
+        """[U V b], the weights that the sums are about."""
         e = self._elman
         return torch.cat([e.weight_hh_l0, e.weight_ih_l0, (e.bias_ih_l0 + e.bias_hh_l0)[:, None]], 1)
 
@@ -102,7 +113,7 @@ class ElmanCode(Code):
         if first:
             self._weights_of_encode = self._weights()
         else:
-            # The misfit is quadratic: its gradient where the weights are now follows from the two sums.
+            # The objective is quadratic: the two sums give its gradient at the current weights.
             assert self._gram is not None
             change = self._weights() - self._weights_of_encode
             gradient = gradient + change @ self._gram / self.row[CodeScalar.scale]
@@ -116,9 +127,13 @@ class ElmanCode(Code):
 
 
 class OutputSequenceCode(Code):
-    """The output sequence o, as the displacement s of its image in the row space of its reader: o0 - o = W^T s.
+    """The output sequence o, held as s in o0 - o = W^T s, with W the map that reads it.
 
-    A step on o, whose downstream gradient is W^T (dloss / dlogits), is a step on s whose gradient is without W^T.
+    The downstream gradient of o is W^T (dloss / dlogits), so a step on o is a step on s along dloss / dlogits.
+
+    Args:
+        map: the map of ``slot.stage``.
+        slot: where it stands.
     """
 
     def __init__(self, map: OutputSequenceMap, slot: Slot) -> None:
@@ -172,4 +187,8 @@ class OutputSequenceCode(Code):
         raise AssertionError("the time steps take all their steps at once")
 
     def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
-        """There is nothing to fit."""
+        """Do nothing: the map has no parameters.
+
+        Args:
+            activation, below, first: as for :meth:`Code.fit`; unused.
+        """

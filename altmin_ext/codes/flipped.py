@@ -1,4 +1,4 @@
-"""A code below a sign without a derivative, which moves by flips."""
+"""A code below a sign without a derivative, which moves by a search over flips."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from altmin_ext.network import BoundStage
 
 
 class FlippedCode(MatrixCode):
-    """A code read through a sign that has no derivative: it goes where a search over flips wants it.
+    """A code that is read through a sign without a derivative, and moves by :func:`altmin_ext.ops.sign_flip`.
 
-    One step is all there is to take. What the stage above reads stays as it is.
+    It takes a single step. The activation stays that of the encode.
     """
 
     iterates_itself = True
@@ -20,7 +20,17 @@ class FlippedCode(MatrixCode):
 
     @staticmethod
     def suits(above: BoundStage) -> bool:
-        """Whether the stage above reads a code that way; ValueError where it does so in a way that has no flips."""
+        """Whether a stage reads the code below it through a sign without a derivative.
+
+        Args:
+            above: the stage that reads the code.
+
+        Returns:
+            Whether the code must be a :class:`FlippedCode`.
+
+        Raises:
+            ValueError: the stage has such a sign, but in a place where flips cannot be searched.
+        """
         if above.pre.activation is not None and above.pre.activation.name == "sign_none":
             if above.map.matrix is None:
                 raise ValueError(

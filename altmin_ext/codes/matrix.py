@@ -1,4 +1,4 @@
-"""A code held as a matrix, whatever its stage computes."""
+"""A code held as a matrix, for every kind of stage."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from altmin_ext.ops.activation import identity
 class MatrixCode(Code):
     """A code as a (B, n) matrix, whatever its shape.
 
-    Memory: 5 numbers per sample and unit, 6 with several steps; made for the largest batch seen. The kernels compute
-    an activation with at most a dropout behind; any other pre-map is linearised, and the kernels see the identity.
+    The kernels compute an activation that at most a dropout follows. Any other pre-map is evaluated piece by piece,
+    and the kernels compute the identity.
+
+    Memory: 5 numbers per sample and unit, 6 with several steps, for the largest minibatch so far.
 
     Args:
-        map: the slot's stage's.
+        map: the map of ``slot.stage``.
         slot: where it stands.
     """
 
@@ -30,7 +32,7 @@ class MatrixCode(Code):
         self._above_map = slot.above.map
         self._several, self._once = slot.code_iterations > 1, slot.once
         self._sigma = self.pre.activation
-        # A relu at rest has no derivative and stays at rest, so sigma(c0) tells a single step all it needs.
+        # A relu at 0 has no derivative and stays at 0, so a single step needs sigma(c0) only.
         self._in_place = slot.once and not map.saves_output and self.pre.is_relu_or_identity
         self._remembered = self.pre.activation is not None and remembers_activation(self._above_map)
         self._buffers: dict[str, Tensor] = {}
@@ -63,7 +65,7 @@ class MatrixCode(Code):
         b = self._buffers
         self.displacement, self._residual = b["displacement"], b["residual"]
         self._velocity = b.get("velocity")
-        # A single step turns what was pulled back into the displacement in place.
+        # A single step turns the pulled-back residual into the displacement in place.
         self._destination = b["residual"] if self._several else b["displacement"]
         self._flat_displacement = b.get("activation_displacement")
         if self._flat_displacement is not None:
@@ -146,7 +148,7 @@ class MatrixCode(Code):
             self.activation = self._moved_activation
 
     def moved_code(self) -> Tensor:
-        """c0 - unit delta, where it is now."""
+        """The current code, c0 - unit delta, (B, ...)."""
         return self._shaped(self._code - self.unit * self.displacement)
 
     def vjp(self, out: Tensor | None) -> Tensor:
@@ -162,7 +164,7 @@ class MatrixCode(Code):
         return self.map.vjp(self._shaped(residual), None), None
 
     def _gram_product(self, weight: Tensor, moved: Tensor, more: int) -> Tensor:
-        """W^T W moved, through the Gram matrix where that takes fewer products."""
+        """W^T W moved, by way of the Gram matrix if that takes fewer multiplications."""
         n_out, n_in = weight.shape
         if n_out * n_in + more * self._batch * n_in < more * 2 * self._batch * n_out:
             self._gram = weight.t() @ weight if self._gram is None else self._gram
@@ -179,7 +181,7 @@ class MatrixCode(Code):
         if not first:
             product = self.map.forward(activation, self._residual)
         elif below is not None and below.activation_moves:
-            # W a + b - c is W (a - a0) + (c0 - c), both small, so that nothing cancels.
+            # W a + b - c is W (a - a0) + (c0 - c). Both terms are small, so nothing cancels.
             assert below.activation_displacement is not None
             product = self.map.move(below.activation_displacement, below.unit, self._residual)
         if first in self._calls:
@@ -188,7 +190,7 @@ class MatrixCode(Code):
         if product is not None:
             product = residual = product.view(self._batch, self.width)
         elif self._once:
-            residual = self.displacement  # which has had its day
+            residual = self.displacement  # not needed any more
         call: dict[str, Any] = {
             "displacements": [self.displacement],
             "products": [product],

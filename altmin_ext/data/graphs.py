@@ -1,4 +1,4 @@
-"""Citation graphs: classify their nodes by features of their neighbourhoods, with any network for vectors."""
+"""Citation graphs, whose nodes any network for vectors can classify by features of their neighbourhoods."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _keys = ("x_data", "x_indices", "x_indptr", "x_shape", "edges", "y", "train", "v
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Graph:
-    """A graph with features and classes for its nodes, and the customary split of the nodes.
+    """A graph with features and classes of its nodes, and the customary split of the nodes.
 
     Attributes:
-        name: as :func:`load_graph` takes it.
+        name: the argument of :func:`load_graph`.
         features: (N, D) float32, the features of every node.
         edges: (2, E) int64, pairs of neighbours, each pair in both directions, without self-loops.
-        y: (N,) int64, the classes; -1 where a node has none.
+        y: (N,) int64, the classes; -1 for a node without one.
         train, validation, test: int64, the numbers of the nodes for each purpose.
-        classes: how many classes there are.
+        classes: the number of classes.
     """
 
     name: str
@@ -47,18 +47,19 @@ class Graph:
         )
 
     def propagated(self, hops: int) -> Tensor:
-        """[X, AX, ..., A^hops X], (N, (hops + 1) D): what a node's neighbourhood looks like, hop by hop.
+        """Compute features of each node's neighbourhood, hop by hop: [X, AX, ..., A^hops X].
 
         A is D^-1/2 (G + I) D^-1/2 with G the adjacency of the graph and D the degrees of G + I (Kipf and Welling
         2017, arXiv 1609.02907, section 2).
 
         Args:
-            hops: how often the features are handed on to the neighbours.
+            hops: the number of times that features are passed on to neighbours, at least 0.
 
         Returns:
             (N, (hops + 1) D) float32.
 
         Raises:
+            TypeError: ``hops`` is no integer.
             ValueError: ``hops`` is negative.
         """
         hops = _check.integer("hops", hops, minimum=0)
@@ -75,16 +76,16 @@ class Graph:
 
 
 def load_graph(name: str) -> Graph:
-    """A citation graph by name, with the split of Planetoid (Yang et al. 2016, arXiv 1603.08861).
+    """Load a citation graph by name, with the split of Planetoid (Yang et al. 2016, arXiv 1603.08861).
 
     - cora: 2,708 papers, 1,433 words, 5,278 citations, 7 classes; 140 papers to train on.
     - citeseer: 3,327 papers, 3,703 words, 4,552 citations, 6 classes; 120 papers to train on.
 
-    500 papers are for validation and 1,000 for testing. A feature is 1 where the word occurs. The published files are
-    Python pickles, which may run code when they are read, so nothing is downloaded; ``planetoid/<name>.npz`` is
-    looked for in the directory that ``ALTMIN_DATA`` names, then in the user's cache. It holds the features as a
-    compressed sparse row matrix (``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``), ``edges`` (E, 2) in both
-    directions without self-loops, ``y``, and the nodes ``train``, ``val`` and ``test``.
+    500 papers are for validation and 1,000 for testing. A feature is 1 if the word occurs. The published files are
+    Python pickles, which may run code when they are read, so nothing is downloaded. Instead, ``planetoid/<name>.npz``
+    must be in the directory that ``ALTMIN_DATA`` names, or in the user's cache. It holds the features as a compressed
+    sparse row matrix (``x_data``, ``x_indices``, ``x_indptr``, ``x_shape``), ``edges`` (E, 2) in both directions
+    without self-loops, ``y``, and the nodes ``train``, ``val`` and ``test``.
 
     Args:
         name: "cora" or "citeseer".
@@ -93,7 +94,8 @@ def load_graph(name: str) -> Graph:
         The :class:`Graph`.
 
     Raises:
-        ValueError: an unknown name, or a file that does not hold such a graph.
+        TypeError: ``name`` is no string.
+        ValueError: there is no graph of that name, or the file does not hold such a graph.
         FileNotFoundError: there is no such file.
     """
     _check.known("graph", name, _names)

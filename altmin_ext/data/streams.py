@@ -105,3 +105,6 @@ def _endless(
     while True:
         for rows in torch.randperm(len(x), generator=generator).split(batch_size):
             yield x[rows], y[rows]
+
+
+__all__ = ["class_tasks", "endless", "permuted_tasks"]

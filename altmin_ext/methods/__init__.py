@@ -1,4 +1,4 @@
-"""One file per training method; :func:`make_method` finds them by name."""
+"""The training methods, one file each; :func:`make_method` finds them by name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _methods: dict[str, type[Method]] = {
     )
 }
 
-# Arguments of train and make_method, which are no options of a method.
+# The arguments of train and make_method; no method has an option of these names.
 _arguments = (
     "method", "epochs", "steps", "batch_size", "shuffle", "validation", "validation_fraction", "loss", "seed",
     "device", "progress", "callbacks", "lr_schedule", "on_nonfinite", "graph",
@@ -61,7 +61,7 @@ def names() -> list[str]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class behind a method's name.
+    """Find the class of a method.
 
     Args:
         name: one of :func:`names`.
@@ -76,17 +76,17 @@ def method_class(name: str) -> type[Method]:
 
 
 def option_names(name: str) -> list[str]:
-    """The names of the options that a method has."""
+    """The names of a method's options."""
     return [field.name for field in dataclasses.fields(method_class(name).Options)]
 
 
 def explains(key: str) -> bool:
-    """Whether :func:`unknown_option` has more to say of a word than which names are like it."""
+    """Whether :func:`unknown_option` knows more about a word than the names similar to it."""
     return key in other_words or key in unsupported or any(key in option_names(name) for name in _methods)
 
 
 def unknown_option(name: str, key: str) -> ValueError:
-    """The error for an option that the method ``name`` does not have: what it is called here, or who has it."""
+    """The error for an option that the method ``name`` does not have: its name here, or the methods that have it."""
     if key in unsupported:
         return ValueError(f"unknown option of {name!r}: {key!r}: {unsupported[key]}.")
     known = [*option_names(name), *_arguments]
@@ -121,14 +121,16 @@ def make_method(
         name: one of :func:`names`.
         model: an ``nn.Sequential`` (nesting allowed) or a list of modules such as :class:`altmin_ext.Stage`, one
             behind the other; trained in place.
-        loss: a name, see :func:`altmin_ext.losses.names`; or a torch criterion, or any function (logits, y) -> scalar
-            mean over the minibatch, which is differentiated at the logits alone, see
-            :class:`altmin_ext.losses.Criterion`. None for the method's own: "cross_entropy", of ``admm`` "hinge".
-        seed: of the method's own random numbers; torch's global generator is left alone.
+        loss: one of :func:`altmin_ext.losses.names`; a torch criterion; or any function (logits, y) -> scalar mean
+            over the minibatch. Criteria and functions are differentiated at the logits alone, see
+            :class:`altmin_ext.losses.Criterion`. None for the method's default: "hinge" for ``admm``, else
+            "cross_entropy".
+        seed: of the method's own random numbers; torch's global generator is not used.
         device: where to train; None keeps the model where it is.
         on_nonfinite: "raise" a DivergenceError when a code or weight is not finite, or "skip" the minibatch.
-        graph: on a GPU, capture a step for every shape of minibatch as a CUDA graph and replay it, which takes the
-            launches off the host. Needs a model and options whose steps always run the same kernels.
+        graph: on a GPU, capture a step for every shape of minibatch as a CUDA graph and replay it, so that the host
+            need not launch the kernels one by one. Model and options must be such that all steps run the same
+            kernels.
         **options: the method's options; see the ``Options`` class of the method.
 
     Returns:

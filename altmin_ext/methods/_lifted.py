@@ -1,19 +1,19 @@
-"""What the gradient-free methods on lifted networks share: z_l and a_l of every sample are variables, kept from step
-to step, and every layer has a least squares problem of its own.
+"""The common part of the gradient-free methods on lifted networks: z_l and a_l of every sample are variables, kept
+from step to step, and every layer has its own least squares problem.
 
 With a_0 = x, widths n_l and h the activation behind layer l < L, the layer's term is
 
     phi_l = rho_l/2 sum over samples of ||z_l - W_l a_{l-1} - b_l||^2 .
 
-It is quadratic in each of W_l, b_l and a_{l-1}, so that the condition by which the published codes backtrack,
+It is quadratic in each of W_l, b_l and a_{l-1}. Therefore the condition of the backtracking in the published codes,
 
     phi(W') <= phi(W) + <g, W' - W> + theta/2 ||W' - W||^2    for W' = W - g / theta,   g = grad phi(W),
 
-holds if and only if theta >= r = g^T (Hessian of phi) g / ||g||^2 = rho ||g a||^2 / ||g||^2, where 1 / r is also the
-exact line search along -g. In floating point the condition itself compares two large sums that differ by little; r
-does not.
+holds if and only if theta >= r = g^T (Hessian of phi) g / ||g||^2 = rho ||g a||^2 / ||g||^2, and 1 / r is also the
+step of the exact line search along -g. In floating point, the condition compares two large sums that differ by
+little; r avoids that.
 
-Losses and penalties are summed over the samples, as in the papers, whose values of rho can be taken as they are.
+Losses and penalties are summed over the samples, as in the papers, so their values of rho can be used unchanged.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from altmin_ext.ops.numerics import soft_threshold
 class LiftedOptions(MethodOptions):
     """Options of the methods on lifted networks.
 
-    There is no learning rate to tune: a line search finds how far a layer's weights move, of which ``relaxation`` is
-    the part that is taken. Above 1 a step may raise the objective, above 2 it does.
+    There is no learning rate to tune: a line search finds the step of a layer's weights, and ``relaxation`` is the
+    part of it that is taken. Above 1 a step may raise the objective, above 2 it does.
     """
 
     relaxation: float = option(1.0)
@@ -62,22 +62,22 @@ class LiftedOptions(MethodOptions):
     chunk_size: int = option(1000)
 
     def searched(self, curvature: Tensor) -> Tensor:
-        """One over the step size along a gradient whose curvature is this; 1 where that is 0 and nothing moves."""
+        """One over the step size along a gradient with this curvature; 1 if the curvature is 0 and nothing moves."""
         if self.line_search == "doubling":
             return torch.exp2(torch.ceil(torch.log2(curvature.clamp(min=1))))
         return torch.where(curvature > 0, curvature, 1)
 
 
 class LiftedLayer:
-    """A layer z = W a + b, a the activations of the layer below, with its variables.
+    """A layer z = W a + b with its variables, where a are the activations of the layer below.
 
     Attributes:
         name: the path of its Linear in the model.
         weight, bias: W (n_l, n_{l-1}) and b (n_l,) of the model; b may be None.
         rho: the penalty on its residual.
-        activation: h of a_l = h(z_l); None behind the last layer.
-        pre_activations: z_l (N, n_l), empty until the first step.
-        activations: a_l (N, n_l); empty of the last layer.
+        activation: h of a_l = h(z_l); None for the last layer.
+        pre_activations: z_l (N, n_l), empty before the first step.
+        activations: a_l (N, n_l); empty for the last layer.
     """
 
     def __init__(self, stage: BoundStage, activation: Activation | None, rho: float) -> None:
@@ -89,12 +89,12 @@ class LiftedLayer:
         self.pre_activations = self.activations = self.weight.new_empty(0, requires_grad=False)
 
     def affine(self, a: Tensor, weight: Tensor | None = None) -> Tensor:
-        """W a + b (B, n_l), at another W if one is given."""
+        """W a + b (B, n_l); ``weight`` may give another W."""
         product = a @ (self.weight if weight is None else weight).t()
         return product if self.bias is None else product.add_(self.bias)
 
     def target(self, rows: slice | Tensor) -> Tensor:
-        """What W a + b is to be for those samples: z."""
+        """The target of W a + b for those samples: z."""
         return self.pre_activations[rows]
 
     def residual(self, a: Tensor, rows: slice | Tensor, weight: Tensor | None = None) -> Tensor:
@@ -104,11 +104,11 @@ class LiftedLayer:
 
 @dataclasses.dataclass
 class WeightProblem:
-    """What the samples want of a layer's W and b: phi + mu/2 ||W||^2, about W and b as they are, in float64.
+    """The objective phi + l2_weights/2 ||W||^2 of a layer's W and b, expanded around their current values in float64.
 
     Attributes:
         gradient: (n_l, n_{l-1}), the derivative in W.
-        curve: D -> the second derivative in W, applied to D.
+        curve: a function D -> the second derivative in W, applied to D.
         residual: (n_l,), the mean of W a + b - target.
         input: (n_{l-1},), the mean of a.
         weight_of_all: rho times the number of samples.
@@ -126,7 +126,7 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _quotient(direction: Tensor, image: Tensor) -> Tensor:
-    """<direction, image> / ||direction||^2; 0 where nothing moves."""
+    """<direction, image> / ||direction||^2; 0 for a direction of zeros."""
     squares = _dot(direction, direction)
     return torch.where(squares > 0, _dot(direction, image) / squares, 0)
 
@@ -134,17 +134,16 @@ def _quotient(direction: Tensor, image: Tensor) -> Tensor:
 class Lifted(Method):
     """A method on a lifted network: a chain of Linear with pointwise activations between them.
 
-    It takes the whole training set in every step, the same samples in the same order each time, and works on them in
-    chunks. The objective is reported over the number of samples, a term per layer, at the end of the step: its sum,
-    ``history.objective``, is what the method minimises.
+    Every step takes the whole training set, the same samples in the same order each time, in chunks. It reports the
+    objective at its end, divided by the number of samples, with one term per layer. The method minimises the sum of
+    the terms, ``history.objective``.
 
-    Where a step is found not to be finite, the weights are as they were before it. Codes that it has spoilt by then
-    start anew from a forward pass.
+    If a step is not finite, the weights keep their values from before it. Codes that it has changed by then restart
+    from a forward pass.
 
     Attributes:
-        objective_rose: whether the objective was ever higher at the end of a step than at the end of the one before,
-            although both were steps of the same problem, and by more than rounding: four units in the last place, of
-            the model's dtype.
+        objective_rose: whether the objective ever rose from one step to the next, by more than rounding, although both
+            were steps on the same problem. Rounding is four units in the last place of the model's dtype.
     """
 
     traits = Traits(full_batch=True, needs=("proximal",))
@@ -152,7 +151,7 @@ class Lifted(Method):
     activations_taken: Sequence[str] = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
-        """Raises unless every stage is a Linear behind one activation that the method takes."""
+        """Split the model; raise unless every stage is a Linear behind one activation that the method takes."""
         stages = split(model)
         for stage in stages:
             if not isinstance(stage.map, LinearMap):
@@ -183,10 +182,10 @@ class Lifted(Method):
     def _allocate(self) -> None:
         self._layers = self._make_layers()
         self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
-        self._bound: tuple[int, ...] = ()  # the shape of x, () until a step has been taken
+        self._bound: tuple[int, ...] = ()  # the shape of x, () before the first step
         self._fingerprint = Fingerprint()
         self._objective: float | None = None  # at the end of the last step of the same problem
-        self._sweeping = False  # whether the variables are those of a sweep that has not been found finite
+        self._sweeping = False  # whether the variables are those of a sweep not yet known to be finite
         self.objective_rose = False
 
     def _make_layers(self) -> list[LiftedLayer]:
@@ -248,7 +247,7 @@ class Lifted(Method):
             self._release()
 
     def _raise_unless_finite(self, variable: str, values: Tensor) -> None:
-        """Raise the flags of the layers whose value of (L,) is not finite."""
+        """Raise the flag of every layer whose entry of ``values`` (L,) is not finite."""
         for l, finite in enumerate(values.isfinite().tolist()):
             if not finite:
                 self._guard.put_up(variable, l)
@@ -259,14 +258,14 @@ class Lifted(Method):
 
     @abc.abstractmethod
     def _advance(self) -> None:
-        """Go on to the parameters of the next step; ``_objective`` is None afterwards if its problem is another."""
+        """Set the parameters of the next step; ``_objective`` is None afterwards if they change the problem."""
 
     @abc.abstractmethod
     def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:
-        """z_L of those samples, where W a + b is ``center``."""
+        """z_L of those samples, given W a + b as ``center``."""
 
     def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Loss and hits of the network as it is; raises the flags of codes that are not finite."""
+        """Mean loss and correct count of the current network; raises the flags of codes that are not finite."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         correct: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
         sums = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
@@ -284,7 +283,7 @@ class Lifted(Method):
         return (total / len(x)).to(self.dtype), correct
 
     def _bind(self, x: Tensor, y: Tensor) -> None:
-        """z and a as in a forward pass, but for z_L, which is where the first sweep would leave it."""
+        """Initialise z and a by a forward pass, except z_L, which gets the value that the first sweep would give it."""
         for layer in self._layers:
             layer.pre_activations = layer.weight.new_empty(len(x), len(layer.weight))
             if layer.activation is not None:
@@ -300,7 +299,7 @@ class Lifted(Method):
 
     def _certify(self, terms: Tensor) -> None:
         objective = float(terms.sum())
-        # Near its minimum the objective moves by less than the variables' rounding; terms may cancel each other.
+        # Near its minimum the objective changes by less than the rounding of the variables; terms may have any sign.
         rounding = 4 * torch.finfo(self.dtype).eps * float(terms.abs().sum())
         if self._objective is not None and objective > self._objective + rounding:
             self.objective_rose = True
@@ -309,13 +308,13 @@ class Lifted(Method):
     # ------------------------------------------------------------------------------------ subproblems
 
     def _chunks(self, x: Tensor) -> Iterator[slice]:
-        """Samples to work on together; sizes differ by one at most."""
+        """Chunks of samples, whose sizes differ by at most one."""
         count = -(-len(x) // self.options.chunk_size)
         for i in range(count):
             yield slice(i * len(x) // count, (i + 1) * len(x) // count)
 
     def _input(self, l: int, x: Tensor, rows: slice) -> Tensor:
-        """The activations that a layer takes, of those samples."""
+        """The input of a layer, for those samples."""
         return self._stages[0].pre.value(x[rows]) if l == 0 else self._layers[l - 1].activations[rows]
 
     def _weight_problem(self, l: int, x: Tensor) -> WeightProblem:
@@ -324,7 +323,8 @@ class Lifted(Method):
         like = torch.zeros((), dtype=torch.float64, device=self.device)
         gradient, residual, input = like.new_zeros(n_out, n_in), like.new_zeros(n_out), like.new_zeros(n_in)
         gram = self._input_gram if l == 0 else None
-        # Two products for a curvature cost less than the sum for a layer that narrows; a_0's is needed but once.
+        # If a layer narrows, two products per curvature cost less than the Gram matrix; that of a_0 is made only
+        # once.
         sums_gram = gram is None and n_in <= (len(x) if l == 0 else min(len(x), 2 * n_out))
         if sums_gram:
             gram = like.new_zeros(n_in, n_in)
@@ -357,12 +357,12 @@ class Lifted(Method):
     def _weight_step(
         self, layer: LiftedLayer, problem: WeightProblem, way: Tensor | None = None
     ) -> tuple[Tensor, float]:
-        """The step on W by W + ``way``: how W changes all in all, and by how much the objective rises.
+        """The step on W from the point W + ``way``: returns the total change of W, and the rise of the objective.
 
-        Of the way, too, only the part ``relaxation`` is taken: at 0 momentum moves nothing, either.
+        Only the part ``relaxation`` of the total is taken, including the way: at 0, momentum moves nothing, either.
 
-        theta >= r makes it one of a majorised descent. With an l1 penalty it does not go along the gradient: theta is
-        then doubled until it is no less than the curvature along the step.
+        theta >= r makes the step one of a majorised descent. With an l1 penalty, the step is not along the gradient;
+        theta is then doubled until it is no less than the curvature along the step.
         """
         o, gradient = self.options, problem.gradient
         rate, penalty = o.relaxation * self.learning_rate_factor, o.l1_weights
@@ -390,12 +390,12 @@ class Lifted(Method):
         return change, rise
 
     def _move_weight(self, layer: LiftedLayer, problem: WeightProblem, change: Tensor) -> None:
-        """W <- W + change; ``problem`` has no use any more but for b."""
+        """W <- W + change; afterwards ``problem`` is valid for b only."""
         layer.weight.copy_(layer.weight + change)
         problem.residual += change @ problem.input
 
     def _fit_bias(self, layer: LiftedLayer, problem: WeightProblem) -> None:
-        """b <- mean of target - W a, the minimiser."""
+        """b <- the mean of target - W a, the minimiser."""
         if layer.bias is None or not layer.bias.requires_grad:
             return
         moved = layer.bias - self.options.relaxation * self.learning_rate_factor * problem.residual
@@ -409,14 +409,14 @@ class Lifted(Method):
         return len(z) * self.loss.mean(z.double(), y.double() if y.is_floating_point() else y)
 
     def _penalty(self, layer: LiftedLayer) -> Tensor:
-        """Omega of a layer's weights."""
+        """Omega, the penalty on a layer's weights."""
         o, weight = self.options, layer.weight.double()
         return o.l2_weights / 2 * weight.square().sum() + o.l1_weights * weight.abs().sum()
 
     # -------------------------------------------------------------------------------------- safekeeping
 
     def _release(self) -> None:
-        """Forget the variables: the next step starts them anew."""
+        """Forget the variables; the next step initialises them again."""
         for layer in self._layers:
             layer.pre_activations = layer.activations = self._like
         self._bound = ()

@@ -1,4 +1,4 @@
-"""Options of methods: what one is, and those that several methods share, each with one meaning."""
+"""The options of methods: how they are declared, and the meaning of those that several methods share."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ Check = Callable[[str, Any], Any]
 
 
 def number(minimum: float = 0.0, **bounds: Any) -> Check:
-    """A number, see :func:`altmin_ext._check.number`."""
+    """Check for a number, see :func:`altmin_ext._check.number`."""
     return partial(_check.number, minimum=minimum, **bounds)
 
 
 def positive(**bounds: Any) -> Check:
-    """A number greater than 0."""
+    """Check for a number greater than 0."""
     return partial(_check.number, above=0.0, **bounds)
 
 
 def number_or(word: str, **bounds: Any) -> Check:
-    """The word, or a number."""
+    """Check for the word, or a number."""
     return partial(_check.number_or, word, **bounds)
 
 
 def integer(minimum: int = 1) -> Check:
-    """An integer."""
+    """Check for an integer."""
     return partial(_check.integer, minimum=minimum)
 
 
 def choice(*choices: str) -> Check:
-    """One of the words."""
+    """Check for one of the words."""
     return partial(_check.choice, choices=choices)
 
 
 boolean: Check = _check.boolean
 
-# Options of several families of methods, with the one meaning that a name has in all of them: help text and check.
-# An option of a single family has its meaning where it is declared.
+# Options of several families of methods: help text and check, since a name has the same meaning in all of them. An
+# option of a single family has its help text where it is declared.
 _shared: dict[str, tuple[str, Check]] = {
     "lr": ("learning rate of the weights that gradient steps change", number()),
     "weight_decay": ("decoupled weight decay: each step shrinks weights by lr * weight_decay", number()),
@@ -88,15 +88,15 @@ def option(
     flag: bool = True,
     **field: Any,
 ) -> Any:
-    """A field of an options class.
+    """Declare an option: a field of an options class.
 
     Args:
         default: the default value.
-        help: what the option does, as the command line's help says it; "" for a name that several families of
-            methods share, whose meaning stands in this module.
-        check: what its values must be, such as ``number()``, unless that comes with the shared meaning. None is
-            allowed, too, where it is the default.
-        none: what the default None stands for.
+        help: what the option does, for the command line's help; "" for an option that several families of methods
+            share, whose text is in this module.
+        check: the check of its values, such as ``number()``; None for that of the shared option. The value None is
+            allowed as well if it is the default.
+        none: what the default None stands for, for the command line's help.
         flag: whether its values can be written on a command line.
         **field: for :func:`dataclasses.field`.
     """
@@ -116,9 +116,12 @@ def check_of(field: dataclasses.Field[Any]) -> Check:
 
 @dataclasses.dataclass(frozen=True)
 class MethodOptions:
-    """Options that every method has. Subclasses add theirs, and extend :meth:`complete` and :meth:`check`.
+    """The options of every method. Subclasses add their own, and extend :meth:`complete` and :meth:`check`.
 
-    Every value is checked by itself first, and kept as a plain Python object.
+    First each value is checked by itself, and kept as a plain Python object.
+
+    Raises:
+        TypeError, ValueError: an option is wrong, or does not go with the others.
     """
 
     report_objective: bool = option(False)
@@ -135,21 +138,21 @@ class MethodOptions:
         object.__setattr__(self, name, value)
 
     def complete(self) -> None:
-        """Fill in what None stands for where that depends on other options."""
+        """Replace None by the value that it stands for, if that depends on other options."""
 
     def check(self) -> None:
-        """Raise a ValueError that names an option which does not go with the others."""
+        """Raise a ValueError that names an option if it does not go with the others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientOptions(MethodOptions):
-    """Options of the methods whose weights take gradient steps."""
+    """The options of methods whose weights take gradient steps."""
 
     lr: float = option(1e-3)
     weight_decay: float = option(0.0)
 
 
-# What an option or argument is called elsewhere or was called here -> what it is called here, where a method has it.
+# Names of options and arguments elsewhere, or here in the past -> their names here, if the method has them.
 other_words: dict[str, tuple[str, ...]] = {
     "lr": ("relaxation",),
     "learning_rate": ("lr", "relaxation"),
@@ -186,7 +189,7 @@ other_words: dict[str, tuple[str, ...]] = {
     "verbose": ("progress",),
 }
 
-# What no method can do, and what to do instead.
+# Options that no method has, and what to do instead.
 unsupported = {
     "sample_weight": "samples cannot be weighted; repeat those that count for more",
     "class_weight": "a loss weighs classes, as loss=torch.nn.CrossEntropyLoss(weight=...) does",

@@ -1,6 +1,7 @@
-"""The yardsticks: backpropagation by autograd with SGD or Adam, behind the same API as every other method.
+"""The baselines: backpropagation by autograd with SGD or Adam, behind the API of all methods.
 
-To them the whole network is one stage, whose objective is the loss.
+Backpropagation is that of Rumelhart, Hinton & Williams 1986. The whole network is one stage, whose objective is the
+loss.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class _Backprop(Method):
         self._trained = [parameter for _, parameter in self._parameters if parameter.requires_grad]
         self.optimizer = self._make_optimizer(self._trained)
         self._defers_guard = self.device.type == "cuda"
-        # torch's optimisers take a flag in float32, of no dimensions.
+        # torch's optimisers take a 0-d flag in float32.
         self._guard = Guard(self._flags(), self.device, torch.float32)
         self._not_finite = self._guard.flag("gradient", None)[0]
         self._prepare_for_gpu()
 
     def _prepare_for_gpu(self) -> None:
-        """Have the optimiser skip steps that are not finite, and take rates that change under a CUDA graph."""
+        """Let the optimiser skip steps that are not finite, and read rates that change under a CUDA graph."""
         if not self._defers_guard:
             return
         self.optimizer.found_inf = self._not_finite  # type: ignore[attr-defined]
@@ -48,7 +49,7 @@ class _Backprop(Method):
             if "capturable" in group:
                 group["capturable"] = True
             if group.get("momentum"):
-                # Else torch makes them of no content and leaves that to the first step, which may be skipped.
+                # torch would make the buffers without content, to be filled by the first step, which may be skipped.
                 for parameter in group["params"]:
                     state = self.optimizer.state[parameter]
                     state.setdefault("momentum_buffer", torch.zeros_like(parameter))
@@ -97,7 +98,7 @@ class _Backprop(Method):
         return [self._buffers] if self._buffers else []
 
     def _are_finite(self, loss: Tensor, gradients: tuple[Tensor | None, ...]) -> bool:
-        """Raise the guard's flags; whether the optimiser may step, as on a GPU it may, since it looks for itself."""
+        """Raise the guard's flags; returns whether to step: on a GPU always, since the optimiser reads the flag."""
         total = loss + sum(g.sum() for g in gradients if g is not None)
         if self._defers_guard:
             self._not_finite.logical_or_(~torch.isfinite(total))
@@ -112,7 +113,7 @@ class _Backprop(Method):
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
-        # torch compares the number of parameters alone, and its fused kernels then write beyond smaller moments.
+        # torch compares only the number of parameters, and its fused kernels would write beyond smaller moments.
         kept = state["optimizer"]
         counts = [len(group["params"]) for group in kept["param_groups"]]
         if counts != [len(self._trained)]:
@@ -142,9 +143,9 @@ class BackpropSGDOptions(GradientOptions):
 
 
 class BackpropSGD(_Backprop):
-    """Backpropagation with SGD, the yardstick.
+    """Backpropagation with SGD, a baseline.
 
-    Weight decay is torch's, which equals decoupled decay at momentum 0.
+    Weight decay is torch's, which is the same as decoupled decay if the momentum is 0.
     """
 
     name = "sgd"
@@ -159,7 +160,7 @@ class BackpropSGD(_Backprop):
 
 
 class BackpropAdam(_Backprop):
-    """Backpropagation with Adam and decoupled weight decay (AdamW), the yardstick."""
+    """Backpropagation with AdamW, a baseline: Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     name = "adam"
 

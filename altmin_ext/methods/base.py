@@ -1,4 +1,4 @@
-"""What every training method is: a model, options, and a step on one minibatch."""
+"""The base of all training methods: a model, options, and a step on one minibatch."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Seen = TypeVar("Seen")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step saw. All tensors lie on the model's device; nothing has been synchronised.
+    """The report of one step. All tensors lie on the model's device, and a GPU has not been waited for.
 
     Attributes:
-        loss: 0-d, mean loss over the minibatch at the logits of the encode (before any update).
-        correct: 0-d integer, how many samples of the minibatch were classified correctly; None
-            where that has no meaning, as for mse.
-        objective: (stages,), for every stage (1/B) sum over the minibatch of its local term after the code
-            update and before the weight update; None unless ``report_objective=True``. Methods whose objective
-            is one for codes and weights say when they take it.
+        loss: 0-d, the mean loss over the minibatch at the logits of the encode, before any update.
+        correct: 0-d integer, the number of samples of the minibatch that were classified correctly; None if that has
+            no meaning, as with mse.
+        objective: (stages,), for every stage (1/B) sum over the minibatch of its local term after the code update and
+            before the weight update; None unless ``report_objective=True``. Methods with one objective for codes and
+            weights say when they evaluate it.
     """
 
     loss: Tensor
@@ -42,7 +42,7 @@ class StepReport:
     objective: Tensor | None = None
 
     def copied(self) -> StepReport:
-        """The same in tensors of its own."""
+        """A copy of the report, in tensors of its own."""
         return StepReport(
             self.loss.clone(),
             None if self.correct is None else self.correct.clone(),
@@ -52,16 +52,17 @@ class StepReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Traits:
-    """What sets a kind of method apart for those who call it.
+    """The properties of a method that its callers have to know.
 
     Attributes:
-        full_batch: a step takes the whole training set.
-        per_sample: it keeps something for every sample: a step wants their numbers, too, ``step(x, y, index)``.
-        factorises: it trains NonNegativeFactors, and on samples without a label, -1.
-        captures: its ``_compute`` and ``_commit`` launch the same kernels in every step and never look at a value on
-            the GPU, so that they can be a CUDA graph, see :meth:`Method._why_not_captured`.
-        default_loss: the name of the loss that it takes unless told otherwise.
-        needs: methods of :class:`altmin_ext.losses.Loss` that have no default and that its loss must have, such as
+        full_batch: whether a step takes the whole training set.
+        per_sample: whether it keeps variables for every sample; a step then needs their numbers:
+            ``step(x, y, index)``.
+        factorises: whether it trains NonNegativeFactors, also on samples without a label, -1.
+        captures: whether its steps can become a CUDA graph: ``_compute`` and ``_commit`` launch the same kernels in
+            every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
+        default_loss: the name of its default loss.
+        needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
             "proximal".
     """
 
@@ -76,38 +77,49 @@ class Traits:
 class Method(abc.ABC):
     """A training method bound to a model.
 
-    Use :func:`altmin_ext.make_method` to make one. The model is trained in place: its ``state_dict()`` is an
-    ordinary torch one at any time between two steps.
+    Make one by :func:`altmin_ext.make_method`. The model is trained in place: between two steps its ``state_dict()``
+    is always an ordinary torch one.
 
-    For those who write one: a method is made by :meth:`_cut`, before which nothing has changed and which refuses the
-    models that do not suit, and :meth:`_allocate`. These are the phases of a step, in the order in which they run; a
-    method has a ``_compute``, and what it needs of the others:
+    To write a method: :meth:`_cut` splits the model and refuses one that does not suit, before anything has changed;
+    :meth:`_allocate` makes the buffers. A step has the following phases, in this order. A method defines
+    ``_compute``, and those of the others that it needs:
 
-    1. ``check_batch(x, y)`` refuses what does not fit the model;
-    2. ``_undoable()`` says what an error later on must put back; all of it is remembered;
-    3. ``_prepare(x, y)`` may refuse, too, makes buffers for the minibatch's shape, and refreshes scalars, such as
-       learning rates, in the blocks where kernels read them;
-    4. ``_compute(x, y)`` does the arithmetic in the paper's order and returns the report. Where something is not
-       finite it raises a flag of the guard, and changes nothing from then on;
-    5. ``_diverged()`` looks at the flags: if one is up the step is undone, and an error or left out;
-    6. ``_commit(batch)`` keeps what a step that is taken has found out besides the weights;
-    7. ``_finish()`` does the books on the host, such as raising a penalty.
+    1. ``check_batch(x, y)`` refuses a minibatch that does not fit the model;
+    2. ``_undoable()`` names the parts that must be restored if the step fails later; their state is saved;
+    3. ``_prepare(x, y)`` makes buffers for the shape of the minibatch, and refreshes scalars, such as learning rates,
+       in the blocks that kernels read; it may refuse the minibatch, too;
+    4. ``_compute(x, y)`` does the arithmetic in the paper's order and returns the report. If something is not finite,
+       it raises a flag of the guard, and changes nothing from then on;
+    5. ``_diverged()`` reads the flags: if one is raised, the step is undone, and becomes an error or is skipped;
+    6. ``_commit(batch)`` keeps the results of a successful step other than the weights;
+    7. ``_finish()`` does the bookkeeping on the host, such as raising a penalty.
 
-    Of a captured method 4 and 6 are a CUDA graph, and 5 is put off until :meth:`raise_if_diverged`. Whatever ends a
-    step before its end, an exception of the user's own module among others, leaves the model and the method as they
-    were, bit for bit.
+    For a captured method, 4 and 6 are a CUDA graph, and 5 waits until :meth:`raise_if_diverged`. If a step fails in
+    any way, for instance by an exception in a user's module, model and method are restored bit for bit.
+
+    Args:
+        model: trained in place.
+        options: an instance of ``Options``.
+        loss: as for :func:`altmin_ext.make_method`; None for ``traits.default_loss``.
+        seed: of the method's own random numbers.
+        device: where to train; None keeps the model where it is.
+        on_nonfinite: "raise" a DivergenceError, or "skip" the minibatch.
+        graph: whether to capture steps as CUDA graphs.
 
     Attributes:
-        name: the method's name, as in :func:`altmin_ext.methods.names`.
-        traits: what sets it apart for those who call it.
+        name: the method's name, one of :func:`altmin_ext.methods.names`.
+        traits: the properties that its callers have to know.
         loss: the :class:`altmin_ext.losses.Loss` at the top of the network.
         model: the module being trained.
         options: the method's options, a frozen dataclass with every value in effect.
-        steps: how many minibatches have been trained on.
+        steps: the number of minibatches trained on.
         learning_rate_factor: multiplies every learning rate; :func:`altmin_ext.train` sets it from its
             ``lr_schedule`` at the start of each epoch. 1.0 unless set.
-        n_out: outputs of the model; 0 until the first step where that has to be tried.
-        objective_rose: whether an objective that cannot rise ever did; None where it can.
+        n_out: outputs of the model; 0 before the first step if only a trial run can tell.
+        objective_rose: whether an objective that must never rise did so; None for methods without such an objective.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong, or the method cannot train the model; the model is unchanged.
     """
 
     name: ClassVar[str]
@@ -126,7 +138,7 @@ class Method(abc.ABC):
         on_nonfinite: str = "raise",
         graph: bool = False,
     ) -> None:
-        # Whatever is wrong is refused before anything changes.
+        # Everything is checked before anything changes.
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, but is {_check.named_type(model)}.")
         self.on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
@@ -143,7 +155,7 @@ class Method(abc.ABC):
             user=self.name,
         )
         self.model, self.options = model, options
-        # To walk through the modules would take a notable part of a small step.
+        # Kept in a list, since walking through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
         self._trainable = [parameter.requires_grad for _, parameter in self._parameters]
         self._stages = self._cut(model)
@@ -153,9 +165,9 @@ class Method(abc.ABC):
 
         self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
         self._step_taken = True
-        # To read a flag is to wait for the GPU: methods that need not do so look for divergence only now and then.
+        # Reading a flag waits for the GPU: methods that can defer it look for divergence only now and then.
         self._defers_guard = False
-        self._looked_after = 0  # how many steps
+        self._looked_after = 0  # the number of steps at the last look
         with self._moved_to(where):
             self.device: torch.device = self._parameters[0][1].device
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
@@ -171,9 +183,9 @@ class Method(abc.ABC):
     # ------------------------------------------------------------------------------------ how it is made
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
-        """The stages that the method trains, none where the model is one whole; refuses a model that does not suit.
+        """Split the model into the stages that the method trains; none if it trains the model as a whole.
 
-        The options may still be completed here by what the model says; nothing else may change.
+        Options whose default depends on the model may be completed here; nothing else may change.
 
         Raises:
             ValueError: the method cannot train the model, or not with these options.
@@ -181,16 +193,16 @@ class Method(abc.ABC):
         return []
 
     def _flags(self) -> Sequence[Subject]:
-        """What the guard has flags for, in the order in which they are reported."""
+        """The subjects of the guard's flags, in the order in which they are reported."""
         return ()
 
     def _allocate(self) -> None:  # noqa: B027  (some methods need nothing)
-        """Make what steps write to. The model is where it is trained; nothing is refused any more."""
+        """Make the buffers that steps write to. The model is on its device, and nothing is refused any more."""
 
     def _why_not_captured(self) -> str | None:
-        """Why steps of this model with these options cannot be CUDA graphs, as the end of a sentence; None if so.
+        """The reason, as the end of a sentence, why steps with this model and options cannot be CUDA graphs.
 
-        Asked of methods with ``traits.captures`` alone.
+        None if they can. Called only for methods with ``traits.captures``.
         """
         return None
 
@@ -208,14 +220,14 @@ class Method(abc.ABC):
 
     @contextlib.contextmanager
     def _moved_to(self, device: torch.device | None) -> Iterator[None]:
-        """Move the model; if that or what follows fails, for want of memory perhaps, back to where it was."""
+        """Move the model; if that or the body of the context fails, perhaps for lack of memory, move it back."""
         before = self._parameters[0][1].device
         try:
             if device is not None:
                 self.model.to(device)
                 named = list(self.model.named_parameters())
                 if any(new is not old for (_, new), (_, old) in zip(named, self._parameters, strict=True)):
-                    # torch.__future__ can be told to make new ones.
+                    # torch.__future__ has a setting with which moving a model makes new parameters.
                     self._parameters, self._stages = named, self._cut(self.model)
             yield
         except BaseException:
@@ -229,17 +241,17 @@ class Method(abc.ABC):
 
         Args:
             x: (B, ...), inputs in the model's dtype, on its device.
-            y: (B,) integer class indices, (B, C) floats for ``loss="mse"``, or what a criterion takes.
+            y: (B,) integer class indices, (B, C) floats for ``loss="mse"``, or the targets of a criterion.
 
         Returns:
-            The :class:`StepReport` of the minibatch, seen with the weights before this step.
+            The :class:`StepReport` of the minibatch, at the weights before this step.
 
         Raises:
-            TypeError, ValueError: the minibatch does not fit the model, or the model is not as it was when the method
-                was made, see :meth:`check_model`; the model is unchanged.
+            TypeError, ValueError: the minibatch does not fit the model, or the model has changed since the method was
+                made, see :meth:`check_model`; the model is unchanged.
             DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``); the model keeps
-                the last finite weights. On a GPU, where to look would mean to wait, that is found out by
-                :meth:`raise_if_diverged`; the weights stand still until then.
+                the last finite weights. On a GPU, where a check would have to wait, :meth:`raise_if_diverged` raises
+                it; until then the weights do not move.
         """
         y = self.check_batch(x, y)
         if not self.model.training:
@@ -255,7 +267,7 @@ class Method(abc.ABC):
     def _all_or_nothing(
         self, run: Callable[[Tensor, Tensor], Seen], parts: Sequence[Undoable], x: Tensor, y: Tensor
     ) -> Seen:
-        """Phases 3 to 7, of which ``run`` is 4 to 6; if they do not come to their end, the parts are put back."""
+        """Run phases 3 to 7, where ``run`` does 4 to 6; if the step is not completed, restore the parts."""
         undo = Undo(parts)
         try:
             x, y = self._prepare(x, y)
@@ -270,31 +282,31 @@ class Method(abc.ABC):
         return report
 
     def _run(self, x: Tensor, y: Tensor) -> StepReport:
-        """What is captured where steps are CUDA graphs."""
+        """Phases 4 to 6, which are captured if steps are CUDA graphs."""
         if self._defers_guard and self.on_nonfinite == "skip":
-            self._guard.lower()  # only what is raised in this step stops it
+            self._guard.lower()  # a flag of an earlier step must not stop this one
         report = self._compute(x, y)
         self._step_taken = self._defers_guard or not self._diverged()
         if self._step_taken:
-            self._commit(x.shape[0])  # len() of a tensor takes long
+            self._commit(x.shape[0])  # len() of a tensor is slow
         return report
 
     def _put_back(self, undo: Undo) -> None:
-        """Make everything as it was before a step that is not taken."""
+        """Restore everything to its state before a step that is not taken."""
         undo()
         if not self._defers_guard:
             self._guard.lower()
 
     def _undoable(self) -> Sequence[Undoable]:
-        """What steps change before the last thing in them that may fail.
+        """The parts that a step changes before the last operation that may fail.
 
-        Kernels do not write while a flag is up, so that most methods have nothing to put back where no module of the
-        user's runs after the first write.
+        Kernels do not write while a flag is raised. Most methods therefore have nothing to restore, unless a user's
+        module runs after the first write.
         """
         return ()
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What comes before a step's arithmetic: checks, buffers, scalars; returns the minibatch to use."""
+        """Check the minibatch, make buffers and refresh scalars before a step; returns the minibatch to use."""
         return x, y
 
     @abc.abstractmethod
@@ -302,10 +314,10 @@ class Method(abc.ABC):
         """The step's arithmetic."""
 
     def _commit(self, batch: int) -> None:  # noqa: B027  (most methods keep the weights alone)
-        """Keep what a step that is taken has found out besides the weights."""
+        """Keep the results of a successful step other than the weights."""
 
     def _finish(self) -> None:  # noqa: B027  (most methods keep no books)
-        """What comes after it on the host, such as raising a penalty."""
+        """Do the bookkeeping after a successful step on the host, such as raising a penalty."""
 
     def _new_captures(self) -> CapturedSteps[StepReport] | None:
         if not self._graph:
@@ -314,16 +326,16 @@ class Method(abc.ABC):
         return CapturedSteps(self._run, self._captured_buffers, parameters, self.device)
 
     def _captured_buffers(self) -> Any:
-        """What a captured step uses and the method might replace later."""
+        """The buffers of a captured step that the method might replace later; the CUDA graph keeps them alive."""
         return None
 
     # ---------------------------------------------------------------------------------------- divergence
 
     def raise_if_diverged(self) -> None:
-        """Raise a DivergenceError if a step since the last call was not finite and had to be left out.
+        """Raise a DivergenceError if a step since the last call was not finite and has not been taken.
 
-        Does something only on a GPU, which it waits for. :func:`altmin_ext.train` calls it at the end of an epoch
-        and every thousand steps.
+        Only needed on a GPU, which it waits for. :func:`altmin_ext.train` calls it at the end of each epoch and after
+        every thousand steps.
         """
         try:
             if self._defers_guard and self.on_nonfinite == "raise":
@@ -332,7 +344,7 @@ class Method(abc.ABC):
             self._looked_after = self.steps
 
     def _diverged(self) -> bool:
-        """Whether a flag is up, and so the step must not be taken; raises where the user asked for it."""
+        """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``."""
         raised = self._guard.raised()
         if raised is None:
             return False
@@ -352,7 +364,7 @@ class Method(abc.ABC):
         )
 
     def _remedy(self, variable: str) -> str:
-        """What to do where a variable is not finite though the data are, as the end of a sentence."""
+        """What to do if a variable is not finite although the data are, as the end of a sentence."""
         return "lower lr"
 
     # -------------------------------------------------------------------------------------------- checks
@@ -360,7 +372,7 @@ class Method(abc.ABC):
     def check_model(self) -> None:
         """Raise a ValueError if a parameter has been frozen or unfrozen, or the model moved or its dtype changed.
 
-        What a method keeps of the weights, such as moments and buffers for gradients, it makes once.
+        The method's buffers for the weights, such as moments and gradients, are made once and would not fit any more.
         """
         (_, first), trainable = self._parameters[0], [p.requires_grad for _, p in self._parameters]
         if first.dtype != self.dtype or first.device != self.device:
@@ -379,9 +391,21 @@ class Method(abc.ABC):
         )
 
     def check_batch(self, x: Tensor, y: Tensor) -> Tensor:
-        """Raise unless ``(x, y)`` is a minibatch this method can train on; return y in its working dtype.
+        """Check that the method can train on a minibatch.
 
-        Values are left to the kernels and the divergence guard, which see them anyway.
+        Only types, dtypes, devices and shapes are checked; kernels and the divergence guard check the values.
+
+        Args:
+            x: the inputs, as for :meth:`step`.
+            y: the targets, as for :meth:`step`.
+
+        Returns:
+            y as the loss takes it, with integers as int64.
+
+        Raises:
+            TypeError: x or y is no tensor, or has a wrong dtype.
+            ValueError: x or y is on another device than the model, or has a wrong shape; or the model has changed,
+                see :meth:`check_model`.
         """
         self.check_model()
         if not isinstance(x, Tensor):
@@ -408,25 +432,28 @@ class Method(abc.ABC):
         return self.loss.check_targets(y, self.dtype)
 
     def begin_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:  # noqa: B027  (most do nothing)
-        """Do what the method does with the data before an epoch's steps.
+        """Do the method's work on the data before the steps of an epoch.
 
         Args:
             batches: the minibatches (x, y) of one pass.
         """
 
     def end_epoch(self) -> None:  # noqa: B027  (a method without an epoch schedule has nothing to do)
-        """Apply what the method does between epochs, such as raising the penalty."""
+        """Do the method's work after an epoch, such as raising a penalty."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The method's own state (optimiser moments, penalty, step count), without the model's weights."""
+        """The method's own state, such as moments, penalty and step count, without the model's weights."""
         return {"method": self.name, "steps": self.steps, "learning_rate_factor": self.learning_rate_factor}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore an earlier state of the method.
+
+        Args:
+            state: the result of :meth:`state_dict`.
 
         Raises:
-            TypeError, ValueError: the state is of another method, is not whole, or its shapes do not fit; nothing has
-                been changed.
+            TypeError: the state is no dict.
+            ValueError: the state is of another method, is incomplete, or its shapes do not fit; nothing has changed.
         """
         _check_holds("state", state, ["method"])
         if state["method"] != self.name:
@@ -437,20 +464,20 @@ class Method(abc.ABC):
             if isinstance(part, dict):
                 _check_holds(f"state's {key}", state[key], part)
         self._check_state(state)
-        self._captured = self._new_captures()  # whose graphs know what they move by its place in memory
+        self._captured = self._new_captures()  # graphs know their tensors by address
         self._load_state(state)
 
     def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (the base's numbers fit every model)
         """Raise a ValueError unless the state's tensors fit the model; its keys have been checked."""
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that has been checked."""
+        """Restore a state that has been checked."""
         self.steps = int(state["steps"])
         self.learning_rate_factor = float(state["learning_rate_factor"])
 
 
 def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
-    """Raise unless what was found is a mapping with all of the keys."""
+    """Raise unless ``found`` is a mapping with all of the keys."""
     if not isinstance(found, Mapping):
         raise TypeError(f"{what} must be a dict, but is {_check.named_type(found)}.")
     missing = [key for key in keys if key not in found]
@@ -459,7 +486,7 @@ def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
 
 
 def _check_parameters(model: nn.Module) -> torch.dtype:
-    """The dtype of the model's parameters; raises unless there are some to train, all of the same dtype."""
+    """The dtype of the model's parameters; raises unless some can be trained, and all have the same dtype."""
     parameters = list(model.parameters())
     if not parameters:
         raise ValueError(f"model must have parameters to train, but {type(model).__name__} has none.")
@@ -476,7 +503,7 @@ def _check_parameters(model: nn.Module) -> torch.dtype:
 
 
 def _check_no_factors(name: str, model: nn.Module) -> None:
-    """Raise a ValueError if the model holds a layer that hands no derivative down."""
+    """Raise a ValueError if the model holds a NonNegativeFactors, through which no derivative passes."""
     for path, module in model.named_modules():
         if isinstance(module, NonNegativeFactors):
             raise ValueError(

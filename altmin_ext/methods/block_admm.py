@@ -1,8 +1,8 @@
 """Stochastic Block-ADMM: backpropagation inside the blocks of a network, ADMM between them (Khorram et al. 2021,
 arXiv 2105.00339).
 
-The network is cut into blocks f_1, ..., f_T, any sub-networks. Behind every block but the last lies a code X_t, tied
-to the block's output by a penalty rho and a scaled dual variable U_t:
+The network is cut into blocks f_1, ..., f_T, which may be any sub-networks. Behind every block but the last is a code
+X_t, tied to the block's output by a penalty rho and a scaled dual variable U_t:
 
     minimise  sum over samples of  loss(f_T(X_{T-1}), y)  +  sum_{t<T} rho/2 ||X_t - f_t(X_{t-1}) + U_t||^2 .
 
@@ -12,7 +12,7 @@ A step on a minibatch begins with X_t <- f_t(X_{t-1}) and U_t <- 0, and then, ``
 2. fits the weights: one Adam step of every block on its own term of J, all independently;
 3. raises the duals: U_t <- U_t + X_t - f_t(X_{t-1}).
 
-Only the method's abstract was at hand. The steps are worked out from the problem that it states, not taken from
+Only the abstract of the paper was available. The steps are derived from the problem that it states, not taken from
 published code, and no published number is claimed.
 """
 
@@ -42,13 +42,13 @@ from altmin_ext.ops.numerics import soft_threshold
 from altmin_ext.updates import AdamUpdate
 
 Proximal: TypeAlias = Callable[[Tensor, float], Tensor]
-# How many steps, after as many at first, the weights' norms are taken to stand still.
+# The norms of the weights are updated in each of the first so many steps, and then once in so many.
 _spectral_norm_interval = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions(GradientOptions):
-    """Options of all methods that fit blocks to codes between them."""
+    """The options of all methods with blocks and codes between them."""
 
     rho: float = option(1.0)
     lr_codes: float | str = option("auto")
@@ -56,7 +56,7 @@ class BlockOptions(GradientOptions):
     code_iterations: int = option(1)
     order: str = option(
         "gauss-seidel",
-        "the codes below that weights are fitted to: 'gauss-seidel', as moved; 'jacobi', as they were",
+        "inputs to which weights are fitted: codes after the move, 'gauss-seidel', or before it, 'jacobi'",
         choice("gauss-seidel", "jacobi"),
     )
     workers: int = option(1, "threads that fit the blocks' weights, which are independent", integer())
@@ -66,7 +66,7 @@ class BlockOptions(GradientOptions):
 def _checked_blocks(name: str, value: Any) -> int | list[int]:
     try:
         if isinstance(value, Iterable) and not isinstance(value, str):
-            return _check.integers(name, value, minimum=-sys.maxsize)  # which there are, the model says
+            return _check.integers(name, value, minimum=-sys.maxsize)  # their range depends on the model
         return _check.integer(name, value)
     except TypeError:
         raise TypeError(f"{name} must be an integer or a list of integers, but is {value!r}.") from None
@@ -91,37 +91,37 @@ class BlockADMMOptions(BlockOptions):
     tenth. A block that is more than one linear map behind activations has no single norm; the first samples of the
     minibatch stand for all. Measured, that norm was up to a third too small, which such a step tolerates.
 
-    With ``order="jacobi"``, one round of one code step, and neither a proximal map nor stored duals, the weights are
-    fitted from where the codes were, and block t's gradient is that of backpropagation times the product of rho eta
-    over the codes above it: the two differ in scale alone. Duals that last for a minibatch begin at zero, so they
-    have no effect in a single round.
+    Take ``order="jacobi"``, one round of one code step, and neither a proximal map nor stored duals. The weights are
+    then fitted at the inputs that they had before the codes moved, and the gradient of block t is that of
+    backpropagation times the product of rho eta over the codes above it: the two differ in scale alone. Duals that
+    last for a minibatch begin at zero, so they have no effect in a single round.
 
     Duals are stored together with their codes, since a dual is the price of one code's constraint. They describe
     weights of the past, while weights move with every minibatch: expect slower learning.
 
     A code's displacement shrinks by the factor eta with every round and with every block below. With many blocks in
-    float32 little is left for the lowest ones; take fewer blocks then.
+    float32, little of it reaches the lowest ones; take fewer blocks then.
 
     By default a block ends with a module with parameters, and the activation behind it belongs to the block above:
-    codes are pre-activations, as in alternating minimisation. With ``codes="activations"`` it belongs to the block
-    below, and it is activations that become non-negative or sparse. Codes of dead units then move, too; the weights
-    above are fitted to these moves, which no unit can make, and grow, and the network generalises worse.
+    codes are pre-activations, as in alternating minimisation. With ``codes="activations"`` the activation belongs to
+    the block below, and the activations become non-negative or sparse. Codes of dead units then move, too, although
+    the units cannot follow. The weights above are fitted to these moves and grow, and the network generalises worse.
 
     The proximal map applies a constraint or penalty to the codes: "non-negative" and "binary" project onto [0, inf)
-    and {-1, +1}, "sparse" is the soft threshold by eta ``l1_codes``, and a function is called with (X, eta), X
-    (B, ...), and returns a tensor of the same shape. Projecting onto {-1, +1} undoes a short step, so "binary" takes
-    eta = 1 / rho by default; even so nothing is learnt unless ``rho`` is .1 or less, behind a tanh or a sign.
+    and {-1, +1}; "sparse" is the soft threshold by eta ``l1_codes``; a function is called with (X, eta), X (B, ...),
+    and returns a tensor of the same shape. Projecting onto {-1, +1} undoes a short step, so "binary" takes
+    eta = 1 / rho by default. Even so, nothing is learnt unless ``rho`` is .1 or less, behind a tanh or a sign.
     """
 
     blocks: int | Sequence[int] | None = option(
         None,
-        "number of blocks, or, in Python, the numbers of the modules that blocks begin with",
+        "number of blocks; in Python also the list of the modules, by number, that begin a block",
         _checked_blocks,
         none="a block for each module with parameters",
     )
     codes: str = option(
         "pre-activations",
-        "what the codes between blocks are: 'pre-activations' or 'activations'",
+        "kind of the codes between blocks: 'pre-activations' or 'activations'",
         choice("pre-activations", "activations"),
     )
     duals: str = option("online")
@@ -148,7 +148,7 @@ class BlockADMMOptions(BlockOptions):
             raise ValueError(f"l1_codes must be 0 unless proximal='sparse', but is {self.l1_codes!r}.")
 
     def starts(self, model: nn.Module) -> list[int]:
-        """Which modules of the chain a block begins with; ValueError if that cannot be had."""
+        """The numbers of the modules that begin a block, except the first; a ValueError if that is impossible."""
         maps = map_spans(model)
         count = len(maps) if self.blocks is None else self.blocks
         if isinstance(count, int):
@@ -179,7 +179,7 @@ class BlockADMMOptions(BlockOptions):
 
 
 def _checked(proximal: Proximal) -> Proximal:
-    """The same, with a ValueError where it does not return a tensor like the one it was given."""
+    """The same function, with a ValueError if its result is not shaped like its argument."""
 
     def checked(code: Tensor, step: float) -> Tensor:
         result = proximal(code, step)
@@ -195,15 +195,16 @@ def _checked(proximal: Proximal) -> Proximal:
 
 
 class Block:
-    """A sub-network f, and the code X and dual U behind it, whose term is rho/2 ||X - f(input) + U||^2 per sample.
+    """A sub-network f with the code X and dual U behind it; its term is rho/2 ||X - f(input) + U||^2 per sample.
 
-    Within a step the sub-network is the same function at every evaluation: one dropout mask, the batch's statistics.
+    Within a step the sub-network is the same function at every evaluation: same dropout mask, same statistics of the
+    batch.
 
     Attributes:
         stage, pre, map: the sub-network, and its parts without and with parameters.
-        input, output: where the sub-network stands, and its value there, both (B, ...).
+        input, output: the point of the last evaluation and the value there, both (B, ...).
         code, dual: X and U, (B, ...); None for a dual of zeros.
-        curvature: a bound of that of the block's term in its code.
+        curvature: a bound of the curvature of the block's term in its code.
     """
 
     def __init__(self, stage: BoundStage, rho: float, proximal: Proximal | None = None) -> None:
@@ -214,29 +215,29 @@ class Block:
         self.dual: Tensor | None = None
 
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
-        """What is handed to the block above, for a sample of this shape."""
+        """The shape of the input of the block above, for a sample of this shape."""
         return self.stage.output_shape(shape, like)
 
     def encode(self, input: Tensor) -> None:
-        """The first evaluation in a step: X <- f(input), U <- 0."""
+        """Evaluate f for the first time in a step: X <- f(input), U <- 0."""
         self.input = input
         self.output = self.code = self.map.encode(self.pre.begin(input), None)
         self.dual = None
 
     @property
     def above(self) -> Tensor:
-        """What the block above takes: X."""
+        """The input of the block above: X."""
         return self.code
 
     def move(self, gradient: Tensor, eta: float) -> None:
-        """X <- prox(X - eta dJ/dX), the gradient being that of the block above."""
-        if self.code is not self.output or self.dual is not None:  # else its own term is at its minimum
+        """X <- prox(X - eta dJ/dX); ``gradient`` is the part of dJ/dX from the block above."""
+        if self.code is not self.output or self.dual is not None:  # otherwise its own term is at its minimum
             gradient = gradient - self.error()
         code = torch.sub(self.code, gradient, alpha=eta)
         self.code = code if self._proximal is None else self._proximal(code, eta)
 
     def stand_at(self, input: Tensor, *, anew: bool = False) -> None:
-        """Evaluate f unless it stands there already; ``anew``: even so, as the weights have moved."""
+        """Evaluate f, unless the last evaluation was at this input; ``anew``: always, since weights have moved."""
         if anew or input is not self.input:
             self.input = input
             self.output = self.map.forward(self.pre.value(input), None)
@@ -260,7 +261,7 @@ class Block:
         return self._rho / 2 * misfit.double().square().sum() / len(misfit)
 
     def commit(self) -> None:
-        """Keep what the encode saw, such as the running statistics of batch normalisation."""
+        """Update what depends on the encode, such as the running statistics of batch normalisation."""
         for piece in self.pre.pieces:
             piece.commit()
         self.map.commit()
@@ -271,7 +272,8 @@ class LastBlock(Block):
 
     Attributes:
         targets: y of the minibatch.
-        loss, correct: 0-d, of the logits at which :meth:`error` was asked for last; None for what is not counted.
+        loss, correct: 0-d, the mean loss and the correct count at the last call of :meth:`error`; ``correct`` is None
+            if it has no meaning.
     """
 
     def __init__(self, stage: BoundStage, loss: Loss, flag: Tensor) -> None:
@@ -290,7 +292,7 @@ class LastBlock(Block):
         return residual
 
     def curvature_at_output(self) -> float:
-        """That of the loss at the logits where the block stands."""
+        """The curvature of the loss at the logits of the last evaluation."""
         return float(self._function.curvature_at(self.output, None, self.targets))
 
     def objective(self) -> Tensor:
@@ -299,7 +301,7 @@ class LastBlock(Block):
 
 
 class _Threads(ThreadPoolExecutor):
-    """Can be copied with the method that has them; the copy starts threads of its own."""
+    """Threads that can be copied with their method; the copy starts threads of its own."""
 
     def __reduce__(self) -> tuple[type[_Threads], tuple[int]]:
         return _Threads, (self._max_workers,)
@@ -308,14 +310,14 @@ class _Threads(ThreadPoolExecutor):
 class BlockADMM(Method):
     """Stochastic Block-ADMM: backpropagation within blocks, ADMM between them, Adam on the weights.
 
-    No derivative crosses more than one block, and all blocks' weights are fitted independently, by as many threads as
-    ``workers`` says: to the same bits however many. Each of them computes with as many threads as torch is set to, so
-    that ``torch.set_num_threads(1)`` goes with several.
+    No derivative crosses more than one block. The weights of all blocks are fitted independently, by ``workers``
+    threads, with the same bits for any number of them. Each of these threads uses as many threads as torch is set to,
+    so call ``torch.set_num_threads(1)`` if there are several.
 
     Attributes:
-        code_step_sizes: (T - 1,) float64, the step size that each code took in the last step, lowest first.
-        codes, duals: those of every sample, where they are stored: a tensor (N, ...) per block but the last, N above
-            every index seen.
+        code_step_sizes: (T - 1,) float64, the step size of each code in the last step, lowest code first.
+        codes, duals: the stored codes and duals of every sample: a tensor (N, ...) for each block but the last, with
+            N greater than every index so far. Empty if none are stored.
     """
 
     name = "block-admm"
@@ -349,7 +351,9 @@ class BlockADMM(Method):
         self._scalars_are_for: tuple[int, float] | None = None
         self.codes: list[Tensor] = []
         self.duals: list[Tensor] = []
-        self._seen = torch.zeros(0, dtype=torch.bool, device=self.device)  # whose codes and duals are known
+        self._seen = torch.zeros(
+            0, dtype=torch.bool, device=self.device
+        )  # samples with stored codes and duals
         self._index: Tensor | None = None
         self._map = map if o.workers == 1 else _Threads(o.workers).map
 
@@ -365,8 +369,14 @@ class BlockADMM(Method):
 
         Args:
             x, y: the minibatch.
-            index: (B,) integers from 0, which samples of the training set these are, no two alike; needed, and
-                used, with ``duals="stored"`` only.
+            index: (B,) integers from 0, the numbers of these samples in the training set, all different; needed and
+                used only with ``duals="stored"``.
+
+        Returns:
+            The report, as in :meth:`Method.step`.
+
+        Raises:
+            TypeError, ValueError, DivergenceError: as in :meth:`Method.step`, or ``index`` is wrong.
         """
         if self.options.duals == "stored":
             _check_index(index, x)
@@ -387,7 +397,7 @@ class BlockADMM(Method):
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
-        modules = self._calls_modules  # which the duals and spectral norms ask after the weights have moved
+        modules = self._calls_modules  # which duals and spectral norms evaluate after the weights have moved
         parts: list[Undoable] = []
         if self._bound_shape is None or (self._auto and (modules or not self._spectral_norms.ready)):
             parts.append(self._spectral_norms)
@@ -399,7 +409,9 @@ class BlockADMM(Method):
 
     def _put_back(self, undo: Undo) -> None:
         super()._put_back(undo)
-        self._bound_shape = None  # for which spectral norms may have been drawn that have been put back
+        self._bound_shape = (
+            None  # vectors of the spectral norms may have been drawn for it, and are undone now
+        )
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         o = self.options
@@ -422,7 +434,7 @@ class BlockADMM(Method):
         return StepReport(loss, correct, objective)
 
     def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """X_t <- f_t(X_{t-1}) or what is stored, for all t; returns the loss of the model and its correct count."""
+        """X_t <- f_t(X_{t-1}), or the stored code, for all t; returns the model's mean loss and correct count."""
         code = x
         for block in self._blocks:
             block.encode(code)
@@ -443,13 +455,13 @@ class BlockADMM(Method):
                 block.move(above.vjp(above.error()), eta)
 
     def _weight_gradients(self, inputs: Sequence[Tensor]) -> None:
-        """The gradient of every block's term in its weights at these inputs; raises flags that are not finite."""
+        """Compute the gradient of every block's term in its weights at these inputs; raise a flag if not finite."""
 
-        @torch.no_grad()  # which a thread does not take over from the one that starts it
+        @torch.no_grad()  # a new thread does not inherit this
         def fit(block: Block, input: Tensor) -> Tensor:
             block.stand_at(input)
             block.map.weight_gradients(block.error(), block.input)
-            # Adam squares them: one tensor that overflows there must not stay behind while the others move.
+            # Adam squares gradients: if one overflows, its weights would stay behind while the others move.
             squares = (torch.dot(gradient.flatten(), gradient.flatten()) for gradient in block.map.gradients)
             return sum(squares, self._like.new_zeros(()))
 
@@ -479,7 +491,7 @@ class BlockADMM(Method):
     # ------------------------------------------------------------------------------------- what it needs
 
     def _bind(self, shape: torch.Size) -> None:
-        """Find out the shapes of the codes of samples of this shape."""
+        """Find the shapes of all codes, for samples of this shape."""
         if shape == self._bound_shape:
             return
         shapes = [shape]
@@ -497,9 +509,9 @@ class BlockADMM(Method):
         self._bound_shape = shape
 
     def _find_step_sizes(self, batch: int) -> list[float]:
-        """eta_t of every code, the same until a later iteration of their spectral norms.
+        """eta_t of every code; they change only when the spectral norms are updated.
 
-        Where the loss has no bound of its curvature for all logits, they are the minibatch's own.
+        If the loss has no bound of its curvature for all logits, they are found anew for every minibatch.
         """
         if self._step_sizes is None or (self._auto and self.loss.curvature(self.n_out) is None):
             if self._auto:
@@ -511,7 +523,7 @@ class BlockADMM(Method):
         return self._step_sizes
 
     def _majorising_step_sizes(self) -> list[float]:
-        """One over the curvature of every code's terms, at the spectral norms as they are."""
+        """One over the curvature of every code's terms, with the current spectral norms."""
         curvatures = [self.options.rho] * len(self._hidden)
         if curvatures:
             bound = self.loss.curvature(self.n_out)
@@ -524,7 +536,7 @@ class BlockADMM(Method):
         ]
 
     def _fetch(self) -> None:
-        """Take up the codes and duals of the minibatch's samples, the latter decayed, where they have been seen."""
+        """Restore the stored codes, and the decayed duals, of those samples that have been seen before."""
         assert self._index is not None
         held = len(self._seen)
         if held == 0:
@@ -541,9 +553,9 @@ class BlockADMM(Method):
             above.stand_at(below.above)
 
     def _store(self, index: Tensor) -> None:
-        """Keep the codes and duals of those samples; at the end of a step, so that one that fails grows nothing."""
+        """Store the codes and duals of these samples; at the end of a step, so that a failed one stores nothing."""
         needed, held = int(index.max()) + 1, len(self._seen)
-        if needed > held:  # twice as many at least, so that growing costs little in the long run
+        if needed > held:  # at least doubled, so that growing costs little in the long run
             size = max(needed, 2 * held)
             nothing = [self._like.new_zeros(0, *shape) for shape in self._code_shapes]
             self.codes = [_grown(part, size) for part in self.codes or nothing]
@@ -556,7 +568,7 @@ class BlockADMM(Method):
 
     @property
     def _starts(self) -> list[int]:
-        """Which modules the blocks begin with, the first one apart."""
+        """The numbers of the modules that begin a block, the first block apart."""
         starts: list[int] = self.options.starts(self.model)
         return starts
 
@@ -593,12 +605,12 @@ class BlockADMM(Method):
 
 
 def _grown(stored: Tensor, size: int) -> Tensor:
-    """The same with as many rows, the new ones zero."""
+    """The tensor with ``size`` rows; new rows are zero."""
     return torch.cat([stored, stored.new_zeros(size - len(stored), *stored.shape[1:])])
 
 
 def _check_index(index: Tensor | None, x: Tensor) -> None:
-    """Raise unless the index says, once each, which samples those of the minibatch are."""
+    """Raise unless the index holds a different number for each sample of the minibatch."""
     if index is None:
         raise ValueError(
             "index must say which samples these are where duals are stored, but is missing: "

@@ -1,31 +1,31 @@
 """DeepFacto: a layer of non-negative factors within a network, learnt by stochastic Block-ADMM (Khorram et al. 2021,
 arXiv 2105.00339).
 
-Between an encoder f_1 and a head f_2 lies a :class:`altmin_ext.NonNegativeFactors`. The features that the encoder
-gives are factorised into codes S, one row for each sample, or for each position of a sample's map, and a dictionary M
-that all share; only the codes reach the head:
+Between an encoder f_1 and a head f_2 is a :class:`altmin_ext.NonNegativeFactors`. It factorises the encoder's
+features into codes S, with a row for each sample or for each position of a sample's map, and a dictionary M that all
+share. Only the codes reach the head:
 
     minimise  sum over samples of  loss(f_2(S), y)  +  rho/2 ||S M^T - f_1(x) + U||^2   subject to  S >= 0, M >= 0 .
 
-It is Block-ADMM of two blocks, whose code X = S M^T is held in factors. A step on a minibatch begins with
-S <- argmin ||f_1(x) - S M^T||^2, which is what the layer does in inference, too. No dictionary can say all of the
-features: R = f_1(x) - S M^T is left over. If the encoder had to make up for all of R, it would be drawn towards
-features that are easily said; so in the penalty f_1(x) - (1 - fidelity) R stands for f_1(x), in which only the share
-``fidelity`` of R is left. With U <- 0 it then, ``iterations`` times,
+This is Block-ADMM of two blocks, whose code X = S M^T is held in factors. A step on a minibatch begins with
+S <- argmin ||f_1(x) - S M^T||^2, as the layer does in inference. No dictionary reproduces the features exactly:
+R = f_1(x) - S M^T is left over. An encoder that had to make up for all of R would learn features that are easy to
+reproduce. In the penalty, f_1(x) is therefore replaced by f_1(x) - (1 - fidelity) R, which leaves only the share
+``fidelity`` of R. Then U <- 0, and ``iterations`` times the step
 
-1. moves the codes, ``code_iterations`` times, to where the objective is smallest with the loss replaced by its
-   sample_jvp at S and ||. - S||^2 / (2 eta), by the layer's sweeps;
+1. moves the codes, ``code_iterations`` times, to the minimum of the objective in which the loss is replaced by its
+   linear approximation at S plus ||. - S||^2 / (2 eta), by the layer's sweeps;
 2. fits encoder and head, one Adam step each, on their own terms;
 3. raises the duals: U <- U + S M^T - f_1(x).
 
-With it the dictionary is fitted to all codes S and features F seen, of which two matrices are kept:
-A <- (1 - forgetting) A + S^T S and B <- (1 - forgetting) B + F^T S, in sweeps over the atoms,
+In 2 the dictionary is also fitted to all codes S and features F so far, which are kept in two matrices,
+A <- (1 - forgetting) A + S^T S and B <- (1 - forgetting) B + F^T S. Sweeps over the atoms set
 m_j <- max(0, m_j + (B_j - M A_j) / A_jj) (HALS: Cichocki & Phan 2009; online: Mairal et al. 2010). Atoms are then
-scaled to unit norm, and one that no code has used for long begins anew at what is fitted worst.
+scaled to unit norm. An atom that no code has used for long restarts from the row that is fitted worst.
 
-A sample without a label, -1, takes part in the factorisation and leaves the loss alone.
+A sample without a label, -1, takes part in the factorisation but not in the loss.
 
-Only the method's abstract was at hand. The steps are worked out from the problem that it states, not taken from
+Only the abstract of the paper was available. The steps are derived from the problem that it states, not taken from
 published code, and no published number is claimed.
 """
 
@@ -48,7 +48,7 @@ from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.nn.sign import check_surrogates
 from altmin_ext.ops import MemoryScalar
 
-_unused = 1e-6  # an atom whose A_jj is at most that share of the largest begins anew
+_unused = 1e-6  # an atom whose A_jj is at most this share of the largest one restarts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,28 +77,28 @@ class DeepFactoOptions(BlockOptions):
     rho: float = option(10.0)
     fidelity: float = option(
         1e-3,
-        "share of the encoder's features that no codes reproduce which counts against the encoder: 1 as the problem "
-        "is stated, 0 to follow the loss alone",
+        "share of the factorisation error for which the encoder is penalised: 1 as the problem is stated, 0 to "
+        "follow the loss alone",
         number(maximum=1.0),
     )
     lr_dictionary: float = option(
-        1.0, "how far atoms go towards what a sweep finds: 1 all the way", number(maximum=1.0)
+        1.0, "part of each sweep's change of the atoms that is taken: 1 all of it", number(maximum=1.0)
     )
     forgetting: float = option(0.02)
     prior_batches: float = option(
         1.0,
-        "number of minibatches that the initial dictionary counts for; forgotten like the past",
+        "weight of the initial dictionary, in minibatches; forgotten like the past",
         number(),
     )
     sweeps: int = option(1)
 
 
 class FactorisedBlock(Block):
-    """A block whose code X is S M^T, and which hands S to the block above.
+    """A block whose code X is S M^T; the input of the block above is S.
 
     Attributes:
-        layer: whose dictionary is M.
-        features: F, the encoder's output; ``output`` is F without the part of R that is not held against the encoder.
+        layer: the layer with the dictionary M.
+        features: F, the encoder's output; ``output`` is F - (1 - fidelity) R.
         codes: S, (B, r, ...).
     """
 
@@ -106,7 +106,9 @@ class FactorisedBlock(Block):
         super().__init__(stage, options.rho)
         self._fidelity = options.fidelity
         self.layer = layer
-        self.curvature = 1e-6 * options.rho  # for a head of zeros; else that of the loss is all that counts
+        self.curvature = (
+            1e-6 * options.rho
+        )  # matters only for a head of zeros, where the loss has no curvature
         self._scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=layer.dictionary.device)
         self.codes = self.features = torch.empty(0)
 
@@ -139,11 +141,11 @@ class FactorisedBlock(Block):
         return self.codes
 
     def move(self, gradient: Tensor, eta: float) -> None:
-        """S <- argmin over S >= 0 of the block's term, <gradient, S> and ||S - now||^2 / (2 eta).
+        """S <- argmin over S >= 0 of the block's term + <gradient, S> + ||S - current S||^2 / (2 eta).
 
-        Where the encode's least squares ended is taken for its solution, however many sweeps that would have needed,
-        so that it is for the loss alone if a code moves: what its term leaves over is then normal to the atoms in
-        use, and against those that are not it has a price.
+        The result of the encode's least squares is taken for its exact solution, however many sweeps that would have
+        needed. Codes then move because of the loss alone. For an exact solution the rest R is orthogonal to the atoms
+        in use, and every unused atom has a price, the gradient of the least squares in its code.
         """
         dictionary, codes = self.layer.dictionary, as_rows(self.codes).clone()
         gram = self._rho * dictionary.t() @ dictionary
@@ -159,10 +161,10 @@ class FactorisedBlock(Block):
 
 
 class OnlineDictionary:
-    """M, fitted to all codes and features seen, by two matrices in which they are summed up.
+    """The dictionary M, fitted to all codes and features so far, which two matrices sum up.
 
     Attributes:
-        gram, cross: A = sum of s s^T, (r, r), and B = sum of f s^T, (C, r), over all rows seen, the past decaying.
+        gram, cross: A = sum of s s^T, (r, r), and B = sum of f s^T, (C, r), over all rows so far, older ones decayed.
     """
 
     def __init__(self, layer: NonNegativeFactors, options: DeepFactoOptions) -> None:
@@ -174,7 +176,7 @@ class OnlineDictionary:
         self._found = (self.gram, self.cross, like)
 
     def learn(self, codes: Tensor, features: Tensor, rate: float) -> bool:
-        """Find the next A, B and M by the rows of a minibatch, and say whether they are finite."""
+        """Find the next A, B and M from the rows of a minibatch; returns whether they are finite."""
         gram, cross, dictionary = self.gram.clone(), self.cross.clone(), self._layer.dictionary.clone()
         if not bool(gram.any()):
             gram.fill_diagonal_(self._options.prior_batches * float(codes.square().sum()) / len(gram))
@@ -199,7 +201,7 @@ class OnlineDictionary:
         return bool(dictionary.isfinite().all())
 
     def commit(self) -> None:
-        """Go on with what was found."""
+        """Replace A, B and M by those that :meth:`learn` has found."""
         self._layer.dictionary.copy_(self._found[2])
         self.gram, self.cross, _ = self._found
 
@@ -207,7 +209,7 @@ class OnlineDictionary:
 def _begin_anew(
     dead: Tensor, codes: Tensor, features: Tensor, gram: Tensor, cross: Tensor, dictionary: Tensor
 ) -> None:
-    """Atoms that no code uses become what the others leave over of the rows that are fitted worst."""
+    """Set each unused atom to the positive part of the error of one of the rows that are fitted worst."""
     left = (features - codes @ dictionary.t()).relu()
     norms, worst = left.norm(dim=1).topk(min(int(dead.sum()), len(left)))
     for atom, norm, row in zip(dead.nonzero()[:, 0], norms, worst, strict=False):
@@ -219,13 +221,13 @@ def _begin_anew(
 class DeepFacto(BlockADMM):
     """DeepFacto: a layer of non-negative factors in the network, learnt by Block-ADMM; Adam on the rest.
 
-    It takes models with one :class:`altmin_ext.NonNegativeFactors` that has parameters below and above it, such as
-    :func:`altmin_ext.models.deepfacto` makes. Where y are integer labels, -1 says that the sample has none. A
-    report's loss and correct count are of the samples with a label; without any, the loss is NaN.
+    It takes models with one :class:`altmin_ext.NonNegativeFactors` and parameters below and above it, such as those
+    of :func:`altmin_ext.models.deepfacto`. If y are integer labels, -1 means that a sample has none. Loss and correct
+    count in a report are those of the samples with a label; if there are none, the loss is NaN.
 
     Attributes:
         code_step_sizes: (1,) float64, eta of the last step.
-        memory: (A, B) that the dictionary is fitted to: (r, r) and (C, r), copies.
+        memory: copies of A (r, r) and B (C, r), to which the dictionary is fitted.
     """
 
     name = "deepfacto"
@@ -238,7 +240,7 @@ class DeepFacto(BlockADMM):
         return self._dictionary.gram.clone(), self._dictionary.cross.clone()
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
-        """Encoder and head, the layer between them left out."""
+        """The stages of encoder and head, without the layer between them."""
         check_surrogates(model)
         at, _ = _layer(model)
         parts = leaves(model)
@@ -298,7 +300,7 @@ class DeepFacto(BlockADMM):
 
 
 def _layer(model: nn.Module) -> tuple[int, NonNegativeFactors]:
-    """The layer of factors, and its number among the model's modules; ValueError unless there is exactly one."""
+    """The number of the layer of factors among the model's modules, and the layer; ValueError unless there is one."""
     layers = [
         (i, module) for i, (_, module) in enumerate(leaves(model)) if isinstance(module, NonNegativeFactors)
     ]

@@ -1,19 +1,19 @@
 """Difference target propagation (Lee, Zhang, Fischer & Bengio, ECML PKDD 2015, arXiv 1412.7525).
 
-Layer l is h_l = f_l(h_{l-1}) = s_l(W_l h_{l-1} + b_l), with h_0 = x and h_L the logits. Beside every hidden layer but
+Layer l is h_l = f_l(h_{l-1}) = s_l(W_l h_{l-1} + b_l), with h_0 = x and h_L the logits. For every hidden layer but
 the first the method keeps an approximate inverse g_l(h_l) = s_{l-1}(V_l h_l + c_l). A step on a minibatch
 
 1. encodes:           h_l <- f_l(h_{l-1}) for all l;
-2. fits the inverses: g_l to undo f_l, where h = h_{l-1} + noise, minimising the mean of ||g_l(f_l(h)) - h||^2;
+2. fits the inverses: g_l to undo f_l at h = h_{l-1} + noise, minimising the mean of ||g_l(f_l(h)) - h||^2;
 3. sets the targets:  t_{L-1} <- h_{L-1} - target_step dloss/dh_{L-1} at the top,
                       t_{l-1} <- h_{l-1} - g_l(h_l) + g_l(t_l) from there down;
 4. fits the layers:   f_l to its target, minimising the mean of ||f_l(h_{l-1}) - t_l||^2, and f_L to the loss.
 
-Each of these is differentiated in the weights of its own layer, all else being constant; dloss/dh_{L-1} is the one
-derivative in an activation. A Sign is how a layer speaks to its neighbours: h_l stands before it, f_{l+1} begins with
-it, as does the inverse of f_{l+1}, and nothing asks for its derivative; in front of f_L alone it is the surrogate's.
+Each of these is differentiated only in the weights of its own layer; dloss/dh_{L-1} is the only derivative in an
+activation. A Sign belongs to the layers that read it: h_l is the value before the Sign, and f_{l+1} and the inverse
+of f_l begin with it. Its derivative is needed only in front of f_L, where the surrogate stands in.
 
-Targets are held as displacements t_l - h_l: the difference of two nearly equal activations has few digits.
+Targets are held as displacements t_l - h_l, since the difference of two nearly equal activations has few digits.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ from altmin_ext.ops.activation import identity
 class DifferenceTargetOptions(GradientOptions):
     """Options of :class:`DifferenceTarget`.
 
-    The defaults are the authors' for the binary network 784-500-500-10 and minibatches of 100; they do for tanh
-    networks, too. For one with seven hidden layers of 240 units the authors took lr .01489, lr_inverse .005011,
-    target_step .3277, noise .3598 and noise_epochs infinite; where pixels are standardised that lr is too large.
+    The defaults are the authors' for the binary network 784-500-500-10 and minibatches of 100; they suit tanh
+    networks, too. For a network with seven hidden layers of 240 units the authors used lr .01489, lr_inverse .005011,
+    target_step .3277, noise .3598 and infinite noise_epochs; for standardised pixels that lr is too large.
     """
 
     lr: float = option(6.6e-4)
     lr_inverse: float = option(4.33e-4, "learning rate of the inverses", number())
     target_step: float = option(
         27.97,
-        "how far the top target goes along the derivative of the mean loss; per sample, this over the batch size",
+        "step of the top target along the derivative of the mean loss; for a sample's own loss it is this divided "
+        "by the batch size",
         number(),
     )
     noise: float = option(
-        0.5, "standard deviation, at first, of the noise that the inverses learn to undo", number()
+        0.5, "initial standard deviation of the noise that the inverses learn to undo", number()
     )
     noise_epochs: float = option(
         50.0, "epochs after which the noise has halved; inf keeps it", positive(infinite=True)
@@ -64,8 +65,8 @@ class RMSProp:
 
         m <- .95 m + .05 g;  v <- .95 v + .05 g^2;  d <- .9 d + g / sqrt(v - m^2 + 1e-3);  w <- w - lr d
 
-    There the learning rate, which is constant, stands in front of g; here a rate of zero moves nothing.
-    Where gradients are well below .03 it is SGD with a momentum of .9, at a rate of lr / .03.
+    The authors' code multiplies g by its constant learning rate; here the rate multiplies d, so that a rate of zero
+    moves nothing. If gradients are well below .03, this is SGD with a momentum of .9 and a rate of lr / .03.
 
     Args:
         weights: moved in place.
@@ -87,7 +88,7 @@ class RMSProp:
             mean, square, direction = moments
             torch.lerp(before[0], g, 0.05, out=mean)
             torch.mul(before[1], 0.95, out=square).addcmul_(g, g, value=0.05)
-            # A variance: negative only by rounding, which large gradients would make a NaN of.
+            # A variance can be negative only by rounding, but for large gradients the root would then be NaN.
             variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
             torch.mul(before[2], 0.9, out=direction).addcdiv_(g, variance.add_(1e-3).sqrt_())
             if decay != 0:
@@ -95,7 +96,7 @@ class RMSProp:
             w.sub_(direction, alpha=lr)
 
     def remember(self) -> Any:
-        # A step writes to the other moments.
+        # A step writes to the other buffers of moments.
         return self._weights_before.remember(), self.moments, self._moments_before
 
     def recall(self, kept: Any) -> None:
@@ -103,16 +104,16 @@ class RMSProp:
         self._weights_before.recall(weights)
 
     def is_finite(self) -> bool:
-        """Whether the last step led to finite weights, by finite gradients."""
+        """Whether weights and gradients of the last step are finite."""
         sums = [w.sum() + moments[1].sum() for w, moments in zip(self._weights, self.moments, strict=True)]
         return not sums or bool(torch.stack(sums).isfinite().all())
 
 
 class TargetLayer:
-    """f(h) = s(W front(h) + b), which learns by the derivatives of its own loss.
+    """A layer f(h) = s(W front(h) + b) with a loss of its own.
 
     Args:
-        front: what h passes first, such as a Sign.
+        front: the pieces before the map, such as a Sign.
         map: W and b.
         activation: s.
     """
@@ -124,29 +125,29 @@ class TargetLayer:
         self._one = map.weight.new_ones((), requires_grad=False)
 
     def encode(self, h: Tensor) -> Tensor:
-        """f(h) (B, n_out) of h (B, n_in), where the layer stands from now on."""
+        """Evaluate f(h) (B, n_out) at h (B, n_in), where the layer stands from now on."""
         self._input = self._front.begin(h)
         self._code = self._affine(self._input)
         return self._activation.value(self._code)
 
     def __call__(self, h: Tensor) -> Tensor:
-        """f(h), for :meth:`difference` and :meth:`differentiate` the layer standing where it did."""
+        """f(h), without moving the point that :meth:`difference` and :meth:`differentiate` refer to."""
         return self._activation.value(self._affine(self._front.value(h)))
 
     def difference(self, displacement: Tensor) -> Tensor:
-        """f(h + displacement) - f(h), h being where the layer stands, without cancellation."""
+        """f(h + displacement) - f(h) without cancellation, with h where the layer stands."""
         moved = self._map.move(self._front.move(displacement, self._one), self._one, None)
         return self._activation.difference(self._code, -moved, 1.0)
 
     def differentiate(self, residual: Tensor) -> None:
-        """Give :attr:`update` the gradients in W and b, by the derivative (B, n_out) of the layer's loss in f(h)."""
+        """Write the gradients in W and b for :attr:`update`; ``residual`` (B, n_out) is the derivative in f(h)."""
         residual = residual * self._activation.derivative(self._code)
         self._map.weight_gradients(residual, self._input)
         if self._map.bias_gradient is not None:
             torch.sum(residual, 0, out=self._map.bias_gradient)
 
     def vjp(self, residual: Tensor) -> Tensor:
-        """From the derivative in W front(h) + b (B, n_out) to that in h (B, n_in)."""
+        """The derivative in h (B, n_in), from that in W front(h) + b (B, n_out)."""
         return self._front.vjp(self._map.vjp(residual, None))
 
     def _affine(self, a: Tensor) -> Tensor:
@@ -155,17 +156,17 @@ class TargetLayer:
 
 
 class DifferenceTarget(Method):
-    """Difference target propagation: targets for activations, through inverses that learn along.
+    """Difference target propagation: targets for activations, by learnt inverses (Lee et al. 2015).
 
-    Takes Linear layers with pointwise activations, Sign and Dropout between them.
+    It takes Linear layers with pointwise activations, Sign and Dropout between them.
 
-    The authors alternate a pass over the data that fits the inverses with one that fits the layers, and so does
-    :func:`altmin_ext.train` where the data have an end, see :meth:`begin_epoch`. Otherwise a step does both.
-    Memory: eight numbers for every weight, of the layers and of the inverses.
+    The authors alternate a pass over the data that fits the inverses with one that fits the layers. So does
+    :func:`altmin_ext.train` if the data are finite, see :meth:`begin_epoch`; otherwise a step does both.
+    Memory: eight numbers for every weight of the layers and of the inverses.
 
     Attributes:
-        epochs: how many have ended.
-        noise: the standard deviation in effect, see ``noise_epochs``.
+        epochs: the number of epochs that have ended.
+        noise: the current standard deviation, see ``noise_epochs``.
         inverses: the Linears of g_2 to g_{L-1}; not part of the model.
         displacements: t_l - h_l (B, n_l) of every hidden layer in the last step, lowest first.
     """
@@ -202,7 +203,7 @@ class DifferenceTarget(Method):
         layers = [TargetLayer(*parts) for parts in zip(fronts, maps, activations, strict=True)]
         inverses = []
         for map, front, activation in zip(maps[1:-1], fronts[1:-1], activations[:-2], strict=True):
-            # It reads signs where its layer does.
+            # The inverse reads signs if its layer does.
             signs = [p for p in front.pieces if isinstance(p, PointwisePiece) and p.activation.jumps]
             own_front = Chain([PointwisePiece(sign.activation) for sign in signs])
             self.inverses.append(self._orthogonal(map.n_out, map.n_in))
@@ -217,7 +218,7 @@ class DifferenceTarget(Method):
         left, _, right = torch.linalg.svd(
             drawn.uniform_(-1, 1, generator=self._generator), full_matrices=False
         )
-        # nn.Linear's own initialisation would draw from torch's generator.
+        # Without nn.Linear's own initialisation, which would draw from torch's generator.
         linear = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=self.dtype, device=self.device)
         with torch.no_grad():
             linear.weight.copy_(left @ right)
@@ -241,7 +242,7 @@ class DifferenceTarget(Method):
 
     @property
     def _fitted(self) -> Sequence[TargetLayer]:
-        """What a step fits."""
+        """The layers that a step fits."""
         return self._layers if self._alternates else [*self._inverses, *self._layers]
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -321,13 +322,13 @@ class DifferenceTarget(Method):
     # ------------------------------------------------------------------------------------------ epochs
 
     def begin_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fit the inverses on every minibatch; until :meth:`end_epoch` steps then fit the layers alone.
+        """Fit the inverses on every minibatch; from then until :meth:`end_epoch`, steps fit the layers alone.
 
         Args:
             batches: the minibatches (x, y) of one pass, as :meth:`step` takes them.
 
         Raises:
-            TypeError, ValueError, DivergenceError: as by :meth:`step`.
+            TypeError, ValueError, DivergenceError: as in :meth:`step`.
         """
         self.model.train()
         for x, y in batches:
@@ -351,7 +352,7 @@ class DifferenceTarget(Method):
     # ------------------------------------------------------------------------------------------ saving
 
     def _memory(self) -> dict[str, list[Tensor]]:
-        """What is remembered between steps besides the model's weights."""
+        """The state between steps, apart from the model's weights."""
         layers = (*self._layers, *self._inverses)
         return {
             "inverses": [p.detach() for linear in self.inverses for p in linear.parameters()],
@@ -406,7 +407,7 @@ def _check_model(stages: Sequence[BoundStage]) -> None:
 
 
 def _cut(pre: PreMap) -> tuple[Activation, Chain]:
-    """What is between two Linears, as the activation of the lower layer and the front of the upper one."""
+    """Cut the pieces between two Linears into the activation of the lower layer and the front of the upper one."""
     pieces = pre.unfused
     if pieces and isinstance(pieces[0], PointwisePiece) and not pieces[0].activation.jumps:
         return pieces[0].activation, Chain(pieces[1:])

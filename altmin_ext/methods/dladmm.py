@@ -1,21 +1,22 @@
 """dlADMM: deep learning ADMM that sweeps backward and forward (Wang, Yu, Chen & Zhao, "ADMM for efficient deep
 learning with global convergence", KDD 2019, arXiv 1905.13611).
 
-Pre-activations z_l and activations a_l are variables; the last layer alone is a constraint, with a dual variable u:
+Pre-activations z_l and activations a_l are variables. Only the last layer is a constraint, with a dual variable u:
 
     L_rho = sum over samples of  loss(z_L, y) + nu/2 sum_{l<L} (||z_l - W_l a_{l-1} - b_l||^2 + ||a_l - h(z_l)||^2)
             + u^T (z_L - W_L a_{L-1} - b_L) + rho/2 ||z_L - W_L a_{L-1} - b_L||^2  +  sum_l Omega(W_l) .
 
-An iteration updates everything twice, at its newest value: z_L, b_L, W_L, a_{L-1}, z_{L-1}, ..., W_1 on the way back,
-and W_1, b_1, z_1, a_1, W_2, ..., z_L forward. Then u <- u + rho (z_L - W_L a_{L-1} - b_L).
+An iteration updates every variable twice, always with the newest values of the others: backward z_L, b_L, W_L,
+a_{L-1}, z_{L-1}, ..., W_1, and forward W_1, b_1, z_1, a_1, W_2, ..., z_L. Then u <- u + rho (z_L - W_L a_{L-1} -
+b_L).
 
 - W_l takes a step on its quadratic term and Omega, see :mod:`altmin_ext.methods._lifted`;
 - b_l is the minimiser, the mean of z_l - W_l a_{l-1} (+ u / rho in the last layer);
-- a_l takes a gradient step on its two terms, each sample with a step size of its own, as the paper allows;
+- a_l takes a gradient step on its two terms, with a step size for each sample, as the paper allows;
 - z_l is the minimiser; z_L is the proximal map of the loss at W_L a_{L-1} + b_L - u / rho.
 
-Every ``rho_interval`` iterations rho is multiplied by ``rho_multiplier``. Once it has been raised, u is minus the
-derivative of the loss at z_L, so that u / rho is large where rho is small: it is held in float64.
+Every ``rho_interval`` iterations rho is multiplied by ``rho_multiplier``. After its update, u is minus the derivative
+of the loss at z_L, so u / rho is large if rho is small: u is held in float64.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from altmin_ext.ops import Activation
 class DLADMMOptions(LiftedOptions):
     """Options of :class:`DLADMM`.
 
-    ``rho`` is the penalty on the last layer's constraint and what it begins with; for the other layers ``nu`` stands.
+    ``rho`` is the initial penalty on the last layer's constraint; ``nu`` is that of the other layers.
     """
 
     rho: float = option(1e-6, check=number(sys.float_info.min))
     nu: float = option(
         1e-6,
-        "factor of the penalty nu/2 ||.||^2 of all layers but the last, for which rho stands",
+        "factor of the penalty nu/2 ||.||^2 of all layers but the last, which has rho",
         positive(),
     )
     rho_multiplier: float = option(
@@ -55,7 +56,7 @@ class DLADMMOptions(LiftedOptions):
 
 
 class LastLayer(LiftedLayer):
-    """The layer whose residual is a constraint; its dual is u (N, n_L) in float64."""
+    """The last layer, whose residual is a constraint with the dual u (N, n_L), in float64."""
 
     dual = torch.empty(0, dtype=torch.float64)
 
@@ -66,16 +67,16 @@ class LastLayer(LiftedLayer):
 
 
 class DLADMM(Lifted):
-    """dlADMM: ADMM on the whole training set at once, with a pass back and one forth.
+    """dlADMM: ADMM on the whole training set at once, with a backward and a forward pass.
 
-    The objective of a layer below the last is nu/2 (||z - W a - b||^2 + ||a - h(z)||^2) + Omega(W), that of the
-    last one the rest of L_rho, after u has been raised; it may be negative. By the theory L_rho never rises while a
-    rho that is large enough for the loss stands still; ``objective_rose`` says whether it did.
+    The objective of a layer below the last is nu/2 (||z - W a - b||^2 + ||a - h(z)||^2) + Omega(W). That of the last
+    layer is the rest of L_rho, after the update of u; it may be negative. By the theory, L_rho never rises while rho
+    is constant and large enough for the loss; ``objective_rose`` says whether it did.
 
-    Memory: z of every layer, a of every layer but the last, N numbers for each unit, and two for each output.
+    Memory: N numbers for z of every unit and for a of every unit below the last layer, and two for u of every output.
 
     Attributes:
-        rho: the penalty on the last layer, in the step to come.
+        rho: the penalty on the last layer in the next step.
         dual: u (N, n_L) in float64, empty before the first step.
     """
 
@@ -202,9 +203,9 @@ class DLADMM(Lifted):
 def pre_activation(activation: Activation, a: Tensor, center: Tensor, before: Tensor) -> Tensor:
     """argmin_z (a - h(z))^2 + (z - center)^2, elementwise.
 
-    In closed form for relu, leaky relu and the identity. For tanh and sigmoid a point between ``center`` and
-    ``center`` + a - h(center) where the derivative is zero, by bisection; no worse than ``before`` where there are
-    several.
+    In closed form for relu, leaky relu and the identity. For tanh and sigmoid it is, by bisection, a point between
+    ``center`` and ``center`` + a - h(center) with derivative zero. If there are several such points, it is at least
+    as good as ``before``.
     """
     z = torch.empty_like(center)
     if activation.name == "relu":
@@ -227,6 +228,6 @@ def pre_activation(activation: Activation, a: Tensor, center: Tensor, before: Te
 
 
 def _nearer(activation: Activation, a: Tensor, center: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """The better of two z, elementwise; ``one`` where they are as good."""
+    """The better of two z, elementwise; ``one`` if they are equally good."""
     first, second = ((a - activation.value(z)).square() + (z - center).square() for z in (one, other))
     return torch.where(first <= second, one, other)

@@ -1,29 +1,29 @@
 """mDLAM: monotone alternating minimisation with Nesterov's extrapolation (Wang, Li & Zhao, "Accelerated gradient-free
 neural network training by multi-convex alternating optimization", Neurocomputing 2022, arXiv 1811.04187).
 
-Pre-activations z_l and activations a_l are variables; a_l is held in a box around what the activation h makes of z_l:
+Pre-activations z_l and activations a_l are variables; a_l is held in a box around h(z_l), with h the activation:
 
     minimise  F = sum over samples of  loss(z_L, y) + rho/2 sum_l ||z_l - W_l a_{l-1} - b_l||^2  +  sum_l Omega(W_l)
     subject to  h(z_l) - eps <= a_l <= h(z_l) + eps  for l < L .
 
-No duals. In iteration k, with s^0 = 0, s^{k+1} = (1 + sqrt(1 + 4 (s^k)^2)) / 2 and w = max((s^k - 1) / s^{k+1}, 0),
-layer by layer from the first on, everything at its newest value,
+There are no duals. Iteration k, with s^0 = 0, s^{k+1} = (1 + sqrt(1 + 4 (s^k)^2)) / 2 and
+w = max((s^k - 1) / s^{k+1}, 0), goes through the layers from the first to the last, always with the newest values:
 
 1. W_l: a step on phi_l + Omega from W_l + w (W_l - W_l one iteration before); if F has not fallen, from W_l itself;
 2. b_l: the minimiser, the mean of z_l - W_l a_{l-1};
 3. z_l: the minimiser within { z : |h(z) - a_l| <= eps }, which is W_l a_{l-1} + b_l clipped; z_L is the proximal map
    of the loss there;
-4. a_l: a projected step on phi_{l+1} from a_l + w (a_l - a_l before); where a sample's term has not fallen, from a_l;
+4. a_l: a projected step on phi_{l+1} from a_l + w (a_l - a_l before); for samples whose term has not fallen, from a_l;
 
-and then eps <- max(eps_decay eps, eps_min). While eps stands still, F never rises.
+and then eps <- max(eps_decay eps, eps_min). While eps is constant, F never rises.
 
-The restart of 4 is the paper's, taken sample by sample, as the problem falls apart into samples. The authors' code
-extrapolates by zero (github.com/xianggebenben/mDLAM), and is not followed there.
+The restart in 4 is the paper's, applied to each sample, since the samples are independent in this problem. The
+authors' code (github.com/xianggebenben/mDLAM) extrapolates by zero and is not followed there.
 
-When eps has shrunk, an a below -eps may have no z for which relu is near enough. The authors' code then takes
-z <= a + eps, and step 4 brings a back to h(z). A departure from the paper is that a leaky relu is given that bound,
-too, in the one iteration after eps has shrunk. The paper's is (a + eps) / slope, a hundred times as far for torch's
-default: with it z_1 went to -167 on the digits, and nothing was learned. While eps stands still, the boxes are the
+When eps has shrunk, an a below -eps may have no z with |relu(z) - a| <= eps. The authors' code then takes z <= a +
+eps, and step 4 brings a back to h(z). In the one iteration after eps has shrunk, a leaky relu gets this bound as
+well, which departs from the paper. The paper's bound is (a + eps) / slope, a hundred times as far for torch's
+default: with it z_1 went to -167 on the digits, and nothing was learned. While eps is constant, the boxes are the
 paper's.
 """
 
@@ -48,15 +48,15 @@ from altmin_ext.ops import Activation, CodeScalar
 class MDLAMOptions(LiftedOptions):
     """Options of :class:`MDLAM`.
 
-    What the labels ask for travels down one layer every step or two, driven by the shrinking of the boxes: z has to
-    follow an a that has moved. With an eps that is small from the start and stays small, z = W a + b for good, and
-    only the last layer learns: accuracy .741 on held-out images after 50 iterations on 10,000 images of
-    Fashion-MNIST, against .786 by the paper's schedule and .777 to .783 by slower ones that begin at 1. The first ten
-    iterations show little, since the boxes are still wide.
+    The influence of the labels travels down one layer every step or two. The shrinking of the boxes drives it: z has
+    to follow an a that has moved. If eps is small from the start, z = W a + b for ever, and only the last layer
+    learns: accuracy .741 on held-out images after 50 iterations on 10,000 images of Fashion-MNIST, against .786 by
+    the paper's schedule and .777 to .783 by slower ones that begin at 1. In the first ten iterations little happens,
+    since the boxes are still wide.
     """
 
-    eps0: float = option(100.0, "half the width of the box around h(z) that holds a, at first", positive())
-    eps_min: float = option(1e-3, "the least half width of the boxes", positive())
+    eps0: float = option(100.0, "initial half width of the box around h(z) that holds a", positive())
+    eps_min: float = option(1e-3, "smallest half width of the boxes", positive())
     eps_decay: float = option(
         0.5, "factor by which each iteration narrows the boxes; 1 keeps them", positive(maximum=1.0)
     )
@@ -70,12 +70,11 @@ class MDLAMOptions(LiftedOptions):
 class MDLAM(Lifted):
     """mDLAM: monotone alternating minimisation on the whole training set at once, without gradients.
 
-    Memory: z of every layer, and twice a of every layer but the last, N numbers for each unit: for N = 60,000 and
-    three layers of 1000 units 2.2 GB in float32. What else a step needs is of the size of the weights, or of
-    ``chunk_size`` samples.
+    Memory: N numbers for z of every unit, and 2 N for a of every unit below the last layer: for N = 60,000 and three
+    layers of 1000 units 2.2 GB in float32. All else has the size of the weights, or of ``chunk_size`` samples.
 
     Attributes:
-        eps: half the width of the boxes, in the step to come.
+        eps: half the width of the boxes in the next step.
     """
 
     name = "mdlam"
@@ -101,7 +100,7 @@ class MDLAM(Lifted):
 
     @property
     def _momentum(self) -> float:
-        """w of the iteration to come."""
+        """w of the next iteration."""
         return max((self._s - 1) / _next(self._s), 0.0)
 
     def _bind(self, x: Tensor, y: Tensor) -> None:
@@ -130,12 +129,12 @@ class MDLAM(Lifted):
         return terms
 
     def _hidden(self, layer: LiftedLayer, center: Tensor, rows: slice) -> Tensor:
-        """z_l of those samples, where W a + b is ``center``."""
+        """z_l of those samples, given W a + b as ``center``."""
         assert layer.activation is not None
         a, before = layer.activations[rows], layer.pre_activations[rows]
         low, high = code_box(layer.activation, a, self.eps)
         if self._objective is not None:
-            # As eps stands still, z is in its box, which h's inverse does not say where h is flat and a rounded.
+            # While eps is constant, the old z lies in its box; h's inverse can miss that if h is flat and a rounded.
             low, high = torch.minimum(low, before), torch.maximum(high, before)
         elif layer.activation.name == "leaky_relu":
             high = torch.maximum(high, a + self.eps)
@@ -211,14 +210,14 @@ class MDLAM(Lifted):
 
 
 def _next(s: float) -> float:
-    """Nesterov's sequence."""
+    """The next term of Nesterov's sequence."""
     return (1 + math.sqrt(1 + 4 * s * s)) / 2
 
 
 def code_box(activation: Activation, a: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The bounds on z between which |h(z) - a| <= eps, elementwise; infinite where there is none.
+    """The lower and upper bound of the z with |h(z) - a| <= eps, elementwise; infinite if there is no bound.
 
-    A bound that h does not reach is left out, as happens to an a that a smaller eps has put outside h's range.
+    A bound outside the range of h counts as none; that happens when a smaller eps leaves a outside that range.
     """
     low, high, name = a - eps, a + eps, activation.name
     if name == "tanh":

@@ -1,7 +1,7 @@
-"""AM-Adam-off and AM-mem-off: the same step with the whole training set as its one minibatch.
+"""AM-Adam-off and AM-mem-off: the whole training set as one minibatch (Choromanska et al. 2019).
 
-An iteration is an epoch. The samples are worked on in chunks, so that codes take up the memory of a chunk only: the
-weights stand still until the last of them, and what each asks of the weights is added up.
+An iteration is an epoch. The samples are processed in chunks, and the codes of only one chunk are in memory at a
+time. The weights do not move until the last chunk; the gradients of all chunks are added up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from altmin_ext.ops.numerics import smallest_displacement
 
 @dataclasses.dataclass(frozen=True)
 class OfflineOptions(OnlineAMOptions):
-    """Options of the methods that take the whole training set at once; one weight iteration is all they take."""
+    """Options of the methods that take the whole training set at once; they take a single weight iteration."""
 
     lr: float = option(1e-2)
     chunk_size: int = option(1000)
@@ -50,12 +50,11 @@ class MemoryOfflineOptions(OfflineOptions, AMMemOptions):
 class Offline(OnlineAM):
     """A step on the whole training set, chunk by chunk.
 
-    Chunks differ in size by one at most. But for rounding they change nothing, except where the samples of a
-    minibatch are coupled. A dropout draws masks for every chunk. Batch normalisation sees the statistics of every
-    chunk by itself, and its running statistics follow the last one. The search under a ``Sign("none")`` weighs flips
-    by how far the code above moves in the chunk. Where the bound of a step size has to be tried on samples, they are
-    those of the last chunk. A criterion sees every chunk by itself, too: its mean and its estimated curvature are the
-    chunk's.
+    Chunks differ in size by at most one. Apart from rounding they change the result only if the samples of a
+    minibatch are coupled: dropout draws masks for every chunk; batch normalisation uses the statistics of each chunk,
+    and its running statistics those of the last one; the search under a ``Sign("none")`` scales flips by how far the
+    code above moves in the chunk; and bounds of step sizes that have to be estimated on samples use the last chunk.
+    A criterion is evaluated chunk by chunk: its mean and its estimated curvature are those of a chunk.
     """
 
     traits = Traits(full_batch=True)
@@ -73,7 +72,7 @@ class Offline(OnlineAM):
         return self._moved.clone()
 
     def _refresh_scalars(self, batch: int) -> None:
-        if batch != self._chunk:  # how a code is held may depend on it, though no objective does
+        if batch != self._chunk:  # the layout of a code may depend on it, though no objective does
             self._chunk, self._scalars_are_for = batch, None
         super()._refresh_scalars(self._samples)
 
@@ -97,7 +96,7 @@ class Offline(OnlineAM):
         return total.report()
 
     def _add_chunk(self, x: Tensor, y: Tensor) -> StepReport:
-        """The gradients that a chunk asks for, into the maps' buffers."""
+        """Write the gradients of a chunk into the maps' buffers."""
         inputs = self._encode(x)
         loss, correct = self._loss_at_encode(y)
         self._move_codes(y)
@@ -118,9 +117,9 @@ class Offline(OnlineAM):
 
 
 class _Total:
-    """What the chunks of a step ask for, all together.
+    """The sum of the gradients of all chunks of a step.
 
-    A code's displacements are scaled by their RMS over the chunk; here by that over all samples.
+    In a chunk a code's displacements are scaled by their RMS over the chunk; in the sum, by that over all samples.
     """
 
     def __init__(self, method: Offline) -> None:
@@ -129,12 +128,12 @@ class _Total:
         self._samples = 0
         self._squares = torch.zeros(len(self._codes), dtype=torch.float64, device=method.device)
         self._gradients = [[torch.zeros_like(g) for g in stage.map.gradients] for stage in self._stages]
-        # Of the codes' gradients: the largest scale so far. Far down a float32 could not hold the sums unscaled.
+        # The unit of each code's sums, the largest scale so far: float32 could not hold those of low codes unscaled.
         self._units = torch.zeros_like(self._squares)
         self._reports: list[tuple[int, StepReport]] = []
 
     def add(self, samples: int, report: StepReport) -> None:
-        """Add what the gradient buffers hold after a chunk of so many samples."""
+        """Add the gradient buffers, after a chunk of this many samples."""
         self._samples += samples
         self._reports.append((samples, report))
         for l, (stage, sums) in enumerate(zip(self._stages, self._gradients, strict=True)):
@@ -151,7 +150,7 @@ class _Total:
             self._squares += samples * torch.stack([code.moved for code in self._codes]) ** 2
 
     def put_gradients(self) -> Tensor:
-        """The sums into the maps' buffers; returns how far each code has moved, in RMS over all samples."""
+        """Write the sums into the maps' buffers; returns the RMS displacement of each code over all samples."""
         moved = (self._squares / self._samples).sqrt()
         damping = (smallest_displacement / moved[-1:]).clamp(min=1.0)
         scales = torch.where((moved > 0) & (moved[-1:] > 0), moved * damping, self._units)
@@ -164,7 +163,7 @@ class _Total:
         return moved
 
     def report(self) -> StepReport:
-        """The mean, or the count, over all samples."""
+        """The report over all samples: means, and the total count."""
         reports = [report for _, report in self._reports]
         loss = torch.stack([n * report.loss for n, report in self._reports]).sum() / self._samples
         counts = [report.correct for report in reports if report.correct is not None]
@@ -184,7 +183,7 @@ class AMAdamOff(Offline, AMAdam):
 
 
 class AMMemOff(Offline, AMMem):
-    """AM-mem on the whole training set at once: the memory is updated and swept once per epoch."""
+    """AM-mem on the whole training set at once: one update of the memory and one sweep per epoch."""
 
     name = "am-mem-off"
     Options = MemoryOfflineOptions

@@ -7,8 +7,8 @@ Every hidden stage l has a code c_l, tied to the stage below by a quadratic pena
 3. updates weights:   every stage fits its own code from the code below, equation (6), all independently;
 4. raises the penalty mu.
 
-Codes are held as displacements delta from the encode, c_l^0 - c_l = unit_l delta_l, since after a few layers a code
-moves by less than a unit in the last place of its value.
+Codes are held as displacements delta from the encode, c_l^0 - c_l = unit_l delta_l: after a few layers a code moves
+by less than a unit in the last place of its value, which would be lost in c_l itself.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from altmin_ext.updates import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_ho
 
 @dataclasses.dataclass(frozen=True)
 class OnlineAMOptions(GradientOptions):
-    """Options of the online AM methods; see the design of a step in the module's text.
+    """Options of the online AM methods; the module's text describes a step.
 
     ``lr_codes``, ``mu``, ``code_iterations`` and ``code_momentum`` default to None, which stands for the value of
-    the chosen scaling: "auto", .5, 1 and 0 for "paper"; .3, .003, 5 and .9 for "released". A model with an Elman
-    layer takes 5 iterations of codes and of weights unless told otherwise, its codes being those of the paper's
-    appendix C. These know neither ``l1_codes`` nor ``scaling="released"``, with which the layer is a stage like any
-    other recurrent one: its code is its output sequence, and the iterations are those of any model.
+    the chosen scaling: "auto", .5, 1 and 0 for "paper"; .3, .003, 5 and .9 for "released". For a model with an Elman
+    layer, 5 iterations of codes and of weights are the default; its codes are those of the paper's appendix C. These
+    codes support neither ``l1_codes`` nor ``scaling="released"``. With one of the two, the layer becomes an ordinary
+    recurrent stage: its code is its output sequence, and the default iterations are those of any model.
 
     With ``stage_scaling="displacement"`` the weight objective of a stage is divided by the RMS displacement of its
-    code. That moves no minimiser, but its curvature grows as much, without bound as the loss goes to zero. Adam does
-    not mind; plain gradient steps diverge, so AM-SGD does not scale unless asked to, and then wants an ``lr`` of .01.
+    code. The minimiser stays the same, but the curvature grows, without bound as the loss goes to zero. Adam is
+    almost invariant to such a factor. Plain gradient steps diverge, so AM-SGD does not scale by default; with
+    scaling, use an ``lr`` of .01.
     """
 
     lr_out: float | None = option(None, "learning rate of the predictor", number(), none="lr")
@@ -92,12 +93,12 @@ class OnlineAMOptions(GradientOptions):
 
     @property
     def needs(self) -> set[str]:
-        """What the codes must be able to do, see :attr:`altmin_ext.network.Map.lacks`."""
+        """The abilities that the codes must have, see :attr:`altmin_ext.network.Map.lacks`."""
         asked = {"l1_codes": self.l1_codes > 0, "released": self.scaling == "released"}
         return {name for name, is_asked in asked.items() if is_asked}
 
     def for_model(self, stages: Sequence[BoundStage]) -> OnlineAMOptions:
-        """The options with the iterations that suit the model; ValueError if one does not."""
+        """Complete the options by the default iterations for a model; a ValueError if an option does not suit it."""
         if self.l1_codes > 0 and any(stage.pre.has_sign_without_derivative for stage in stages):
             raise ValueError(
                 f"l1_codes must be 0, but is {self.l1_codes}: a code that Sign(surrogate='none') reads only flips."
@@ -130,12 +131,12 @@ class OnlineAMOptions(GradientOptions):
 
 
 class OnlineAM(Method):
-    """Alternating minimisation on minibatches; subclasses say how the weights move.
+    """Alternating minimisation on minibatches; a subclass chooses the update of the weights.
 
     Attributes:
-        mu: the penalty in effect; see ``mu_increment``, ``mu_multiplier`` and ``mu_max``.
-        code_step_sizes: (L,) float64, the step size that each code took in the last step, lowest first.
-        code_displacements: (L,) float64, how far each code moved in the last step, as the RMS over the minibatch.
+        mu: the current penalty; see ``mu_increment``, ``mu_multiplier`` and ``mu_max``.
+        code_step_sizes: (L,) float64, the step size of each code in the last step, lowest code first.
+        code_displacements: (L,) float64, the RMS displacement of each code over the minibatch in the last step.
     """
 
     traits = Traits(captures=True)
@@ -168,10 +169,10 @@ class OnlineAM(Method):
         rows = torch.zeros(len(self._stages) - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
         self._scalars, self._rows = rows, list(rows)
         self._codes = self._make_codes()
-        # One launch on a GPU; on a CPU one after the other, while each is in the cache.
+        # On a GPU in one launch; on a CPU one after the other, while each is in the cache.
         self._residuals_at_once = self.device.type == "cuda"
-        # To read a flag is to wait for the GPU, so that is put off where nothing depends on it: raised flags stop the
-        # weights, but not the running statistics of batch normalisation.
+        # Reading a flag waits for the GPU, so it is deferred if possible. A raised flag stops the kernels that move
+        # the weights, but not the running statistics of batch normalisation.
         linear = all(isinstance(stage.map, LinearMap) for stage in self._stages)
         self._defers_guard = self._residuals_at_once and linear
         correct = torch.empty((), dtype=torch.int64, device=self.device)
@@ -183,7 +184,7 @@ class OnlineAM(Method):
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
         self._bound_shape: torch.Size | None = None
         self._logits = self._output_residual = self._like
-        self._shaped_residual = self._like  # as the predictor gives it, with positions perhaps
+        self._shaped_residual = self._like  # in the shape of the predictor's output
         self._output_shape = torch.Size()
         self.n_out = predictor.n_out if isinstance(predictor, LinearMap) else 0
 
@@ -218,7 +219,7 @@ class OnlineAM(Method):
         return x, y
 
     def _bind(self, x: Tensor) -> None:
-        """Make what a step on minibatches of this shape writes to."""
+        """Make the buffers for steps on minibatches of this shape."""
         if x.shape == self._bound_shape:
             return
         shape = x.shape[1:]
@@ -274,13 +275,15 @@ class OnlineAM(Method):
 
     def _put_back(self, undo: Undo) -> None:
         super()._put_back(undo)
-        self._bound_shape = None  # for which spectral norms may have been drawn that have been put back
+        self._bound_shape = (
+            None  # vectors of the spectral norms may have been drawn for it, and are undone now
+        )
 
     def _observe(self, inputs: Tensor) -> None:
-        """What is kept of a minibatch once its codes have moved; ``inputs`` are those of the first map."""
+        """Take note of a minibatch once its codes have moved; ``inputs`` are those of the first map."""
 
     def _update_weights(self) -> None:
-        """Move the weights by the gradients in the maps' buffers, unless a flag of the guard is up."""
+        """Move the weights by the gradients in the maps' buffers, unless a flag of the guard is raised."""
         self._update.update()
 
     def _commit(self, batch: int) -> None:
@@ -335,14 +338,14 @@ class OnlineAM(Method):
         self.loss.residual(self._logits, bias, y, self._output_residual, gradient, loss, correct, flag)
 
     def _estimate_curvature(self, y: Tensor) -> None:
-        """The top code's bound at the logits of this minibatch, where the loss has none for all logits."""
+        """Set the top code's curvature at these logits, if the loss has no bound for all logits."""
         if self._codes and self.loss.curvature(self.n_out) is None:
             estimate = self.loss.curvature_at(self._logits, self._predictor.bias, y)
             row, slope = self._rows[-1], self._stages[-1].pre.lipschitz or 1.0
             row[CodeScalar.curvature] = row[CodeScalar.downstream] * slope**2 * estimate
 
     def _move_codes(self, y: Tensor) -> None:
-        """From the top down, each with the new code above it."""
+        """Update the codes from the top down, each with the new code above it."""
         if self._auto:
             self._spectral_norms.begin(y.shape[0])
             self._estimate_curvature(y)
@@ -368,9 +371,9 @@ class OnlineAM(Method):
         return self._predictor.vjp(self._shaped_residual, out)
 
     def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:
-        """Gradients of all stages' weight objectives at the updated codes, into the maps' buffers.
+        """Write the gradients of all weight objectives at the updated codes into the maps' buffers.
 
-        Returns the objective of every stage if the user asked for it.
+        Returns the objective of every stage if ``report_objective``.
         """
         inputs = [inputs_of_first, *(code.activation for code in self._codes)]
         if self._residuals_at_once:
@@ -386,7 +389,7 @@ class OnlineAM(Method):
         return self._objective(y.shape[0]) if self.options.report_objective else None
 
     def _fit_at_once(self, inputs: list[Tensor], iteration: int) -> None:
-        """The same as a ``fit`` of every code, with one call for the residuals of those next to each other."""
+        """Do the same as a ``fit`` of every code, with one call for the residuals of neighbouring codes."""
         first = iteration == 0
         calls = [
             code.residual_call(activation, below, first)
@@ -409,7 +412,7 @@ class OnlineAM(Method):
                 self._codes[l].finish_fit(inputs[l], call)
 
     def _objective(self, batch: int) -> Tensor:
-        """Local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, and the loss."""
+        """The local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, or the loss."""
         fitted = [l for l, stage in enumerate(self._stages[:-1]) if stage.map.has_local_term]
         block = self._scalars[fitted]
         terms = block[:, CodeScalar.residual_square] * block[:, CodeScalar.scale] ** 2
@@ -420,7 +423,7 @@ class OnlineAM(Method):
         return torch.cat([terms * share, self._scratch[0].double().reshape(1)])
 
     def _refresh_scalars(self, batch: int) -> None:
-        """Bring the parameter blocks up to date when the batch size, mu or the learning rate has changed."""
+        """Update the parameter blocks if the batch size, mu or the learning rate has changed."""
         current = (batch, self.mu, self.learning_rate_factor)
         if current == self._scalars_are_for:
             return
@@ -483,7 +486,7 @@ class OnlineAM(Method):
 
 
 class AMAdam(OnlineAM):
-    """AM-Adam: online alternating minimisation, Adam on the weights (section 3 of the paper)."""
+    """AM-Adam: online alternating minimisation with Adam on the weights (Choromanska et al. 2019, section 3)."""
 
     name = "am-adam"
     Update = AdamUpdate
@@ -499,7 +502,7 @@ class AMSGDOptions(OnlineAMOptions):
 
 
 class AMSGD(OnlineAM):
-    """AM-SGD: online alternating minimisation, SGD on the weights (section 3 of the paper)."""
+    """AM-SGD: online alternating minimisation with SGD on the weights (Choromanska et al. 2019, section 3)."""
 
     name = "am-sgd"
     Options = AMSGDOptions

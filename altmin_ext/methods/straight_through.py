@@ -1,5 +1,5 @@
-"""The straight-through estimator: what most binary networks are trained by, and what alternating minimisation of them
-is to be compared with."""
+"""The straight-through estimator, by which most binary networks are trained: the baseline for alternating
+minimisation of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from altmin_ext.nn.sign import check_surrogates
 class StraightThrough(BackpropAdam):
     """The straight-through estimator for binary units, with Adam.
 
-    The gradient passes every :class:`altmin_ext.nn.Sign` as if its derivative were the surrogate (Bengio, Léonard &
-    Courville 2013, arXiv 1308.3432).
+    The gradient passes through every :class:`altmin_ext.nn.Sign` as if its derivative were the surrogate (Bengio,
+    Léonard & Courville 2013, arXiv 1308.3432).
 
-    What sets it apart from ``adam`` is that it refuses a Sign without a surrogate, which no gradient passes.
+    The only difference from ``adam`` is that it refuses a Sign without a surrogate, through which no gradient passes.
     """
 
     name = "ste"

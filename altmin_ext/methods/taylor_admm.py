@@ -5,22 +5,22 @@ Every layer's pre-activations z_l and activations a_l are variables, for every s
     minimise  sum over samples of  loss(z_L, y) + <lambda, z_L> + beta ||z_L - W_L a_{L-1} - b_L||^2
                  + sum_{l<L} gamma ||a_l - relu(z_l)||^2 + beta ||z_l - W_l a_{l-1} - b_l||^2 .
 
-An iteration takes the whole training set and goes through the layers from l = 1 to L, each variable to the minimum of
-all terms that it occurs in:
+An iteration takes the whole training set and goes through the layers from l = 1 to L. Each variable is set to the
+minimiser of all terms that contain it:
 
 1. W_l, b_l:  least squares of z_l by a_{l-1}, from two sums over samples, A = sum a~ a~^T and B = sum z_l a~^T with
               a~ = [a_{l-1}; 1];
-2. a_l:       relu(z_l) + W^T (W W^T + gamma/beta I)^{-1} (z_{l+1} - W relu(z_l) - b), W and b still the old ones of
-              layer l + 1;
-3. z_l:       the proximal map of gamma (a_l - relu(z))^2 + beta (z - W_l a_{l-1} - b_l)^2, or at the top that of the
-              loss, and then lambda <- lambda + multiplier_step beta (z_L - W_L a_{L-1} - b_L).
+2. a_l:       relu(z_l) + W^T (W W^T + gamma/beta I)^{-1} (z_{l+1} - W relu(z_l) - b), with the old W and b of layer
+              l + 1;
+3. z_l:       the minimiser of gamma (a_l - relu(z))^2 + beta (z - W_l a_{l-1} - b_l)^2; at the top the proximal map of
+              the loss, and then lambda <- lambda + multiplier_step beta (z_L - W_L a_{L-1} - b_L).
 
-No derivative is taken. Where the samples are shared out among workers, A and B are all that they have to add up; the
-rest is each sample's own. An activation is made before it is used, so that only z_l and lambda last.
+No derivative is taken. If workers share the samples, they need to add up A and B only; everything else belongs to
+single samples. Activations are computed anew in each iteration, so only z_l and lambda are kept.
 
-The paper's body was not at hand: the objective and the order of the updates are those on which three independent
-implementations agree. The closed forms are worked out from the objective; the one of a_l is theirs, written
-so that the matrix to solve with is as wide as the layer above.
+The body of the paper was not available. The objective and the order of the updates are those on which three
+independent implementations agree. The closed forms are derived from the objective; that of a_l is the
+implementations' own, written so that the system to be solved is as wide as the layer above.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ def _checked_reduce(name: str, value: Any) -> Reduce:
 class TaylorADMMOptions(MethodOptions):
     """Options of :class:`TaylorADMM`.
 
-    ``multiplier_step=1`` is published; 2 is the textbook's for a penalty of beta ||.||^2 without a half, and makes
-    lambda = -dloss/dz_L after every iteration. Activations move towards the label of their sample, which those of a
-    forward pass cannot do, and the multiplier drives them further. On 10,000 images of Fashion-MNIST accuracy rose
-    for twenty iterations and then fell, faster with a larger step; with 0, the penalty alone, it rose for fifty.
+    ``multiplier_step=1`` is the published value; 2 is the textbook's for a penalty of beta ||.||^2 without a half,
+    and makes lambda = -dloss/dz_L after every iteration. Activations move towards the label of their sample, which
+    the activations of a forward pass cannot do, and the multiplier drives them further. On 10,000 images of
+    Fashion-MNIST accuracy rose for twenty iterations and then fell, faster with a larger step; with 0, the penalty
+    alone, it rose for fifty.
 
-    ``relaxation`` is how far weights go towards the least squares: 1, all the way, is the paper's.
+    ``relaxation`` is the part of the way to the least-squares solution that weights take; the paper's is 1.
     """
 
     relaxation: float = option(1.0)
@@ -90,14 +91,14 @@ class TaylorADMMOptions(MethodOptions):
 
 
 class Gram(NamedTuple):
-    """A of a layer, and the Cholesky factor of what its least squares are solved with."""
+    """A of a layer, and the Cholesky factor by which its least squares are solved."""
 
     matrix: Tensor
     factor: Tensor
 
 
 class Iteration(NamedTuple):
-    """All that an iteration has come to, before anything has been changed."""
+    """All results of an iteration, before anything has been changed."""
 
     x: Tensor
     y: Tensor
@@ -110,10 +111,10 @@ class Iteration(NamedTuple):
 class TaylorLayer:
     """One Linear and the least squares that its weights solve.
 
-    Weights are W~ = [W b] (m, n + 1), or W (m, n) without a bias, and stay apart from the Linear's until :meth:`put`.
+    Weights are W~ = [W b] (m, n + 1), or W (m, n) without a bias; the Linear's own change only by :meth:`put`.
 
     Args:
-        linear: a frozen part of it stays as it is.
+        linear: the module; frozen parameters do not change.
         ridge: see :class:`TaylorADMMOptions`.
     """
 
@@ -127,12 +128,12 @@ class TaylorLayer:
 
     @property
     def weights(self) -> Tensor:
-        """W~ of the Linear as it is now, in memory of its own."""
+        """A copy of the Linear's current W~."""
         m = self._linear
         return m.weight.clone() if m.bias is None else torch.cat([m.weight, m.bias[:, None]], 1)
 
     def put(self, weights: Tensor) -> None:
-        """Make them the Linear's, but for what is frozen."""
+        """Set the Linear's parameters, except frozen ones."""
         m = self._linear
         if m.weight.requires_grad:
             m.weight.copy_(weights[:, : m.in_features])
@@ -140,7 +141,7 @@ class TaylorLayer:
             m.bias.copy_(weights[:, -1])
 
     def apply(self, weights: Tensor, a: Tensor) -> Tensor:
-        """W a + b (B, m) of a (B, n)."""
+        """W a + b (B, m) for a (B, n)."""
         matrix = weights[:, : self._linear.in_features].t()
         return a @ matrix if self._linear.bias is None else torch.addmm(weights[:, -1], a, matrix)
 
@@ -157,15 +158,15 @@ class TaylorLayer:
         return a if self._linear.bias is None else F.pad(a, (0, 1), value=1.0)
 
     def factor(self, gram: Tensor) -> Tensor:
-        """The Cholesky factor of A with the ridge, of the columns that are fitted."""
+        """The Cholesky factor of A with the ridge, for the columns that are fitted."""
         ridged = gram.clone()
         ridged.diagonal()[: self._linear.in_features].add_(self._ridge * gram.diagonal().mean())
         return _cholesky_factor(ridged[self._free, self._free])
 
     def fitted(self, old: Tensor, gram: Gram, cross: Tensor, rate: float, decay: float) -> Tensor:
-        """(1 - decay) times what is ``rate`` of the way from ``old`` to the solution of W~ (A + ridge) = B.
+        """(1 - decay) times the point at ``rate`` on the way from ``old`` to the solution of W~ (A + ridge) = B.
 
-        Columns that are frozen are those of ``old``.
+        Frozen columns keep their values in ``old``.
         """
         weights = old.double()
         frozen = weights.clone()
@@ -179,29 +180,28 @@ class TaylorLayer:
 class TaylorADMM(Method):
     """ADMM without gradients on the whole training set at once (Taylor et al. 2016).
 
-    Takes Linear layers with ReLU between them; see the module for the iteration.
+    It takes Linear layers with ReLU between them; the module's text describes the iteration.
 
-    A step is an iteration and takes the whole training set, the same samples in the same order every time. What it
-    reports costs one more forward pass. Memory: twice the pre-activations of all samples and the multiplier, since a
-    step that cannot be taken must leave the old ones, and the activations of two layers. A network for two classes
-    has two outputs. What fits labels is a hinge loss, one class against the rest, unless ``loss`` says
-    otherwise.
+    A step is an iteration and takes the whole training set, the same samples in the same order every time. Its report
+    costs one more forward pass. Memory: twice the pre-activations of all samples and the multiplier, since a step
+    that fails must leave the old ones, and the activations of two layers. A network for two classes has two outputs.
+    The default loss is the hinge, one class against the rest.
 
-    With ``reduce`` every worker makes a method of its own, from the same initial weights, steps on its own shard of
-    the samples, and finds the weights that one worker would have found for all of them, to rounding. It is called
-    with tensors to be summed over the workers in place, equally often by each::
+    With ``reduce``, every worker makes its own method, from the same initial weights, and steps on its own share of
+    the samples. Up to rounding, it finds the weights that one worker would find for all samples. ``reduce`` is called
+    with tensors to be summed over the workers in place, equally often by each worker::
 
         def reduce(tensors):
             for tensor in tensors:
                 torch.distributed.all_reduce(tensor)
 
-    Reports are of the worker's own shard. Give workers seeds of their own, or their random initial pre-activations
-    are alike.
+    Reports are about the worker's own share. Give the workers different seeds; otherwise their random initial
+    pre-activations are the same.
 
     Attributes:
         codes: z_1 to z_L of all samples, a tensor (N, n_l) each; empty before the first step.
         multiplier: lambda (N, n_L).
-        iterations: how many have been made.
+        iterations: the number of iterations so far.
     """
 
     name = "admm"
@@ -264,7 +264,7 @@ class TaylorADMM(Method):
                 z, multiplier, term = self._move_output(weights[l], a, y, multiplier)
             new_codes.append(z)
             objective.append(term)
-        self._sum(self._guard.flags)  # what one worker has found stops them all
+        self._sum(self._guard.flags)  # a flag of one worker stops all of them
         self._found = Iteration(x, y, weights, new_codes, multiplier, first_gram)
         return StepReport(
             loss, correct, torch.stack(objective) / len(x) if self.options.report_objective else None
@@ -285,7 +285,7 @@ class TaylorADMM(Method):
         self._found = None
 
     def _encode(self, x: Tensor, y: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The loss and the correct count of the model as it is."""
+        """The mean loss and the correct count of the current model."""
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         correct: Tensor | None = torch.zeros((), dtype=torch.int64, device=self.device)
         for chunk in self._chunks(len(x)):
@@ -327,7 +327,7 @@ class TaylorADMM(Method):
         return Gram(gram, layer.factor(gram))
 
     def _fit(self, l: int, old: Tensor, gram: Gram, a: Tensor, z: Tensor) -> Tensor:
-        """W_l: towards the least squares of z_l by a_{l-1}."""
+        """Move W_l towards the least-squares fit of z_l by a_{l-1}."""
         layer, rate = self._layers[l], self.options.relaxation * self.learning_rate_factor
         cross = torch.zeros(layer.shape, dtype=torch.float64, device=self.device)
         for chunk in self._chunks(len(a)):
@@ -383,7 +383,7 @@ class TaylorADMM(Method):
         return (slice(start, start + size) for start in range(0, samples, size))
 
     def _sum(self, tensor: Tensor) -> None:
-        """Over all workers, in place."""
+        """Sum over all workers, in place."""
         if self.options.reduce is not None:
             self.options.reduce([tensor])
 
@@ -417,7 +417,7 @@ class TaylorADMM(Method):
 
 
 def _cholesky_factor(matrix: Tensor) -> Tensor:
-    """NaN if there is none, which the flags will tell."""
+    """The Cholesky factor; NaN if there is none, which raises a flag later."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     return torch.where(failed == 0, factor, torch.nan)
 

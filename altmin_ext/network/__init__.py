@@ -1,8 +1,8 @@
 """Splits a chain of modules into stages.
 
-A stage is a pre-map (activation, dropout, pooling: what has no parameters) followed by a map (one Linear or
-convolution with the batch normalisation next to it, or any other module that has parameters); a *code* is the output
-of a stage's map. The last stage is the predictor, whose outputs are the logits::
+A stage is a pre-map followed by a map. The pre-map has no parameters: activation, dropout, pooling. The map is one
+Linear or convolution with the batch normalisation next to it, or any other module with parameters. The output of a
+stage's map is a *code*. The last stage is the predictor, whose outputs are the logits::
 
     x -> [pre | map] -> c_1 -> [pre | map] -> c_2 -> ... -> [pre | map] -> logits
 """

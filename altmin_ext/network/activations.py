@@ -1,4 +1,4 @@
-"""Which modules compute an activation that the kernels know: the one table of them."""
+"""The one table of the modules whose activation the kernels know."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from altmin_ext.ops import Activation
 
 
 class _Known:
-    """Modules of exactly one type, with certain attributes, that compute one activation.
+    """The modules that compute one activation: of exactly one type, and with certain attributes.
 
     Args:
         module: their type.
-        parameter: the attribute that is the activation's parameter; "" if it has none.
-        **attributes: what they must be; torch's constructors have arguments of the same names.
+        parameter: the name of the attribute that is the activation's parameter; "" if it has none.
+        **attributes: the values that other attributes must have; the constructor takes arguments of the same names.
     """
 
     def __init__(self, module: type[nn.Module], parameter: str = "", **attributes: Any) -> None:
         self._module, self._parameter, self._attributes = module, parameter, attributes
 
     def make(self) -> nn.Module:
-        """One of them, with torch's default for the parameter."""
+        """Make such a module, with torch's default for the parameter."""
         return self._module(**self._attributes)
 
     def matches(self, module: nn.Module) -> bool:
-        """Whether a module is one of them."""
+        """Whether a module is such a module."""
         return type(module) is self._module and all(
             getattr(module, name) == value for name, value in self._attributes.items()
         )
 
     def parameter_of(self, module: nn.Module) -> float:
-        """The activation's parameter."""
+        """The parameter of a module's activation."""
         return float(getattr(module, self._parameter)) if self._parameter else 0.0
 
 
@@ -55,13 +55,13 @@ known_activations = {
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """The activation that a module computes.
+    """Find the activation that a module computes.
 
     Args:
-        module: any.
+        module: any module.
 
     Returns:
-        The activation; None if it is not one that the kernels know.
+        The activation; None if the module computes none that the kernels know.
     """
     for name, known in known_activations.items():
         if known.matches(module):

@@ -1,4 +1,4 @@
-"""Chains of pieces: what a stage does to the code below, as one function."""
+"""Chains of pieces, evaluated and differentiated as one function."""
 
 from __future__ import annotations
 
@@ -20,37 +20,77 @@ from altmin_ext.ops.activation import fused, identity
 
 
 class Chain:
-    """Pieces one after the other, with what a :class:`Piece` offers."""
+    """Pieces one after the other, with the methods of a single :class:`Piece`.
+
+    Args:
+        pieces: in the order of the forward pass; empty for the identity.
+    """
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self.pieces = list(pieces)
 
     def begin(self, a: Tensor) -> Tensor:
-        """The value at the encode's point, which the pieces remember."""
+        """Evaluate the chain for the first time in a step, at a0; the pieces remember this point.
+
+        Args:
+            a: (B, ...), a0.
+
+        Returns:
+            The value f(a0).
+        """
         for piece in self.pieces:
             a = piece.begin(a)
         return a
 
     def value(self, a: Tensor) -> Tensor:
-        """The value at another point, where the pieces stand from now on."""
+        """Evaluate the chain at another point, where the pieces stand from now on.
+
+        Args:
+            a: (B, ...).
+
+        Returns:
+            The value f(a).
+        """
         for piece in self.pieces:
             a = piece.value(a)
         return a
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        """(f(a0 + unit delta) - f(a0)) / unit; the pieces stand at a0 + unit delta from now on."""
+        """Move the pieces to a0 + unit delta, where they stand from now on.
+
+        Args:
+            delta: shaped like a0.
+            unit: 0-d, positive.
+
+        Returns:
+            (f(a0 + unit delta) - f(a0)) / unit, without cancellation as far as the pieces allow.
+        """
         for piece in self.pieces:
             delta = piece.move(delta, unit)
         return delta
 
     def vjp(self, gradient: Tensor) -> Tensor:
-        """J^T gradient where the pieces stand."""
+        """Multiply by the transposed Jacobian where the pieces stand.
+
+        Args:
+            gradient: shaped like the value.
+
+        Returns:
+            J^T gradient, shaped like the input.
+        """
         for piece in reversed(self.pieces):
             gradient = piece.vjp(gradient)
         return gradient
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        """J_w^T gradient there, piece by piece in the order of their parameters."""
+        """The gradients in the parameters where the pieces stand.
+
+        Args:
+            gradient: shaped like the value.
+
+        Returns:
+            J_w^T gradient for each parameter w, in the order of the pieces and their ``parameters``.
+        """
         found: list[Tensor] = []
         for i, piece in reversed(list(enumerate(self.pieces))):
             found = piece.parameter_gradients(gradient) + found
@@ -59,8 +99,20 @@ class Chain:
         return found
 
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
-        """The shape of a sample's value, found by a trial; ValueError, half a sentence, if it cannot be taken."""
-        # Two samples: batch normalisation cannot do with one.
+        """Find the shape of a sample's value by a trial run.
+
+        Args:
+            shape: of a sample's input.
+            like: a tensor of the model's dtype and device.
+
+        Returns:
+            The shape of its value.
+
+        Raises:
+            ValueError: the chain cannot take such a sample. The message is half a sentence; the caller puts the
+                stage's name in front.
+        """
+        # Two samples, since batch normalisation needs more than one.
         trial = like.new_zeros(2, *shape)
         try:
             with torch.no_grad(), torch.random.fork_rng():
@@ -69,37 +121,58 @@ class Chain:
             raise ValueError(f"fails with {str(error).splitlines()[0].rstrip('.')!r}") from error
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        """J v for the first samples, apart from what couples the samples of a batch."""
+        """Multiply by the Jacobian of single samples; the coupling of samples by batch normalisation is left out.
+
+        Args:
+            v: shaped like the input of the first len(v) samples.
+
+        Returns:
+            J v, shaped like their value.
+        """
         for piece in self.pieces:
             v = piece.sample_jvp(v)
         return v
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        """J^T v likewise."""
+        """Multiply by the transposed Jacobian of single samples, as in :meth:`sample_jvp`.
+
+        Args:
+            v: shaped like the value of the first len(v) samples.
+
+        Returns:
+            J^T v, shaped like their input.
+        """
         for piece in reversed(self.pieces):
             v = piece.sample_vjp(v)
         return v
 
     @property
     def calls_modules(self) -> bool:
-        """Whether one of the pieces runs a module that is not known by its formula."""
+        """Whether a piece runs the code of a module whose formula is not known."""
         return any(piece.calls_module for piece in self.pieces)
 
     @property
     def saves_output(self) -> bool:
-        """Whether the value must not be overwritten while the pieces stand there."""
+        """Whether the value must not be overwritten until the next evaluation."""
         return any(piece.saves_output for piece in self.pieces)
 
 
 class PreMap(Chain):
     """The part of a stage in front of its map: activations, dropout, pooling, anything without parameters.
 
+    Args:
+        pieces: one for each module, in the order of the forward pass.
+
     Attributes:
-        activation: where the pre-map is one activation and then at most one dropout, apart from reshaping, the case
-            that the kernels compute, that activation (or the identity); else None.
-        pool: where it is a monotone activation and a max-pooling without overlap, in either order, apart from
-            reshaping behind, the size of its windows; 1 without a pooling; else None.
-        unfused: the same pieces, one for each module but the identities.
+        pieces: the same function in as few pieces as possible: identities are dropped, and neighbouring activations
+            are fused.
+        unfused: one piece for each module except identities.
+        activation: the activation, possibly the identity, if the kernels of Linear stages can compute the pre-map:
+            one activation, then at most one dropout, and flattening anywhere. Otherwise None.
+        pooled_activation: the activation, possibly the identity, if the kernels of convolutions can compute the
+            pre-map: a monotone activation and a max-pooling without overlap, in either order, then perhaps
+            flattening. Otherwise None.
+        pool: the side of the pooling windows that belong to ``pooled_activation``; 1 without pooling.
     """
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
@@ -125,22 +198,29 @@ class PreMap(Chain):
         self._dropout = drops[0] if self.activation is not None and drops else None
 
     def draw_mask(self, code: Tensor) -> Tensor | None:
-        """The kernels' dropout mask of this step, for a pre-map that has an ``activation``."""
+        """Draw the dropout mask of this step for the kernels, if the pre-map has an ``activation``.
+
+        Args:
+            code: (B, n), whose shape, dtype and device the mask gets.
+
+        Returns:
+            The mask, 0 or 1 / (1 - p); None if nothing is dropped.
+        """
         return None if self._dropout is None else self._dropout.draw(code)
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the kind of its pieces says that (n,) features stay (n,) features."""
+        """Whether its pieces are of kinds that turn n features into n features."""
         return all(isinstance(p, PointwisePiece | DropoutPiece | ReshapePiece) for p in self.pieces)
 
     @property
     def is_identity(self) -> bool:
-        """Whether it passes its input through, whatever the training mode."""
+        """Whether it returns its input unchanged, in training and in evaluation mode."""
         return not self.pieces
 
     @property
     def is_relu_or_identity(self) -> bool:
-        """Whether it is a relu or the identity alone: what it passes is unchanged, what it stops has no slope."""
+        """Whether it is a relu or the identity: it returns an entry unchanged, or as 0 with derivative 0."""
         return (
             self._dropout is None
             and self.activation is not None
@@ -149,18 +229,18 @@ class PreMap(Chain):
 
     @property
     def has_sign_without_derivative(self) -> bool:
-        """Whether a Sign without any derivative is in it."""
+        """Whether it holds a Sign without a surrogate derivative."""
         return any(isinstance(p, PointwisePiece) and p.activation.name == "sign_none" for p in self.pieces)
 
     @property
     def lipschitz(self) -> float | None:
-        """A bound of the norm of its Jacobian; None if one of the pieces knows none."""
+        """A bound of the norm of its Jacobian; None if a piece has none."""
         slopes = [piece.lipschitz for piece in self.pieces]
         return None if None in slopes else math.prod(slope for slope in slopes if slope is not None)
 
 
 def _fused(pieces: Sequence[Piece]) -> list[Piece]:
-    """The same function, with activations next to each other as one where there is a name for it."""
+    """The same function with identities dropped, and neighbouring activations fused if kernels know the result."""
     result: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, PointwisePiece) and piece.activation == identity:

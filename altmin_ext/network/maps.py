@@ -1,4 +1,4 @@
-"""The part of a stage that has the parameters, and whose output is a code."""
+"""Maps: the parts of stages that have the parameters, and whose outputs are the codes."""
 
 from __future__ import annotations
 
@@ -16,37 +16,42 @@ from altmin_ext.network.pieces import AffinePiece, Piece
 
 Affine: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
-_largest_kernel, _most_channels = 5, 32  # beyond, torch's own convolutions are as fast
+_largest_kernel, _most_channels = 5, 32  # above these, torch's own convolutions are as fast
 
 
 @dataclasses.dataclass(frozen=True)
 class Iterations:
-    """How many gradient steps a minibatch takes, unless the user says otherwise: on a code, and on its weights."""
+    """The default number of gradient steps per minibatch.
+
+    Attributes:
+        codes: steps of a code.
+        weights: steps of the weights that fit it.
+    """
 
     codes: int = 1
     weights: int = 1
 
 
 class Map(abc.ABC):
-    """Where a stage's parameters are.
+    """The part of a stage that has the parameters.
 
-    A subclass says what the methods need to know of it; which kind of code it has, :func:`altmin_ext.codes.code_for`
-    says.
+    The kind of code that belongs to it is chosen by :func:`altmin_ext.codes.code_for`.
 
     Args:
-        parameters: all of them, frozen ones included.
+        parameters: all parameters, including frozen ones.
 
     Attributes:
-        parameters: the trainable parameters; a frozen one is left out.
-        gradients: one buffer per entry of ``parameters``; made by :meth:`allocate`.
-        matrix: whose norm bounds the Jacobian in the input, where that is a matrix.
-        has_constant_jacobian: whether that Jacobian is the same for all samples, but for what couples a batch.
-        affine: the Linear or convolution that the map is, where it is nothing else.
-        calls_modules: whether to evaluate it is to run modules whose code may raise anything at any time.
-        has_local_term: whether the stage has a term ||map(a) - c||^2 of its own in the objective.
-        default_iterations: what its code and its weights want unless the user says otherwise.
-        lacks: what its code cannot do, "l1_codes" or "released" (scaling). Where a user asks for that, the module is
-            a stage like any other, differentiated within itself.
+        parameters: the trainable parameters.
+        gradients: a buffer for each entry of ``parameters``, made by :meth:`allocate`.
+        matrix: a matrix whose norm bounds the Jacobian in the input; None if there is none.
+        has_constant_jacobian: whether that Jacobian is the same for all samples, apart from the coupling of samples
+            by batch normalisation.
+        affine: the Linear or convolution, if the map is a single one; else None.
+        calls_modules: whether an evaluation runs modules whose code may raise anything at any time.
+        has_local_term: whether the objective has a term ||map(a) - c||^2 for this stage.
+        default_iterations: steps of its code and its weights, unless the user chooses.
+        lacks: what its code cannot do: "l1_codes", "released" (scaling). If a user asks for that, the module becomes
+            an ordinary stage, which torch differentiates.
     """
 
     matrix: Tensor | None = None
@@ -59,7 +64,7 @@ class Map(abc.ABC):
 
     @property
     def convolution(self) -> nn.Conv2d | None:
-        """The module, where it is a single convolution that the kernels compute: small, with stride 1."""
+        """The module, if it is a single convolution that the kernels compute: small and with stride 1. Else None."""
         return None
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -67,11 +72,11 @@ class Map(abc.ABC):
         self.gradients: list[Tensor] = []
 
     def allocate(self, like: Tensor) -> None:
-        """Make what steps write to, where the parameters are by now; ``like`` has their dtype and device."""
+        """Make the gradient buffers; ``like`` has the dtype and device that the parameters have by now."""
         self.gradients = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
     def gradient_of(self, parameter: Tensor | None) -> Tensor | None:
-        """The buffer for a parameter's gradient.
+        """Find the buffer for a parameter's gradient.
 
         Args:
             parameter: one of the map's, or None.
@@ -83,51 +88,56 @@ class Map(abc.ABC):
 
     @abc.abstractmethod
     def output_shape(self, shape: torch.Size) -> torch.Size:
-        """The shape of a sample's output.
+        """Find the shape of a sample's output.
 
         Args:
             shape: of a sample's input.
 
+        Returns:
+            The shape of its output.
+
         Raises:
-            ValueError: the input does not fit; half a sentence, which the stage's name is put in front of.
+            ValueError: the input does not fit. The message is half a sentence; the caller puts the stage's name in
+                front.
         """
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        """J v for the first samples of the minibatch, apart from what couples the samples of a batch.
+        """Multiply by the Jacobian of single samples; the coupling of samples by batch normalisation is left out.
 
         Args:
-            v: shaped like the inputs of the first len(v) samples.
+            v: shaped like the inputs of the first len(v) samples of the minibatch.
 
         Returns:
-            A tensor shaped like their outputs.
+            J v, shaped like their outputs.
         """
         raise NotImplementedError
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        """J^T v likewise.
+        """Multiply by the transposed Jacobian of single samples, as in :meth:`sample_jvp`.
 
         Args:
-            v: shaped like the outputs of the first len(v) samples.
+            v: shaped like the outputs of the first len(v) samples of the minibatch.
 
         Returns:
-            A tensor shaped like their inputs.
+            J^T v, shaped like their inputs.
         """
         raise NotImplementedError
 
     def commit(self) -> None:  # noqa: B027  (only batch normalisation and its like have anything to commit)
-        """Keep what the encode saw, such as the running statistics of batch normalisation."""
+        """Update what depends on the encode, such as the running statistics of batch normalisation."""
 
 
 class EvaluatedMap(Map):
-    """A map that codes evaluate by asking it.
+    """A map that is evaluated through the methods below, at the encode's activation a0 and near it.
 
-    What a method returns is in ``out`` where that is given and saves a copy, and else a tensor of its own.
+    Results are written to ``out`` if the map ``uses_buffers`` and ``out`` is given; otherwise they are new tensors.
 
     Attributes:
-        bias: (n,), which the caller adds to :meth:`forward`'s output; None: it is in there, or there is none.
-        bias_gradient: where the sum of the residual over the batch belongs; None if nobody needs it.
-        uses_buffers: whether results are put into ``out``.
-        saves_output: whether the output must stay as it is until the map is evaluated again.
+        bias: (n,), which the caller must add to the output of :meth:`encode` and :meth:`forward`; None if they add it
+            themselves, or there is none.
+        bias_gradient: a buffer for the sum of the residual over the batch; None if it is not needed.
+        uses_buffers: whether results are written to ``out``.
+        saves_output: whether the output must not be overwritten until the next evaluation.
     """
 
     bias: Tensor | None = None
@@ -137,23 +147,31 @@ class EvaluatedMap(Map):
 
     @abc.abstractmethod
     def encode(self, activation: Tensor, out: Tensor | None) -> Tensor:
-        """The first evaluation of a step.
+        """Evaluate the map for the first time in a step.
+
+        Args:
+            activation: (B, ...), a0.
+            out: (B, n), a buffer for the result; or None.
+
+        Returns:
+            map(a0) without ``bias``, (B, ...).
+        """
+
+    @abc.abstractmethod
+    def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
+        """Evaluate the map again, later in the step.
 
         Args:
             activation: (B, ...).
-            out: (B, n), where the result goes if the map ``uses_buffers``.
+            out: (B, n), a buffer for the result; or None.
 
         Returns:
             map(activation) without ``bias``, (B, ...).
         """
 
     @abc.abstractmethod
-    def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
-        """The same, later in the step."""
-
-    @abc.abstractmethod
     def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
-        """How the output changes with the activation, without cancellation.
+        """The change of the output when the activation moves, without cancellation.
 
         Args:
             displacement: (B, ...), in units of ``unit``.
@@ -161,49 +179,56 @@ class EvaluatedMap(Map):
             out: as in :meth:`encode`.
 
         Returns:
-            (map(a0 + unit displacement) - map(a0)) / unit, a0 the activation of the encode.
+            (map(a0 + unit displacement) - map(a0)) / unit.
         """
 
     @abc.abstractmethod
     def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
-        """What is pulled back to the activation.
+        """Multiply by the transposed Jacobian in the activation.
 
         Args:
             residual: (B, ...), shaped like the output.
-            out: as in :meth:`encode`, for the result.
+            out: a buffer shaped like the result; or None.
 
         Returns:
-            J^T residual, J the Jacobian in the activation where the map was evaluated last.
+            J^T residual, with J where the map was evaluated last.
         """
 
     @abc.abstractmethod
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
-        """gradients = J_w^T residual, J_w the Jacobian in the parameters where the map was evaluated last.
+        """Write J_w^T residual to ``gradients``, with J_w the Jacobian in the parameters at the last evaluation.
 
-        The bias's own sum over the batch is left to the kernel that made the residual, see ``bias_gradient``.
+        If there is a ``bias_gradient``, the kernel that makes the residual has written it already.
 
         Args:
             residual: (B, ...), shaped like the output.
-            activation: where the map was evaluated last.
+            activation: (B, ...), the activation of the last evaluation.
         """
 
 
 class _Transposed:
-    """Keeps the transposed view of a matrix between steps: making one costs as much as a small product."""
+    """Keeps the transposed view of a matrix between steps; to make one takes as long as a small product."""
 
     def __init__(self) -> None:
         self._matrix = self._view = torch.empty(0, 0)
         self._address = -1
 
     def __call__(self, matrix: Tensor) -> Tensor:
-        # The address too: ``parameter.data = ...`` gives the same object other memory.
+        # Compare the address, too: ``parameter.data = ...`` gives the same object other memory.
         if matrix is not self._matrix or matrix.data_ptr() != self._address:
             self._matrix, self._view, self._address = matrix, matrix.detach().t(), matrix.data_ptr()
         return self._view
 
 
 class LinearMap(EvaluatedMap):
-    """A single Linear: every product is one matrix product into a buffer."""
+    """The map of a single Linear: every evaluation is one matrix product into a buffer.
+
+    Args:
+        linear: the module.
+
+    Attributes:
+        matrix: its weight, (n_out, n_in).
+    """
 
     uses_buffers = True
     calls_modules = False
@@ -255,7 +280,12 @@ class LinearMap(EvaluatedMap):
 
 
 class LocalMap(EvaluatedMap):
-    """Any chain of modules, differentiated within the stage."""
+    """The map of any chain of modules, differentiated within the stage.
+
+    Args:
+        pieces: the modules as pieces, in the order of the forward pass.
+        like: a tensor of the model's dtype and device.
+    """
 
     def __init__(self, pieces: Sequence[Piece], like: Tensor) -> None:
         super().__init__(p for piece in pieces for p in piece.parameters)
@@ -313,17 +343,20 @@ class LocalMap(EvaluatedMap):
             piece.commit()
 
 
-# Maps of single modules of exactly this type; to every other module, and to several, belongs a LocalMap.
+# The map of a single module of exactly this type. All other modules, and chains of several, get a LocalMap.
 known_maps: dict[type[nn.Module], Callable[[Any], EvaluatedMap]] = {nn.Linear: LinearMap}
 
 
 def map_of(modules: Sequence[nn.Module], pieces: Sequence[Piece], like: Tensor) -> EvaluatedMap:
-    """The map that modules make up, one after the other.
+    """Make the map of a chain of modules.
 
     Args:
-        modules: at least one of them with parameters.
-        pieces: the same modules.
-        like: of the model's dtype and device.
+        modules: in the order of the forward pass, at least one with parameters.
+        pieces: the same modules as pieces.
+        like: a tensor of the model's dtype and device.
+
+    Returns:
+        The map of ``known_maps`` for a single module of a known type; else a :class:`LocalMap`.
     """
     make = known_maps.get(type(modules[0])) if len(modules) == 1 else None
     return LocalMap(pieces, like) if make is None else make(modules[0])

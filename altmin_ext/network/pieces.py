@@ -1,14 +1,14 @@
-"""Modules as a stage evaluates them: their value, their Jacobian, and how they change when their input moves.
+"""Pieces: modules with their value, their Jacobian, and the change of their value when their input moves.
 
-A stage is differentiated within itself only. Its pre-map and its map are chains of pieces, one per module, and every
-piece can be evaluated at a point (the encode's input) and then at another one not far from it:
+A stage is differentiated within itself only. Its pre-map and its map are chains of pieces, one for each module. A
+piece f is first evaluated at the input a0 of the encode, then at points near it:
 
-- ``value(a)`` goes to a point and gives the output there;
-- ``move(delta, unit)`` goes from the encode's point a0 to a0 + unit delta and gives the change of the value,
-  (f(a0 + unit delta) - f(a0)) / unit, free of cancellation where the module's structure allows it;
-- ``vjp(g)`` is J^T g where the piece stands, ``parameter_gradients(g)`` likewise for the parameters.
+- ``value(a)`` moves the piece to the point a and returns f(a);
+- ``move(delta, unit)`` moves it to a0 + unit delta and returns (f(a0 + unit delta) - f(a0)) / unit, without
+  cancellation if the module's structure allows that;
+- ``vjp(g)`` returns J^T g at the current point, and ``parameter_gradients(g)`` the same for the parameters.
 
-Within a step a piece is the same function at every evaluation: one dropout mask, the batch's own statistics.
+Within a step a piece is the same function at every evaluation: same dropout mask, same statistics of the batch.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ _dropouts = nn.modules.dropout._DropoutNd
 
 
 class Piece(abc.ABC):
-    """One module of a stage.
+    """One module of a stage, as a function f of its input.
 
     Attributes:
-        parameters: the trainable ones; a frozen parameter is left out.
-        saves_output: whether what it returned must not be overwritten while it stands at that point.
-        has_constant_jacobian: whether its Jacobian is the same for all samples, but for what couples a batch.
-        calls_module: whether it runs a module that is not known by its formula, and whose code may raise anything.
+        parameters: the trainable parameters of the module.
+        saves_output: whether a returned value must not be overwritten until the next evaluation.
+        has_constant_jacobian: whether its Jacobian is the same for all samples, apart from the coupling of samples by
+            batch normalisation.
+        calls_module: whether it runs a module whose formula is not known, and whose code may raise anything.
     """
 
     parameters: Sequence[nn.Parameter] = ()
@@ -53,90 +54,90 @@ class Piece(abc.ABC):
         self._start = self._point = torch.empty(0)
 
     def begin(self, a: Tensor) -> Tensor:
-        """The first evaluation of a step: draws masks, takes statistics.
+        """Evaluate the piece for the first time in a step: draw masks and take statistics.
 
         Args:
-            a: (B, ...), the encode's point a0.
+            a: (B, ...), a0.
 
         Returns:
-            f(a), (B, ...).
+            f(a0), where the piece stands from now on.
         """
         self._start = a
         return self.value(a)
 
     @abc.abstractmethod
     def value(self, a: Tensor) -> Tensor:
-        """Go to a point.
+        """Evaluate the piece at another point, where it stands from now on.
 
         Args:
             a: (B, ...).
 
         Returns:
-            f(a), (B, ...), where the piece stands from now on.
+            The value f(a).
         """
 
     @abc.abstractmethod
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        """Go from the encode's point a0 to a0 + unit delta.
+        """Move the piece to a0 + unit delta, where it stands from now on.
 
         Args:
-            delta: (B, ...), in units of ``unit``.
-            unit: 0-d.
+            delta: shaped like a0.
+            unit: 0-d, positive.
 
         Returns:
-            (f(a0 + unit delta) - f(a0)) / unit, shaped like the value.
+            (f(a0 + unit delta) - f(a0)) / unit.
         """
 
     @abc.abstractmethod
     def vjp(self, gradient: Tensor) -> Tensor:
-        """What is pulled back to the input.
+        """Multiply by the transposed Jacobian where the piece stands.
 
         Args:
             gradient: shaped like the value.
 
         Returns:
-            J^T gradient, shaped like the input, J the Jacobian where the piece stands.
+            J^T gradient, shaped like the input.
         """
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        """The gradients of the piece's own parameters.
+        """The gradients in the parameters where the piece stands.
 
         Args:
             gradient: shaped like the value.
 
         Returns:
-            J_w^T gradient where the piece stands, a tensor for each of ``parameters``.
+            J_w^T gradient for each parameter w of ``parameters``.
         """
         return []
 
     def commit(self) -> None:  # noqa: B027  (only what keeps running statistics has anything to commit)
-        """Keep what :meth:`begin` saw."""
+        """Update what depends on the encode, such as running statistics, by what :meth:`begin` has seen."""
 
     @property
     def lipschitz(self) -> float | None:
-        """A bound of the norm of J, whatever the point; None if there is none but to ask :meth:`sample_jvp`."""
+        """A bound of the norm of J at all points; None if it has to be estimated by :meth:`sample_jvp`."""
         return None
 
     @abc.abstractmethod
     def sample_jvp(self, v: Tensor) -> Tensor:
-        """J v for the first samples, apart from what couples the samples of a batch.
+        """Multiply by the Jacobian of single samples; the coupling of samples by batch normalisation is left out.
 
         Args:
-            v: shaped like the inputs of the first len(v) samples.
+            v: shaped like the input of the first len(v) samples.
 
         Returns:
-            A tensor shaped like their values.
+            J v where the piece stands, shaped like their value.
         """
 
     @abc.abstractmethod
     def sample_vjp(self, v: Tensor) -> Tensor:
-        """J^T v likewise.
+        """Multiply by the transposed Jacobian of single samples, as in :meth:`sample_jvp`.
 
         Args:
-            v: shaped like the values of the first len(v) samples.
+            v: shaped like the value of the first len(v) samples.
 
         Returns:
-            A tensor shaped like their inputs.
+            J^T v where the piece stands, shaped like their input.
         """
 
 
@@ -170,7 +171,7 @@ class PointwisePiece(Piece):
 
 
 class DropoutPiece(Piece):
-    """Dropout of single elements, its mask drawn once per step from torch's generator, as the module would."""
+    """Dropout of single elements; like the module, it draws its mask from torch's generator, but once per step."""
 
     def __init__(self, module: nn.Dropout) -> None:
         super().__init__()
@@ -240,7 +241,7 @@ class ReshapePiece(Piece):
 
 
 class MaxPoolPiece(Piece):
-    """2-d max-pooling, by the places of the maxima."""
+    """2-d max-pooling, through the places of the maxima."""
 
     def __init__(self, module: nn.MaxPool2d) -> None:
         super().__init__()
@@ -249,7 +250,7 @@ class MaxPoolPiece(Piece):
 
     @property
     def window(self) -> int | None:
-        """p where the windows are p x p without overlap or padding; else None."""
+        """p if the windows are p x p without overlap or padding; else None."""
         m = self._module
         sizes = {
             *(v for pair in (m.kernel_size, m.stride) for v in (pair if isinstance(pair, tuple) else (pair,)))
@@ -273,7 +274,7 @@ class MaxPoolPiece(Piece):
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
         self.value(self._start + unit * delta)
         start, before, now = self._start.flatten(2), self._start_places.flatten(2), self._places.flatten(2)
-        # Two maxima of one window: their difference is exact where it is small.
+        # The old and the new maximum of a window: if their difference is small, it is exact.
         apart = (start.gather(2, now) - start.gather(2, before)) / unit
         return (apart + delta.flatten(2).gather(2, now)).view(self._places.shape)
 
@@ -293,12 +294,12 @@ class MaxPoolPiece(Piece):
     def lipschitz(self) -> float:
         m = self._module
         sizes, strides = (v if isinstance(v, tuple) else (v, v) for v in (m.kernel_size, m.stride))
-        # An element is the maximum of at most so many windows.
+        # The number of windows that an element may be the maximum of.
         return math.sqrt(math.prod(math.ceil(k / s) for k, s in zip(sizes, strides, strict=True)))
 
 
 class AffinePiece(Piece):
-    """A Linear or a convolution: one Jacobian for all points."""
+    """A Linear or a convolution, whose Jacobian is the same at all points."""
 
     has_constant_jacobian = True
 
@@ -334,7 +335,7 @@ class AffinePiece(Piece):
         return [value for parameter, value in named if parameter is not None and parameter.requires_grad]
 
     def _backward(self, gradient: Tensor, point: Tensor, parameters: bool) -> list[Tensor]:
-        """Gradients in (input, weight, bias); those not asked for are empty."""
+        """Gradients in (input, weight, bias); those that are not wanted have no meaning."""
         m = self.module
         wanted = [not parameters, parameters and m.weight.requires_grad, parameters and m.bias is not None]
         if isinstance(m, nn.Linear):
@@ -378,9 +379,9 @@ class AffinePiece(Piece):
 
 
 class NormalisationPiece(Piece):
-    """Batch normalisation, by the statistics of the batch at hand in training mode.
+    """Batch normalisation, in training mode by the statistics of the minibatch at the current point.
 
-    The running statistics move once per step, by those of the encode.
+    The running statistics are updated once per step, by the statistics of the encode.
     """
 
     has_constant_jacobian = True
@@ -389,7 +390,7 @@ class NormalisationPiece(Piece):
         super().__init__()
         self._module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        # Mean and one over the deviation, per channel, where the piece stands.
+        # Per channel, the mean and one over the standard deviation where the piece stands.
         self._mean = self._factor = self._start_mean = self._start_factor = torch.empty(0)
         self._count = 1
 
@@ -433,7 +434,7 @@ class NormalisationPiece(Piece):
         variance_of_delta, mean_of_delta = torch.var_mean(delta, over, correction=0)
         centred = start - self._along(self._start_mean, start)
         centred_delta = delta - self._along(mean_of_delta, start)
-        # Of the variance, over unit: twice the covariance with delta, and delta's own.
+        # The change of the variance over unit: twice the covariance with delta, plus unit times delta's variance.
         change = 2 * (centred * centred_delta).mean(over) + unit * variance_of_delta
         after = (before**-2 + unit * change).rsqrt()
         self._mean, self._factor = self._start_mean + unit * mean_of_delta, after
@@ -481,13 +482,13 @@ class NormalisationPiece(Piece):
         return self.sample_jvp(v)
 
 
-# Held while torch's generator or backends are set for a while: all threads share them, and several may fit blocks.
+# Held while torch's generator or backends are changed: all threads share them, and several threads may fit blocks.
 _global_state = threading.Lock()
 
 
 @contextlib.contextmanager
 def _without_fused_layers() -> Iterator[None]:
-    """Recurrent layers step by step, by operations that have derivatives of every order."""
+    """Run recurrent layers step by step, by operations with derivatives of every order."""
     backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.mkldnn)
     enabled = [backend.enabled for backend in backends]
     try:
@@ -500,7 +501,7 @@ def _without_fused_layers() -> Iterator[None]:
 
 
 def _drops_out(module: nn.Module) -> bool:
-    """Whether a module, by itself, draws masks in training mode."""
+    """Whether a module itself, apart from its children, draws masks in training mode."""
     rate = getattr(module, "dropout", 0.0)  # of recurrent layers and of attention
     return isinstance(module, _dropouts) or (isinstance(rate, float) and rate > 0)
 
@@ -508,10 +509,10 @@ def _drops_out(module: nn.Module) -> bool:
 class LocalPiece(Piece):
     """Any other module with one input and one output, differentiated by torch within the stage.
 
-    Buffers such as running statistics move once per step, by the encode. A module that drops out draws the same
-    masks at every evaluation of a step. Recurrent layers go without cuDNN, which has no second derivative for them,
-    no first one in evaluation mode, and draws masks that torch's generator does not repeat; and without oneDNN where
-    a second derivative is asked for.
+    Buffers such as running statistics are updated once per step, by the encode. A module with dropout draws the same
+    masks at every evaluation of a step. Recurrent layers run without cuDNN: it has no second derivative for them, no
+    first one in evaluation mode, and its masks do not follow torch's generator. They run without oneDNN if a second
+    derivative is needed.
     """
 
     saves_output = True
@@ -530,13 +531,13 @@ class LocalPiece(Piece):
         self._input = self._output = self._start_value = torch.empty(0)
 
     def _call(self, a: Tensor) -> Tensor:
-        """The module's output; its buffers are left alone."""
+        """The module's output, with copies in place of its buffers."""
         self._buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
         output: Tensor = functional_call(self._module, self._buffers, (a.clone() if self._in_place else a,))
         return output
 
     def _evaluate(self, a: Tensor, fused: bool = True) -> Tensor:
-        """The module's output at the masks of this step; ``fused``: by layers that lack derivatives of an order."""
+        """The module's output with the masks of this step; ``fused`` allows layers that lack second derivatives."""
         in_steps = self._recurs and (a.is_cuda or not fused)
         if self._random_state is None and not in_steps:
             return self._call(a)
@@ -574,14 +575,14 @@ class LocalPiece(Piece):
         value = self.value(self._start + unit * delta)
         if delta.dtype == torch.float64:
             return (value - self._start_value) / unit
-        # A difference of values would drown in their rounding; the slope half-way is off by the square of unit.
+        # The difference of values would be mostly rounding. The derivative half-way has an error of order unit^2.
         return self._jvp_at(self._start + unit * delta / 2, delta)
 
     def _jvp_at(self, a: Tensor, v: Tensor) -> Tensor:
         try:
             product: Tensor = jvp(self._differentiable, (a,), (v,))[1]
         except (NotImplementedError, RuntimeError):
-            # Without a forward mode: J v is the derivative of g -> J^T g, transposed.
+            # No forward mode. g -> J^T g is linear, and J v is the product of v with its transpose.
             value, transposed, *_ = vjp(self._differentiable, a)
             linear = vjp(lambda g: transposed(g)[0], torch.zeros_like(value))
             product = linear[1](v)[0]
@@ -616,7 +617,7 @@ class LocalPiece(Piece):
         return product.detach()
 
 
-# Pieces of modules of exactly this type; to every other module belongs a LocalPiece.
+# The piece of a module of exactly this type. All other modules get a LocalPiece.
 known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
     nn.Dropout: DropoutPiece,
     nn.MaxPool2d: MaxPoolPiece,
@@ -626,11 +627,14 @@ known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
 
 
 def piece_of(path: str, module: nn.Module) -> Piece:
-    """A module as a piece of a stage.
+    """Make the piece of a module.
 
     Args:
-        path: of the module in the model, for the sentence of an error.
-        module: takes one tensor and returns one.
+        path: of the module in the model, for error messages.
+        module: a module that takes one tensor and returns one.
+
+    Returns:
+        The piece.
 
     Raises:
         ValueError: the module takes or returns something else.
@@ -648,7 +652,7 @@ def piece_of(path: str, module: nn.Module) -> Piece:
 
 
 def _check_inputs(path: str, module: nn.Module) -> None:
-    """Raise unless a module can be called with one tensor, and returns one as far as can be known."""
+    """Raise unless a module takes one tensor and, as far as can be known, returns one."""
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)) and (
         type(module).forward.__module__.startswith("torch.")
     ):

@@ -1,8 +1,8 @@
-"""The maps of an Elman layer and of a linear map that reads its whole output sequence.
+"""The maps of an Elman layer and of the Linear that reads its output sequence (Choromanska et al. 2019, appendix C).
 
-Two codes lie between the input and the logits: the pre-activations of all time steps, c_t = V x_t + U h_{t-1} + b
-with h_t = tanh(c_t), and the output sequence o = phi(h). What moves o is a loss of W o, so that it stays in the row
-space of W: o0 - o = W^T s with as many numbers s per sample as there are logits.
+There are two codes between the input and the logits: the pre-activations of all time steps,
+c_t = V x_t + U h_{t-1} + b with h_t = tanh(c_t), and the output sequence o = phi(h). The code o moves by the gradient
+of a loss of W o, so its displacement lies in the row space of W: o0 - o = W^T s, with one number in s per logit.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from altmin_ext.ops.activation import identity
 
 
 class SequenceMap(LinearMap):
-    """The linear map W that reads the flattened output sequence, given W o in place of o.
+    """The linear map W that reads the flattened output sequence o; its input is W o instead of o.
+
+    Args:
+        linear: the module.
 
     Attributes:
-        output: (B, T d), o itself at the updated codes.
-        has_output: whether that is of this minibatch yet.
+        output: (B, T d), o at the updated codes.
+        has_output: whether ``output`` has been computed for this minibatch.
     """
 
     has_output = False
@@ -51,12 +54,16 @@ class SequenceMap(LinearMap):
 
 
 class OutputSequenceMap(Map):
-    """What ties the output sequence to the hidden states: it has no parameters, and nothing to fit.
+    """The map from the hidden states to the output sequence; it has no parameters.
+
+    Args:
+        sigma: phi, the activation between them.
+        elman: the recurrent layer.
+        reader: the map W that reads the output sequence.
 
     Attributes:
-        sigma: phi.
-        reader: W, which reads the output sequence.
-        matrix: U, through which a hidden state has its other reader.
+        sigma, reader: as above.
+        matrix: U, (d, d), which reads each hidden state as well.
     """
 
     calls_modules = False
@@ -76,16 +83,19 @@ class OutputSequenceMap(Map):
 
 
 class ElmanMap(Map):
-    """The recurrent layer: its output are the pre-activations of all time steps.
+    """The map of the recurrent layer, whose output is the pre-activations of all time steps.
+
+    Args:
+        module: the layer.
+        output: the map of the stage above.
 
     Attributes:
-        module: the layer.
-        output: the map above.
+        module, output: as above.
     """
 
     calls_modules = False
     default_iterations = Iterations(codes=5, weights=5)
-    # The sweep over the time steps has no threshold, and knows the paper's sums only.
+    # The sweep over the time steps has no soft threshold, and computes the paper's sums only.
     lacks = frozenset({"l1_codes", "released"})
 
     def __init__(self, module: Elman, output: OutputSequenceMap) -> None:
@@ -99,10 +109,9 @@ class ElmanMap(Map):
 
 
 def elman_stages(leaves: Leaves) -> list[BoundStage] | None:
-    """The stages of an Elman layer, an activation, Flatten and Linear, with anything without parameters in front.
+    """The stages of a chain Elman, activation, Flatten, Linear; modules without parameters may come first.
 
-    Anything else in front of the layer or behind it, and it is a stage like any other, differentiated within itself,
-    whose code is its output.
+    None for any other chain: an Elman layer in it is an ordinary stage, whose code is the output of the layer.
     """
     first = next((i for i, (_, m) in enumerate(leaves) if any(True for _ in m.parameters())), len(leaves))
     front, rest = leaves[:first], list(leaves[first:])

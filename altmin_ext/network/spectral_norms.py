@@ -1,4 +1,4 @@
-"""The spectral norms of the stages, on which the automatic step sizes of the codes rest."""
+"""The spectral norms of the stages, from which the automatic step sizes of the codes follow."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from altmin_ext.network.splitting import BoundStage
 from altmin_ext.ops import CodeScalar
 
 _first_iterations = 20
-_samples = 8  # whose Jacobians stand for all where those depend on the sample
+_samples = 8  # if Jacobians depend on the sample, those of so many stand for all
 
 
 class SpectralNorms:
-    """sigma_max^2 of the map above every code, by power iteration: one step after each update of the weights.
+    """Estimates of sigma_max^2 of the map above every code, by power iteration after each update of the weights.
 
-    Matrices are iterated by the op, all others through their Jacobian and its transpose. Where the slope of a
-    pre-map has no bound, it is taken along, at the first samples of the minibatch.
+    Matrices are iterated by :func:`altmin_ext.ops.power_iteration`, other maps through products with their Jacobian
+    and its transpose. If the derivative of a pre-map has no bound, the iteration includes the pre-map, at the first
+    samples of the minibatch.
 
     Args:
-        stages: those above the codes.
-        rows: the codes' parameter blocks, where the results go.
-        seed: of the vectors that the iteration starts from.
-        like: their dtype and device.
+        stages: the stages above the codes.
+        rows: the codes' parameter blocks, which the results are written to.
+        seed: of the initial vectors.
+        like: a tensor of the model's dtype and device.
 
     Attributes:
-        ready: whether the first iterations have been made.
+        ready: whether the first 20 iterations have been made.
     """
 
     def __init__(self, stages: Sequence[BoundStage], rows: Sequence[Tensor], seed: int, like: Tensor) -> None:
@@ -49,7 +50,7 @@ class SpectralNorms:
         self._collect()
 
     def _collect(self) -> None:
-        """The arguments of the op, which are the same in every step."""
+        """Make the arguments of the op, which are the same in every step."""
         self._arguments = (
             [map.matrix for map in self._linear.values() if map.matrix is not None],
             [self._vectors[i] for i in self._linear],
@@ -61,7 +62,12 @@ class SpectralNorms:
         return nn.functional.normalize(drawn.flatten(), dim=0).view(drawn.shape).to(self._like)
 
     def set_shapes(self, codes: Sequence[torch.Size], inputs: Sequence[torch.Size]) -> None:
-        """Say of which shape the codes are, and what the maps above take of them, both for one sample."""
+        """Set the shapes of one sample.
+
+        Args:
+            codes: the shape of every code.
+            inputs: the shape of the input of the map above every code.
+        """
         for i in self._others:
             stage = self._stages[i]
             alike = stage.pre.lipschitz is not None and stage.map.has_constant_jacobian
@@ -72,14 +78,22 @@ class SpectralNorms:
             self._vectors[i] = self._vectors[i].view(shape)
 
     def begin(self, batch: int) -> None:
-        """The first iterations, before the first step; nothing later on."""
+        """Make the first iterations before the first step; do nothing later.
+
+        Args:
+            batch: number of samples in the minibatch.
+        """
         if not self.ready:
             for _ in range(_first_iterations):
                 self.iterate(batch)
             self.ready = True
 
     def iterate(self, batch: int) -> None:
-        """An iteration, at the weights and the codes of this many samples as they are."""
+        """Make one iteration, at the current weights and codes.
+
+        Args:
+            batch: number of samples in the minibatch.
+        """
         if self._linear:
             ops.power_iteration(*self._arguments)
         for i in self._others:
@@ -95,7 +109,7 @@ class SpectralNorms:
             v.copy_(torch.where(norm > 0, image / norm, v))  # a map of zeros keeps its vector
 
     def state_dict(self) -> dict[str, Any]:
-        """The vectors, those that are yet to be drawn included, and what they have come to."""
+        """The vectors, the estimates, and the state of the generator that draws further vectors."""
         return {
             "singular_vectors": [v.clone() for v in self._vectors],
             "sigma_squared": torch.cat([self._like.new_empty(0).double(), *self._results]),
@@ -104,7 +118,7 @@ class SpectralNorms:
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise a ValueError unless the state is of stages like these."""
+        """Raise a ValueError unless ``state``, from :meth:`state_dict`, fits these stages."""
         shapes = [tuple(v.shape) for v in state["singular_vectors"]]
         own = [tuple(v.shape) for v in self._vectors]
         if len(shapes) != len(own) or any(shapes[i] != own[i] for i in self._linear):
@@ -113,7 +127,7 @@ class SpectralNorms:
             )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore ``state``, the result of an earlier :meth:`state_dict`."""
         for i, kept in enumerate(state["singular_vectors"]):
             self._vectors[i] = kept.to(self._like).clone()
         self._collect()
@@ -123,7 +137,9 @@ class SpectralNorms:
         self._generator.set_state(state["singular_vectors_to_draw"].cpu())
 
     def remember(self) -> Any:
+        """What :meth:`recall` needs, in memory that a step does not write to."""
         return self.state_dict()
 
     def recall(self, kept: Any) -> None:
+        """Restore the state at :meth:`remember`, bit for bit, from its result ``kept``."""
         self.load_state_dict(kept)

@@ -30,9 +30,9 @@ class BoundStage:
 
     Attributes:
         name: the path of the map's first module in the model.
-        pre, map: its parts.
-        beyond_kernels: the kind of the first module in it that the kernels of Linear stages do not compute, so that
-            the stage is more than a Linear behind an activation; "" without one.
+        pre, map: its two parts.
+        beyond_kernels: the class name of its first module that the kernels of Linear stages do not compute; "" if the
+            stage is a Linear behind an activation.
     """
 
     name: str
@@ -42,15 +42,18 @@ class BoundStage:
 
     @property
     def calls_modules(self) -> bool:
-        """Whether to evaluate it is to run modules whose code may raise anything at any time."""
+        """Whether an evaluation runs modules whose code may raise anything at any time."""
         return self.pre.calls_modules or self.map.calls_modules
 
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
-        """The shape of a sample's code.
+        """Find the shape of a sample's code.
 
         Args:
-            shape: that of the code below, or of a sample of x.
-            like: of the model's dtype and device.
+            shape: of a sample's code below, or of a sample of x.
+            like: a tensor of the model's dtype and device.
+
+        Returns:
+            The shape.
 
         Raises:
             ValueError: the stage cannot take such a sample.
@@ -64,7 +67,17 @@ class BoundStage:
 
 
 def as_chain(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
-    """The model as one module: a list of stages becomes an ``nn.Sequential`` of them."""
+    """Make one module of a model: a list of modules becomes an ``nn.Sequential``.
+
+    Args:
+        model: a module, or a list or tuple of modules, one behind the other.
+
+    Returns:
+        The module itself, or a new ``nn.Sequential`` of the same modules.
+
+    Raises:
+        TypeError: ``model`` is neither.
+    """
     if isinstance(model, (list, tuple)):
         for i, module in enumerate(model):
             if not isinstance(module, nn.Module):
@@ -80,7 +93,7 @@ def _is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
 
 
 def _check_chain(model: nn.Module) -> None:
-    """Raise unless it is known in which order the model's modules follow each other."""
+    """Raise unless the model is a chain: modules that certainly run one after the other."""
     if not _is_sequential(model) and not isinstance(model, Stage) and any(True for _ in model.children()):
         raise ValueError(
             f"model must be an nn.Sequential or a list of stages, but is {named_type(model)}, whose forward can "
@@ -96,7 +109,7 @@ def _check_chain(model: nn.Module) -> None:
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     if _is_sequential(module):
-        # named_children() leaves repetitions out
+        # named_children() would leave out repetitions
         for name, child in zip(module._modules, module, strict=True):
             yield from _leaves(child, f"{path}.{name}" if path else name)
     else:
@@ -104,7 +117,7 @@ def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 class _Open:
-    """The stage that modules are being added to."""
+    """The stage to which modules are being added."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -112,11 +125,11 @@ class _Open:
         self.map: list[tuple[str, nn.Module]] = []
 
     def takes(self, module: nn.Module) -> bool:
-        """Whether a module with parameters still belongs to the map: one affine or unknown module, and norms."""
+        """Whether a module with parameters still belongs to the map: normalisations and at most one other module."""
         return isinstance(module, _normalisations) or all(isinstance(m, _normalisations) for _, m in self.map)
 
     def close(self, like: Tensor) -> BoundStage:
-        """The stage of the modules that have been added."""
+        """Make the stage of the modules that have been added."""
         modules = [module for _, module in self.map]
         pre = PreMap([piece_of(path, module) for path, module in self.pre])
         map = map_of(modules, [piece_of(path, module) for path, module in self.map], like)
@@ -126,29 +139,29 @@ class _Open:
         return BoundStage(self.name, pre, map, type(beyond[0]).__name__ if beyond else "")
 
 
-# Rules that cut certain chains in ways of their own; each returns None for all others.
+# Rules that split certain chains in a special way, and return None for all others.
 known_chains: list[Callable[[Leaves], list[BoundStage] | None]] = []
 
 
 def split(model: nn.Module, needs: Collection[str] = ()) -> list[BoundStage]:
-    """The stages of a chain of modules, the predictor last.
+    """Split a chain of modules into stages, the predictor last.
 
-    A module without parameters belongs to the pre-map of the stage that follows, one with parameters is a map of
-    its own, except that normalisations join the map they stand beside. Pointwise activations, Dropout, Flatten,
-    MaxPool2d, Linear, convolutions and batch normalisation are known by their formulas; any other module that takes
+    A module without parameters belongs to the pre-map of the next stage. A module with parameters is the map of its
+    own stage, except that normalisations join the map next to them. Pointwise activations, Dropout, Flatten,
+    MaxPool2d, Linear, convolutions and batch normalisation have formulas of their own. Any other module that takes
     one tensor and returns one is differentiated by torch within its stage.
 
     Args:
-        model: nested ``nn.Sequential`` of modules, or of :class:`Stage`, each of which stays as it is.
-        needs: what the codes must be able to do, see :attr:`Map.lacks`. Where a map of a special kind cannot, its
-            module is a stage like any other.
+        model: nested ``nn.Sequential`` of modules; each :class:`altmin_ext.Stage` in it is one stage.
+        needs: what the codes must be able to do, see :attr:`Map.lacks`. If the code of a special kind of map cannot
+            do it, the module becomes an ordinary stage.
 
     Returns:
         The stages from the input to the logits.
 
     Raises:
-        ValueError: a module that cannot be split, no parameters at all, something behind the last map, or a parameter
-            that two stages share.
+        ValueError: the model is no chain, has no parameters, or does not end with a map; a module takes or returns
+            more than one tensor; or two stages share a parameter.
     """
     _check_chain(model)
     for rule in known_chains:
@@ -193,7 +206,13 @@ def split(model: nn.Module, needs: Collection[str] = ()) -> list[BoundStage]:
 
 
 def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules of a chain in the order of the forward pass, nested ``nn.Sequential`` flattened, with their paths.
+    """List the modules of a chain in the order of the forward pass, with nested ``nn.Sequential`` flattened.
+
+    Args:
+        model: as for :func:`split`.
+
+    Returns:
+        (path, module) for every module.
 
     Raises:
         ValueError: the model is no chain.
@@ -203,9 +222,15 @@ def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def map_spans(model: nn.Module) -> list[tuple[int, int]]:
-    """Which of its :func:`leaves` each map of a chain takes up, the first one and the one behind the last.
+    """Find the modules that make up each map of a chain.
 
-    Normalisations belong to the map beside them, the one in front where there are two.
+    Normalisations belong to the map next to them; between two maps, to the first one.
+
+    Args:
+        model: as for :func:`split`.
+
+    Returns:
+        For each map, the number of its first module among :func:`leaves`, and one more than that of its last.
     """
     spans: list[tuple[int, int]] = []
     start: int | None = None  # of the normalisations in front of a map to come
@@ -225,11 +250,14 @@ def map_spans(model: nn.Module) -> list[tuple[int, int]]:
 
 
 def split_at(model: nn.Module, starts: Sequence[int]) -> list[BoundStage]:
-    """Any sub-networks of a chain as its stages.
+    """Split a chain into stages at given places.
 
     Args:
-        model: as in :func:`split`.
-        starts: numbers of those :func:`leaves` that a new stage begins with, in increasing order; not 0.
+        model: as for :func:`split`.
+        starts: the numbers, among :func:`leaves`, of the modules that begin a new stage; increasing, without 0.
+
+    Returns:
+        The stages from the input to the logits.
 
     Raises:
         ValueError: a module that takes or returns more than one tensor, a stage without parameters, or a parameter
@@ -249,7 +277,9 @@ def split_at(model: nn.Module, starts: Sequence[int]) -> list[BoundStage]:
             [piece_of(path, module) for path, module in side] for side in (part[:first], part[first:])
         )
         parameters = [id(p) for piece in map for p in piece.parameters]
-        if len(set(parameters)) < len(parameters):  # one that is used twice has one gradient
+        if len(set(parameters)) < len(
+            parameters
+        ):  # a parameter that is used twice has one gradient, their sum
             map = [LocalPiece(nn.Sequential(*(module for _, module in part[first:])))]
         stages.append(BoundStage(part[first][0], PreMap(pre), LocalMap(map, like)))
     _check_parameters(stages)
@@ -257,7 +287,7 @@ def split_at(model: nn.Module, starts: Sequence[int]) -> list[BoundStage]:
 
 
 def _check_end(rest: _Open) -> None:
-    """Raise if something that acts stands behind the last map."""
+    """Raise if a module other than Identity or Flatten follows the last map."""
     for path, module in rest.pre:
         if not isinstance(module, (nn.Identity, nn.Flatten)):
             raise ValueError(

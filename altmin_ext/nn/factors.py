@@ -1,4 +1,4 @@
-"""The factorising layer: features as non-negative combinations of the atoms of a dictionary."""
+"""The factorising layer: features as non-negative combinations of the atoms of a dictionary (DeepFacto)."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ class _LeastSquares(torch.autograd.Function):
 
 
 class NonNegativeFactors(nn.Module):
-    """Factorises its input: (B, C, ...) features become (B, r, ...) non-negative codes.
+    """A layer that factorises its input: (B, C, ...) features become (B, r, ...) non-negative codes.
 
-    The code s of a sample's features f, or of those at one position of a map, is the non-negative least squares
+    The code s of a sample's features f, or of the features at one position of a map, solves
 
-        minimise  ||f - M s||^2  over  s >= 0,
+        minimise  ||f - M s||^2  over  s >= 0 .
 
-    found by sweeps over its entries from zero, each set to its best value in turn (HALS: Cichocki & Phan 2009). The
-    atoms, the columns of M, are non-negative and of unit norm. Only ``method="deepfacto"`` learns them, since the
-    layer has no derivative. No code can reproduce negative features, so put a ReLU in front.
+    It starts at zero and is improved by sweeps that set each entry in turn to its best value (HALS: Cichocki & Phan
+    2009). The columns of M, the atoms, are non-negative and of unit norm. The layer has no derivative, so only
+    ``method="deepfacto"`` can learn the atoms. No code can reproduce negative features, so put a ReLU in front.
 
     Args:
         features: C.
         rank: r, the number of atoms.
-        sweeps: passes over the entries of a code; each one lowers the error.
+        sweeps: passes over the entries of a code, 30 by default; each one lowers the error.
 
     Attributes:
-        dictionary: (C, r), M; a buffer, part of the ``state_dict()``. Drawn from torch's global generator, as the
-            weights of other layers are.
+        dictionary: (C, r), M; a buffer, part of the ``state_dict()``. Initialised from torch's global generator, like
+            the weights of other layers.
 
     Raises:
         TypeError, ValueError: a number is no integer, or below 1.
@@ -64,7 +64,17 @@ class NonNegativeFactors(nn.Module):
         self.register_buffer("dictionary", nn.functional.normalize(atoms, dim=0))
 
     def forward(self, features: Tensor) -> Tensor:
-        """The codes; ValueError unless the features are (B, C, ...)."""
+        """Factorise features into codes.
+
+        Args:
+            features: (B, C, ...).
+
+        Returns:
+            The codes, (B, r, ...).
+
+        Raises:
+            ValueError: the features have another shape.
+        """
         if features.ndim < 2 or features.shape[1] != self.features:
             raise ValueError(
                 f"features must be (B, {self.features}, ...) for this NonNegativeFactors, but have shape "
@@ -74,7 +84,14 @@ class NonNegativeFactors(nn.Module):
         return as_maps(codes, features)
 
     def reconstruction(self, codes: Tensor) -> Tensor:
-        """S M^T: the features, (B, C, ...), that codes (B, r, ...) stand for."""
+        """The features that codes stand for, S M^T.
+
+        Args:
+            codes: (B, r, ...).
+
+        Returns:
+            The features, (B, C, ...).
+        """
         return as_maps(as_rows(codes) @ self.dictionary.t(), codes)
 
     def extra_repr(self) -> str:
@@ -82,10 +99,10 @@ class NonNegativeFactors(nn.Module):
 
 
 def as_rows(maps: Tensor) -> Tensor:
-    """(B, C, ...) as a contiguous (B positions, C)."""
+    """Maps (B, C, ...) as contiguous rows (B positions, C)."""
     return maps.movedim(1, -1).reshape(-1, maps.shape[1]).contiguous()
 
 
 def as_maps(rows: Tensor, like: Tensor) -> Tensor:
-    """(B positions, C) as (B, C, ...), with the positions of ``like``."""
+    """Rows (B positions, C) as maps (B, C, ...), with the positions of ``like``."""
     return rows.reshape(len(like), *like.shape[2:], rows.shape[1]).movedim(-1, 1).contiguous()

@@ -10,9 +10,9 @@ from altmin_ext import _check
 
 
 class TimeSteps(nn.Module):
-    """Takes the numbers of each sample in order, ``n_in`` at a time: images become sequences of pixels.
+    """Cuts each sample into a sequence, ``n_in`` numbers at a time: images become sequences of pixels.
 
-    (B, ...) becomes (B, T, n_in), where T n_in is how many numbers a sample has.
+    (B, ...) becomes (B, T, n_in), where T n_in is the number of entries of a sample.
 
     Args:
         n_in: features of one time step.
@@ -26,7 +26,17 @@ class TimeSteps(nn.Module):
         self.n_in = _check.integer("n_in", n_in)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raises ValueError if a sample cannot be cut into steps of ``n_in``."""
+        """Cut samples into sequences.
+
+        Args:
+            x: (B, ...).
+
+        Returns:
+            (B, T, n_in), a view if possible.
+
+        Raises:
+            ValueError: the size of a sample is no multiple of ``n_in``.
+        """
         features = math.prod(x.shape[1:])
         if features % self.n_in:
             raise ValueError(
@@ -39,10 +49,10 @@ class TimeSteps(nn.Module):
 
 
 class Elman(nn.RNN):
-    """h_t = tanh(V x_t + U h_{t-1} + b) from h_0 = 0: (B, T, n_in) -> (B, T, hidden), all the h_t (Elman 1990).
+    """The recurrent layer h_t = tanh(V x_t + U h_{t-1} + b) with h_0 = 0, which returns all h_t (Elman 1990).
 
-    An ``nn.RNN`` of one layer, with its parameters: V is ``weight_ih_l0``, U ``weight_hh_l0``, and b the sum of
-    ``bias_ih_l0`` and ``bias_hh_l0``.
+    (B, T, n_in) -> (B, T, hidden). It is an ``nn.RNN`` of one layer, with its parameters: V is ``weight_ih_l0``, U is
+    ``weight_hh_l0``, and b is the sum of ``bias_ih_l0`` and ``bias_hh_l0``.
 
     Args:
         n_in: features of one time step.
@@ -66,20 +76,20 @@ class Elman(nn.RNN):
 
 
 class GRU(nn.GRU):
-    """Torch's GRU, but for what it returns: the output sequence alone, so that it can stand in an ``nn.Sequential``.
+    """Torch's GRU, which returns the output sequence only and so fits into an ``nn.Sequential``.
 
-    (B, T, input_size) -> (B, T, hidden_size), or twice the features if ``bidirectional``; from a hidden state of
-    zeros. It trains as a stage whose code is the output sequence, through torch's own derivative within the stage.
+    (B, T, input_size) -> (B, T, hidden_size), or twice as many features if ``bidirectional``; the hidden state starts
+    at zero. It trains as a stage whose code is the output sequence, with torch's own derivative within the stage.
     Parameters and ``state_dict()`` are torch's (Cho et al. 2014, arXiv 1406.1078).
 
     Args:
         input_size: features of one time step.
         hidden_size: units of the hidden state.
-        num_layers: how many such layers lie on top of each other, as one stage.
+        num_layers: number of layers on top of each other, all in one stage; 1 by default.
         bias: whether there are biases.
-        batch_first: True, the one order that minibatches have here.
-        dropout: rate of the dropout between layers, in training mode.
-        bidirectional: whether a second layer beside each reads from the end to the beginning.
+        batch_first: True, since minibatches always have the samples first here.
+        dropout: rate of the dropout between layers, in training mode; 0 by default.
+        bidirectional: whether each layer has a second one beside it that reads the sequence backwards.
 
     Raises:
         ValueError: ``batch_first`` is False, or torch refuses a value.
@@ -98,16 +108,16 @@ class GRU(nn.GRU):
 
 
 class LSTM(nn.LSTM):
-    """Torch's LSTM, but for what it returns: the output sequence alone, so that it can stand in an ``nn.Sequential``.
+    """Torch's LSTM, which returns the output sequence only and so fits into an ``nn.Sequential``.
 
     (B, T, input_size) -> (B, T, hidden_size), or ``proj_size`` features if that is above 0, and twice as many if
-    ``bidirectional``; from states of zeros. It trains as a stage whose code is the output sequence, through torch's
+    ``bidirectional``; the states start at zero. It trains as a stage whose code is the output sequence, with torch's
     own derivative within the stage; the cell states are no codes. Parameters and ``state_dict()`` are torch's
     (Hochreiter & Schmidhuber 1997).
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: as for :class:`GRU`.
-        proj_size: features that the hidden states are projected to; 0 for no projection.
+        proj_size: width of the projection of the hidden states; 0 for no projection.
 
     Raises:
         ValueError: ``batch_first`` is False, or torch refuses a value.

@@ -1,4 +1,4 @@
-"""The binary activation, a step from -1 to +1, and what stands in for its derivative."""
+"""The binary activation, a step from -1 to +1, and the surrogates for its derivative."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class Sign(nn.Module):
-    """-1 where the input is at most 0, +1 where it is greater, elementwise; NaN stays NaN.
+    """The sign, elementwise: -1 where the input is at most 0, +1 where it is greater; NaN stays NaN.
 
-    Its derivative is zero wherever there is one. Autograd takes a surrogate in its place, and so do the code updates
-    of alternating minimisation (straight-through: Bengio, Léonard & Courville 2013, arXiv 1308.3432; clipped:
-    Courbariaux et al. 2016, arXiv 1602.02830).
+    Its derivative is zero wherever it exists. Autograd and the code updates of alternating minimisation use a
+    surrogate instead (straight-through: Bengio, Léonard & Courville 2013, arXiv 1308.3432; clipped: Courbariaux et
+    al. 2016, arXiv 1602.02830).
 
     Args:
-        surrogate: "identity": 1 everywhere; "clipped": 1 where the input lies in [-1, 1], else 0; "none": 0, so that
-            backpropagation changes nothing below, while the code updates look at both signs of every unit instead
-            (:func:`altmin_ext.ops.sign_flip`).
+        surrogate: "identity", the default: 1 everywhere. "clipped": 1 where the input lies in [-1, 1], else 0.
+            "none": 0, with which backpropagation learns nothing below, while the code updates compare both signs of
+            every unit instead (:func:`altmin_ext.ops.sign_flip`).
 
     Raises:
-        ValueError: another surrogate.
+        ValueError: there is no surrogate of that name.
     """
 
     def __init__(self, surrogate: str = "identity") -> None:
@@ -55,7 +55,7 @@ class Sign(nn.Module):
 
 
 def check_surrogates(model: nn.Module) -> None:
-    """Raise a ValueError if the model holds a :class:`Sign` that no gradient passes."""
+    """Raise a ValueError if no gradient can pass a :class:`Sign` of the model."""
     for path, module in model.named_modules():
         if isinstance(module, Sign) and module.surrogate == "none":
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What a model says itself about where one of its stages begins and ends."""
+"""A module by which a model says itself where one of its stages begins and ends."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from altmin_ext._check import named_type
 
 
 class Stage(nn.Module):
-    """A stage as you want it: what is in here is not split, and nothing is joined to it.
+    """A stage defined by hand: it is not split, and no other module is joined to it.
 
-    For parts of a network that only make sense together, such as a residual block. As a module it is
-    ``map(pre(x))``.
+    For parts of a network that belong together, such as a residual block. As a module it computes ``map(pre(x))``.
 
     Args:
-        pre: what has no parameters, such as an activation; None for nothing.
-        map: what has them; its output is the code.
+        pre: a module without parameters, such as an activation; None for the identity.
+        map: a module with parameters; its output is the code.
 
     Raises:
         TypeError: one of them is no module.
@@ -37,6 +36,13 @@ class Stage(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """map(pre(x))."""
+        """Evaluate ``map(pre(x))``.
+
+        Args:
+            x: the input of ``pre``, or of ``map`` if there is no ``pre``.
+
+        Returns:
+            The output of ``map``, the code.
+        """
         output: Tensor = self.map(self.pre(x))
         return output

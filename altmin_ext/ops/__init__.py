@@ -1,10 +1,10 @@
 """The arithmetic of training: one typed function per op, each in the file of its name.
 
-An op is a kernel of the native module where there is one for the tensors at hand, else its twin in plain torch:
-its definition, ``ops.reference.<op>``, with the same arguments. The formulas are in ``csrc/ops/<op>.h`` as well.
-Ops write into tensors they are given, and kernels allocate nothing. Scalars that change from step to step come in
-parameter blocks, rows of float64 named by :mod:`altmin_ext.ops.scalars`. A ``guard`` is a float64 tensor of one
-flag, raised (set to 1) when a result is not finite; it is never lowered.
+An op runs a kernel of the native module if there is one for the device of its tensors. Otherwise it runs its twin in
+plain torch, ``ops.reference.<op>``, which takes the same arguments and defines the op. The formulas are in
+``csrc/ops/<op>.h`` as well. Ops write into tensors that they are given, and kernels allocate nothing. Scalars that
+change from step to step come in parameter blocks, rows of float64 named by :mod:`altmin_ext.ops.scalars`. A ``guard``
+is a float64 tensor of one flag, raised (set to 1) when a result is not finite; it is never lowered.
 """
 
 from __future__ import annotations

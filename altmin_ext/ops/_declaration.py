@@ -1,7 +1,7 @@
 """An op is declared once, by its twin: signature, docstring and the formula in plain torch.
 
-``@op`` makes of it the function that users call. That one takes the native kernel where there is one for the tensors
-at hand, and the twin otherwise; the twin stays at hand as its attribute ``reference``.
+``@op`` turns the twin into the function that users call, which runs the native kernel if there is one for the device
+of its tensors, and the twin otherwise. The twin itself is its attribute ``reference``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Op(Protocol[P]):
     """An op.
 
     Attributes:
-        reference: its twin in plain torch, with the same arguments; it works on any device and does not wait for it
-            (the check of labels apart).
+        reference: the twin in plain torch, with the same arguments. It works on any device and does not wait for it,
+            except to check labels on the CPU.
         written: the names of the arguments that it writes.
     """
 
@@ -45,13 +45,14 @@ def backend(name: str) -> Iterator[None]:
     """Run every op within the context on one backend.
 
     Args:
-        name: "native", kernels where there are some (the default), or "reference", the twins in plain torch.
+        name: "native" for kernels wherever there are some, which is the default; "reference" for the twins in plain
+            torch.
 
     Returns:
-        A context manager; the backend before it comes back at its end.
+        A context manager. When it ends, the previous backend is in use again.
 
     Raises:
-        ValueError: ``name`` is another one.
+        ValueError: there is no backend of that name.
     """
     global takes_kernels
     if name not in ("native", "reference"):
@@ -78,8 +79,8 @@ def kernels_for(tensor: Any) -> ModuleType | None:
     return _native.module
 
 
-# Ops of small networks take less than a microsecond, so the way to a CPU's kernel is this one function. What is no
-# tensor goes there, too, since the kernel says best what is wrong with it.
+# Ops of small networks take less than a microsecond, so there is only this one function between the user and a CPU
+# kernel. Arguments that are no tensors go to the kernel, too, which has the best error message for them.
 _dispatcher = """
 def {name}({signature}):
     tensor = {first}
@@ -96,11 +97,11 @@ def {name}({signature}):
 def op(written: Sequence[str]) -> Callable[[Callable[P, None]], Op[P]]:
     """Declare an op.
 
-    Its kernel is the native module's function of the same name, with the same arguments in the same order. The first
-    argument decides which runs: it is a tensor, or a list whose first entry is.
+    Its kernel is the native module's function of the same name, with the same arguments in the same order. The device
+    of the first argument, a tensor or a list of tensors, decides whether the kernel or the twin runs.
 
     Args:
-        written: the names of the arguments that it writes, whether it reads them or not.
+        written: the names of the arguments that it writes, whether or not it also reads them.
     """
 
     def declare(twin: Callable[P, None]) -> Op[P]:

@@ -9,7 +9,7 @@ LANES = 16  # samples that lie side by side
 
 
 def images_of(lanes: Tensor) -> Tensor:
-    """(16 G, channels, height, width) of what lies in lanes, (G, channels, height, width, 16)."""
+    """Lanes (G, channels, height, width, 16) as images (16 G, channels, height, width)."""
     return lanes.permute(0, 4, 1, 2, 3).flatten(0, 1)
 
 
@@ -19,7 +19,7 @@ def lanes_of(images: Tensor) -> Tensor:
 
 
 def convolved_extents(images: Tensor, weight: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of what a convolution makes of images that lie in lanes."""
+    """Height and width of the output of a convolution of images in lanes."""
     height, width = (
         n + 2 * p - k + 1 for n, p, k in zip(images.shape[2:4], padding, weight.shape[2:], strict=True)
     )
@@ -27,7 +27,7 @@ def convolved_extents(images: Tensor, weight: Tensor, padding: tuple[int, int]) 
 
 
 def at_winners(displacement: Tensor, winner: Tensor | None, pool: int, extents: tuple[int, int]) -> Tensor:
-    """(G, m, height, width, 16): between convolution and pooling, zeros but where the winners are."""
+    """The displacement before pooling, (G, m, height, width, 16): at each winner's place, and zero elsewhere."""
     if winner is None:
         return displacement
     windows = displacement.new_zeros(*displacement.shape, pool * pool)

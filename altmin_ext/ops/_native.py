@@ -1,4 +1,4 @@
-"""Finds the native module; where it is missing or broken, keeps the reason for whoever needs it."""
+"""Finds the native module; if it is missing or broken, keeps the reason for the error message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _remedy = "reinstall with `pip install .` (or `pip install -e .` to work on the 
 
 
 def _import() -> ModuleType:
-    """The native module, also that of an installed package which a source tree on ``sys.path`` hides."""
+    """The native module, even if a source tree on ``sys.path`` hides the installed package that has it."""
     try:
         return importlib.import_module(_name)
     except ModuleNotFoundError:
@@ -64,7 +64,7 @@ has_cuda_kernels = module is not None and module.cuda_compiled_version() > 0
 
 
 def describe() -> dict[str, Any]:
-    """What is known of the native module, for ``python -m altmin_ext info``.
+    """Describe the native module, for ``python -m altmin_ext info``.
 
     Returns:
         ``available``; if it is not, ``reason`` in one sentence; else ``version``, ``compiler``, ``flags``, ``isa``

@@ -1,4 +1,4 @@
-"""What the twins of several ops have in common."""
+"""Parts that the twins of several ops share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def raise_unless_finite(guard: Tensor | None, value: Tensor) -> None:
-    """Raise the flag of the guard if the value, or a part of it, is not finite."""
+    """Raise the guard's flag unless all of the value is finite."""
     if guard is not None:
         guard.logical_or_(~torch.isfinite(value))
 
 
 def keep_finite(new: Tensor, other_new: Tensor, guard: Tensor | None, index: int) -> Tensor:
-    """Where an update may be taken: everything in it is finite. Raises the tensor's flag elsewhere."""
+    """Where all of an update is finite and it may be taken. Raises the tensor's flag unless that is everywhere."""
     finite = torch.isfinite(new) & torch.isfinite(other_new)
     if guard is not None:
         guard[index] = torch.maximum(guard[index], (~finite.all()).to(guard.dtype))
@@ -28,7 +28,7 @@ def outside(labels: Tensor, classes: int) -> Tensor:
     """Which labels are outside [0, classes).
 
     Raises:
-        ValueError: one of them is, and it can be read without waiting for a GPU.
+        ValueError: a label on the CPU is. Reading one on a GPU would mean waiting for it.
     """
     wrong = (labels < 0) | (labels >= classes)
     if labels.device.type == "cpu" and wrong.any():

@@ -23,7 +23,7 @@ def activate(
         code: (B, n), in and out.
         bias: (n,) or None.
         mask: (B, n) dropout mask, 0 or 1/(1-p), or None.
-        activation: (B, n), out; may be ``code``, which then is lost.
+        activation: (B, n), out; may be ``code``, which is overwritten then.
         sigma: the activation.
         guard: (1,) float64, raised if a code is not finite.
 

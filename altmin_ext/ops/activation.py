@@ -1,4 +1,4 @@
-"""Pointwise activations that the kernels know (csrc/ops/activation.h), and what the method needs to know of them."""
+"""Pointwise activations that the kernels know (csrc/ops/activation.h), with the properties that methods ask for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from altmin_ext.errors import unknown_name
 
-# What stands in for the derivative of the sign.
+# Stand-ins for the derivative of the sign.
 surrogates: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": torch.ones_like,
     "clipped": lambda c: (c.abs() <= 1).to(c.dtype),
@@ -45,7 +45,7 @@ class _Formula:
     derivative: Callable[[Tensor, float], Tensor]
     lipschitz: Callable[[float], float]  # max |sigma'|
     monotone: Callable[[float], bool] = lambda p: False  # never falls, and has no jump
-    jumps: bool = False  # constant but for jumps: its derivative is a stand-in, of use for gradients alone
+    jumps: bool = False  # constant between jumps: its derivative is a stand-in, for gradients only
 
 
 def _always(p: float) -> bool:
@@ -100,7 +100,7 @@ _formulas: dict[str, _Formula] = {
     "sign_of_tanh": _Formula(
         lambda c, p: sign(c), lambda c, p: 1 - torch.tanh(c) ** 2, lambda p: 1.0, jumps=True
     ),
-    # Its codes go by what a flip is worth, whose measure is the sign itself: 1, not the derivative.
+    # Its codes move by what a flip is worth, not along the derivative: the bound is that of the sign itself, 1.
     "sign_none": _Formula(
         lambda c, p: sign(c), lambda c, p: surrogates["none"](c), lambda p: 1.0, jumps=True
     ),
@@ -114,9 +114,13 @@ class Activation:
     """A pointwise activation sigma.
 
     Attributes:
-        name: one of ``names``.
-        parameter: leaky_relu's slope, elu's alpha or softplus's beta; unused by the others.
-        kind: the kernels' number of it.
+        name: "identity", "relu", "leaky_relu", "elu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu", "softplus",
+            "sign", "sign_clipped", "sign_of_tanh" or "sign_none".
+        parameter: leaky_relu's slope, elu's alpha or softplus's beta; 0 by default, unused by the others.
+        kind: its number in the kernels.
+
+    Raises:
+        ValueError: there is no activation of that name.
     """
 
     name: str
@@ -129,29 +133,60 @@ class Activation:
         object.__setattr__(self, "kind", names.index(self.name))
 
     def value(self, c: Tensor) -> Tensor:
-        """sigma(c)."""
+        """Evaluate the activation.
+
+        Args:
+            c: any shape.
+
+        Returns:
+            sigma(c), shaped like ``c``.
+        """
         return _formulas[self.name].value(c, self.parameter)
 
     def derivative(self, c: Tensor) -> Tensor:
-        """sigma'(c), 0 at the kink of relu, and of a sign its surrogate."""
+        """Evaluate the derivative; for a sign, the surrogate that stands in for it.
+
+        Args:
+            c: any shape.
+
+        Returns:
+            sigma'(c), shaped like ``c``; 0 at the kink of relu.
+        """
         return _formulas[self.name].derivative(c, self.parameter)
 
     def differential(self, c: Tensor, v: Tensor) -> Tensor:
-        """sigma'(c) v."""
+        """Multiply by the derivative.
+
+        Args:
+            c: any shape.
+            v: shaped like ``c``.
+
+        Returns:
+            sigma'(c) v, elementwise.
+        """
         if self.name == "relu":
             return torch.ops.aten.threshold_backward(v, c, 0.0)  # in a single pass
         return v * self.derivative(c)
 
     def difference(self, c0: Tensor, delta: Tensor, unit: Tensor | float) -> Tensor:
-        """(sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation.
+        """The change of the activation under a displacement of the code, without cancellation.
 
-        A small displacement goes through the two-point Gauss rule of sigma', unless it crosses a kink at zero, where
-        sigma' jumps but nothing cancels. A sign has no derivative to go by, and is exact as it is.
+        For a small displacement it is the integral of sigma' by the two-point Gauss rule. The exception is a
+        displacement across a kink at zero: there sigma' jumps, but the plain difference does not cancel. The plain
+        difference is also exact for a sign.
+
+        Args:
+            c0: any shape.
+            delta: shaped like ``c0``, the displacement c0 - c in units of ``unit``.
+            unit: 0-d, positive.
+
+        Returns:
+            (sigma(c0 - unit delta) - sigma(c0)) / unit, shaped like ``c0``.
         """
         d = unit * delta
         if self.jumps:
             jump = self.value(c0 - d) - self.value(c0)
-            return torch.where(jump == 0, jump, jump / unit)  # of a unit that underflows, not 0 / 0
+            return torch.where(jump == 0, jump, jump / unit)  # no 0 / 0 if the unit underflows
         node = (1 - 1 / math.sqrt(3)) / 2
         slope = (self.derivative(c0 - node * d) + self.derivative(c0 - (1 - node) * d)) / 2
         plain = (self.value(c0 - d) - self.value(c0)) / unit
@@ -163,12 +198,12 @@ class Activation:
 
     @property
     def lipschitz(self) -> float:
-        """The largest |sigma'|; 1 of every sign."""
+        """The largest |sigma'|; 1 for every sign."""
         return _formulas[self.name].lipschitz(self.parameter)
 
     @property
     def jumps(self) -> bool:
-        """Whether it is constant but for jumps: a sign."""
+        """Whether it is constant between jumps, as a sign is."""
         return _formulas[self.name].jumps
 
     @property
@@ -183,7 +218,7 @@ _signs_of_tanh = {"sign": "sign_of_tanh", "sign_clipped": "sign_of_tanh", "sign_
 
 
 def fused(first: Activation, second: Activation) -> Activation | None:
-    """The activation that computes second(first(c)), or None if there is none among those the kernels know."""
+    """The activation that computes second(first(c)); None if the kernels know no such activation."""
     if first == identity:
         return second
     if second == identity:

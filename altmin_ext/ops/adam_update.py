@@ -23,18 +23,18 @@ def adam_update(
     guard: Tensor | None = None,
     guard_index: Tensor | None = None,
 ) -> None:
-    """Adam (Kingma & Ba 2015) with decoupled decay and soft threshold, on all tensors in one call.
+    """Adam (Kingma & Ba 2015) with decoupled weight decay and a soft threshold, on all tensors in one call.
 
     Does nothing if a flag of the guard is up. An element whose weight or moment would not be finite keeps its
     old values and raises the flag of its tensor.
 
     Args:
-        weights, gradients, first_moments, second_moments: lists of contiguous tensors, alike entry by entry.
+        weights, gradients, first_moments, second_moments: lists of contiguous tensors. The i-th entries of all lists
+            have the same shape, dtype and device.
         scalars: (len(weights), 4) float64, rows of :class:`UpdateScalar`.
         adam: (4,) float64, :class:`AdamScalar`; its ``step`` is advanced.
         guard: (flags,) float64 or None.
-        guard_index: (len(weights),) int64 on the CPU, which flag belongs to which tensor; None: all have the
-            first.
+        guard_index: (len(weights),) int64 on the CPU, the number of each tensor's flag; None if all share the first.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.

@@ -21,15 +21,15 @@ def bcd_columns(
 ) -> None:
     """Block coordinate descent over the columns of W: w_j <- w_j + (b_j - W a_j) / A_jj for j = 0, 1, ...
 
-    Each sweep goes once through the columns, in increasing order (AM-mem, Choromanska et al. 2019, algorithm 3; with
-    ``nonnegative`` the HALS update of non-negative matrix factorisation, Cichocki & Phan 2009).
+    Each sweep goes once through the columns, in increasing order. This is algorithm 3 of AM-mem (Choromanska et al.
+    2019); with ``nonnegative`` it is the HALS update of non-negative matrix factorisation (Cichocki & Phan 2009).
 
     Args:
         weight: (m, n), W, in and out.
         gram: (n, n), A, symmetric; a column with A_jj <= eps max_k A_kk keeps its w_j.
         cross: (m, n), B.
         scalars: (2,) float64, :class:`MemoryScalar`: after its step w_j is soft-thresholded by threshold / A_jj.
-        sweeps: how many.
+        sweeps: the number of sweeps, at least 1.
         has_bias: the last column is the bias, which is neither thresholded nor clipped.
         nonnegative: clip w_j at zero.
 

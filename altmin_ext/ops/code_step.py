@@ -11,7 +11,7 @@ from altmin_ext.ops.scalars import CodeScalar
 
 
 def conclude(displacement: Tensor, scalars: Tensor, above: Tensor | None, guard: Tensor | None) -> None:
-    """Leave in a code's parameter block what its step has made of it."""
+    """Record the results of a step in the code's parameter block."""
     s = CodeScalar
     square = displacement.double().square().sum()
     normalised = scalars[s.normalised] > 0
@@ -49,17 +49,19 @@ def code_step(
     The code c is held as its displacement from the encode, c0 - c = unit * displacement.
 
     Args:
-        code: (B, n), c0. With relu or the identity, and a single iteration without threshold, sigma(c0) will do.
+        code: (B, n), c0. With relu or the identity, and a single iteration without threshold, sigma(c0) suffices.
         pulled_back: (B, n), W^T times the residual of the stage above, in the unit of the code above.
         pulled_back_change: (B, n), W^T W (a - a0) in this code's unit, or None.
         mask: (B, n) dropout mask or None.
         displacement: (B, n), in and out; only out on the first iteration, where it may be ``pulled_back``.
-        velocity: (B, n), momentum's memory, likewise; None without momentum or for a single iteration.
+        velocity: (B, n), the momentum's velocity, in and out; only out on the first iteration. None without momentum
+            or for a single iteration.
         activation: (B, n), out: mask * sigma(c); with relu or the identity it may be ``code`` on the first iteration.
-        activation_displacement: (B, n), out: mask * (sigma(c) - sigma(c0)) / unit, free of cancellation;
-            None where nobody needs it.
-        gap: (B, n), how far the code may fall before another one takes its place, or None: a code that falls
-            farther counts in ``activation`` and ``activation_displacement`` as fallen by its gap.
+        activation_displacement: (B, n), out: mask * (sigma(c) - sigma(c0)) / unit, without cancellation;
+            None if nothing needs it.
+        gap: (B, n), how far the code may fall before another code of its pooling window is larger; None without
+            pooling. For ``activation`` and ``activation_displacement``, a code that falls farther has fallen by its
+            gap.
         scalars: this code's parameter block, a row of :class:`CodeScalar`.
         above: the block of the code above, None for the top code.
         first: whether this is the first iteration of the minibatch.

@@ -22,8 +22,8 @@ def convolution_vjp(
     Args:
         displacement: like the code of :func:`convolve`.
         weight, padding, pool: as in :func:`convolve`.
-        winner: as :func:`convolve` has left it; None where ``pool`` is 1.
-        pulled_back: like its input, out.
+        winner: as written by :func:`convolve`; None if ``pool`` is 1.
+        pulled_back: like the input of :func:`convolve`, out.
 
     Raises:
         TypeError, ValueError: an argument does not fit, or arguments share memory.

@@ -26,21 +26,22 @@ def convolution_weight_gradient(
     pool: int,
     guard: Tensor | None = None,
 ) -> None:
-    """The gradient of a convolutional stage's weight subproblem (equation 6), divided by the stage's scale.
+    """The gradient of a convolutional stage's weight subproblem, divided by the stage's scale.
 
-    Its residual is (unit d + unit_below conv(input_displacement)) / scale, where d has the displacement of each code
-    at its winner's place, and zeros elsewhere. The residual itself is kept nowhere.
+    The subproblem is equation (6) of Choromanska et al. (2019). Its residual is
+    r = (unit d + unit_below conv(input_displacement)) / scale, where d has the displacement of each code at its
+    winner's place, and zeros elsewhere. The residual itself is not kept.
 
     Args:
         displacement: like the code of :func:`convolve`, in its unit.
         weight, padding, pool: as in :func:`convolve`.
         input: the updated input, sigma of the code below.
-        winner: as :func:`convolve` has left it; None where ``pool`` is 1.
-        input_displacement: like its input, in the unit of ``below``; None: zero.
+        winner: as written by :func:`convolve`; None if ``pool`` is 1.
+        input_displacement: like the input, in the unit of ``below``; None for zero.
         weight_gradient: like the weight, out: sum over samples and places of residual times input; or None.
         bias_gradient: (m,), out: sum over samples and places of the residual; or None.
         scalars: the code's parameter block, a row of :class:`CodeScalar`.
-        below: the block of the code below; None: a unit of 1.
+        below: the block of the code below; None for a unit of 1.
         guard: (1,) float64, raised if the residual is not finite.
 
     Raises:

@@ -26,10 +26,10 @@ def convolve(
     sigma: Activation,
     guard: Tensor | None = None,
 ) -> None:
-    """code = the largest of each window of conv(input) + bias; activation = mask * sigma(code).
+    """code = the largest of each pooling window of conv(input) + bias; activation = mask * sigma(code).
 
-    Of 16 samples side by side, see :func:`interleave`: G is ceil(B / 16). Strides, dilations and groups are 1.
-    Windows of pool x pool do not overlap; what is left over at the right and at the bottom belongs to none.
+    16 samples lie side by side, see :func:`interleave`: G = ceil(B / 16). Strides, dilations and groups are 1.
+    Windows of pool x pool do not overlap; a remainder at the right and at the bottom belongs to no window.
 
     Args:
         input: (G, n, H, W, 16).
@@ -37,13 +37,13 @@ def convolve(
         bias: (m,) or None.
         mask: like ``code``, dropout mask or None.
         code: (G, m, (H + 2 padding[0] - h + 1) // pool, (W + 2 padding[1] - w + 1) // pool, 16), out.
-        activation: like ``code``, out; may be ``code``, which then is lost.
-        winner: like ``code``, uint8, out: the place of the largest in its window, row by row, the first of equals;
-            or None.
+        activation: like ``code``, out; may be ``code``, which is overwritten then.
+        winner: like ``code``, uint8, out: the place of the largest in its window, counted row by row, the first of
+            equals; or None.
         gap: like ``code``, out: the largest minus the second largest of the window; or None.
         padding: zeros on either side of H and of W, fewer than the kernel's extents.
-        pool: up to 16; 1 is none, and has neither winner nor gap.
-        sigma: the activation; monotone where ``pool`` is more than 1.
+        pool: side of a window, at most 16; 1 for no pooling, and then neither winner nor gap.
+        sigma: the activation; it must be monotone if ``pool`` is more than 1.
         guard: (1,) float64, raised if a code is not finite.
 
     Raises:

@@ -41,13 +41,13 @@ def elman_code_step(
     sigma: Activation,
     guard: Tensor | None = None,
 ) -> None:
-    """All gradient steps of an Elman layer's codes, and the sums that its weights are then fitted to.
+    """All gradient steps of an Elman layer's codes, and the sums to which its weights are then fitted.
 
-    The codes c_t of Choromanska et al. (2019), appendix C, move from t = T down to 1, ``iterations`` steps each, once
-    the output sequence o has moved: by gradient steps on a loss of W o, which leave it in the row space of W, where
-    o0 - o = W^T displacement in the unit of ``above``. With a_t = [h_{t-1}; x_t; 1] at the updated codes,
-    ``cross`` is the gradient of the least squares that all c_t = [U V b] a_t are, divided by the scale; once the
-    weights have moved by D it is cross + D gram / scale.
+    The codes c_t of Choromanska et al. (2019), appendix C, move from t = T down to 1, ``iterations`` steps each. By
+    then the output sequence o has moved by gradient steps on a loss of W o. These leave it in the row space of W:
+    o0 - o = W^T displacement, in the unit of ``above``. The weights minimise the sum over t of
+    ||c_t - [U V b] a_t||^2, with a_t = [h_{t-1}; x_t; 1] at the updated codes. ``cross`` is its gradient, divided by
+    the scale; after the weights have moved by D, the gradient is cross + D gram / scale.
 
     Args:
         hidden: (ceil(B / 16), T, d, 16), h of the encode.
@@ -55,15 +55,15 @@ def elman_code_step(
         recurrent_weight: (d, d), U.
         output_weight: (m, T d), W.
         displacement: (B, m).
-        residual: (B, m), of the map W at the updated output; None without ``output_gradient``.
+        residual: (B, m), the residual of the map W at the updated output; None without ``output_gradient``.
         cross: (d, d + n + 1), out: the sum of r_t a_t^T over the batch and time, r = ([U V b] a - c) / scale.
         gram: (d + n + 1, d + n + 1), out: the sum of a_t a_t^T; or None.
         output_gradient: (m, T d), out: residual^T o; or None.
         output: (B, T d), out: o; or None.
         scalars: the codes' parameter block, a row of :class:`CodeScalar`; a step size below 0 stands for
-            1 / (1 + curvature (1 + sigma_squared)), and there is no threshold.
-        above: the block of ``displacement``.
-        iterations: of each code.
+            1 / (1 + curvature (1 + sigma_squared)), and the threshold is not used.
+        above: the parameter block that ``displacement`` belongs to.
+        iterations: gradient steps of each code, at least 1.
         sigma: the activation of the output sequence.
         guard: (1,) float64, raised if a displacement is not finite.
 

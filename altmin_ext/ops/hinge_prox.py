@@ -23,7 +23,7 @@ def hinge_prox(
 
     Args:
         center: (B, n).
-        targets: (B, n), 0 or 1; another one makes its result NaN.
+        targets: (B, n), 0 or 1; any other value makes its result NaN.
         multiplier: (B, n).
         out: (B, n), out; may be ``center``.
         beta: positive.

@@ -11,9 +11,9 @@ def interleave(
     rows: Tensor,
     lanes: Tensor,
 ) -> None:
-    """lanes[g, i, l] = rows[16 g + l, i]: from a sample in each row to 16 samples side by side.
+    """lanes[g, i, l] = rows[16 g + l, i]: from one sample per row to 16 samples side by side.
 
-    Where there is no sample left, lanes are zero.
+    Lanes without a sample are zero.
 
     Args:
         rows: (B, n).

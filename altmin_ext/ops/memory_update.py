@@ -18,12 +18,12 @@ def memory_update(
 ) -> None:
     """gram <- (1 - forgetting) gram + sum_b a~ a~^T; cross <- (1 - forgetting) cross + sum_b c a~^T.
 
-    With these two matrices a stage remembers all its past data (AM-mem, Choromanska et al. 2019, equation 7).
+    These two matrices are all that a stage remembers of its past data (AM-mem, Choromanska et al. 2019, equation 7).
 
     Args:
         activation: (B, n), a.
         code: (B, m), c.
-        gram: (n, n), or (n + 1, n + 1) where a~ = [a; 1] carries the bias; in and out, both triangles.
+        gram: (n, n), or (n + 1, n + 1) with a~ = [a; 1] for a bias; in and out, both triangles.
         cross: (m, n) or (m, n + 1), in and out.
         scalars: (2,) float64, :class:`MemoryScalar`.
 

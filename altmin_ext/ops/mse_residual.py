@@ -19,7 +19,7 @@ def mse_residual(
     loss: Tensor,
     guard: Tensor | None = None,
 ) -> None:
-    """(2 / C) (logits + bias - targets), with the mean squared error in the same pass.
+    """residual = (2 / C) (logits + bias - targets), with the mean squared error in the same pass.
 
     Args:
         logits: (B, C).

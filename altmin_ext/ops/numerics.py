@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 smallest_displacement = (
-    1e-8  # of the top code: below it, stages are scaled down with it (csrc/ops/code_step.h)
+    1e-8  # RMS of the top code's: below it, all weight objectives shrink with it (csrc/ops/code_step.h)
 )
 
 
@@ -18,6 +18,6 @@ def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
         threshold: at least 0.
 
     Returns:
-        A tensor like ``x``: x moved by the threshold towards zero, and zero where it would pass it.
+        A tensor like ``x``: each entry moved towards zero by the threshold, but not past zero.
     """
     return torch.sign(x) * torch.relu(x.abs() - threshold)

@@ -16,10 +16,12 @@ def power_iteration(
 ) -> None:
     """One step of power iteration towards the largest squared singular value of each matrix.
 
+    t = W^T W v; sigma_squared = ||t||; v <- t / ||t||, unless t is zero or not finite.
+
     Args:
-        weights: (rows, columns) each.
-        vectors: (columns,) each, of unit norm, in and out.
-        sigma_squared: (1,) float64 each, out: ||W^T W v||, which approaches sigma_max(W)^2 from below.
+        weights: a list of matrices W, (rows, columns) each.
+        vectors: a list of vectors v, (columns,) each, of unit norm, in and out.
+        sigma_squared: a list of (1,) float64 each, out: ||W^T W v||, which approaches sigma_max(W)^2 from below.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.

@@ -19,8 +19,8 @@ def relu_prox(
 ) -> None:
     """argmin_z gamma (activation - relu(z))^2 + beta (z - center)^2, elementwise.
 
-    The code between a relu's activation and what the layer below gives, for methods that hold both as variables
-    (Taylor et al. 2016; Wang et al. 2019, dlADMM). Of two equally good codes it is the positive one.
+    The update of a pre-activation in methods that hold pre-activations and activations as variables (Taylor et al.
+    2016; Wang et al. 2019, dlADMM). Of two equally good values it takes the positive one.
 
     Args:
         activation: (B, n).

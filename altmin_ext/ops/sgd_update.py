@@ -20,16 +20,19 @@ def sgd_update(
     guard: Tensor | None = None,
     guard_index: Tensor | None = None,
 ) -> None:
-    """Gradient descent with decoupled decay and soft threshold, on all tensors in one call.
+    """Gradient descent with decoupled weight decay and a soft threshold, on all tensors in one call.
+
+    w <- (1 - learning_rate decay) w - learning_rate gradient_factor gradient, then soft-thresholded by
+    learning_rate threshold.
 
     The guard works as in :func:`adam_update`.
 
     Args:
-        weights, gradients: lists of contiguous tensors, alike entry by entry.
+        weights, gradients: lists of contiguous tensors. The i-th entries of both have the same shape, dtype and
+            device.
         scalars: (len(weights), 4) float64, rows of :class:`UpdateScalar`.
         guard: (flags,) float64 or None.
-        guard_index: (len(weights),) int64 on the CPU, which flag belongs to which tensor; None: all have the
-            first.
+        guard_index: (len(weights),) int64 on the CPU, the number of each tensor's flag; None if all share the first.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.

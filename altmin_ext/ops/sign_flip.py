@@ -21,21 +21,24 @@ def sign_flip(
     above: Tensor | None,
     guard: Tensor | None = None,
 ) -> None:
-    """Where its local objective wants a code that is read through a sign, found without a derivative.
+    """Move a code that is read through a sign to the minimiser of its local objective, without a derivative.
 
-    As long as all other units keep their signs, the objective is a parabola in what a unit gives off. The sign of its
-    minimiser is the better one of -1 and +1, and its size says how clearly. Codes in [-1, 1] are led there, the
-    others stay. The objective is the one that the code above would set if it had moved by a root mean square of one:
-    for a move as short as its own is, a flip never pays. So the activation stays that of the encode, too.
+    As long as all other units keep their signs, the local objective is a parabola in the output of one unit, with the
+    minimiser target = sign(c0) - downstream incoming pulled_back / (curvature mask norm^2). The sign of the target is
+    the better of -1 and +1; its size says by how much. Codes in [-1, 1] move to their target,
+    displacement = c0 - target; the others stay. ``incoming`` rescales the objective as if the code above had moved by
+    a root mean square of 1: its real move is so short that no flip would ever pay. For the same reason the activation
+    stays that of the encode.
 
     Args:
         code: (B, n), c0.
         pulled_back: (B, n), W^T times the residual of the stage above, in the unit of the code above.
-        norm: (n,), the norms of W's columns.
+        norm: (n,), the norms of the columns of W, the weight of the stage above.
         mask: (B, n) dropout mask or None.
         displacement: (B, n), out, in a unit of 1; may be ``pulled_back``.
         scalars: this code's parameter block, a row of :class:`CodeScalar`.
-        above: the block of the code above, None for the top code, whose objective is the loss, bounded from above.
+        above: the block of the code above; None for the top code, whose objective is a quadratic upper bound of the
+            loss.
         guard: (1,) float64, raised if a displacement is not finite.
 
     Raises:

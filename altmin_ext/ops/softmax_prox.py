@@ -33,12 +33,12 @@ def softmax_prox(
 ) -> None:
     """argmin_z -log softmax(z)[label] + rho / 2 ||z - center||^2, row by row.
 
-    The output code of methods that hold it as a variable (Wang et al. 2019, dlADMM; Wang et al. 2022, mDLAM), to
-    rounding: a scalar equation in the Wright omega function, by Newton's method in float64.
+    The update of the output code in methods that hold it as a variable (Wang et al. 2019, dlADMM; Wang et al. 2022,
+    mDLAM). Exact up to rounding: Newton's method solves a scalar equation in the Wright omega function, in float64.
 
     Args:
         center: (B, C).
-        labels: (B,) int64; on a GPU one outside [0, C) makes its row NaN, which raises the guard.
+        labels: (B,) int64; on a GPU a label outside [0, C) makes its row NaN, which raises the guard.
         out: (B, C), out; may be ``center``.
         rho: positive.
         guard: (1,) float64, raised if a result is not finite.
@@ -55,7 +55,8 @@ def softmax_prox(
     of_label = torch.where(wrong.unsqueeze(1), torch.nan, v.gather(1, index))
     difference = v - of_label
     others = torch.ones_like(v).scatter_(1, index, 0)
-    # The loss at the minimiser, by Newton's method; so many steps that none has to be waited for.
+    # The loss at the minimiser, by Newton's method. The number of steps is fixed, since a test for convergence would
+    # wait for the GPU.
     loss = torch.relu(difference.amax(1, keepdim=True) - 2 / rho)
     for _ in range(40):
         rise, rise_slope = -torch.expm1(-loss) / rho, torch.exp(-loss) / rho

@@ -20,16 +20,16 @@ def softmax_residual(
     correct: Tensor,
     guard: Tensor | None = None,
 ) -> None:
-    """softmax(logits + bias) - onehot(labels), with the cross-entropy and the correct count in the same pass.
+    """residual = softmax(logits + bias) - onehot(labels), with the cross-entropy and the correct count in one pass.
 
     Args:
         logits: (B, C).
-        labels: (B,) int64; on a GPU one outside [0, C) makes the loss NaN, which raises the guard.
+        labels: (B,) int64; on a GPU a label outside [0, C) makes the loss NaN, which raises the guard.
         bias: (C,) or None.
         residual: (B, C), out; may be ``logits``.
         bias_gradient: (C,), out: sum over the batch of the residual; or None.
         loss: 0-d, out: batch mean of the cross-entropy.
-        correct: 0-d int64, out: how many arg max agree with their label.
+        correct: 0-d int64, out: the number of samples whose largest logit is that of their label.
         guard: (1,) float64, raised if the loss is not finite.
 
     Raises:

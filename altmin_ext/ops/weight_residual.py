@@ -46,13 +46,14 @@ def weight_residual(
     below: Sequence[Tensor | None],
     guard: Tensor | None = None,
 ) -> None:
-    """Residuals W a + b - c of hidden stages' weight subproblems (equation 6), each divided by its stage's scale.
+    """Residuals r = (W a + b - c) / scale of the weight subproblems of hidden stages.
 
-    Every argument but the guard is a list with an entry for each stage; all stages have the same B.
+    The subproblems are equation (6) of Choromanska et al. (2019), each divided by its stage's scale. Every argument
+    except the guard is a list with an entry for each stage; all stages have the same B.
 
     Args:
         displacements: (B, n), of the stage's code, in its unit.
-        products: (B, n), W times the activation displacement where ``below`` is given, else W a; None: zero.
+        products: (B, n), W times the activation displacement where ``below`` is given, else W a; None for zero.
         biases: (n,) or None.
         codes: (B, n), c0, or None.
         residuals: (B, n), out; may be the stage's displacement or product.

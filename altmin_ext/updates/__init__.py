@@ -1,4 +1,4 @@
-"""How weights move, given what the codes ask of them."""
+"""How weights are fitted to the codes: by gradient steps, or by the memory of a stage."""
 
 from __future__ import annotations
 

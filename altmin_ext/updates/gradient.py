@@ -1,4 +1,4 @@
-"""Adam and SGD on the weights of all stages at once, by gradients that a method has computed itself."""
+"""Adam and SGD on the weights of all stages at once, with gradients that the method has computed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,23 @@ from altmin_ext.ops import AdamScalar, UpdateScalar
 
 
 def copy_from_host(to: Tensor, host: Tensor) -> None:
-    """to <- host, without waiting for the GPU that ``to`` may be on."""
+    """Copy a tensor from the CPU, without waiting if the destination is on a GPU.
+
+    Args:
+        to: the destination.
+        host: on the CPU, shaped like ``to``.
+    """
     to.copy_(host.pin_memory() if to.is_cuda else host, non_blocking=True)
 
 
 class WeightUpdate(abc.ABC):
-    """One gradient step on the parameters of all stages in one call.
+    """A gradient step on the parameters of all stages in one call.
 
-    The gradients are read from the stages' maps; :meth:`set_scalars` gives every parameter its row of scalars.
+    The gradients are read from the buffers of the stages' maps; :meth:`set_scalars` sets the learning rates.
 
     Args:
         stages: the stages whose parameters are trained.
-        guard: the step's flags.
+        guard: the flags of the method.
         first: the number of the first of these stages in the guard.
     """
 
@@ -45,7 +50,14 @@ class WeightUpdate(abc.ABC):
     def set_scalars(
         self, learning_rates: Sequence[float], gradient_factors: Sequence[float], decay: float, l1: float
     ) -> None:
-        """Set learning rate and gradient factor per stage; l1 applies to matrices only, not to biases."""
+        """Set the scalars of the following updates.
+
+        Args:
+            learning_rates: of each stage.
+            gradient_factors: factors of the gradients of each stage, such as 1 / B.
+            decay: decoupled weight decay; a step shrinks weights by learning rate times decay.
+            l1: factor of the penalty ||W||_1; biases are free of it.
+        """
         rows = [
             (learning_rates[stage], gradient_factors[stage], decay, l1 if weight.ndim > 1 else 0.0)
             for stage, weight in zip(self._owners, self.weights, strict=True)
@@ -54,29 +66,31 @@ class WeightUpdate(abc.ABC):
 
     @abc.abstractmethod
     def update(self) -> None:
-        """Move the weights, unless a flag of the guard is up."""
+        """Move the weights, unless a flag of the guard is raised."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What the update remembers between steps."""
+        """The state that the update keeps between steps, in tensors of its own."""
 
     @abc.abstractmethod
     def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise a ValueError unless its shapes are those of the weights."""
+        """Raise a ValueError unless the shapes in ``state``, from :meth:`state_dict`, fit the weights."""
 
     @abc.abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Restore ``state``, the result of an earlier :meth:`state_dict`."""
 
     def remember(self) -> Any:
+        """What :meth:`recall` needs, in memory that a step does not write to."""
         return self.state_dict()
 
     def recall(self, kept: Any) -> None:
+        """Restore the state at :meth:`remember`, bit for bit, from its result ``kept``."""
         self.load_state_dict(kept)
 
 
 class SGDUpdate(WeightUpdate):
-    """w <- w - lr g."""
+    """Gradient descent, w <- w - lr g, by :func:`altmin_ext.ops.sgd_update`."""
 
     def update(self) -> None:
         ops.sgd_update(
@@ -98,7 +112,11 @@ class SGDUpdate(WeightUpdate):
 
 
 class AdamUpdate(WeightUpdate):
-    """Adam (Kingma & Ba 2015), betas .9 and .999, eps 1e-8, with bias correction."""
+    """Adam (Kingma & Ba 2015) with bias correction: betas .9 and .999, epsilon 1e-8.
+
+    Args:
+        stages, guard, first: as for :class:`WeightUpdate`.
+    """
 
     def __init__(self, stages: Sequence[BoundStage], guard: Guard, first: int = 0) -> None:
         super().__init__(stages, guard, first)

@@ -1,4 +1,4 @@
-"""The memory of a stage: two matrices in which all the minibatches it has seen are summed up."""
+"""The memory of a stage: two matrices that sum up all minibatches seen so far (Choromanska et al. 2019, AM-mem)."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from altmin_ext.ops import MemoryScalar
 
 Memory = tuple[Tensor, Tensor]
 
-_patch_numbers = 1 << 22  # of a convolution's patches that are held at a time
+_patch_numbers = 1 << 22  # the most entries of a convolution's patches that are held at a time
 
 
 def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Memory]:
-    """The memories of two runs over different data as one: what they have seen simply adds up.
+    """Merge the memories of two runs over different data by adding them up.
 
-    With ``forgetting=0``, ``prior=0``, ``targets="memory"`` and the weights fixed it is the memory of one run over
-    both, up to rounding. With refreshed targets only the sum of the A is made use of.
+    With ``forgetting=0``, ``prior=0``, ``targets="memory"`` and fixed weights, the result is the memory of one run
+    over both data sets, up to rounding. With refreshed targets, AM-mem uses the sums of A only.
 
     Args:
-        first: (A, B) of every stage that has one, as ``method.memories`` returns them.
-        second: likewise, of the same architecture.
+        first: (A, B) of every stage that has one, as returned by ``method.memories``.
+        second: the same for the other run, with the same architecture.
 
     Returns:
         New memories, for ``make_method("am-mem", model, memories=...)``.
 
     Raises:
-        TypeError: an entry is no pair of tensors.
-        ValueError: the two are of different stages.
+        TypeError: an entry is no pair of floating-point tensors.
+        ValueError: the shapes of the two differ, or a memory cannot be one.
     """
     one, other = read_memories("first", first), read_memories("second", second)
     shapes = [[tuple(matrix.shape) for memory in memories for matrix in memory] for memories in (one, other)]
@@ -45,7 +45,19 @@ def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Me
 
 
 def read_memories(name: str, memories: object) -> list[Memory]:
-    """The memories as a list; a TypeError or ValueError unless they are pairs of tensors that an A and a B can be."""
+    """Check memories that a user passes.
+
+    Args:
+        name: of the argument, for error messages.
+        memories: an iterable of pairs (A, B).
+
+    Returns:
+        The pairs, detached, as a list.
+
+    Raises:
+        TypeError: an entry is no pair of floating-point tensors.
+        ValueError: an entry is not finite, or its A is no symmetric matrix with a diagonal of at least 0.
+    """
     if not isinstance(memories, Iterable):
         raise TypeError(f"{name} must be pairs (A, B) of tensors, but is {_check.named_type(memories)}.")
     found: list[Memory] = []
@@ -71,25 +83,30 @@ def read_memories(name: str, memories: object) -> list[Memory]:
 
 
 def _may_be_a_gram_matrix(matrix: Tensor) -> bool:
-    """Symmetric up to the rounding of sums in float32, with a diagonal of at least 0."""
+    """Whether a matrix is symmetric, up to the rounding of sums in float32, with a diagonal of at least 0."""
     asymmetry = (matrix - matrix.t()).abs()
     return bool((matrix.diagonal() >= 0).all() and (asymmetry <= 1e-4 * matrix.abs().max()).all())
 
 
 class StageMemory:
-    """A = sum of a~ a~^T and B = sum of c a~^T over all that a stage has seen, and the weights that fit them.
+    """A = sum of a~ a~^T and B = sum of c a~^T over all data that a stage has seen, and the weights that fit them.
 
-    a~ is what the stage's map takes, with a 1 for the bias: for a convolution, each of its patches.
+    a~ is an input of the stage's map, for a convolution each of its patches, with a 1 appended for the bias. c is the
+    code that belongs to it.
 
     Args:
-        map: its parameters; W~ = [W b], of which a frozen part stays.
-        forgetting: the share of the past that every minibatch makes forgotten.
-        threshold: l1 penalty of the weights, biases excepted.
-        nonnegative: whether weights are clipped at zero, biases excepted.
-        sweeps: block coordinate descents over the columns per solution; 0 for the solution itself.
+        map: the stage's map, with the weights W~ = [W b]; frozen parts of them do not change.
+        forgetting: the share of the past that each minibatch displaces, from 0 to 1.
+        threshold: factor of the l1 penalty on the weights; biases are free of it.
+        nonnegative: whether weights, but not biases, are clipped at zero.
+        sweeps: passes of coordinate descent over the columns per solution; 0 for a Cholesky solution.
         damping: added to A's diagonal, in units of its mean.
-        prior: what A's diagonal begins with, in units of the trace of the first minibatch's A.
-        with_targets: whether B is kept; else it is W~ A whenever it is asked for.
+        prior: the initial diagonal of A, in units of the trace of the first minibatch's A.
+        with_targets: whether B is kept; if not, it is W~ A at the current weights.
+
+    Attributes:
+        gram: A, (n, n).
+        cross: B, (m, n); (0, n) if it is not kept.
     """
 
     def __init__(
@@ -119,32 +136,44 @@ class StageMemory:
 
     @property
     def weights(self) -> Tensor:
-        """(rows, columns), W~ as it is now, in memory of its own."""
+        """The current W~ (m, n), a copy."""
         m = self._module
         weight = m.weight.detach().flatten(1)
         return weight.clone() if m.bias is None else torch.cat([weight, m.bias.detach()[:, None]], 1)
 
     def load(self, memory: Memory) -> None:
-        """Begin with what (A, B) have seen; their shapes have been checked."""
+        """Start from a given memory.
+
+        Args:
+            memory: (A, B), whose shapes have been checked.
+        """
         self.gram.copy_(memory[0])
         if len(self.cross):
             self.cross.copy_(memory[1])
         self._awaits_prior = self._prior > 0 and not bool(self.gram.any())
 
     def state(self) -> Memory:
-        """(A, B), in memory of their own."""
+        """The memory (A, B), in copies."""
         cross = self.cross.clone() if len(self.cross) else self.weights @ self.gram
         return self.gram.clone(), cross
 
     def remember(self) -> Any:
+        """What :meth:`recall` needs, in memory that a step does not write to."""
         return self._before.remember(), self._awaits_prior
 
     def recall(self, kept: Any) -> None:
+        """Restore the state at :meth:`remember`, bit for bit, from its result ``kept``."""
         matrices, self._awaits_prior = kept
         self._before.recall(matrices)
 
     def observe(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
-        """A <- (1 - forgetting) A + sum of a~ a~^T, and B likewise where it is kept; or nothing is forgotten."""
+        """Add a minibatch: A <- (1 - forgetting) A + sum of a~ a~^T, and B, if it is kept, in the same way.
+
+        Args:
+            activation: (B, ...), the input of the map.
+            code: (B, ...), the code to be fitted; None if B is not kept.
+            forgets: whether the past is forgotten in part; if not, forgetting counts as 0.
+        """
         for a, c in self._rows(activation, code):
             ops.memory_update(
                 a, c, gram=self.gram, cross=self.cross, scalars=self._scalars[0 if forgets else 1]
@@ -152,7 +181,7 @@ class StageMemory:
             forgets = False
 
     def _add_prior(self) -> None:
-        """Once all of the first minibatch is in A."""
+        """Add the prior, once all of the first minibatch is in A."""
         if self._awaits_prior:
             prior = self._prior * self.gram.trace()
             self.gram.diagonal().add_(prior)
@@ -161,7 +190,11 @@ class StageMemory:
             self._awaits_prior = False
 
     def solve_targets(self) -> Tensor:
-        """W~ after the sweeps over min tr(W~ A W~^T) / 2 - tr(W~ B^T): equation (7)."""
+        """Fit the weights to the remembered targets: min tr(W~ A W~^T) / 2 - tr(W~ B^T), equation (7).
+
+        Returns:
+            W~ (m, n) after the sweeps; the map's parameters stay as they are.
+        """
         self._add_prior()
         weights = self.weights
         with _Damped(self.gram, self._damping) as added:
@@ -169,10 +202,16 @@ class StageMemory:
         return weights
 
     def solve_residual(self, rate: Tensor | float) -> Tensor:
-        """W~ after the sweeps where B is W~ A minus ``rate`` times the gradients that the map's buffers hold.
+        """Fit the weights to refreshed targets: B = W~ A - rate gradient, with the gradients in the map's buffers.
 
-        Without a proximal map it is the change D of W~ that is swept for, D A = - rate gradient from D = 0, since in
-        the difference of W~ A and B what is new would be lost.
+        Without an l1 penalty or clipping, the sweeps solve for the change D of W~, D A = -rate gradient, from D = 0:
+        in the difference of W~ A and B the small gradient would be lost.
+
+        Args:
+            rate: factor of the gradients.
+
+        Returns:
+            W~ (m, n) after the sweeps; the map's parameters stay as they are.
         """
         self._add_prior()
         residual = self._gradient() * (-rate)
@@ -187,7 +226,12 @@ class StageMemory:
         return weights
 
     def put(self, weights: Tensor, decay: float) -> None:
-        """The map's parameters <- (1 - decay) W~, but for what is frozen."""
+        """Set the map's parameters to (1 - decay) W~, except frozen ones.
+
+        Args:
+            weights: W~ (m, n).
+            decay: the part of the weights that weight decay takes off.
+        """
         weights = weights if decay == 0 else weights * (1 - decay)
         m = self._module
         if self._trains_weight:
@@ -197,7 +241,7 @@ class StageMemory:
             self._bias.copy_(weights[:, -1])
 
     def _sweep(self, weights: Tensor, cross: Tensor) -> None:
-        """Move W~, but for what is frozen, towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T), or to it."""
+        """Move W~, except frozen parts, to or towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T)."""
         free, gram = self._free, self.gram
         if free == slice(0, len(gram)):
             self._sweep_all(weights, gram, cross)
@@ -210,8 +254,8 @@ class StageMemory:
 
     def _sweep_all(self, weights: Tensor, gram: Tensor, cross: Tensor) -> None:
         if self._sweeps == 0:
-            if bool(gram.any()):  # else nothing is asked of the weights
-                # The change is what is solved for: of weights whose input is always zero it is zero.
+            if bool(gram.any()):  # else any weights are a solution
+                # Solve for the change, so that weights whose input is always zero do not change.
                 weights += torch.cholesky_solve((cross - weights @ gram).t(), _cholesky_factor(gram)).t()
         else:
             ops.bcd_columns(
@@ -235,7 +279,7 @@ class StageMemory:
         return gradient
 
     def _rows(self, activation: Tensor, code: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """(rows, columns) of a~, and of the codes if given, a convolution's in parts of bounded size."""
+        """a~ (rows, n) and codes (rows, m) or (rows, 0); for a convolution in parts of bounded size."""
         m = self._module
         if isinstance(m, nn.Linear):
             a = activation.reshape(-1, m.in_features).contiguous()
@@ -251,21 +295,35 @@ class StageMemory:
 
 
 def memory_shapes(affine: Affine) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Of A and of B, which is shaped as W~ is."""
+    """Find the shapes of the memory of a module.
+
+    Args:
+        affine: a Linear or a convolution.
+
+    Returns:
+        The shape (n, n) of A and (m, n) of B; n counts the bias.
+    """
     weight = affine.weight
     n = weight[0].numel() + (affine.bias is not None)
     return (n, n), (len(weight), n)
 
 
 def remembers(affine: nn.Module | None) -> bool:
-    """Whether it is a module whose memory can be kept."""
+    """Whether a memory can be kept for a module.
+
+    Args:
+        affine: the module; or None.
+
+    Returns:
+        True for a Linear, and for a Conv1d or Conv2d without groups and with explicit zero padding.
+    """
     if isinstance(affine, (nn.Conv1d, nn.Conv2d)):
         return affine.groups == 1 and affine.padding_mode == "zeros" and not isinstance(affine.padding, str)
     return isinstance(affine, nn.Linear)
 
 
 def patches_of(convolution: nn.Module, activation: Tensor) -> Tensor:
-    """(B * positions, numbers of a filter), what a Conv1d or Conv2d multiplies its weight with."""
+    """The patches that the weight of a Conv1d or Conv2d is multiplied with, (B * positions, entries of a filter)."""
     m = convolution
     assert isinstance(m, (nn.Conv1d, nn.Conv2d))
     assert not isinstance(m.padding, str)
@@ -277,9 +335,9 @@ def patches_of(convolution: nn.Module, activation: Tensor) -> Tensor:
 
 
 def _cholesky_factor(matrix: Tensor) -> Tensor:
-    """Of a symmetric matrix, with as much added to its diagonal as rounding may have taken from it.
+    """The Cholesky factor of a symmetric matrix, after adding to its diagonal what rounding may have taken away.
 
-    Where that does not make it positive definite, the factor is of NaN.
+    If the matrix is not positive definite even then, the factor is NaN.
     """
     eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     added = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max() * eye
@@ -292,7 +350,7 @@ def _cholesky_factor(matrix: Tensor) -> Tensor:
 
 
 class _Damped:
-    """While it is entered, the diagonal of A has so many times its mean added to it; gives what was added."""
+    """A context in which the diagonal of A is raised by ``damping`` times its mean; returns what was added."""
 
     def __init__(self, gram: Tensor, damping: float) -> None:
         self._diagonal, self._damping = gram.diagonal(), damping

@@ -161,6 +161,7 @@ def emulated(model: str, feature: str) -> list[dict[str, Any]]:
     return lines
 
 
+@pytest.mark.long
 @needs_x86
 @pytest.mark.parametrize(
     ("model", "feature", "isa"),

@@ -10,10 +10,12 @@ import shlex
 import subprocess
 
 import pybind11
+import pytest
 
 from .test_instruction_sets import build_folder
 
 
+@pytest.mark.long
 def test_no_warnings() -> None:
     """The build's own commands, up to code generation."""
     entries = json.loads((build_folder() / "compile_commands.json").read_text())
