@@ -133,7 +133,7 @@ def elman_rnn(n_in: int = 1, hidden: int = 50, steps: int = 784, n_out: int = 10
 
 
 def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> nn.Sequential:
-    """A network with a layer of non-negative factors, for DeepFacto (Khorram et al. 2021): encoder, ReLU, layer, head.
+    """A network for DeepFacto (Khorram et al. 2021): encoder, ReLU, NonNegativeFactors, head.
 
     Args:
         encoder: maps x to features (B, C), or to maps of features (B, C, ...), whose positions share one dictionary.

@@ -157,7 +157,7 @@ def own_directory() -> Path | None:
 
 
 def find(name: str) -> tuple[Source, list[Path]] | None:
-    """The source whose files are in ``ALTMIN_DATA`` or the cache, and their paths; None if there is no such source."""
+    """The source whose files are in ``ALTMIN_DATA`` or the cache, and their paths; None if there is none."""
     whole = registry[name]
     for root in (own_directory(), cache()):
         for source in (whole, whole.sample):
