@@ -82,7 +82,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _unknown_flag(flag: str, arguments: argparse.Namespace) -> ValueError:
-    """The error for a flag that there is not: what it is called here, which methods have it, or the nearest ones."""
+    """The error for an unknown flag: its name here, the methods that have it, or similar flags."""
     option = flag.lstrip("-").removeprefix("no-").replace("-", "_")
     if hasattr(arguments, "method") and methods.explains(option):
         return methods.unknown_option(arguments.method, option)
@@ -93,14 +93,14 @@ def _unknown_flag(flag: str, arguments: argparse.Namespace) -> ValueError:
 
 
 def _method_in(argv: Sequence[str]) -> str | None:
-    """The method that ``altmin train`` is asked for; None if none is named."""
+    """The method named in a call of ``altmin train``; None if there is none."""
     if list(argv[:1]) != ["train"]:
         return None
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method")
     try:
         name: str | None = parser.parse_known_args(argv)[0].method
-    except ValueError:  # no value behind it, which the parser of all arguments reports
+    except ValueError:  # a missing value, which the main parser reports
         return None
     return name
 
@@ -150,7 +150,7 @@ def _add_json(parser: argparse._ActionsContainer) -> None:
 
 
 def _summary(method: str) -> str:
-    """What a method is, in a line."""
+    """The one-line summary of a method."""
     return (methods.method_class(method).__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
@@ -181,7 +181,7 @@ def _add_data_and_model(group: argparse._ArgumentGroup) -> None:
 
 
 def _default_losses() -> str:
-    """What methods train on unless told otherwise."""
+    """The default losses of the methods, for the help."""
     of_base = methods.Method.traits.default_loss
     own = {name: methods.method_class(name).traits.default_loss for name in methods.names()}
     return ", ".join([of_base, *(f"{loss} for {name}" for name, loss in own.items() if loss != of_base)])
@@ -248,7 +248,10 @@ def _add_circumstances(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_method_options(group: argparse._ActionsContainer, method: str | None) -> None:
-    """A flag for every option of a method that can be written on a command line; the default's are not shown."""
+    """Add a flag for every option of a method that can be written on a command line.
+
+    Without a method, the default method's options are accepted but not shown.
+    """
     for field in dataclasses.fields(methods.method_class(method or _DEFAULT_METHOD).Options):
         if not field.metadata["flag"]:
             continue
@@ -268,7 +271,7 @@ def _add_method_options(group: argparse._ActionsContainer, method: str | None) -
 
 
 def _parse_value(text: str) -> int | float | bool | str:
-    """A number where it is one; the options check their values themselves."""
+    """A number if the text is one; the options check their values themselves."""
     if text in ("True", "False"):
         return text == "True"
     for kind in (int, float):

@@ -1,4 +1,4 @@
-"""What training and evaluation read: every accepted form of data, as passes over checked minibatches."""
+"""Turns every accepted form of data into passes over checked minibatches, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Samples(NamedTuple):
 
 
 def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] | Iterable[Any]:
-    """The whole of ``source`` where it is held in memory, else the Dataset or iterable that it is.
+    """Read data: all samples if ``source`` is in memory, otherwise the Dataset or iterable itself.
 
     Args:
         source: (x, y) tensors or ndarrays, a ``TensorDataset`` or a ``Subset`` of one, another torch
@@ -34,7 +34,7 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
 
     Raises:
         TypeError: ``source`` is none of these.
-        ValueError: an unknown name; or x and y do not belong together, or are empty.
+        ValueError: there is no data set of that name; or x and y have different lengths, or are empty.
     """
     if isinstance(source, str):
         source = known_data.load(source)
@@ -80,13 +80,13 @@ def _to_tensor(name: str, value: Any) -> Tensor:
         )
     if value.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold numbers, but its dtype is {value.dtype}.")
-    # torch shares memory only with native, writable, positively strided arrays; any other is copied.
+    # torch shares memory only with native, writable, positively strided arrays; others are copied.
     native = value.astype(value.dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(np.require(native, requirements=["C", "W"]))
 
 
 def _check_finite(x: Tensor) -> None:
-    # One fast pass: a sum is finite unless one of its terms is not, or it overflows.
+    # A fast check first: the sum is finite unless a term is not, or it overflows.
     if torch.isfinite(x.sum()):
         return
     chunk = 4096
@@ -111,7 +111,7 @@ class Batches:
 
     Attributes:
         steps: minibatches in one pass; None if unknown.
-        one_shot: whether a second pass is known to be impossible.
+        one_shot: whether a second pass is certainly impossible.
     """
 
     steps: int | None = None
@@ -126,11 +126,11 @@ class MemoryBatches(Batches):
 
     Args:
         x, y: the whole data set, in the final dtype and on the final device; read, never written.
-        batch_size: samples of a minibatch; the last one of a pass holds what is left.
+        batch_size: samples in a minibatch; the last one of a pass may be smaller.
         generator: draws a new order for every pass; None keeps the order.
 
     Attributes:
-        rows: (B,) int64, which samples the last minibatch was of.
+        rows: (B,) int64, the numbers of the samples in the last minibatch.
     """
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None) -> None:
@@ -153,12 +153,12 @@ class MemoryBatches(Batches):
         order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
         for rows in order.split(self.batch_size):
             self.rows = rows
-            # Twice as fast as x[rows], which goes through element-wise indexing.
+            # Twice as fast as x[rows], which indexes element by element.
             yield self.x.index_select(0, rows), self.y.index_select(0, rows)
 
 
 class StreamBatches(Batches):
-    """Minibatches as an iterable yields them, checked for their form and converted one by one."""
+    """The minibatches of an iterable, checked and converted one by one."""
 
     def __init__(self, source: Iterable[Any], dtype: torch.dtype, device: torch.device) -> None:
         self.source = source
@@ -167,7 +167,7 @@ class StreamBatches(Batches):
         self.one_shot = inspect.isgenerator(source)
         try:
             self.steps = len(source)  # type: ignore[arg-type]
-        except TypeError:  # no length, or a DataLoader over something that has none
+        except TypeError:  # no length, or a DataLoader over data without one
             self.steps = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -191,12 +191,13 @@ def make_batches(
     batch_size: int,
     generator: torch.Generator | None = None,
 ) -> Batches:
-    """Passes over what :func:`read` returned.
+    """Make passes over the result of :func:`read`.
 
     Args:
-        loss: knows what kind of y it takes; of data held in memory, y is checked here, but for its values.
+        source: the result of :func:`read`.
+        loss: checks y, except its values, for data in memory.
         dtype, device: of the model.
-        batch_size: for data that come as samples; an iterable of batches is used as it is.
+        batch_size: samples in a minibatch; without effect on an iterable of batches.
         generator: shuffles every pass, except over an iterable; None keeps the order.
 
     Raises:
@@ -215,5 +216,5 @@ def make_batches(
 
 
 def _converted_targets(y: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Floats follow the model's dtype; what integers mean is for the loss to say.
+    # Floats get the model's dtype; integers are left to the loss.
     return y.to(device, dtype if y.dtype.is_floating_point else y.dtype, non_blocking=True)

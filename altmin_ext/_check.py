@@ -1,7 +1,8 @@
-"""What a number, a word, a seed and a device may be, each checked in one place and with one sentence.
+"""Checks of arguments: numbers, words, seeds, devices.
 
-Every function takes the argument's name and its value and returns the value as a plain Python object. A wrong type is
-a TypeError, a wrong value a ValueError; the sentence names the argument, the value and what it must be.
+Every function takes the name and the value of an argument, and returns the value as a plain Python object. A wrong
+type is a TypeError, a wrong value a ValueError. The message is one sentence with the argument's name, its value and
+what is allowed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from altmin_ext.errors import unknown_name
 
-#: Seeds are at least 0 and less than this, the largest that every generator of torch and of NumPy takes.
+#: Seeds are at least 0 and less than this, the limit that every generator of torch and NumPy accepts.
 SEED_LIMIT = 2**63
 
 
@@ -29,7 +30,7 @@ def named_type(value: object) -> str:
 
 
 def integer(name: str, value: Any, minimum: int = 1) -> int:
-    """An int, or what Python takes for one as an index, such as NumPy's integers; but no bool."""
+    """An int, or any object that Python takes as an index, such as NumPy's integers; but no bool."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -42,7 +43,7 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
 
 
 def integers(name: str, values: Any, minimum: int = 1) -> list[int]:
-    """A list of what :func:`integer` takes."""
+    """An iterable of integers, see :func:`integer`; returns a list."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list of integers, but is {values!r}.")
     return [integer(f"{name}[{i}]", value, minimum) for i, value in enumerate(values)]
@@ -58,13 +59,13 @@ def number(
     below: float = math.inf,
     infinite: bool = False,
 ) -> float:
-    """A real number, NumPy's included, as a float; but no bool.
+    """A real number, including NumPy's, but no bool; returns a float.
 
     Args:
         name: of the argument.
-        value: what was passed.
-        minimum: the least value that is allowed.
-        above: a bound that the value must exceed, in place of ``minimum``.
+        value: of the argument.
+        minimum: the smallest value that is allowed.
+        above: a bound that the value must exceed, instead of ``minimum``.
         maximum: the largest value that is allowed.
         below: a bound that the value must not reach.
         infinite: whether +inf is allowed, too.
@@ -73,7 +74,7 @@ def number(
         raise TypeError(f"{name} must be a number, but is {value!r}.")
     try:
         result = float(value)
-    except OverflowError:  # of an int
+    except OverflowError:  # a huge int
         result = -math.inf if value < 0 else math.inf
     low = result > above if above is not None else result >= minimum and result > -math.inf
     high = result <= maximum and (result < below or (infinite and result == math.inf))
@@ -92,7 +93,7 @@ def number(
 
 
 def number_or(word: str, name: str, value: Any, **bounds: Any) -> float | str:
-    """The word, or what :func:`number` takes."""
+    """The word, or a number, see :func:`number`."""
     if isinstance(value, str):
         if value != word:
             raise ValueError(f"{name} must be a number or {word!r}, but is {value!r}.")
@@ -109,7 +110,7 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def known(what: str, value: Any, names: Iterable[str]) -> str:
-    """One of many names; the sentence offers the nearest ones."""
+    """One of many names; the message suggests similar ones."""
     names = list(names)
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a name, such as {names[0]!r}, but is {value!r}.")
@@ -119,7 +120,7 @@ def known(what: str, value: Any, names: Iterable[str]) -> str:
 
 
 def boolean(name: str, value: Any) -> bool:
-    """True or False, NumPy's included."""
+    """True or False, or NumPy's."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be a bool, but is {value!r}.")
     return bool(value)
@@ -134,7 +135,7 @@ def seed(name: str, value: Any) -> int:
 
 
 def named_device(name: str, value: Any) -> torch.device | None:
-    """A device by its name, there or not; None stays None."""
+    """A device or its name, available or not; None stays None."""
     if value is None or isinstance(value, torch.device):
         return value
     if not isinstance(value, str):
@@ -148,7 +149,7 @@ def named_device(name: str, value: Any) -> torch.device | None:
 
 
 def device(name: str, value: Any) -> torch.device | None:
-    """A device that torch can put numbers on here; None stays None."""
+    """A device on which torch can store numbers here; None stays None."""
     result = named_device(name, value)
     if result is None:
         return None

@@ -1,4 +1,4 @@
-"""Files that are either written whole or not at all, and JSON that every reader accepts."""
+"""Files that are written completely or not at all, and JSON that every reader accepts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the name ``path`` only once it is complete and on disk.
+    """Open a file for writing that gets the name ``path`` only when it is complete and on disk.
 
-    If the block raises, or the machine stops, whatever ``path`` held before is still there, untouched.
-    Missing parent folders are made.
+    If the block raises, or the machine stops, an earlier file of that name is untouched. Missing parent folders are
+    made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def to_json(document: Any, indent: int | None = None) -> str:
-    """The document as standard JSON: a number that is not finite, which JSON cannot hold, becomes null."""
+    """The document as standard JSON, in which numbers that are not finite become null."""
     return json.dumps(_finite(document), allow_nan=False, indent=indent)
 
 

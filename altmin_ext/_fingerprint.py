@@ -1,4 +1,4 @@
-"""How a method that holds variables for every sample of its training set knows that it is the same one."""
+"""The check, for methods that keep variables for every sample, that each step gets the same training set."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 
 class Fingerprint:
-    """Up to a hundred samples of a training set, spread over it evenly, that every later step must bring again.
+    """Up to a hundred samples, evenly spread over a training set, that every later step must pass again.
 
     They are compared entry by entry: sums over all samples cost more, and are rounded differently for every memory
-    layout and device. Other samples between those go unnoticed. What is not finite is left to the divergence guard.
+    layout and device. Changes of other samples go unnoticed. Numbers that are not finite are left to the divergence
+    guard.
     """
 
     _size = 100
@@ -27,7 +28,7 @@ class Fingerprint:
         self._kept = []
 
     def check(self, x: Tensor, y: Tensor, method: str) -> None:
-        """Raise a ValueError if these are other samples than those that are kept, or in another order."""
+        """Raise a ValueError if the samples or their order differ from those that are kept."""
         if not self._kept:
             return
         for name, found, kept in zip("xy", self._taken(x, y), self._kept, strict=True):

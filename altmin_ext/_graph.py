@@ -13,10 +13,10 @@ _Shape = tuple[torch.Size, torch.Size, tuple[int, ...]]
 
 
 class Copyable(Protocol):
-    """What a step returns."""
+    """The result of a step."""
 
     def copied(self) -> Any:
-        """The same in tensors of its own."""
+        """A copy, in tensors of its own."""
 
 
 Report = TypeVar("Report", bound=Copyable)
@@ -28,20 +28,21 @@ class _Capture(Generic[Report]):
     x: Tensor
     y: Tensor
     report: Report
-    buffers: Any  # what the kernels read and write, kept alive as long as the graph
+    buffers: Any  # that the kernels use, kept alive as long as the graph
 
 
 class CapturedSteps(Generic[Report]):
-    """Replays the kernels of a step.
+    """Captures the kernels of a step as a CUDA graph for each shape of minibatch, and replays them.
 
-    The first minibatch of a shape is stepped eagerly, which lets libraries set themselves up; the second is captured.
-    What changes between steps, such as learning rates, lies in the method's parameter blocks, which are brought up to
-    date before each replay.
+    The first minibatch of a shape runs eagerly, so that libraries can initialise; the second is captured. Values that
+    change between steps, such as learning rates, are in the method's parameter blocks, which the method updates
+    before each replay.
 
     Args:
-        compute: what is captured: the kernels that it launches, and none of its Python. It may neither synchronise
-            nor decide anything by values on the GPU.
-        buffers: returns what must outlive the graphs, such as buffers that a later step may replace.
+        compute: the function to capture. Only the kernels that it launches are replayed, not its Python code. It must
+            not synchronise, or depend on values on the GPU.
+        buffers: returns the tensors that must live as long as the graphs, such as buffers that a later step may
+            replace.
         parameters: of the model.
         device: of the model.
     """
@@ -66,11 +67,11 @@ class CapturedSteps(Generic[Report]):
             return self._step(x, y)
 
     def _step(self, x: Tensor, y: Tensor) -> Report:
-        # A graph knows the weights by their place in memory, which moving the model to and fro changes.
+        # A graph knows the weights by address, which changes if the model is moved away and back.
         shape = (x.shape, y.shape, tuple([parameter.data_ptr() for parameter in self._parameters]))
         if shape not in self._seen:
             report = self._warm_up(x, y)
-            self._seen.add(shape)  # not where it was refused
+            self._seen.add(shape)  # unless the step was refused
             return report
         if shape not in self._captures:
             self._captures[shape] = self._capture(x, y)
@@ -82,7 +83,7 @@ class CapturedSteps(Generic[Report]):
         return copied
 
     def _warm_up(self, x: Tensor, y: Tensor) -> Report:
-        # On the stream of the capture, as torch asks for: some libraries keep memory per stream.
+        # On the stream of the capture, as torch requires: some libraries keep memory per stream.
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         try:
@@ -94,7 +95,7 @@ class CapturedSteps(Generic[Report]):
     def _capture(self, x: Tensor, y: Tensor) -> _Capture[Report]:
         x, y = x.clone(), y.clone()
         graph = torch.cuda.CUDAGraph()
-        # Other threads, such as a DataLoader's, may go on using the GPU.
+        # "thread_local", so that other threads, such as a DataLoader's, may use the GPU meanwhile.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             report = self._compute(x, y)
         return _Capture(graph, x, y, report, self._buffers())

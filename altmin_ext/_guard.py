@@ -1,4 +1,4 @@
-"""The flags of a step, by what they are about."""
+"""The flags of a step, by their subject."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Subject = tuple[str, int | None]
 
 
 class Guard:
-    """Flags that kernels raise where something is not finite.
+    """Flags that kernels raise if a number is not finite.
 
     Args:
-        subjects: what the flags are about, a variable such as "code", "loss" or "weight gradient" and the number of
-            its stage, None for the whole model. The first one that is raised is the one to report.
+        subjects: the subject of each flag: a variable such as "code", "loss" or "weight gradient", and the number of
+            its stage, None for the whole model. If several flags are raised, the first is reported.
         device: of the model.
-        dtype: of the flags; float64 unless they are for kernels other than ours.
+        dtype: of the flags; our kernels need float64.
 
     Attributes:
-        flags: (subjects,), 0 or 1: what kernels take as ``guard``.
-        loss: (1,), a view: the flag of the loss; empty where it has none.
+        flags: (subjects,), 0 or 1; the ``guard`` of kernels.
+        loss: (1,), a view: the flag of the loss; empty if there is none.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Guard:
         self.loss = next((self._single[s] for s in self._subjects if s[0] == "loss"), self.flags[:0])
 
     def flag(self, variable: str, stage: int | None) -> Tensor:
-        """(1,), a view."""
+        """The flag of a subject, (1,), a view."""
         return self._single[variable, stage]
 
     def code(self, stage: int) -> Tensor:
@@ -45,12 +45,12 @@ class Guard:
         return self._single["code", stage]
 
     def weights(self, first: int, count: int = 1) -> Tensor:
-        """(count,), the flags of a stage's weights or their gradient, or of those of several stages in a row."""
+        """The flags of the weights, or weight gradients, of ``count`` stages from ``first`` on; (count,), a view."""
         start = self._weights[first]
         return self._views[start] if count == 1 else self.flags[start : start + count]
 
     def number_of_weights(self, stage: int) -> int:
-        """Where in ``flags`` the flag of a stage's weights is."""
+        """The number in ``flags`` of the flag of a stage's weights."""
         return self._weights[stage]
 
     def put_up(self, variable: str, stage: int | None) -> None:
@@ -58,7 +58,7 @@ class Guard:
         self._single[variable, stage].fill_(1.0)
 
     def raised(self) -> Subject | None:
-        """What the first flag that is up is about; waits for a GPU."""
+        """The subject of the first raised flag, or None; waits for a GPU."""
         flags = self.flags.tolist()
         return self._subjects[next(i for i, flag in enumerate(flags) if flag)] if any(flags) else None
 

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment that suits."""
+"""Ctrl-C between steps, not within them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HeldInterrupt:
         self._installed = False
 
     def __enter__(self) -> HeldInterrupt:
-        # A handler of the program's own is respected; and only the main thread may install one.
+        # A handler of the user's program is left in place, and only the main thread may install one.
         if (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,4 +1,4 @@
-"""How a step that fails leaves everything as it was: the one roll-back of all methods."""
+"""The roll-back by which a failed step leaves everything as it was, for all methods."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 class Undoable(Protocol):
-    """A part of a method, such as the moments of Adam, that a step changes before the last thing that may fail."""
+    """A part of a method, such as the moments of Adam, that a step changes before its last possible failure."""
 
     def remember(self) -> Any:
         """What :meth:`recall` needs, in memory that a step does not write to."""
 
     def recall(self, kept: Any) -> None:
-        """Make everything as it was at :meth:`remember`, bit for bit."""
+        """Restore the state at :meth:`remember`, bit for bit."""
 
 
 class Undo:
-    """Puts parts of a method back as they are now. Call it as often as you like.
+    """Restores parts of a method to their state at its creation, as often as it is called.
 
     Args:
-        parts: what to put back; none where nothing fails after the first change, and then it costs nothing.
+        parts: the parts to restore. If nothing can fail after the first change there are none, and it costs nothing.
     """
 
     __slots__ = ("_kept",)
@@ -37,7 +37,7 @@ class Undo:
 
 
 class Tensors:
-    """Tensors that are written in place, with memory of their own for the copies.
+    """Tensors that steps write in place, with memory for one copy of each.
 
     Args:
         tensors: the same ones in every step.
@@ -62,8 +62,8 @@ class Tensors:
 class Buffers:
     """The buffers of a model, such as the running statistics of batch normalisation.
 
-    To walk through the modules would take a notable part of a small step, so that only places are kept; what is there
-    is another tensor when the model has been moved to and fro.
+    Only the places of the buffers are listed, once, since walking through the modules would take a notable part of a
+    small step. The tensors themselves change when the model is moved.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -84,7 +84,7 @@ class Buffers:
     def recall(self, kept: list[tuple[Tensor, Tensor]]) -> None:
         for (owner, name), (buffer, copy) in zip(self._places, kept, strict=True):
             buffer.copy_(copy)
-            owner[name] = buffer  # a module may have put another in its place
+            owner[name] = buffer  # a module may have replaced it
 
 
 class Generator:

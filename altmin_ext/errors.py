@@ -1,4 +1,4 @@
-"""Errors of our own; everything else is a TypeError or a ValueError with one sentence."""
+"""The package's own error. All other errors are a TypeError or ValueError with a message of one sentence."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class DivergenceError(ArithmeticError):
-    """A code or a weight stopped being finite; the message names the stage, the variable and the step.
+    """A code or a weight is not finite; the message names the stage, the variable and the step.
 
-    The model keeps the last finite weights: the step that failed changed nothing.
+    The model keeps the last finite weights: the failed step has changed nothing.
     """
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not among ``known``; it offers the nearest valid ones."""
+    """Make the error for a name that is not in ``known``; it suggests similar valid names."""
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""

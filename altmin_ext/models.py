@@ -24,7 +24,7 @@ def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") 
     """A fully connected network: flatten, then a Linear and an activation per hidden layer, then a Linear.
 
     Args:
-        n_in: features of one sample once flattened.
+        n_in: number of features of a flattened sample.
         hidden: width of every hidden layer; empty for a linear classifier.
         n_out: classes, or outputs for ``loss="mse"``.
         activation: "identity", "relu", "leaky_relu", "elu", "tanh", "sigmoid", "gelu", "gelu_tanh", "silu",
@@ -36,7 +36,7 @@ def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") 
 
     Raises:
         TypeError: a width is no integer, ``hidden`` no list, or ``activation`` no name.
-        ValueError: an unknown activation, or a width below 1.
+        ValueError: there is no activation of that name, or a width is below 1.
     """
     activation = _check.known("activation", activation, known_activations)
     widths = _checked_widths(n_in, hidden, n_out)
@@ -51,20 +51,20 @@ def binary_mlp(
 ) -> nn.Sequential:
     """The binary network of Choromanska et al. (2019): flatten, Linear, Tanh, Sign, ..., Linear, Tanh, Linear.
 
-    Every hidden layer but the last passes on only its signs.
+    Every hidden layer except the last passes only its signs to the next one.
 
     Args:
-        n_in: features of one sample once flattened.
+        n_in: number of features of a flattened sample.
         hidden: width of every hidden layer; with fewer than two there is no Sign.
         n_out: classes, or outputs for ``loss="mse"``.
-        surrogate: what stands in for the derivative of :class:`Sign`: "identity", "clipped" or "none".
+        surrogate: the surrogate for the derivative of :class:`altmin_ext.nn.Sign`: "identity", "clipped" or "none".
 
     Returns:
         An ``nn.Sequential`` that takes (B, ...) to logits (B, n_out).
 
     Raises:
         TypeError: a width is no integer, or ``hidden`` no list.
-        ValueError: an unknown surrogate, or a width below 1.
+        ValueError: there is no surrogate of that name, or a width is below 1.
     """
     widths = _checked_widths(n_in, hidden, n_out)
     modules: list[nn.Module] = [nn.Flatten()]
@@ -82,9 +82,9 @@ def lenet5(in_channels: int = 1, size: int = 28, n_out: int = 10) -> nn.Sequenti
     units.
 
     Args:
-        in_channels: of the images.
-        size: height and width of the images, 28 or 32 in the paper; at least 16, which leaves one pixel to the last
-            pooling.
+        in_channels: channels of the images, 1 by default.
+        size: height and width of the images, 28 or 32 in the paper; at least 16, with which the last pooling leaves
+            one pixel.
         n_out: classes, or outputs for ``loss="mse"``.
 
     Returns:
@@ -133,13 +133,13 @@ def elman_rnn(n_in: int = 1, hidden: int = 50, steps: int = 784, n_out: int = 10
 
 
 def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> nn.Sequential:
-    """A network with a layer of non-negative factors: encoder, ReLU, NonNegativeFactors, head; for "deepfacto".
+    """A network for DeepFacto (Khorram et al. 2021): encoder, ReLU, NonNegativeFactors, head.
 
     Args:
-        encoder: takes x to features (B, C), or to maps of features (B, C, ...), whose positions share one dictionary.
+        encoder: maps x to features (B, C), or to maps of features (B, C, ...), whose positions share one dictionary.
         features: C.
         rank: r, the number of factors.
-        head: takes codes (B, r), or maps of codes (B, r, ...), to logits.
+        head: maps codes (B, r), or maps of codes (B, r, ...), to logits.
 
     Returns:
         An ``nn.Sequential`` of the four.

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a factor of every epoch that multiplies all learning rates of the method."""
+"""Learning-rate schedules: a factor for every epoch that multiplies all learning rates of the method."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def names() -> list[str]:
 
 
 def make_schedule(schedule: str | Schedule, epochs: int) -> Schedule:
-    """The factor of every epoch of a run.
+    """Make the learning-rate schedule of a run.
 
     Args:
-        schedule: "constant" (always 1), "cosine" (epoch e of E has the factor (1 + cos(pi e / E)) / 2: 1 at
-            first, nearly 0 at last), or a callable of your own, epoch -> factor. Epochs count from 0.
-        epochs: how many epochs the run has.
+        schedule: "constant", always 1; "cosine", (1 + cos(pi e / E)) / 2 in epoch e of E, from 1 down to nearly 0
+            (Loshchilov & Hutter 2017, without restarts); or any callable epoch -> factor. Epochs count from 0.
+        epochs: the number of epochs of the run.
 
     Returns:
-        A callable epoch -> factor. It raises a TypeError or ValueError if your callable returns anything but a
-        finite number of at least 0.
+        A callable epoch -> factor. It raises a TypeError or ValueError if ``schedule`` is a callable and returns
+        anything but a finite number of at least 0.
 
     Raises:
         TypeError: ``schedule`` is neither a string nor callable.
-        ValueError: an unknown name.
+        ValueError: there is no schedule of that name.
     """
     if isinstance(schedule, str):
         named = _schedules[_check.known("lr_schedule", schedule, _schedules)]

@@ -54,29 +54,30 @@ def train(
             behind the other. Its ``state_dict()`` afterwards is an ordinary torch one.
         data: one of
 
-            - ``(x, y)``, tensors or ndarrays: x (N, ...) floating point, y (N,) integer class indices, or
-              (N, C) floats for ``loss="mse"``, or what a criterion takes; copied once if the model's dtype or
-              device is another;
-            - an :class:`altmin_ext.data.DataSet`, or the name of one, see :func:`altmin_ext.data.names`: its
-              training part;
+            - ``(x, y)``, tensors or ndarrays: x (N, ...) floating point; y (N,) integer class indices, (N, C) floats
+              for ``loss="mse"``, or the targets of a criterion. They are copied once if their dtype or device is not
+              the model's;
+            - an :class:`altmin_ext.data.DataSet`, or one of :func:`altmin_ext.data.names`: its training part;
             - a torch ``Dataset`` or ``DataLoader``;
             - any iterable of ``(x, y)`` batches. An endless one is an epoch that never ends: pass ``steps``.
-        method: a name, see :func:`altmin_ext.methods.names`, or a :class:`Method` bound to ``model``.
-        epochs: passes over the data.
-        steps: train on at most so many minibatches in all; None for no limit. An epoch cut short by it is recorded
+        method: one of :func:`altmin_ext.methods.names`, or a :class:`Method` bound to ``model``.
+        epochs: passes over the data, 1 by default.
+        steps: the largest number of minibatches in all; None for no limit. An epoch that it cuts short is recorded
             like any other.
-        batch_size: samples in a minibatch. The last minibatch of an epoch holds what is left. A DataLoader or an
-            iterable of batches is used as it is, and methods that take the whole training set at once ignore it.
-        shuffle: draw a new order for every epoch; not of a DataLoader or an iterable.
-        validation: evaluated after every epoch; data as above, but of a data set the test part.
-        validation_fraction: hold out this part of the data for validation instead; needs data in memory.
-        loss: a name, see :func:`altmin_ext.losses.names`; or a torch criterion, or any function (logits, y) -> scalar
-            mean over the minibatch, which is differentiated at the logits alone, see
-            :class:`altmin_ext.losses.Criterion`. None for the method's own: "cross_entropy", of ``admm`` "hinge".
+        batch_size: samples in a minibatch, 200 by default. The last minibatch of an epoch may be smaller. It has no
+            effect on a DataLoader or an iterable of batches, and on methods that take the whole training set at once.
+        shuffle: whether to draw a new order for every epoch. It has no effect on a DataLoader or an iterable.
+        validation: data to evaluate after every epoch, in any of the forms above; of a data set the test part.
+        validation_fraction: the part of the data to hold out for validation instead, 0 by default; the data must be
+            in memory.
+        loss: one of :func:`altmin_ext.losses.names`; a torch criterion; or any function (logits, y) -> scalar mean
+            over the minibatch. Criteria and functions are differentiated at the logits alone, see
+            :class:`altmin_ext.losses.Criterion`. None for the method's default: "hinge" for ``admm``, else
+            "cross_entropy".
         seed: of the order of the data and of the method, at least 0 and less than 2**63; torch's global generator
-            is left alone.
-        device: where to train; the model is moved there. None for where it is.
-        progress: show a bar on standard error.
+            is not used.
+        device: where to train; the model is moved there. None keeps the model where it is.
+        progress: whether to show a progress bar on standard error.
         callbacks: objects with any of ``on_start``, ``on_step``, ``on_epoch`` and ``on_end``, see
             :class:`altmin_ext.callbacks.TrainingState`; for instance an
             :class:`altmin_ext.callbacks.EarlyStopping`.
@@ -89,10 +90,10 @@ def train(
         The :class:`History` of the run.
 
     Raises:
-        TypeError, ValueError: an argument is wrong, or does not fit the model. What can be checked beforehand
-            is, and then the model is as it was; a stream's minibatches are checked as they come.
+        TypeError, ValueError: an argument is wrong, or does not fit the model. Everything that can be is checked
+            before the model changes; the minibatches of a stream are checked one by one.
         DivergenceError: a code or a weight is not finite; the model keeps the last finite weights.
-        KeyboardInterrupt: Ctrl-C, once the method is done with the current minibatch.
+        KeyboardInterrupt: Ctrl-C, after the current minibatch has been completed.
     """
     epochs = _check.integer("epochs", epochs)
     batch_size = _check.integer("batch_size", batch_size)
@@ -131,7 +132,7 @@ def train(
 
 
 def _metrics(method: Method, batches: Batches) -> list[str]:
-    """What can be said of such minibatches; of a stream's an accuracy wherever the loss may have one."""
+    """The metrics of such minibatches; a stream gets an accuracy if the loss can have one."""
     counts = method.loss.counts_correct
     if counts and isinstance(batches, MemoryBatches):
         counts = method.loss.counts(batches.y, _output_width(method.model, batches.x))
@@ -139,7 +140,7 @@ def _metrics(method: Method, batches: Batches) -> list[str]:
 
 
 def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
-    """The method's step, told which samples a minibatch is of if it keeps something for each."""
+    """The method's step; if it keeps variables for every sample, it is passed the numbers of the samples."""
     if not method.traits.per_sample:
         return method.step
     if not isinstance(batches, MemoryBatches):
@@ -192,10 +193,10 @@ class _Run:
     def _train(
         self, step: Callable[[Tensor, Tensor], StepReport], bar: Any, interrupt: HeldInterrupt
     ) -> None:
-        """One epoch, up to its row of the history."""
+        """Train for one epoch, and add its row to the history."""
         state, method, batches = self.state, self.state.method, self.batches
         record = EpochRecord(state.history)
-        if batches.steps is not None and not batches.one_shot:  # what can be gone through beforehand
+        if batches.steps is not None and not batches.one_shot:  # data that can be read twice
             seen = itertools.islice(batches, None if self.steps is None else self.steps - state.step)
             method.begin_epoch(_held(seen, interrupt))
         for x, y in batches:
@@ -203,7 +204,7 @@ class _Run:
             report = step(x, y)
             interrupt.release()
             record.add(report, len(x), method.loss.labelled(y))
-            del x, y  # the next minibatch then takes their memory, which is still in the cache
+            del x, y  # so that the next minibatch gets their memory, which is still in the cache
             state.step += 1
             if state.step % _STEPS_UNSEEN == 0:
                 method.raise_if_diverged()
@@ -242,7 +243,7 @@ def _call(hooks: Iterable[Callable[[TrainingState], Any]], state: TrainingState)
 def _held(
     batches: Iterable[tuple[Tensor, Tensor]], interrupt: HeldInterrupt
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The minibatches, with Ctrl-C held back from when one is handed out until the next is asked for."""
+    """The minibatches, with Ctrl-C held back from the moment one is yielded until the next is requested."""
     for batch in batches:
         interrupt.held = True
         yield batch
@@ -251,12 +252,13 @@ def _held(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What :func:`evaluate` found.
+    """The result of :func:`evaluate`.
 
     Attributes:
-        loss: mean over the samples.
-        accuracy: part of the samples that are classified correctly; None where nothing is, as for ``loss="mse"``.
-        samples: how many there were, of those with a label.
+        loss: the mean over the samples.
+        accuracy: the part of the samples that are classified correctly; None if nothing is classified, as with
+            ``loss="mse"``.
+        samples: the number of samples with a label.
     """
 
     loss: float
@@ -265,7 +267,7 @@ class Evaluation:
 
 
 _EVALUATION_BATCH = 1000
-_STEPS_UNSEEN = 1000  # on a GPU: how many may go by before it is asked whether they were finite
+_STEPS_UNSEEN = 1000  # steps on a GPU between two checks whether they were finite
 
 
 def evaluate(
@@ -276,16 +278,17 @@ def evaluate(
     batch_size: int = _EVALUATION_BATCH,
     device: torch.device | str | None = None,
 ) -> Evaluation:
-    """Loss and accuracy of a model, in evaluation mode; afterwards every module is in the mode it was in.
+    """Find loss and accuracy of a model in evaluation mode; afterwards every module is in its previous mode.
 
     Args:
         model: any module that maps x to logits (B, C), or a list of modules, one behind the other.
-        data: as in :func:`train`, but of a data set the test part. Samples may be without a label, -1, if the model
-            holds a :class:`altmin_ext.NonNegativeFactors`; they are left out.
-        loss: as in :func:`train`, or the ``loss`` of a method.
-        batch_size: samples evaluated at a time. Losses of batches are averaged by their samples, which for a
-            criterion that divides by something else, such as weights, is not quite that of all at once.
-        device: where to evaluate; the model is moved there. None for where it is.
+        data: as in :func:`train`, but of a data set the test part. If the model holds a
+            :class:`altmin_ext.NonNegativeFactors`, samples may have no label, -1; they are left out.
+        loss: as in :func:`train`, "cross_entropy" by default; or the ``loss`` of a method.
+        batch_size: samples evaluated at a time, 1000 by default. The mean over batches is weighted by their numbers
+            of samples. For a criterion that divides by something else, such as weights, it differs slightly from the
+            mean over all samples at once.
+        device: where to evaluate; the model is moved there. None keeps the model where it is.
 
     Returns:
         An :class:`Evaluation`.
@@ -296,7 +299,7 @@ def evaluate(
     model = as_chain(model)
     batch_size = _check.integer("batch_size", batch_size)
     device = _check.device("device", device)
-    # What has learnt from samples without a label may be evaluated on such, too.
+    # A model that can learn from samples without a label may be evaluated on such samples, too.
     loss_function = make_loss(loss, partial=any(isinstance(m, NonNegativeFactors) for m in model.modules()))
     source = read(data, "test")
     if device is not None:
@@ -349,7 +352,7 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _output_width(model: nn.Module, x: Tensor) -> int:
-    """How many outputs the model has, from the first sample of x; also finds out whether x fits the model."""
+    """The number of the model's outputs for the first sample of x; raises if x does not fit the model."""
     with _evaluation_mode(model):
         try:
             logits = model(x[:1])
@@ -370,9 +373,9 @@ def _check_method_object(
     device: torch.device | str | None,
     options: dict[str, Any],
 ) -> None:
-    """Raise where an argument, or what the model is now, contradicts a method that is made already."""
+    """Raise if an argument, or the model's current state, contradicts a method that has been made before."""
     method.check_model()
-    # make_method has put a list of modules into a Sequential of its own.
+    # make_method puts a list of modules into a Sequential of its own.
     modules = list(method.model) if isinstance(method.model, nn.Sequential) else []
     if model is not method.model and not (isinstance(model, (list, tuple)) and list(model) == modules):
         raise ValueError("model must be the one that method was made for, but is another: pass method.model.")
@@ -391,7 +394,7 @@ def _check_method_object(
 def _read_data(
     data: Any, validation: Any, validation_fraction: float, seed: int
 ) -> tuple[Samples | Dataset[Any] | Iterable[Any], Samples | Dataset[Any] | Iterable[Any] | None]:
-    """The data to train on and, where there are such, the data to validate with."""
+    """The data to train on, and the data to validate with or None."""
     source = read(data, "train")
     validation_fraction = _check.number("validation_fraction", validation_fraction, 0.0, below=1.0)
     if validation_fraction == 0.0:
@@ -412,7 +415,7 @@ def _read_data(
 
 @contextlib.contextmanager
 def _naming(argument: str) -> Iterator[None]:
-    """Says which argument an error about x or y is about."""
+    """Put the name of the argument in front of errors about its x or y."""
     try:
         yield
     except TypeError as error:
@@ -427,7 +430,7 @@ def _open(
     batch_size: int,
     generator: torch.Generator | None = None,
 ) -> Batches:
-    """Batches for a method, with everything checked that can be before the first step."""
+    """Make batches for a method, and check everything that can be checked before the first step."""
     if method.traits.full_batch:
         if not isinstance(source, Samples):
             raise ValueError(

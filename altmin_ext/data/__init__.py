@@ -20,13 +20,13 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """What a data set holds and how it is standardised, in a line.
+    """Describe a data set in one line.
 
     Args:
         name: one of :func:`names`.
 
     Returns:
-        Samples to train and to test on, shape, classes and standardisation.
+        Its numbers of training and test samples, shape, classes and standardisation.
 
     Raises:
         TypeError, ValueError: there is no data set of that name.
@@ -35,25 +35,26 @@ def describe(name: str) -> str:
 
 
 def load(name: str, *, download: bool = True) -> DataSet:
-    """A data set by name, standardised and split as is customary; see :func:`describe`.
+    """Load a data set by name, with the customary standardisation and split; see :func:`describe`.
 
-    digits comes with scikit-learn. The files of the others are looked for in the directory that the environment
-    variable ``ALTMIN_DATA`` names, then in the user's cache. What neither holds is downloaded into the cache. In
-    both, the files have their published names and lie in a directory called like the data set, for instance
+    digits comes with scikit-learn. The other data sets are files, in the directory that the environment variable
+    ``ALTMIN_DATA`` names or in the user's cache. Missing files are downloaded into the cache. In both places the
+    files have their published names, in a directory with the name of the data set, for instance
     ``mnist/train-images-idx3-ubyte.gz``. Images are checked against their sha256 at every load, the rows of higgs
-    when they are downloaded. Where HIGGS is missing, a ``higgs_sample.csv.gz`` of the same layout stands in for it.
+    only after a download. If HIGGS is missing, a ``higgs_sample.csv.gz`` of the same layout is used instead.
 
     Args:
         name: one of :func:`names`.
-        download: whether files that are not found may be downloaded.
+        download: whether missing files may be downloaded, True by default.
 
     Returns:
         The :class:`DataSet`.
 
     Raises:
-        TypeError, ValueError: an unknown name, a damaged file, or ``ALTMIN_DATA`` is needed and no directory.
-        ImportError: scikit-learn (digits) or pooch (downloads) is missing; ``altmin_ext[data]`` has both.
-        FileNotFoundError: not found, and ``download`` is False.
+        TypeError, ValueError: there is no data set of that name, a file is damaged, or ``ALTMIN_DATA`` is needed and
+            is no directory.
+        ImportError: scikit-learn (digits) or pooch (downloads) is missing; ``altmin_ext[data]`` installs both.
+        FileNotFoundError: files are missing, and ``download`` is False.
         OSError: the download failed; nothing incomplete is kept.
     """
     source = _source(name)
@@ -68,7 +69,7 @@ def load(name: str, *, download: bool = True) -> DataSet:
 
 
 def location(name: str) -> Path | None:
-    """The directory that :func:`load` would read a data set from. Nothing is read.
+    """Find the directory from which :func:`load` would read a data set, without reading it.
 
     Args:
         name: one of :func:`names`.
@@ -78,7 +79,7 @@ def location(name: str) -> Path | None:
         scikit-learn is not installed.
 
     Raises:
-        TypeError, ValueError: an unknown name.
+        TypeError, ValueError: there is no data set of that name.
     """
     source = _source(name)
     if source.package is not None:
@@ -99,11 +100,11 @@ def split(
 
     Args:
         data: (x, y), x (N, ...) and y (N, ...).
-        fraction: of the N samples to set aside, between 0 and 1; at least one sample goes to either side.
-        seed: of the choice; torch's global generator is left alone.
+        fraction: the part of the N samples to set aside, between 0 and 1; either side gets at least one sample.
+        seed: of the choice; torch's global generator is not used.
 
     Returns:
-        (training, validation), each (x, y), copied, in the order they had.
+        (training, validation), each a copied (x, y) in the original order.
 
     Raises:
         TypeError: ``fraction`` is no number, or ``seed`` no integer.

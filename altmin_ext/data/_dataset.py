@@ -1,4 +1,4 @@
-"""What a loaded data set is."""
+"""The class of a loaded data set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class DataSet:
     """A data set for classification, held in memory.
 
     Attributes:
-        name: as in :func:`altmin_ext.data.names`, or what a task of it is called.
-        train: (x, y); x (N, C, H, W) or (N, features) float32, y (N,) int64 from 0 to ``classes`` - 1.
-        test: (x, y) likewise.
-        classes: how many classes there are.
+        name: one of :func:`altmin_ext.data.names`, or the name of a task made from it.
+        train: (x, y) to train on; x (N, C, H, W) or (N, features) float32, y (N,) int64 from 0 to ``classes`` - 1.
+        test: (x, y) to test on, with the same shapes apart from N.
+        classes: the number of classes.
     """
 
     name: str
@@ -31,7 +31,7 @@ class DataSet:
 
     @property
     def n_in(self) -> int:
-        """Features of one sample once flattened."""
+        """The number of features of one flattened sample."""
         return math.prod(self.shape)
 
     def __repr__(self) -> str:

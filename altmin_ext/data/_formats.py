@@ -1,4 +1,4 @@
-"""Readers of the file formats the data sets are published in: IDX, CIFAR's binary records, CSV.
+"""Readers of the file formats in which the data sets are published: IDX, CIFAR's binary records, CSV.
 
 Each takes the path of a compressed file and returns arrays, or raises :class:`Malformed`.
 """
@@ -20,19 +20,19 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
 class Malformed(ValueError):
-    """A file does not hold what it should; the message says what is wrong, in words to follow its name."""
+    """A file has wrong content. The message is the end of a sentence that begins with the file's name."""
 
 
 def read_idx(path: Path, ndim: int, sha256: str) -> NDArray[np.uint8]:
-    """The array in a gzip-compressed IDX file of unsigned bytes.
+    """Read the array in a gzip-compressed IDX file of unsigned bytes.
 
     IDX: two zero bytes, the type code (8: unsigned byte), the number of dimensions, each dimension as a
     big-endian 32-bit integer, then the values in row-major order.
 
     Args:
         path: the file.
-        ndim: how many dimensions it must have.
-        sha256: of the uncompressed content; the gzip wrapper around it differs from mirror to mirror.
+        ndim: the number of dimensions that the array must have.
+        sha256: of the uncompressed content, since the gzip wrapper around it differs from mirror to mirror.
     """
     content = _decompress(path)
     header = 4 + 4 * ndim
@@ -51,13 +51,13 @@ def read_idx(path: Path, ndim: int, sha256: str) -> NDArray[np.uint8]:
 
 
 def read_cifar(path: Path, sha256: Mapping[str, str]) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Images (N, 3, 32, 32) and labels (N,) of the members named in ``sha256`` of CIFAR-10's binary archive.
+    """Read images (N, 3, 32, 32) and labels (N,) from members of CIFAR-10's binary archive.
 
-    A member is a run of records: one byte of label, then 1,024 bytes each of red, green and blue, row by row.
+    A member is a sequence of records: one byte of label, then 1,024 bytes each of red, green and blue, row by row.
 
     Args:
         path: the .tar.gz file.
-        sha256: of each member to read, by its file name; the result is in this order.
+        sha256: file name -> sha256 of each member to read; the result is in this order.
     """
     members = _unpack(path, sha256)
     batches = []
@@ -77,12 +77,12 @@ def read_cifar(path: Path, sha256: Mapping[str, str]) -> list[tuple[NDArray[np.u
 
 
 def read_csv(path: Path, columns: int, rows: int | None = None) -> NDArray[np.float32]:
-    """The numbers (rows, columns) in a gzip-compressed CSV file without header.
+    """Read the numbers (rows, columns) in a gzip-compressed CSV file without header.
 
     Args:
         path: the file; its name must end in ".gz".
-        columns: how many columns every row must have.
-        rows: how many rows there must be; None takes any number.
+        columns: the number of columns that every row must have.
+        rows: the number of rows that there must be; None for any number.
     """
     try:
         table = np.loadtxt(path, dtype=np.float32, delimiter=",", comments=None, ndmin=2)
@@ -100,7 +100,7 @@ def read_csv(path: Path, columns: int, rows: int | None = None) -> NDArray[np.fl
 def _decompress(path: Path) -> bytes:
     content = path.read_bytes()
     if not content.startswith(_GZIP_MAGIC):
-        return content  # a server that calls .gz an encoding of the content has it unpacked on the way
+        return content  # unpacked on the way, if the server declares .gz as an encoding of the content
     try:
         return gzip.decompress(content)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

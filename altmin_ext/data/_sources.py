@@ -1,4 +1,4 @@
-"""Where the data sets come from: their files, what must be in them, where they lie, how they are fetched."""
+"""The sources of the data sets: their files, checks of the content, places and downloads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class File:
     Attributes:
         name: its canonical name.
         read: reads it into arrays and checks the content; raises Malformed.
-        sha256: of the file as it is published, gzip wrapper included; None where ``read`` is the check.
+        sha256: of the published file, including the gzip wrapper; None if the check of ``read`` suffices.
     """
 
     name: str
@@ -31,16 +31,16 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """All there is to know about one data set.
+    """Everything about one data set.
 
     Attributes:
-        summary: what it holds, in a line for readers.
-        classes: how many there are.
-        tensors: makes the parts to train and to test on of what the files hold.
-        files: all of them are needed, in a directory that is called like the data set.
+        summary: a line of description.
+        classes: the number of classes.
+        tensors: makes the training and the test part from the contents of the files.
+        files: all files of the data set, in a directory with its name.
         urls: directories on the web that hold the files, tried in this order.
-        sample: what is taken where ``files`` are not found.
-        package: the package that brings the data along where there are no files.
+        sample: a smaller source that is used if ``files`` are not found.
+        package: the installed package that contains the data, if there are no files.
     """
 
     summary: str
@@ -53,7 +53,7 @@ class Source:
 
 
 def _idx_files(train_images: str, train_labels: str, test_images: str, test_labels: str) -> tuple[File, ...]:
-    """The four files of MNIST or a set in its layout, given the sha256 of their uncompressed content."""
+    """The four files of MNIST, or of a data set with its layout, by the sha256 of their uncompressed content."""
     return (
         File("train-images-idx3-ubyte.gz", partial(read_idx, ndim=3, sha256=train_images)),
         File("train-labels-idx1-ubyte.gz", partial(read_idx, ndim=1, sha256=train_labels)),
@@ -71,7 +71,7 @@ _cifar_sha256 = {
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
 
-# One entry is one data set: what a new one needs stands here, or is a reader in _formats or a maker in _tensors.
+# One entry is one data set. A new one needs an entry, and perhaps a reader in _formats or a function in _tensors.
 registry: dict[str, Source] = {
     "digits": Source(
         summary="1,437 + 360 images (1, 8, 8) of scikit-learn, 10 classes; divided by 16, the last 360 as test",
@@ -113,8 +113,8 @@ registry: dict[str, Source] = {
         summary="50,000 + 10,000 images (3, 32, 32), 10 classes; means .4914 .4822 .4465, deviations .2470 .2435 "
         ".2616",
         classes=10,
-        # Often quoted as .2023, .1994, .2010, which are means of the deviations within single images; these are the
-        # pixels' own.
+        # The deviations are often quoted as .2023, .1994, .2010, but these are means of the deviations within single
+        # images. Here they are taken over all pixels.
         tensors=partial(image_batches, mean=(0.4914, 0.4822, 0.4465), deviation=(0.2470, 0.2435, 0.2616)),
         files=(File("cifar-10-binary.tar.gz", partial(read_cifar, sha256=_cifar_sha256)),),
         urls=("https://www.cs.toronto.edu/~kriz/",),
@@ -146,7 +146,7 @@ registry: dict[str, Source] = {
 
 
 def cache() -> Path:
-    """The directory that downloads go to, after the XDG convention."""
+    """The directory for downloads, by the XDG convention."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "altmin_ext"
 
 
@@ -157,7 +157,7 @@ def own_directory() -> Path | None:
 
 
 def find(name: str) -> tuple[Source, list[Path]] | None:
-    """The source found by ``ALTMIN_DATA`` or in the cache, and where its files lie; None if one is missing."""
+    """The source whose files are in ``ALTMIN_DATA`` or the cache, and their paths; None if there is none."""
     whole = registry[name]
     for root in (own_directory(), cache()):
         for source in (whole, whole.sample):
@@ -168,12 +168,12 @@ def find(name: str) -> tuple[Source, list[Path]] | None:
 
 
 def read(name: str, *, download: bool) -> tuple[Source, list[Any]]:
-    """The source that is there and what each of its files holds; downloaded first if there is none, and ``download``.
+    """Find the source of a data set and read its files, after a download if there are none and ``download`` is True.
 
     Raises:
-        FileNotFoundError: not found, and not to be downloaded.
-        ValueError: a file does not hold what it should.
-        ValueError, ImportError, OSError: as :func:`fetch` raises them.
+        FileNotFoundError: files are missing, and ``download`` is False.
+        ValueError: a file has wrong content.
+        ValueError, ImportError, OSError: as in :func:`fetch`.
     """
     found = find(name)
     if found is None:
@@ -194,12 +194,14 @@ def read(name: str, *, download: bool) -> tuple[Source, list[Any]]:
 
 
 def fetch(name: str) -> list[Path]:
-    """Download what the cache lacks of a data set; the paths. A file gets its name only once it has passed its check.
+    """Download the files of a data set that the cache lacks; returns all paths.
+
+    A file gets its name only after it has passed its check.
 
     Raises:
-        ValueError: ``ALTMIN_DATA`` is set, but to no directory.
+        ValueError: ``ALTMIN_DATA`` is set, but is no directory.
         ImportError: pooch is not installed.
-        OSError: no URL delivered a file, or it could not be stored.
+        OSError: no URL delivered a file, or a file could not be stored.
     """
     own = own_directory()
     if own and not own.is_dir():
@@ -220,7 +222,7 @@ def fetch(name: str) -> list[Path]:
 
 
 def _fetch_file(file: File, urls: Sequence[str], directory: Path, pooch: ModuleType) -> None:
-    # "identity": a .gz file that a server sends as an encoding of its content would be unpacked on the way.
+    # "identity": otherwise a .gz file would be unpacked on the way if the server declares it as an encoding.
     download = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
 
     def download_and_check(url: str, temporary: str, mover: object) -> None:
@@ -231,7 +233,7 @@ def _fetch_file(file: File, urls: Sequence[str], directory: Path, pooch: ModuleT
             raise Malformed(f"is not as published: its sha256 is {actual} instead of {file.sha256}")
 
     for url in urls:
-        mover = pooch.create(directory, url, registry={file.name: None})  # None: the check is ours, see above
+        mover = pooch.create(directory, url, registry={file.name: None})  # None: checked above
         try:
             mover.fetch(file.name, downloader=download_and_check)
             return

@@ -1,4 +1,4 @@
-"""What the files of a data set hold as tensors, standardised and split: (x, y) to train on, (x, y) to test on."""
+"""The contents of data sets as tensors, standardised and split: (x, y) to train on, and (x, y) to test on."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Parts: TypeAlias = tuple[Samples, Samples]
 
 
 def images(contents: Sequence[NDArray[np.uint8]], mean: Sequence[float], deviation: Sequence[float]) -> Parts:
-    """Images of bytes, scaled to [0, 1], then standardised channel by channel.
+    """Scale images of bytes to [0, 1], and standardise each channel.
 
     Args:
         contents: training images (N, H, W) or (N, C, H, W), their labels (N,), test images, their labels.
-        mean, deviation: of every channel over the training pixels, scaled to [0, 1].
+        mean, deviation: of each channel over the training pixels, on the scale [0, 1].
     """
     pixels, labels, test_pixels, test_labels = contents
     return _images(pixels, labels, mean, deviation), _images(test_pixels, test_labels, mean, deviation)
 
 
 def image_batches(contents: Sequence[Any], mean: Sequence[float], deviation: Sequence[float]) -> Parts:
-    """Likewise of an archive of batches (images, labels), the last of which is for testing."""
+    """Do the same for an archive of batches (images, labels), the last of which is for testing."""
     *batches, test = contents[0]
     train = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
     return images([*train, *test], mean, deviation)
@@ -40,19 +40,19 @@ def _images(
     x = torch.from_numpy(pixels.astype(np.float32))
     if x.ndim == 3:
         x = x[:, None]
-    x.div_(255)  # apart from the deviation, so that every value rounds as torchvision's does
+    x.div_(255)  # in a step of its own, so that every value rounds as in torchvision
     for channel, (center, scale) in enumerate(zip(mean, deviation, strict=True)):
         x[:, channel].sub_(center).div_(scale)
     return x, torch.from_numpy(labels.astype(np.int64))
 
 
 def table(contents: Sequence[NDArray[np.float32]], classes: int, test_rows: int) -> Parts:
-    """A table with the class in its first column, the other columns standardised by the training rows.
+    """Split a table with the class in its first column, and standardise the other columns by the training rows.
 
     Args:
-        contents: the table alone, (rows, 1 + features).
-        classes: how many there are.
-        test_rows: how many of the last rows are for testing.
+        contents: a list of one table, (rows, 1 + features).
+        classes: the number of classes.
+        test_rows: the number of last rows that are for testing.
     """
     (rows,) = contents
     if len(rows) <= test_rows:
@@ -69,7 +69,7 @@ def table(contents: Sequence[NDArray[np.float32]], classes: int, test_rows: int)
 
 
 def digits(contents: Sequence[Any]) -> Parts:
-    """scikit-learn's digits, which come with the package; no files."""
+    """Load scikit-learn's digits, which come with that package; there are no files."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Streams of data: a data set as tasks to be learnt one after the other, and endless minibatches."""
+"""Streams of data: a data set as a sequence of tasks, and endless minibatches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from altmin_ext.data._dataset import DataSet
 
 
 def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
-    """The data set class by class: task i holds the samples of the i-th ``classes_per_task`` classes.
+    """Split a data set by classes into tasks: task i holds the i-th group of ``classes_per_task`` classes.
 
-    Labels stay what they are, so that one head can serve all tasks (class-incremental learning; van de Ven & Tolias
-    2019). With 2 classes per task it is Split-MNIST, or what is called so of another set.
+    Labels do not change, so that one head can serve all tasks (class-incremental learning; van de Ven & Tolias 2019).
+    With 2 classes per task, mnist becomes Split-MNIST.
 
     Args:
-        data: all classes, as :func:`altmin_ext.data.load` returns them.
-        classes_per_task: how many classes a task has; it must divide their number.
+        data: a data set with all classes, as returned by :func:`altmin_ext.data.load`.
+        classes_per_task: number of classes in a task, 2 by default; it must divide the number of classes.
 
     Returns:
         The tasks, each a :class:`altmin_ext.data.DataSet` with all ``data.classes``.
@@ -48,13 +48,13 @@ def _between(part: tuple[Tensor, Tensor], first: int, last: int) -> tuple[Tensor
 
 
 def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSet]:
-    """The data set several times over, its features in another order for each task but the first.
+    """Make tasks of a data set by permuting its features, in a different order for each task but the first.
 
-    Permuted MNIST (Goodfellow et al. 2013): the tasks are equally hard, and share nothing but their labels.
+    This is Permuted MNIST (Goodfellow et al. 2013): the tasks are equally hard, and have only their labels in common.
 
     Args:
-        data: as :func:`altmin_ext.data.load` returns it.
-        tasks: how many.
+        data: a data set, as returned by :func:`altmin_ext.data.load`.
+        tasks: the number of tasks, 10 by default.
         seed: of the orders.
 
     Returns:
@@ -76,12 +76,12 @@ def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSe
 
 
 def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless minibatches, in a new order for every pass; ``steps`` of :func:`altmin_ext.train` bounds the run.
+    """Make endless minibatches, in a new order for every pass; ``steps`` of :func:`altmin_ext.train` ends the run.
 
     Args:
-        x: (N, ...).
-        y: (N,) or (N, C).
-        batch_size: samples of a minibatch; what is left at the end of a pass makes a smaller one.
+        x: (N, ...), the inputs.
+        y: (N,) or (N, C), the targets.
+        batch_size: samples in a minibatch, 200 by default; the last minibatch of a pass may be smaller.
         seed: of the orders.
 
     Returns:

@@ -142,8 +142,8 @@ class Lifted(Method):
     from a forward pass.
 
     Attributes:
-        objective_rose: whether the objective ever rose from one step to the next, by more than rounding, although both
-            were steps on the same problem. Rounding is four units in the last place of the model's dtype.
+        objective_rose: whether the objective ever rose from one step to the next on the same problem, by more than
+            rounding, which is four units in the last place of the model's dtype.
     """
 
     traits = Traits(full_batch=True, needs=("proximal",))
@@ -283,7 +283,7 @@ class Lifted(Method):
         return (total / len(x)).to(self.dtype), correct
 
     def _bind(self, x: Tensor, y: Tensor) -> None:
-        """Initialise z and a by a forward pass, except z_L, which gets the value that the first sweep would give it."""
+        """Initialise z and a by a forward pass, except z_L, which starts where the first sweep would set it."""
         for layer in self._layers:
             layer.pre_activations = layer.weight.new_empty(len(x), len(layer.weight))
             if layer.activation is not None:

@@ -10,8 +10,8 @@ the first the method keeps an approximate inverse g_l(h_l) = s_{l-1}(V_l h_l + c
 4. fits the layers:   f_l to its target, minimising the mean of ||f_l(h_{l-1}) - t_l||^2, and f_L to the loss.
 
 Each of these is differentiated only in the weights of its own layer; dloss/dh_{L-1} is the only derivative in an
-activation. A Sign belongs to the layers that read it: h_l is the value before the Sign, and f_{l+1} and the inverse
-of f_l begin with it. Its derivative is needed only in front of f_L, where the surrogate stands in.
+activation. A Sign belongs to the layers that read it: h_l is the value before the Sign, and f_{l+1} and its inverse
+g_{l+1} begin with it. Its derivative is needed only in front of f_L, where the surrogate stands in.
 
 Targets are held as displacements t_l - h_l, since the difference of two nearly equal activations has few digits.
 """

@@ -13,7 +13,7 @@ w = max((s^k - 1) / s^{k+1}, 0), goes through the layers from the first to the l
 2. b_l: the minimiser, the mean of z_l - W_l a_{l-1};
 3. z_l: the minimiser within { z : |h(z) - a_l| <= eps }, which is W_l a_{l-1} + b_l clipped; z_L is the proximal map
    of the loss there;
-4. a_l: a projected step on phi_{l+1} from a_l + w (a_l - a_l before); for samples whose term has not fallen, from a_l;
+4. a_l: a projected step on phi_{l+1} from a_l + w (a_l - a_l before); from a_l for samples whose term has not fallen;
 
 and then eps <- max(eps_decay eps, eps_min). While eps is constant, F never rises.
 

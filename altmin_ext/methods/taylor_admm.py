@@ -12,8 +12,8 @@ minimiser of all terms that contain it:
               a~ = [a_{l-1}; 1];
 2. a_l:       relu(z_l) + W^T (W W^T + gamma/beta I)^{-1} (z_{l+1} - W relu(z_l) - b), with the old W and b of layer
               l + 1;
-3. z_l:       the minimiser of gamma (a_l - relu(z))^2 + beta (z - W_l a_{l-1} - b_l)^2; at the top the proximal map of
-              the loss, and then lambda <- lambda + multiplier_step beta (z_L - W_L a_{L-1} - b_L).
+3. z_l:       the minimiser of gamma (a_l - relu(z))^2 + beta (z - W_l a_{l-1} - b_l)^2; at the top the proximal map
+              of the loss, and then lambda <- lambda + multiplier_step beta (z_L - W_L a_{L-1} - b_L).
 
 No derivative is taken. If workers share the samples, they need to add up A and B only; everything else belongs to
 single samples. Activations are computed anew in each iteration, so only z_l and lambda are kept.
