@@ -182,8 +182,8 @@ def _add_data_and_model(group: argparse._ArgumentGroup) -> None:
 
 def _default_losses() -> str:
     """The default losses of the methods, for the help."""
-    of_base = methods.Method.traits.default_loss
-    own = {name: methods.method_class(name).traits.default_loss for name in methods.names()}
+    of_base = methods.Method.default_loss
+    own = {name: methods.method_class(name).default_loss for name in methods.names()}
     return ", ".join([of_base, *(f"{loss} for {name}" for name, loss in own.items() if loss != of_base)])
 
 
@@ -430,7 +430,7 @@ def _architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[
         "hidden": hidden,
         "classes": dataset.classes,
         "activation": arguments.activation or "relu",
-        "loss": arguments.loss or methods.method_class(arguments.method).traits.default_loss,
+        "loss": arguments.loss or methods.method_class(arguments.method).default_loss,
     }
 
 

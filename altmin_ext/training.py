@@ -141,7 +141,7 @@ def _metrics(method: Method, batches: Batches) -> list[str]:
 
 def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
     """The method's step; if it keeps variables for every sample, it is passed the numbers of the samples."""
-    if not method.traits.per_sample:
+    if not method.per_sample:
         return method.step
     if not isinstance(batches, MemoryBatches):
         raise ValueError(
@@ -431,7 +431,7 @@ def _open(
     generator: torch.Generator | None = None,
 ) -> Batches:
     """Make batches for a method, and check everything that can be checked before the first step."""
-    if method.traits.full_batch:
+    if method.full_batch:
         if not isinstance(source, Samples):
             raise ValueError(
                 f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is a "

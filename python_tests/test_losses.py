@@ -38,7 +38,7 @@ from .methods.test_methods_common import METHODS, assert_sentence, same, snapsho
 
 FEATURES, CLASSES, SIZE = 6, 3, 13
 Function = Callable[[Tensor, Tensor], Tensor]
-by_gradient = [name for name in METHODS if not altmin_ext.methods.method_class(name).traits.needs]
+by_gradient = [name for name in METHODS if not altmin_ext.methods.method_class(name).needs]
 every_gradient_method = pytest.mark.parametrize("name", by_gradient)
 
 
@@ -386,9 +386,7 @@ def test_derived_steps_equal_fused_steps(name: str, loss: str, given: Any, numer
     method = altmin_ext.make_method(name, model, loss=given, **options)
     fused = altmin_ext.make_method(name, twin, loss=loss, **options)
     for number in range(5):
-        x, y = batch(
-            "labels" if loss == "cross_entropy" else "reals", 0 if method.traits.full_batch else number
-        )
+        x, y = batch("labels" if loss == "cross_entropy" else "reals", 0 if method.full_batch else number)
         one, other = method.step(x, y), fused.step(x, y)
         assert float(one.loss) == pytest.approx(float(other.loss), rel=1e-10)
         assert (one.correct is None) == (other.correct is None)
@@ -554,7 +552,7 @@ def test_automatic_step_size_of_the_top_code(name: str, slope: float) -> None:
         name, model, loss=lambda z, y: (w * (z - y) ** 2).mean(), mu=0.7, lr=0.0, lr_out=0.0
     )
     for number in range(100):  # the norm is iterated once in each
-        method.step(*batch("reals", 0 if method.traits.full_batch else number))
+        method.step(*batch("reals", 0 if method.full_batch else number))
     s = float(torch.linalg.matrix_norm(model[-1].weight.detach(), 2)) ** 2
     expected = 1 / (1 + s * slope**2 * (2 * 4 / CLASSES) / (2 * 0.7))
     assert float(method.code_step_sizes[-1]) == pytest.approx(expected, rel=1e-6)
@@ -895,7 +893,7 @@ def test_resumes_bit_for_bit(name: str) -> None:
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     model, other = network(name), network(name)
     method = altmin_ext.make_method(name, model, loss=criterion)
-    numbers = [0] * 6 if method.traits.full_batch else range(6)
+    numbers = [0] * 6 if method.full_batch else range(6)
     for number in list(numbers)[:3]:
         method.step(*batch("labels", number))
     file = io.BytesIO()

@@ -32,7 +32,7 @@ from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.methods._options import MethodOptions, choice, number, option
-from altmin_ext.methods.base import Method, StepReport, Traits
+from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
 from altmin_ext.network.pieces import PointwisePiece, ReshapePiece
 from altmin_ext.ops import Activation
@@ -146,7 +146,8 @@ class Lifted(Method):
             rounding, which is four units in the last place of the model's dtype.
     """
 
-    traits = Traits(full_batch=True, needs=("proximal",))
+    full_batch = True
+    needs = ("proximal",)
     options: Any
     activations_taken: Sequence[str] = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from altmin_ext._undo import Undoable
 from altmin_ext.codes import MatrixCode
 from altmin_ext.methods._options import boolean, choice, number, option
-from altmin_ext.methods.base import Traits
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
@@ -138,7 +137,7 @@ class AMMem(OnlineAM):
     """
 
     name = "am-mem"
-    traits = Traits()
+    captures = False
     Options = AMMemOptions
     options: AMMemOptions
     Update = AdamUpdate

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._undo import Undoable
 from altmin_ext.methods._options import GradientOptions, number, option
-from altmin_ext.methods.base import Method, StepReport, Traits
+from altmin_ext.methods.base import Method, StepReport
 
 
 class _Backprop(Method):
@@ -25,7 +25,7 @@ class _Backprop(Method):
 
     Options = GradientOptions
     options: GradientOptions
-    traits = Traits(captures=True)
+    captures = True
 
     def _flags(self) -> Sequence[Subject]:
         return [("loss", None), ("gradient", None)]

@@ -50,30 +50,6 @@ class StepReport:
         )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Traits:
-    """The properties of a method that its callers have to know.
-
-    Attributes:
-        full_batch: whether a step takes the whole training set.
-        per_sample: whether it keeps variables for every sample; a step then needs their numbers:
-            ``step(x, y, index)``.
-        factorises: whether it trains NonNegativeFactors, also on samples without a label, -1.
-        captures: whether its steps can become a CUDA graph: ``_compute`` and ``_commit`` launch the same kernels in
-            every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
-        default_loss: the name of its default loss.
-        needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
-            "proximal".
-    """
-
-    full_batch: bool = False
-    per_sample: bool = False
-    factorises: bool = False
-    captures: bool = False
-    default_loss: str = "cross_entropy"
-    needs: tuple[str, ...] = ()
-
-
 class Method(abc.ABC):
     """A training method bound to a model.
 
@@ -100,7 +76,7 @@ class Method(abc.ABC):
     Args:
         model: trained in place.
         options: an instance of ``Options``.
-        loss: as for :func:`altmin_ext.make_method`; None for ``traits.default_loss``.
+        loss: as for :func:`altmin_ext.make_method`; None for ``default_loss``.
         seed: of the method's own random numbers.
         device: where to train; None keeps the model where it is.
         on_nonfinite: "raise" a DivergenceError, or "skip" the minibatch.
@@ -108,7 +84,15 @@ class Method(abc.ABC):
 
     Attributes:
         name: the method's name, one of :func:`altmin_ext.methods.names`.
-        traits: the properties that its callers have to know.
+        full_batch: whether a step takes the whole training set.
+        per_sample: whether it keeps variables for every sample; a step then needs their numbers:
+            ``step(x, y, index)``.
+        factorises: whether it trains NonNegativeFactors, also on samples without a label, -1.
+        captures: whether its steps can become a CUDA graph: ``_compute`` and ``_commit`` launch the same kernels in
+            every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
+        default_loss: the name of its default loss.
+        needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
+            "proximal".
         loss: the :class:`altmin_ext.losses.Loss` at the top of the network.
         model: the module being trained.
         options: the method's options, a frozen dataclass with every value in effect.
@@ -123,7 +107,12 @@ class Method(abc.ABC):
     """
 
     name: ClassVar[str]
-    traits: Traits = Traits()
+    full_batch: ClassVar[bool] = False
+    per_sample = False
+    factorises: ClassVar[bool] = False
+    captures: ClassVar[bool] = False
+    default_loss: ClassVar[str] = "cross_entropy"
+    needs: ClassVar[tuple[str, ...]] = ()
     objective_rose: bool | None = None
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
@@ -146,12 +135,12 @@ class Method(abc.ABC):
         self._graph = _check.boolean("graph", graph)
         where = _check.named_device("device", device)
         self.dtype = _check_parameters(model)
-        if not self.traits.factorises:
+        if not self.factorises:
             _check_no_factors(self.name, model)
         self.loss: Loss = make_loss(
-            self.traits.default_loss if loss is None else loss,
-            partial=self.traits.factorises,
-            needs=self.traits.needs,
+            self.default_loss if loss is None else loss,
+            partial=self.factorises,
+            needs=self.needs,
             user=self.name,
         )
         self.model, self.options = model, options
@@ -202,7 +191,7 @@ class Method(abc.ABC):
     def _why_not_captured(self) -> str | None:
         """The reason, as the end of a sentence, why steps with this model and options cannot be CUDA graphs.
 
-        None if they can. Called only for methods with ``traits.captures``.
+        None if they can. Called only for methods with ``captures``.
         """
         return None
 
@@ -213,7 +202,7 @@ class Method(abc.ABC):
             reason = f"a CUDA graph needs a GPU, and the model trains on {place}"
         elif not self.loss.captured:
             reason = f"the loss {self.loss.name!r} is differentiated by torch, which is not captured"
-        elif self.traits.captures:
+        elif self.captures:
             reason = self._why_not_captured() or ""
         if reason:
             raise ValueError(f"graph must be False here: {reason}.")

@@ -326,7 +326,7 @@ class BlockADMM(Method):
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
         check_surrogates(model)
-        self.traits = dataclasses.replace(self.traits, per_sample=self.options.duals == "stored")
+        self.per_sample = self.options.duals == "stored"
         return split_at(model, self.options.starts(model))
 
     def _flags(self) -> Sequence[Subject]:

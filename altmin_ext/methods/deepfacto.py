@@ -41,7 +41,6 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext._guard import Subject
 from altmin_ext.methods._options import number, option
-from altmin_ext.methods.base import Traits
 from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions
 from altmin_ext.network import BoundStage, leaves, split_at
 from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
@@ -231,7 +230,7 @@ class DeepFacto(BlockADMM):
     """
 
     name = "deepfacto"
-    traits = Traits(factorises=True)
+    factorises = True
     Options = DeepFactoOptions
     options: DeepFactoOptions
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from altmin_ext.methods._options import option
 from altmin_ext.methods.am_mem import AMMem, AMMemOptions
-from altmin_ext.methods.base import StepReport, Traits
+from altmin_ext.methods.base import StepReport
 from altmin_ext.methods.online_am import AMAdam, OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
@@ -57,7 +57,8 @@ class Offline(OnlineAM):
     A criterion is evaluated chunk by chunk: its mean and its estimated curvature are those of a chunk.
     """
 
-    traits = Traits(full_batch=True)
+    full_batch = True
+    captures = False
     options: Any
 
     def _allocate(self) -> None:

@@ -27,7 +27,7 @@ from altmin_ext._guard import Subject
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.codes import Code, Flags, FlippedCode, Slot, code_for
 from altmin_ext.methods._options import GradientOptions, choice, integer, number, option, positive
-from altmin_ext.methods.base import Method, StepReport, Traits
+from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, split
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
@@ -139,7 +139,7 @@ class OnlineAM(Method):
         code_displacements: (L,) float64, the RMS displacement of each code over the minibatch in the last step.
     """
 
-    traits = Traits(captures=True)
+    captures = True
     Options = OnlineAMOptions
     options: OnlineAMOptions
     Update: ClassVar[type[WeightUpdate]]

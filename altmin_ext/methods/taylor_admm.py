@@ -38,7 +38,7 @@ from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Undoable
 from altmin_ext.methods._options import MethodOptions, choice, integer, number, option, positive
-from altmin_ext.methods.base import Method, StepReport, Traits
+from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, split
 
 Reduce: TypeAlias = Callable[[list[Tensor]], None]
@@ -205,7 +205,9 @@ class TaylorADMM(Method):
     """
 
     name = "admm"
-    traits = Traits(full_batch=True, default_loss="hinge", needs=("proximal",))
+    full_batch = True
+    default_loss = "hinge"
+    needs = ("proximal",)
     Options = TaylorADMMOptions
     options: TaylorADMMOptions
 

@@ -100,7 +100,7 @@ def epochs(count: int = 5, **options: Any) -> list[list[Batch]]:
 def data_for(method: Method, count: int = 3, **options: Any) -> list[list[Batch]]:
     """Epochs that the method can be trained on: always the same samples where a step takes all of them."""
     data = epochs(count, device=method.device, dtype=method.dtype, **options)
-    return [data[0][:1] * 4] * count if method.traits.full_batch else data
+    return [data[0][:1] * 4] * count if method.full_batch else data
 
 
 def made(name: str, model: nn.Module, device: torch.device | str = GPU, **options: Any) -> Method:

@@ -1048,5 +1048,5 @@ def test_a_method_is_captured_only_if_it_says_so() -> None:
 
 
 def test_methods_that_are_captured() -> None:
-    captured = {name for name in METHODS if altmin_ext.methods.method_class(name).traits.captures}
+    captured = {name for name in METHODS if altmin_ext.methods.method_class(name).captures}
     assert captured == {"am-adam", "am-sgd", "adam", "sgd", "ste"}
