@@ -68,7 +68,8 @@ $(package): $(torch) $(sources)
 	@$(install) --no-build-isolation --editable ".[demo]"
 	@touch $@
 
-$(tools): pyproject.toml | $(package)
+# After the package if that is not there, but without it where it is only out of date: to lint takes no compiler.
+$(tools): pyproject.toml | $(torch) $(if $(wildcard $(package)),,$(package))
 	@echo "Installing what the tests need ..."
 	@$(install) --group test
 	@touch $@

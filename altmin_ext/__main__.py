@@ -126,7 +126,9 @@ def _make_parser(method: str | None) -> argparse.ArgumentParser:
     more["usage"] = f"altmin train {f'--method {method}' if method else '[--method NAME]'} [OPTION ...]"
     command = add_command("train", _train, "train a network on a known data set", **more)
     _add_data_and_model(command.add_argument_group("data and model"))
-    _add_run(command.add_argument_group("run"))
+    circumstances = command.add_argument_group("run")
+    _add_run(circumstances)
+    _add_circumstances(circumstances)
     _add_method_options(command.add_argument_group(f"options of {method}"), method)
     output = command.add_argument_group("output")
     output.add_argument(
@@ -227,6 +229,10 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="EPOCHS",
         help="stop after so many epochs without a better validation accuracy, and keep the best weights",
     )
+
+
+def _add_circumstances(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--seed", type=int, default=0, metavar="N", help="seed of weights, data order and method (default: 0)"
     )

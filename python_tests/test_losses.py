@@ -642,7 +642,11 @@ def test_proximal_raises_the_flag(case: str) -> None:
 
 @pytest.mark.parametrize("name", ["mdlam", "dladmm", "admm"])
 @pytest.mark.parametrize(
-    ("given", "called"), [(nn.CrossEntropyLoss(), "CrossEntropyLoss"), (as_function, "as_function")], ids=str
+    ("given", "called"),
+    [
+        pytest.param(nn.CrossEntropyLoss(), "CrossEntropyLoss", id="criterion"),
+        pytest.param(as_function, "as_function", id="function"),
+    ],
 )
 def test_methods_without_derivatives_ask_for_a_proximal_map(name: str, given: Any, called: str) -> None:
     model = nn.Sequential(nn.Linear(FEATURES, 5), nn.ReLU(), nn.Linear(5, CLASSES))

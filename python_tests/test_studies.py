@@ -115,7 +115,10 @@ def test_codes_of_networks_with_and_without_the_layer() -> None:
 
 def test_trajectories_are_compared_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
     """The third of four steps differs, by a hundredth of the largest number."""
-    before = {"one": {"hashes": list("abcd"), "last": [1.0, -2.0]}, "other": {"hashes": ["e"], "last": []}}
+    before = {
+        "one": {"hashes": list("abcd"), "losses": [0.5], "last": [1.0, -2.0]},
+        "other": {"hashes": ["e"], "losses": [], "last": []},
+    }
     assert trajectories.compare(before, before) == 0
     after = {**before, "one": {"hashes": list("abxy"), "last": [1.02, -2.0]}}
     assert trajectories.compare(before, after) == 1

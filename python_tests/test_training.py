@@ -551,6 +551,14 @@ def test_divergence_reaches_the_caller():
     assert len(method.batches) == 2
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C is heard, which in the background of a shell script it is not: there the tests would wait forever."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 class Interrupted(Recorder):
     """Is hit by Ctrl-C in the middle of its second step."""
 
@@ -565,6 +573,7 @@ class Interrupted(Recorder):
         return report
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_waits_for_the_step_to_end():
     method = Interrupted()
     with pytest.raises(KeyboardInterrupt):
@@ -589,6 +598,7 @@ class InterruptedBeforehand(Recorder):
             self.finished += 1
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_waits_for_the_minibatch_before_the_steps_to_end():
     method = InterruptedBeforehand()
     with pytest.raises(KeyboardInterrupt):
@@ -598,6 +608,7 @@ def test_interrupt_waits_for_the_minibatch_before_the_steps_to_end():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_between_steps_is_not_held_back():
     method = Recorder()
 

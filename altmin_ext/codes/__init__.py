@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 
+from altmin_ext._check import named_type
 from altmin_ext.codes.base import Code, Flags, Slot
 from altmin_ext.codes.convolution import ConvolutionCode
 from altmin_ext.codes.elman import ElmanCode, OutputSequenceCode
@@ -44,7 +45,7 @@ def code_for(map: Map, slot: Slot) -> Code:
         TypeError: no code is known for a map of this type.
         ValueError: no kind of code has a step for the way in which the stage above reads it.
     """
-    raise TypeError(f"map must be one that a code is known for, but is a {type(map).__name__}.")
+    raise TypeError(f"map must be one that a code is known for, but is {named_type(map)}.")
 
 
 @code_for.register

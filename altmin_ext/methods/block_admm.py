@@ -399,7 +399,7 @@ class BlockADMM(Method):
     def _undoable(self) -> Sequence[Undoable]:
         modules = self._calls_modules  # which duals and spectral norms evaluate after the weights have moved
         parts: list[Undoable] = []
-        if self._auto and (modules or not self._spectral_norms.ready):
+        if self._bound_shape is None or (self._auto and (modules or not self._spectral_norms.ready)):
             parts.append(self._spectral_norms)
         if modules or self.options.iterations > 1:
             parts += [self._weights, self._update]

@@ -202,8 +202,8 @@ class OnlineDictionary:
 
     def commit(self) -> None:
         """Replace A, B and M by those that :meth:`learn` has found."""
-        self.gram, self.cross, dictionary = self._found
-        self._layer.dictionary.copy_(dictionary)
+        self._layer.dictionary.copy_(self._found[2])
+        self.gram, self.cross, _ = self._found
 
 
 def _begin_anew(

@@ -54,6 +54,7 @@ class Offline(OnlineAM):
     minibatch are coupled: dropout draws masks for every chunk; batch normalisation uses the statistics of each chunk,
     and its running statistics those of the last one; the search under a ``Sign("none")`` scales flips by how far the
     code above moves in the chunk; and bounds of step sizes that have to be estimated on samples use the last chunk.
+    A criterion is evaluated chunk by chunk: its mean and its estimated curvature are those of a chunk.
     """
 
     traits = Traits(full_batch=True)

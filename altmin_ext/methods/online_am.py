@@ -145,6 +145,7 @@ class OnlineAM(Method):
     Update: ClassVar[type[WeightUpdate]]
     _stages_of_update: ClassVar[slice] = slice(None)
     _keeps_codes: ClassVar[bool] = False  # and activations, as matrices, until the weights have been fitted
+    _moves_weights_in_parts: ClassVar[bool] = False  # so that some have moved when the last flag is raised
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
         stages = split(model, self.options.needs)
@@ -248,13 +249,12 @@ class OnlineAM(Method):
         self._bound_shape = x.shape
 
     def _undoable(self) -> Sequence[Undoable]:
-        modules = (
-            self._auto and self._calls_modules
-        )  # which the spectral norms ask after the weights have moved
+        # Modules of the user's that the spectral norms ask, after the weights have moved.
+        modules = self._auto and self._calls_modules
         parts: list[Undoable] = []
-        if modules or (self._auto and not self._spectral_norms.ready):
+        if modules or self._bound_shape is None or (self._auto and not self._spectral_norms.ready):
             parts.append(self._spectral_norms)
-        if modules or (self.options.weight_iterations or 1) > 1:
+        if modules or self._moves_weights_in_parts or (self.options.weight_iterations or 1) > 1:
             parts += [self._weights, self._update]
         if modules and self._buffers:
             parts.append(self._buffers)

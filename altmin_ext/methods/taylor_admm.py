@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from altmin_ext import ops
 from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
+from altmin_ext._undo import Undoable
 from altmin_ext.methods._options import MethodOptions, choice, integer, number, option, positive
 from altmin_ext.methods.base import Method, StepReport, Traits
 from altmin_ext.network import BoundStage, LinearMap, split
@@ -268,6 +269,9 @@ class TaylorADMM(Method):
         return StepReport(
             loss, correct, torch.stack(objective) / len(x) if self.options.report_objective else None
         )
+
+    def _undoable(self) -> Sequence[Undoable]:
+        return [self._weights]
 
     def _commit(self, batch: int) -> None:
         found = self._found

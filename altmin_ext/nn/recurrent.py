@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor, nn
 
+from altmin_ext import _check
+
 
 class TimeSteps(nn.Module):
     """Cuts each sample into a sequence, ``n_in`` numbers at a time: images become sequences of pixels.
@@ -16,14 +18,12 @@ class TimeSteps(nn.Module):
         n_in: features of one time step.
 
     Raises:
-        ValueError: ``n_in`` is below 1.
+        TypeError, ValueError: ``n_in`` is no integer, or below 1.
     """
 
     def __init__(self, n_in: int) -> None:
         super().__init__()
-        if n_in < 1:
-            raise ValueError(f"n_in must be at least 1, but is {n_in}.")
-        self.n_in = n_in
+        self.n_in = _check.integer("n_in", n_in)
 
     def forward(self, x: Tensor) -> Tensor:
         """Cut samples into sequences.
@@ -57,6 +57,9 @@ class Elman(nn.RNN):
     Args:
         n_in: features of one time step.
         hidden: units of the hidden state.
+
+    Raises:
+        TypeError, ValueError: a number is no integer, or below 1.
     """
 
     weight_ih_l0: nn.Parameter
@@ -65,7 +68,7 @@ class Elman(nn.RNN):
     bias_hh_l0: nn.Parameter
 
     def __init__(self, n_in: int, hidden: int) -> None:
-        super().__init__(n_in, hidden, batch_first=True)
+        super().__init__(_check.integer("n_in", n_in), _check.integer("hidden", hidden), batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         sequence: Tensor = super().forward(x)[0]

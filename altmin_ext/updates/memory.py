@@ -270,7 +270,8 @@ class StageMemory:
 
     def _gradient(self) -> Tensor:
         """The gradient in W~ from the map's buffers, zero for what is frozen."""
-        m, gradient = self._module, torch.zeros_like(self.weights)
+        m = self._module
+        gradient = m.weight.new_zeros(memory_shapes(m)[1], requires_grad=False)
         if (of_weight := self._map.gradient_of(m.weight)) is not None:
             gradient[:, : of_weight[0].numel()] = of_weight.flatten(1)
         if self._bias is not None and (of_bias := self._map.gradient_of(self._bias)) is not None:

@@ -80,8 +80,10 @@ def data(
     return batches * (steps // len(batches))
 
 
-def trajectory(name: str, network: str, dtype: torch.dtype, options: dict[str, Any]) -> Iterator[Tensor]:
-    """All weights and buffers, flat, after every step."""
+def trajectory(
+    name: str, network: str, dtype: torch.dtype, options: dict[str, Any]
+) -> Iterator[tuple[Tensor, float]]:
+    """All weights and buffers, flat, after every step, and the loss it reports."""
     make, shape, batch = networks[network]
     torch.manual_seed(0)
     model = make().to(dtype)
@@ -89,12 +91,12 @@ def trajectory(name: str, network: str, dtype: torch.dtype, options: dict[str, A
     for x, y in data(shape, batch, dtype, name.endswith("-off") or name in ("mdlam", "dladmm", "admm")):
         target = nn.functional.one_hot(y, classes).to(dtype) if options.get("loss") == "mse" else y
         report = method.step(x, target)
-        parts = [*model.state_dict().values(), report.loss]
-        yield torch.cat([part.detach().double().flatten() for part in parts])
+        weights = torch.cat([part.detach().double().flatten() for part in model.state_dict().values()])
+        yield weights, float(report.loss)
 
 
 def record() -> dict[str, Any]:
-    """Per case the hash of every step and the last weights, or the sentence of a refusal."""
+    """Per case the hash and the loss of every step and the last weights, or the kind of a refusal."""
     rows: dict[str, Any] = {}
     torch.set_num_threads(1)
     for name in altmin_ext.methods.names():
@@ -102,13 +104,14 @@ def record() -> dict[str, Any]:
             for network in networks:
                 for dtype in (torch.float32, torch.float64):
                     key = f"{name} {json.dumps(options)} | {network} | {str(dtype)[6:]}"
-                    hashes, last = [], torch.empty(0)
+                    hashes, losses, last = [], [], torch.empty(0)
                     try:
-                        for last in trajectory(name, network, dtype, options):
+                        for last, loss in trajectory(name, network, dtype, options):
+                            losses.append(loss)
                             hashes.append(hashlib.sha256(last.numpy().tobytes()).hexdigest()[:16])
                     except (ValueError, TypeError, altmin_ext.DivergenceError) as error:
                         hashes.append(type(error).__name__)
-                    rows[key] = {"hashes": hashes, "last": last.tolist()}
+                    rows[key] = {"hashes": hashes, "losses": losses, "last": last.tolist()}
     return rows
 
 
@@ -129,6 +132,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
             continue
         one, other = before[key], after[key]
         if one["hashes"] == other["hashes"]:
+            if one["losses"] != other["losses"]:
+                print(f"{key}: the same weights, but other losses are reported")
             continue
         differing += 1
         pairs = list(zip(one["hashes"], other["hashes"], strict=False))

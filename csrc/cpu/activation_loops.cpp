@@ -31,10 +31,23 @@ void activation_differences(Activation kind, T parameter, const T* codes, const 
   });
 }
 
-#define ALTMIN_INSTANTIATE_ACTIVATIONS(T)                                     \
-  template void activation_values(Activation, T, const T*, T*, int64_t);      \
-  template void activation_derivatives(Activation, T, const T*, T*, int64_t); \
-  template void activation_differences(Activation, T, const T*, const T*, T, T*, int64_t);
+template <typename T>
+void activation_moves(Activation kind, T parameter, const T* codes, const T* moved, T unit, T* derivatives,
+                      T* differences, int64_t n) {
+  dispatch_activation<T>(kind, parameter, [=](auto sigma) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      derivatives[i] = sigma.derivative(codes[i] + unit * moved[i]);
+      differences[i] = sigma.difference(codes[i], -moved[i], unit);
+    }
+  });
+}
+
+#define ALTMIN_INSTANTIATE_ACTIVATIONS(T)                                                  \
+  template void activation_values(Activation, T, const T*, T*, int64_t);                   \
+  template void activation_derivatives(Activation, T, const T*, T*, int64_t);              \
+  template void activation_differences(Activation, T, const T*, const T*, T, T*, int64_t); \
+  template void activation_moves(Activation, T, const T*, const T*, T, T*, T*, int64_t);
 ALTMIN_INSTANTIATE_ACTIVATIONS(float)
 ALTMIN_INSTANTIATE_ACTIVATIONS(double)
 

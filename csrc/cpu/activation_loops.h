@@ -21,4 +21,9 @@ template <typename T>
 void activation_differences(Activation kind, T parameter, const T* codes, const T* displacement, T unit,
                             T* differences, int64_t n);
 
+// The same of codes[i] + unit moved[i], with derivatives[i] = sigma' there.
+template <typename T>
+void activation_moves(Activation kind, T parameter, const T* codes, const T* moved, T unit, T* derivatives,
+                      T* differences, int64_t n);
+
 }  // namespace altmin::cpu::ALTMIN_ISA

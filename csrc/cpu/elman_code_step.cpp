@@ -164,14 +164,7 @@ class BackwardSweep {
     displace(hidden, delta_, moved_);
     for (int iteration = 1; iteration < o_.iterations; ++iteration) {
       if (!last) through_(shared_.weight_gram.data(), moved_, back_, force_);
-      const T unit = shared_.factors.unit;
-#pragma omp simd
-      for (int64_t i = 0; i < n_; ++i) {
-        slope_[i] = hidden[i] + unit * moved_[i];
-        reading_[i] = -moved_[i];
-      }
-      activation_derivatives(o_.kind, o_.parameter, slope_, slope_, n_);
-      activation_differences(o_.kind, o_.parameter, hidden, reading_, unit, reading_, n_);
+      activation_moves(o_.kind, o_.parameter, hidden, moved_, shared_.factors.unit, slope_, reading_, n_);
       proceed(hidden, moved_, pulled_, last ? back_ : force_, slope_, reading_, velocity_, delta_);
       displace(hidden, delta_, moved_);
     }

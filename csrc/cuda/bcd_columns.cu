@@ -24,6 +24,16 @@ __device__ __forceinline__ double largest_diagonal(const BcdColumns<T>& o, int l
   return largest;
 }
 
+// Rows and columns of the gram matrix from these on, zero beyond its edges.
+template <typename T>
+__device__ __forceinline__ void load_tile(T (&to)[tile][tile + 1], const BcdColumns<T>& o, int64_t row,
+                                          int64_t column) {
+  const int lane = threadIdx.x;
+  const int64_t n = o.columns;
+  for (int r = threadIdx.y; r < tile; r += warps)
+    to[r][lane] = row + r < n && column + lane < n ? o.gram[(row + r) * n + column + lane] : T(0);
+}
+
 // Where a column's weight goes that misses its equation by `residual`, with the threshold that applies to it.
 template <typename T>
 __device__ __forceinline__ T minimiser(T before, T residual, T diagonal, T threshold, bool nonnegative) {
@@ -67,8 +77,7 @@ __global__ void __launch_bounds__(warps* warp_size, 1) bcd_columns_kernel(BcdCol
         own[i] = any ? o.weight[row_of(i) * n + column] : T(0);
       }
       for (int64_t k = 0; k < n; k += tile) {
-        for (int r = warp; r < tile; r += warps)
-          gram[r][lane] = inside && k + r < n ? o.gram[(k + r) * n + column] : T(0);
+        load_tile(gram, o, k, first);
         for (int i = 0; i < held; ++i)
           weights[i * warps + warp][lane] =
               k + lane < n && row_of(i) < o.rows ? o.weight[row_of(i) * n + k + lane] : T(0);
@@ -80,8 +89,7 @@ __global__ void __launch_bounds__(warps* warp_size, 1) bcd_columns_kernel(BcdCol
         __syncthreads();
       }
 
-      for (int r = warp; r < tile; r += warps)
-        gram[r][lane] = inside && first + r < n ? o.gram[(first + r) * n + column] : T(0);
+      load_tile(gram, o, first, first);
       __syncthreads();
       for (int j = 0; j < tile; ++j) {
         const T diagonal = gram[j][j];

@@ -29,7 +29,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream,
 }
 
 // Memory of a stream, made on first use and kept: launches of one stream follow each other, so that they can share
-// it. A stream that is being captured into a graph gets memory for that graph alone.
+// it. A stream that is being captured into a graph gets memory for that graph alone, which later graphs take over once it
+// is gone.
 struct Workspace {
   static constexpr int64_t counter_count = 16384;
   unsigned* counters;  // all zero between launches: who uses one sets it back

@@ -32,6 +32,8 @@ from benchmarks.gpu_check.parts import Check, Part
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.long
+
 
 class Found:
     """What a check left in its folder."""

@@ -80,7 +80,7 @@ def test_a_map_without_a_code_is_refused() -> None:
     stage, above = split(models.mlp(4, (3,), 2))
     flag = torch.zeros(1, dtype=torch.float64)
     slot = Slot(stage, above, torch.zeros(len(CodeScalar), dtype=torch.float64), Flags(flag, flag))
-    with pytest.raises(TypeError, match=r"^map must be .*, but is a Unheard[.]$"):
+    with pytest.raises(TypeError, match=r"^map must be .*, but is an Unheard[.]$"):
         code_for(Unheard(()), slot)
 
 

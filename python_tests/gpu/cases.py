@@ -30,15 +30,15 @@ METHODS: dict[str, dict[str, Any]] = {
 METHODS_WITH_CODES = ("am-adam", "am-sgd")
 # Those that look in every step at what it did. Without noise dtp computes the same on every device.
 LOOKING: dict[str, dict[str, Any]] = {
-    "admm": {"lr": 1.0, "loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
+    "admm": {"relaxation": 1.0, "loss": "cross_entropy", "beta": 0.1, "ridge": 1e-4},
     "am-adam-off": {"lr": 2**-7},
     "am-mem": {"lr": 2**-7, "lr_memory": 0.5},
     "am-mem-off": {"lr": 2**-7, "lr_memory": 0.5},
     "block-admm": {"lr": 2**-7},
     "deepfacto": {"lr": 2**-7, "lr_dictionary": 1.0},
-    "dladmm": {"lr": 1.0, "rho": 0.1, "nu": 0.1},
+    "dladmm": {"relaxation": 1.0, "rho": 0.1, "nu": 0.1},
     "dtp": {"lr": 2**-8, "lr_inverse": 2**-9, "noise": 0.0},
-    "mdlam": {"lr": 1.0, "eps0": 0.1, "eps_decay": 0.7},
+    "mdlam": {"relaxation": 1.0, "eps0": 0.1, "eps_decay": 0.7},
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 methods_with_codes = pytest.mark.parametrize("name", METHODS_WITH_CODES)

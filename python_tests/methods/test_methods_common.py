@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import altmin_ext
 
@@ -28,6 +30,9 @@ class Case:
     activation: type[nn.Module] = nn.Tanh  # in front of the last layer, where others have tanh
     dropout: bool = True  # takes networks that drop out
     factors: bool = False  # needs a layer of factors; takes -1 for no label
+    modules: bool = True  # takes networks with modules of the user's own
+    normalisation: bool = True  # likewise with batch normalisation
+    restarts: bool = False  # begins its codes anew where a step has failed midway, as its documentation says
 
 
 METHODS = {
@@ -37,17 +42,26 @@ METHODS = {
         mu=False,
         activation=nn.ReLU,
         dropout=False,
+        modules=False,
     ),
     "am-adam": Case({"lr": 0.01}),
     "am-adam-off": Case({"lr": 0.01}),
-    "am-mem-off": Case({"lr": 0.01, "lr_memory": 0.5}),
-    "am-mem": Case({"lr": 0.01, "lr_memory": 0.5}),
+    "am-mem-off": Case({"lr": 0.01, "lr_memory": 0.5}, normalisation=False),
+    "am-mem": Case({"lr": 0.01, "lr_memory": 0.5}, normalisation=False),
     "am-sgd": Case({"lr": 0.5}),
-    "dladmm": Case({"relaxation": 1.0, "rho": 0.1, "nu": 0.1}, mu=False, dropout=False),
-    "dtp": Case({"lr": 0.005, "lr_inverse": 0.002}, mu=False),
+    "dladmm": Case(
+        {"relaxation": 1.0, "rho": 0.1, "nu": 0.1}, mu=False, dropout=False, modules=False, restarts=True
+    ),
+    "dtp": Case({"lr": 0.005, "lr_inverse": 0.002}, mu=False, modules=False),
     "block-admm": Case({"lr": 0.01}, mu=False),
     "deepfacto": Case({"lr": 0.01, "lr_dictionary": 1.0}, mu=False, factors=True),
-    "mdlam": Case({"relaxation": 1.0, "eps0": 0.1, "eps_decay": 0.7}, mu=False, dropout=False),
+    "mdlam": Case(
+        {"relaxation": 1.0, "eps0": 0.1, "eps_decay": 0.7},
+        mu=False,
+        dropout=False,
+        modules=False,
+        restarts=True,
+    ),
     "sgd": Case({"lr": 0.1, "momentum": 0.5}, codes=False, mu=False),
     "ste": Case({"lr": 0.01}, codes=False, mu=False),
 }
@@ -102,9 +116,13 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Bit for bit, in values and dtypes."""
-    return one.keys() == other.keys() and all(
-        one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
-    )
+    return one.keys() == other.keys() and all(same_bits(one[key], other[key]) for key in one)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """NaN is NaN."""
+    bits = (tensor.detach().contiguous().flatten().view(torch.uint8) for tensor in (one, other))
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*bits)
 
 
 def assert_sentence(error: pytest.ExceptionInfo[Any], *words: str) -> None:
@@ -330,7 +348,7 @@ def assert_same_state(one: Any, other: Any) -> None:
         for mine, theirs in zip(one, other, strict=True):
             assert_same_state(mine, theirs)
     else:
-        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+        assert same_bits(one, other) if isinstance(one, Tensor) else one == other
 
 
 def assert_state_refused(name: str, wrong: dict[str, Any], *words: str) -> None:
@@ -355,7 +373,11 @@ def test_state_of_another_width_is_refused(name: str, hidden: int) -> None:
     """Smaller ones above all, beyond whose end a kernel that believed them would write."""
     method = make(name, network(name, hidden=hidden))
     run(method, X, Y)
-    assert_state_refused(name, method.state_dict())
+    state = method.state_dict()
+    if state.keys() == {"method", "steps", "learning_rate_factor"}:  # nothing that has a width
+        make(name, network(name)).load_state_dict(state)
+    else:
+        assert_state_refused(name, state)
 
 
 @every_method
@@ -617,13 +639,178 @@ def test_divergence_is_skipped(name: str, value: float) -> None:
 
 
 @every_method
-def test_divergence_of_the_weights(name: str) -> None:
-    """A learning rate that blows the network up is told, by the next step at the latest."""
+@pytest.mark.parametrize("more", [{}, {"weight_iterations": 3}, {"iterations": 3}], ids=str)
+def test_divergence_of_the_weights(name: str, more: dict[str, Any]) -> None:
+    """A learning rate that blows the network up is told, by the next step at the latest, and that step undone."""
     model = network(name)
-    method = make(name, model, **{own_word(name, "lr"): 1e38})
+    fields = {field.name for field in dataclasses.fields(altmin_ext.methods.method_class(name).Options)}
+    if not fields.issuperset(more) or name.endswith("-off"):
+        return
+    method = make(name, model, **{own_word(name, "lr"): 1e38}, **more)
+    before: list[Any] = []
+
+    def until_it_fails() -> None:
+        for _ in range(5):
+            before[:] = snapshot(model), method.state_dict()
+            method.step(X, Y)
+
     with pytest.raises(altmin_ext.DivergenceError) as error:
-        run(method, X, Y, 5)
+        until_it_fails()
     assert_sentence(error, "not finite", "step")
+    assert same(model.state_dict(), before[0])
+    if not METHODS[name].restarts:
+        after, state = method.state_dict(), before[1]
+        for each in (after, state):  # Adam counts before it comes to the first weight
+            each.get("update", {}).pop("updates", None)
+        assert_same_state(after, state)
+
+
+# --- steps that an error ends ---
+
+
+class Broken(Exception):
+    """Of no kind that anything else raises or catches."""
+
+
+class Breaks(nn.Module):
+    """A module of the user's own, which fails at the n-th of all evaluations; with a buffer that moves in each."""
+
+    evaluations, fails_at = 0, math.inf
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, a: Tensor) -> Tensor:
+        Breaks.evaluations += 1
+        self.seen += 1
+        if Breaks.evaluations == Breaks.fails_at:
+            raise Broken
+        return nn.functional.softsign(a)
+
+
+class BreaksInTorch(TorchFunctionMode):
+    """Fails at the n-th use of torch from Python, as for want of memory."""
+
+    def __init__(self, fails_at: float) -> None:
+        super().__init__()
+        self.uses, self.fails_at = 0, fails_at
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        if function not in (torch._C._set_grad_enabled, torch.set_rng_state, torch.Generator.set_state):
+            self.uses += 1
+            if self.uses == self.fails_at:
+                raise Broken
+        return function(*arguments, **(keywords or {}))
+
+
+def breaking_network(name: str) -> nn.Sequential:
+    case = METHODS[name]
+    if not case.modules:
+        return network(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norm = [nn.BatchNorm1d(8)] if case.normalisation else []
+        factors = [nn.ReLU(), altmin_ext.NonNegativeFactors(8, 5)] if case.factors else [Breaks()]
+        last = nn.Linear(5 if case.factors else 8, 8)
+        layers = [nn.Flatten(), nn.Linear(FEATURES, 8), *norm, Breaks(), nn.Linear(8, 8)]
+        return nn.Sequential(*layers, *factors, last, Breaks(), nn.Linear(8, CLASSES))
+
+
+def assert_nothing_happens(
+    name: str, evaluations: Callable[[Any], int], break_off: Callable[[Any, int], None], **options: Any
+) -> None:
+    """A step that is broken off leaves model and method as they were, and the next one is what it would have been.
+
+    Args:
+        evaluations: takes a method, takes a step on (X, Y) with it, and says how often that can be broken off.
+        break_off: takes a method and where to break off the same step, which then raises Broken.
+    """
+    for steps in (0, 2):
+        method = make(name, breaking_network(name), **options)
+        run(method, X, Y, steps)
+        for number in spread(evaluations(method)):
+            method, other = (make(name, breaking_network(name), **options) for _ in range(2))
+            assert run(method, X, Y, steps) == run(other, X, Y, steps)
+            model, state = snapshot(method.model), method.state_dict()
+            with pytest.raises(Broken):
+                break_off(method, number)
+            assert same(method.model.state_dict(), model)
+            if not METHODS[name].restarts:
+                assert_same_state(method.state_dict(), state)
+                assert run(method, X, Y, 2) == run(other, X, Y, 2)
+                assert same(method.model.state_dict(), other.model.state_dict())
+
+
+def spread(count: int, points: int = 12) -> list[int]:
+    """Numbers from 1 to count, the first and last among them."""
+    return sorted({1 + (count - 1) * i // (points - 1) for i in range(points)}) if count else []
+
+
+BROKEN: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name, case in METHODS.items() if case.modules),
+    ("am-adam", {"weight_iterations": 2, "code_iterations": 2}),
+    ("block-admm", {"iterations": 2}),
+    ("block-admm", {"lr_codes": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), BROKEN, ids=str)
+def test_a_module_that_fails_midway(name: str, options: dict[str, Any]) -> None:
+    def evaluations(method: Any) -> int:
+        Breaks.evaluations = 0
+        method.step(X, Y)
+        return Breaks.evaluations
+
+    def break_off(method: Any, number: int) -> None:
+        Breaks.evaluations, Breaks.fails_at = 0, number
+        try:
+            method.step(X, Y)
+        finally:
+            Breaks.fails_at = math.inf
+
+    assert_nothing_happens(name, evaluations, break_off, **options)
+
+
+@pytest.mark.parametrize("name", [name for name, case in METHODS.items() if case.codes])
+def test_a_step_that_fails_anywhere(name: str) -> None:
+    """Of the other methods it would be the steps of torch's optimisers that are tested."""
+
+    def uses(method: Any) -> int:
+        with BreaksInTorch(math.inf) as counting:
+            method.step(X, Y)
+        return counting.uses
+
+    def break_off(method: Any, number: int) -> None:
+        with BreaksInTorch(number):
+            method.step(X, Y)
+
+    assert_nothing_happens(name, uses, break_off)
+
+
+def test_stored_codes_of_a_step_that_fails() -> None:
+    """They are those of no sample that a step has not been taken on."""
+    index = torch.arange(len(X))
+
+    def made() -> Any:
+        method = make("block-admm", breaking_network("block-admm"), duals="stored", dual_decay=0.5)
+        method.step(X[:20], Y[:20], index=index[:20])
+        Breaks.evaluations = 0
+        return method
+
+    undisturbed = made()
+    undisturbed.step(X, Y, index=index)
+    for number in spread(Breaks.evaluations):
+        method = made()
+        state, model = method.state_dict(), snapshot(method.model)
+        Breaks.fails_at = number
+        with pytest.raises(Broken):
+            method.step(X, Y, index=index)
+        Breaks.fails_at = math.inf
+        assert same(method.model.state_dict(), model)
+        assert_same_state(method.state_dict(), state)
+        method.step(X, Y, index=index)
+        assert_same_state(method.state_dict(), undisturbed.state_dict())
 
 
 # --- bad options and models ---
@@ -764,3 +951,102 @@ def test_parameters_shared_by_two_stages(name: str, build: Callable[[], nn.Seque
         make(name, model)
     assert_sentence(error)
     assert same(model.state_dict(), before)
+
+
+# --- how a method is made ---
+
+
+class Watched(nn.Sequential):
+    """A model that says where it has been moved."""
+
+    def to(self, *arguments: Any, **keywords: Any) -> Any:
+        self.__dict__.setdefault("places", []).append(str(arguments[0]))
+        return super().to(*arguments, **keywords)
+
+
+def all_frozen(model: nn.Sequential) -> None:
+    model.requires_grad_(False)
+
+
+def of_two_dtypes(model: nn.Sequential) -> None:
+    model[1].double()
+
+
+def with_a_second_output(model: nn.Sequential) -> None:
+    model.insert(1, nn.GRU(FEATURES, FEATURES))
+
+
+REFUSED: dict[str, tuple[Callable[[nn.Sequential], None], dict[str, Any], type[Exception], str]] = {
+    "all frozen": (
+        all_frozen, {}, ValueError, r"^model must have a parameter that requires a gradient, but all are frozen\.$"
+    ),
+    "two dtypes": (of_two_dtypes, {}, TypeError, "model must be float32 or float64 throughout"),
+    "a graph on meta": (lambda model: None, {"graph": True}, ValueError, "graph must be False here: .* needs a GPU"),
+    "another loss": (lambda model: None, {"loss": "none"}, ValueError, "loss"),
+}  # fmt: skip
+
+
+@every_method
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_leaves_the_model_where_it_was(name: str, case: str) -> None:
+    """In its place, with its values: everything is checked before the model is moved."""
+    change, options, kind, words = REFUSED[case]
+    model = Watched(*network(name))
+    change(model)
+    before = snapshot(model)
+    with pytest.raises(kind, match=words) as error:
+        make(name, model, device="meta", **options)
+    assert_sentence(error)
+    assert same(model.state_dict(), before)
+    assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+    assert not hasattr(model, "places")
+
+
+@methods_with_codes
+def test_a_model_that_cannot_be_cut_is_not_moved(name: str) -> None:
+    model = Watched(*network(name))
+    with_a_second_output(model)
+    with pytest.raises(ValueError, match=r"cannot be split|must be a chain") as error:
+        make(name, model, device="meta")
+    assert_sentence(error)
+    assert not hasattr(model, "places")
+
+
+@every_method
+def test_a_construction_that_fails_brings_the_model_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For want of memory, say."""
+
+    def fails(self: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(altmin_ext.methods.method_class(name), "_allocate", fails)
+    model = Watched(*network(name))
+    before = snapshot(model)
+    with pytest.raises(MemoryError):
+        make(name, model, device="cpu:0")
+    assert model.places == ["cpu:0", "cpu"]
+    assert same(model.state_dict(), before)
+
+
+class LeastMethod(altmin_ext.Method):
+    """All that a method must have."""
+
+    name = "least"
+
+    def _compute(self, x: Tensor, y: Tensor) -> altmin_ext.StepReport:
+        return altmin_ext.StepReport(self.loss.mean(self.model(x), y), None)
+
+
+def test_a_method_is_captured_only_if_it_says_so() -> None:
+    options = altmin_ext.methods.MethodOptions()
+    report = LeastMethod(network("adam"), options).step(X, Y)
+    assert report.loss.isfinite()
+    with pytest.raises(
+        ValueError, match=r"^graph must be False here: least looks at values in every step, .*\.$"
+    ):
+        LeastMethod(network("adam"), options, device="cuda", graph=True)
+
+
+def test_methods_that_are_captured() -> None:
+    captured = {name for name in METHODS if altmin_ext.methods.method_class(name).traits.captures}
+    assert captured == {"am-adam", "am-sgd", "adam", "sgd", "ste"}

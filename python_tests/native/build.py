@@ -75,7 +75,7 @@ def _hash(flags: Sequence[str], sources: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
+def locked(output: Path) -> Iterator[None]:
     """One process at a time makes ``output``; the lock of one that dies is free again."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.with_name(f"{output.name}.lock").open("w") as lock:
@@ -87,7 +87,7 @@ def _run(command: Sequence[str | Path], output: Path) -> Path:
     """Run a command that ends in the name of the file to make, unless it is there."""
     if output.is_file():
         return output
-    with _locked(output):
+    with locked(output):
         if output.is_file():
             return output
         # Under another name at first: an interrupted compiler leaves half a file.
@@ -163,12 +163,12 @@ def module(flavour: str = "emulator") -> tuple[Path, Path]:
         "ALTMIN_CUDA_DEVICE": "1",
         "ALTMIN_VERSION": f'"{found[1]}"',
         "ALTMIN_COMPILER": '"g++"',
-        "ALTMIN_FLAGS": '"-O1"',
+        "ALTMIN_FLAGS": '"-O0"',
         "ALTMIN_CUDA_REASON": '"the emulator of the tests"',
     }
     include = (f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}")
     host = (
-        "-O1",
+        "-O0",  # the bindings only check and call, and of the CPU's kernels, which must be there to link, none runs
         "-fopenmp",
         "-fvisibility=hidden",
         *(f"-D{name}={value}" for name, value in macros.items()),
@@ -216,13 +216,30 @@ def _cmake(*arguments: str | Path, log: Path) -> None:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{log.read_text()[-8000:]}")
 
 
+def cpu_module(source: Path, folder: Path) -> Path:
+    """The module ``_C`` of a source tree, without CUDA, built in a folder that the caller has locked.
+
+    Warnings are errors.
+    """
+    log = folder / "build.log"
+    folder.mkdir(parents=True, exist_ok=True)
+    _cmake(
+        *("-S", source, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
+        *("-DALTMIN_CUDA=OFF", "-DALTMIN_WERROR=ON"),
+        *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"),
+        log=log,
+    )
+    _cmake("--build", folder, log=log)
+    return folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
 def cuda_module() -> tuple[Path, dict[str, str]]:
     """The module ``_C`` as a release with CUDA has it, and by kernel's file what nvcc said when it compiled that.
 
     Warnings of nvcc are errors, and ptxas reports the registers.
     """
     log = NVCC / "build.log"
-    with _locked(NVCC):
+    with locked(NVCC):
         NVCC.mkdir(exist_ok=True)
         _cmake(
             *("-S", ROOT, "-B", NVCC, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),

@@ -20,8 +20,7 @@ STEPS, BATCH, CLASSES = 2, 18, 3  # a minibatch that fills one group of 16 lanes
 
 # Maker and shape of a sample.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "mlp": (lambda: models.mlp(12, [9, 7], CLASSES, "tanh"), (12,)),
-    "mlp, relu": (lambda: models.mlp(12, [9, 7], CLASSES), (12,)),
+    "mlp": (lambda: models.mlp(12, [9, 7], CLASSES), (12,)),
     "lenet5": (lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16)),
     "elman": (lambda: models.elman_rnn(1, 5, 12, CLASSES), (12,)),
     "binary": (lambda: models.binary_mlp(12, [9, 7], CLASSES, "none"), (12,)),

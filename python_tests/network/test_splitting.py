@@ -221,7 +221,7 @@ def test_a_list_of_modules_is_a_chain() -> None:
     assert as_chain(chain) is chain
     with pytest.raises(TypeError, match=r"^model\[1\] must be .*, but is a str[.]$"):
         as_chain([nn.Linear(2, 2), "relu"])  # type: ignore[list-item]
-    with pytest.raises(TypeError, match=r"^model must be .*, but is a int[.]$"):
+    with pytest.raises(TypeError, match=r"^model must be .*, but is an int[.]$"):
         as_chain(3)  # type: ignore[arg-type]
 
 

@@ -1,7 +1,9 @@
 // The runtime's functions, and what Python calls to steer the emulator.
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "machine.h"
 
@@ -91,9 +93,61 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, cudaStreamCaptureStatus* status, unsigned long long* id) {
-  *status = cudaStreamCaptureStatusNone;
-  if (id) *id = 0;
+struct CUuserObject_st {
+  void* data;
+  cudaHostFn_t destroy;
+};
+
+struct CUgraph_st {
+  unsigned long long id;
+  std::vector<cudaUserObject_t> objects;
+};
+
+namespace {
+
+std::map<cudaStream_t, cudaGraph_t> captures;
+
+}  // namespace
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  static unsigned long long captured = 0;
+  captures[stream] = new CUgraph_st{++captured, {}};
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = captures.at(stream);
+  captures.erase(stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status,
+                                     unsigned long long* id, cudaGraph_t* graph) {
+  const auto found = captures.find(stream);
+  const bool active = found != captures.end();
+  *status = active ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  if (active && id) *id = found->second->id;
+  if (active && graph) *graph = found->second;
+  return cudaSuccess;
+}
+
+cudaError_t cudaUserObjectCreate(cudaUserObject_t* object, void* data, cudaHostFn_t destroy, unsigned,
+                                 unsigned) {
+  *object = new CUuserObject_st{data, destroy};
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphRetainUserObject(cudaGraph_t graph, cudaUserObject_t object, unsigned, unsigned) {
+  graph->objects.push_back(object);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  for (const cudaUserObject_t object : graph->objects) {
+    object->destroy(object->data);
+    delete object;
+  }
+  delete graph;
   return cudaSuccess;
 }
 
