@@ -103,7 +103,8 @@ def _check_chain(model: nn.Module) -> None:
         if type(module) in affine and not isinstance(module.weight, nn.Parameter):
             raise ValueError(
                 "model must hold its weights as parameters, but a hook such as weight_norm computes that of "
-                f"{path!r} from others at every call; remove the hook, for instance by torch.nn.utils.remove_weight_norm."
+                f"{path!r} from others at every call; remove the hook, for instance by "
+                "torch.nn.utils.remove_weight_norm."
             )
 
 
