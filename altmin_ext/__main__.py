@@ -138,7 +138,9 @@ def _make_parser(method: str | None) -> argparse.ArgumentParser:
     _add_json(output)
 
     command = add_command("evaluate", _evaluate, "test a network that `altmin train --output` has written")
-    command.add_argument("--model", required=True, type=Path, metavar="DIR", help="what was --output")
+    command.add_argument(
+        "--model", required=True, type=Path, metavar="DIR", help="the directory that was --output"
+    )
     command.add_argument("--data", metavar="NAME", help="data set to test on (default: the one trained on)")
     _add_json(command)
     _add_json(add_command("info", _info, "show versions, the native module, threads and the data found"))

@@ -61,8 +61,8 @@ _shared: dict[str, tuple[str, Check]] = {
     "l1_codes": ("factor of the penalty ||c||_1 on each sample's codes, a soft threshold", number()),
     "code_iterations": ("gradient steps on each code before the weights move", integer()),
     "rho": (
-        "factor of the penalty rho/2 ||.||^2 that ties codes to what the layer or block below gives, beside each "
-        "sample's loss",
+        "factor of the penalty rho/2 ||.||^2 that ties codes to the outputs of their layers or blocks, relative to "
+        "each sample's loss",
         positive(),
     ),
     "forgetting": (
@@ -71,7 +71,7 @@ _shared: dict[str, tuple[str, Check]] = {
     ),
     "sweeps": ("passes of coordinate descent over the columns, per minibatch", integer()),
     "duals": (
-        "dual variables: 'online', zero at the start of each step and of effect from its second round on; 'stored', "
+        "dual variables: 'online', zero at the start of each step, so without effect in its first round; 'stored', "
         "kept for every sample with its codes (block-admm only); or 'none'",
         choice("online", "stored", "none"),
     ),

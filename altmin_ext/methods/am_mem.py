@@ -64,7 +64,7 @@ class AMMemOptions(OnlineAMOptions):
     forgetting: float | None = option(None, none=".3; 0 with targets='memory'")
     damping: float | None = option(
         None,
-        "ties weights to where they are: added to A's diagonal, in units of its mean",
+        "keeps weights near their current values: added to A's diagonal, in units of its mean",
         number(),
         none="3; 0 with targets='memory'",
     )

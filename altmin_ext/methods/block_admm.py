@@ -84,7 +84,7 @@ class BlockADMMOptions(BlockOptions):
     """Options of :class:`BlockADMM`.
 
     A step size of 1 / rho can make the method fail. With ``order="gauss-seidel"`` a block is fitted to its target
-    after the code below has moved; where that move alone reaches the target or overshoots it, nothing is left to fit,
+    after the code below has moved; if that move alone reaches the target or overshoots it, nothing is left to fit,
     or the wrong direction is learnt. ``lr_codes="auto"`` takes the step of a majorised descent,
     eta_t = 1 / (rho + rho ||J_{t+1}||^2), with the curvature of the loss in place of the second rho for the topmost
     code. The norm is found by power iteration: one step after each of the first ten weight updates, then after every
@@ -623,4 +623,4 @@ def _check_index(index: Tensor | None, x: Tensor) -> None:
     if isinstance(x, Tensor) and index.shape != x.shape[:1]:
         raise ValueError(f"index must have shape {tuple(x.shape[:1])}, but has {tuple(index.shape)}.")
     if len(index) and (int(index.min()) < 0 or len(index.unique()) < len(index)):
-        raise ValueError("index must hold numbers from 0, no two alike.")
+        raise ValueError("index must hold numbers from 0, all different, but does not.")

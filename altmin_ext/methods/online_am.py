@@ -70,7 +70,7 @@ class OnlineAMOptions(GradientOptions):
     )
     mu: float | None = option(
         None,
-        "factor of the penalty mu ||.||^2 that ties codes to what the stage below gives",
+        "factor of the penalty mu ||.||^2 that ties codes to the outputs of their stages",
         positive(),
         none=".5; .003 with scaling='released'",
     )

@@ -77,7 +77,9 @@ class TaylorADMMOptions(MethodOptions):
     multiplier_step: float = option(1.0, "step of the multiplier in units of beta; 0 leaves it out", number())
     warm_start: int = option(10, "iterations before the multiplier begins to move", integer(0))
     ridge: float = option(
-        1e-2, "ties weights to zero: added to A's diagonal but for the bias, in units of its mean", positive()
+        1e-2,
+        "pulls weights, but not biases, to zero: added to A's diagonal, in units of its mean",
+        positive(),
     )
     initialisation: str = option(
         "forward",
@@ -431,7 +433,7 @@ def _check_model(stages: Sequence[BoundStage]) -> None:
         known = stage.pre.activation is not None and stage.pre.activation.name == wanted
         if not isinstance(stage.map, LinearMap) or not known or not stage.pre.is_relu_or_identity:
             where = "in front of the first" if i == 0 else "between it and the Linear below"
-            what = "nothing but Flatten" if i == 0 else "a ReLU alone"
+            what = "at most Flatten" if i == 0 else "a single ReLU"
             raise ValueError(
                 f"model must be Linear layers with {what} {where} for admm, but stage {stage.name!r} is not."
             )

@@ -102,8 +102,9 @@ def _check_chain(model: nn.Module) -> None:
     for path, module in _leaves(model, ""):
         if type(module) in affine and not isinstance(module.weight, nn.Parameter):
             raise ValueError(
-                f"model must hold its weights as parameters, but a hook such as weight_norm makes that of {path!r} "
-                "of others whenever it is called; remove the hook, for instance by torch.nn.utils.remove_weight_norm."
+                "model must hold its weights as parameters, but a hook such as weight_norm computes that of "
+                f"{path!r} from others at every call; remove the hook, for instance by "
+                "torch.nn.utils.remove_weight_norm."
             )
 
 

@@ -24,7 +24,7 @@ class _LeastSquares(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Any:
         raise NotImplementedError(
-            "NonNegativeFactors has no derivative, so that nothing below it can learn by backpropagation: "
+            "NonNegativeFactors has no derivative, so nothing below it can learn by backpropagation: "
             "train the model with method='deepfacto'."
         )
 

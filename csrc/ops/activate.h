@@ -1,7 +1,7 @@
 // activate: code <- code + bias;  activation = mask * sigma(code).
 //
-// The epilogue of the encode: one pass over the pre-activations that a matrix product left.
-// Raises the guard when a code is not finite. `activation` may be `code`, which then is lost; nothing else may
+// The epilogue of the encode: one pass over the pre-activations that a matrix product has written.
+// Raises the guard if a code is not finite. `activation` may be `code`, which is overwritten then; nothing else may
 // overlap.
 #pragma once
 
@@ -21,7 +21,7 @@ struct Activate {
   T* activation;  // (batch, width), out
   Activation kind;
   T parameter;
-  double* guard;  // set to 1 when a code is not finite
+  double* guard;  // set to 1 if a code is not finite
 };
 
 }  // namespace altmin

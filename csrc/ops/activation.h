@@ -1,14 +1,14 @@
-// Pointwise activations sigma, and the one place where an activation becomes a compile-time choice.
+// Pointwise activations sigma, and the one place where an activation is turned into a compile-time type.
 //
 // Each activation has
 //   value(c)                       sigma(c)
 //   derivative(c)                  sigma'(c), by convention 0 at the kink of relu
 //   difference(c0, delta, unit)    (sigma(c0 - unit delta) - sigma(c0)) / unit, without cancellation
 //
-// The derivative of a sign is a stand-in: 1, 1 where |c| <= 1, that of the tanh which the sign is taken of, or none.
+// The derivative of a sign is a surrogate: 1; 1 where |c| <= 1, else 0; that of the tanh below the sign; or 0.
 //
-// The difference is what carries the signal to the layers below: after a few layers a code moves by less than
-// one unit in the last place of its value, so subtracting two activations would return noise.
+// The difference carries the signal to the layers below: after a few layers a code moves by less than one unit in the
+// last place of its value, so the difference of two activations would be noise.
 #pragma once
 
 #include <cmath>
@@ -42,8 +42,8 @@ inline constexpr const char* activation_names[] = {
     "identity",  "relu", "leaky_relu", "elu",  "tanh",         "sigmoid",      "gelu",
     "gelu_tanh", "silu", "softplus",   "sign", "sign_clipped", "sign_of_tanh", "sign_none"};
 
-// Whether it never falls and has no jump, so that the largest of several codes has the largest activation.
-enum class Monotone { no, yes, unless_negative };  // its parameter
+// Whether an activation never falls and has no jump, so that the largest of several codes has the largest activation.
+enum class Monotone { no, yes, unless_negative };  // the parameter
 
 inline constexpr Monotone monotone[] = {Monotone::yes,
                                         Monotone::yes,
@@ -70,8 +70,8 @@ inline namespace ALTMIN_ISA {
 
 ALTMIN_HOST_DEVICE inline double exponential(double x) { return std::exp(x); }
 
-// Branch-free so that loops over it vectorise, which calls into libm do not. Cody-Waite reduction and a
-// polynomial of degree 6; error below 2 units in the last place, saturating instead of overflowing.
+// Without branches, so that loops over it vectorise, which calls of libm would prevent. Cody-Waite reduction and a
+// polynomial of degree 6; error below 2 units in the last place; saturates instead of overflowing.
 ALTMIN_HOST_DEVICE inline float exponential(float x) {
 #if defined(__CUDA_ARCH__)
   return expf(x);
@@ -122,9 +122,9 @@ ALTMIN_HOST_DEVICE inline T logistic(T x) {
   return T(1) / (T(1) + exponential(-x));
 }
 
-// Below this displacement, times the sharpness of the bend, the two-point Gauss rule of sigma' is exact to
-// rounding, above it the plain difference has lost few enough digits. Across a kink at zero the rule does not
-// hold, but there both activations are as small as the displacement, and their plain difference loses nothing.
+// For displacements, times the sharpness of the bend, below this bound, the two-point Gauss rule of sigma' is exact
+// up to rounding; above it, the plain difference loses only few digits. Across a kink at zero the rule does not hold,
+// but there both activations are as small as the displacement, and the plain difference is exact.
 template <typename T>
 struct SmallDisplacement;
 template <>
@@ -182,7 +182,7 @@ struct LeakyRelu {
     const T c = c0 - unit * delta;
     const T before = c0 > T(0) ? T(1) : slope;
     const T after = c > T(0) ? T(1) : slope;
-    const T bend = after == before ? T(0) : (after - before) * (c0 / unit);  // not 0 times infinity
+    const T bend = after == before ? T(0) : (after - before) * (c0 / unit);  // instead of 0 times infinity
     return bend - after * delta;
   }
 };
@@ -250,7 +250,7 @@ struct Silu : Smooth<T, Silu<T>> {
   }
 };
 
-// log(1 + exp(beta c)) / beta, and like torch's the identity where beta c exceeds 20.
+// log(1 + exp(beta c)) / beta; the identity where beta c exceeds 20, as in torch.
 template <typename T>
 struct Softplus : Smooth<T, Softplus<T>> {
   T beta;
@@ -265,14 +265,14 @@ struct Softplus : Smooth<T, Softplus<T>> {
   ALTMIN_HOST_DEVICE T derivative(T c) const { return beta * c > T(20) ? T(1) : logistic(beta * c); }
 };
 
-// -1 up to zero and +1 above it.
+// -1 where c <= 0, and +1 where c > 0.
 template <typename T>
 struct Sign {
   ALTMIN_HOST_DEVICE T value(T c) const { return c > T(0) ? T(1) : (c <= T(0) ? T(-1) : c); }
   ALTMIN_HOST_DEVICE T derivative(T) const { return T(1); }
   ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
     const T jump = value(c0 - unit * delta) - value(c0);
-    return jump == T(0) ? T(0) : jump / unit;  // of a unit that underflows, not 0 / 0
+    return jump == T(0) ? T(0) : jump / unit;  // no 0 / 0 if the unit underflows
   }
 };
 

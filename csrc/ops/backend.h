@@ -13,9 +13,9 @@ namespace altmin::cpu {
 
 enum class InstructionSet { baseline, avx2, avx512 };
 
-// The widest that the processor and the operating system offer, unless another is forced.
+// The widest instruction set that the processor and the operating system support, unless another is forced.
 const char* instruction_set();
-// Forces one by name for tests; false if this processor or build lacks it.
+// Forces an instruction set by name, for tests; false if this processor or build lacks it.
 bool use_instruction_set(const char* name);
 extern InstructionSet instruction_set_in_use;
 
@@ -42,7 +42,7 @@ extern InstructionSet instruction_set_in_use;
   ALTMIN_CHOOSE_CPU_OP(                                  \
       op, result, Arguments,                             \
       instruction_set_in_use >= InstructionSet::avx2 ? avx2::op(arguments) : baseline::op(arguments))
-// For AVX-512, too: ops that do much arithmetic on what the caches hold.
+// Compiled for AVX-512, too: for ops that do much arithmetic on data in the caches.
 #define ALTMIN_WIDE_CPU_OP(op, result, Arguments)                                               \
   ALTMIN_DECLARE_CPU_OP(baseline, op, result, Arguments)                                        \
   ALTMIN_DECLARE_CPU_OP(avx2, op, result, Arguments)                                            \
@@ -58,11 +58,11 @@ extern InstructionSet instruction_set_in_use;
 #define ALTMIN_WIDE_CPU_OP ALTMIN_CPU_OP
 #endif
 
-// Marks a file of cpu/ that is no op: compiled for AVX-512, too, since wide ops call what it holds. CMake reads it, as it
-// reads ALTMIN_WIDE_OP.
+// Marks a file of cpu/ that is no op but is called by wide ops, and so compiled for AVX-512, too. CMake reads it,
+// like ALTMIN_WIDE_OP.
 #define ALTMIN_WIDE_PART static_assert(true)
 
-// An op on a CUDA device: launched on the stream, neither waited for nor allocating in the steady state.
+// An op on a CUDA device: launched on the stream without waiting, and without allocating in the steady state.
 #define ALTMIN_CUDA_OP(op, result, Arguments)    \
   namespace altmin::cuda {                       \
   template <typename T>                          \

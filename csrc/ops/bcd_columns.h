@@ -2,9 +2,9 @@
 //
 //   for j = 0, 1, ...:  w_j <- w_j + (b_j - W a_j) / A_jj
 //
-// with A = gram (symmetric) and B = cross. After each such step w_j <- soft(w_j, threshold / A_jj), and w_j <-
-// max(w_j, 0) where nonnegative; neither touches the last column where that is the bias. A column whose A_jj is at
-// most eps max_k A_kk stays as it is: nothing was seen of it. With nonnegative this is the HALS update of
+// with A = gram (symmetric) and B = cross. After each such step w_j <- soft(w_j, threshold / A_jj), and, if
+// nonnegative, w_j <- max(w_j, 0); neither applies to the last column if that is the bias. A column whose A_jj is at
+// most eps max_k A_kk does not change, since its input was always zero. With nonnegative this is the HALS update of
 // non-negative matrix factorisation. Nothing may overlap.
 #pragma once
 

@@ -9,14 +9,16 @@
 //   activation_displacement = mask (sigma(c0 - fall) - sigma(c0)) / unit,  fall = min(unit delta, gap)
 //
 // with eta = step_size, or 1 / (1 + curvature sigma_squared). On the first iteration delta = v = 0, and
-// unit = scale_above, or 1 for the top code and with a threshold; unit_above / unit is 1 for the top code. Afterwards moved = unit * RMS(delta), and
-// scale = moved * damping if normalised, which is how many numbers the code has for each that is held, else unit;
-// damping is 1 as long as the top code moves by smallest_displacement, and keeps a loss of zero from being blown up
-// into steps of full size. Raises the guard when delta is not finite.
+// unit = scale_above, or 1 for the top code and with a threshold; unit_above / unit is 1 for the top code.
 //
-// On the first iteration `displacement` may be `pulled_back`. With relu and the identity, where a single
-// iteration without threshold is all, `code` may hold sigma(c0) instead of c0, since a unit at rest has no
-// derivative and stays there, and `activation` may be `code`. Nothing else may overlap.
+// Afterwards moved = unit * RMS(delta). If normalised > 0, the mean in RMS is over normalised times as many numbers
+// as are held, since a code may hold only some of its numbers, and scale = moved * damping; otherwise scale = unit.
+// damping is set by the top code for all codes. It is 1 if the top code moves by at least smallest_displacement, and
+// keeps a loss near zero from being scaled up into steps of full size. Raises the guard if delta is not finite.
+//
+// On the first iteration `displacement` may be `pulled_back`. With relu and the identity, and a single iteration
+// without threshold, `code` may hold sigma(c0) instead of c0, since a unit at 0 has no derivative and does not move;
+// `activation` may then be `code`. Nothing else may overlap.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +30,8 @@
 
 namespace altmin {
 
-// Below it the displacement of the top code is scaled down with it: what Adam's epsilon is to a gradient.
+// RMS displacement of the top code below which weight objectives shrink with it, as gradients do below Adam's
+// epsilon.
 inline constexpr double smallest_displacement = 1e-8;
 
 template <typename T>
@@ -39,7 +42,7 @@ struct CodeStep {
   const T* pulled_back_change;  // W^T W (a - a0), in units of this code; null: none
   const T* mask;                // dropout mask; null: none
   T* displacement;              // delta, in and out; only out on the first iteration
-  T* velocity;                  // v, likewise; null: no momentum, or a single iteration
+  T* velocity;                  // v, like delta; null: no momentum, or a single iteration
   T* activation;                // out
   T* activation_displacement;   // out, or null
   CodeScalars* scalars;
@@ -48,17 +51,17 @@ struct CodeStep {
   Activation kind;
   T parameter;
   double* guard;
-  const T* gap;  // how far a code may fall before another one takes its place in its window; null: all the way
+  const T* gap;  // how far a code may fall before another one in its window is larger; null: without bound
 };
 
-// The scalars of the formula, which are the same on every device and for every op that moves codes.
+// The scalars of the formula, the same on every device and in every op that moves codes.
 inline namespace ALTMIN_ISA {
 
-// Of this step; what the scalars hold as unit is that of the last one until conclude has been called.
+// The unit of this step; scalars->unit is that of the last step until conclude has been called.
 template <template <typename> typename Step, typename T>
 ALTMIN_HOST_DEVICE inline double unit_of(const Step<T>& o) {
   if (!o.first) return o.scalars->unit;
-  // A thresholded code is an exact zero only where nothing is rounded in c0 - unit (c0 / unit).
+  // A thresholded code is exactly zero only if c0 - unit (c0 / unit) has no rounding.
   return o.above && !(o.scalars->threshold > 0) ? o.above->scale : 1.0;
 }
 
@@ -83,7 +86,7 @@ ALTMIN_HOST_DEVICE inline CodeStepFactors<T> factors_of(const Step<T>& o) {
           static_cast<T>(s.threshold)};
 }
 
-// Leaves in the scalars what the step has made of them, given the sum of squares of the displacement.
+// Writes the results of the step to the scalars, given the sum of squares of the displacement.
 template <template <typename> typename Step, typename T>
 ALTMIN_HOST_DEVICE inline void conclude(const Step<T>& o, double square) {
   CodeScalars& s = *o.scalars;

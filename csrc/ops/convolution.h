@@ -1,7 +1,7 @@
-// The shapes of a stage that convolves, and pools what it has convolved.
+// The shapes of a stage that convolves and then pools.
 //
-// Strides, dilations and groups are 1; the zero padding is smaller than the kernel. Windows of pool x pool
-// neighbours share one code, their maximum; what is left over at the right and at the bottom has none.
+// Strides, dilations and groups are 1; the zero padding is smaller than the kernel. A window of pool x pool
+// neighbours has one code, its maximum; a remainder at the right and at the bottom has none.
 #pragma once
 
 #include <cstdint>
@@ -19,21 +19,21 @@ struct ConvolutionShape {
   int64_t padding_height, padding_width;  // on either side
   int64_t pool;                           // 1: none
 
-  // Of the convolved images, before they are pooled.
+  // The extents of the convolved images, before pooling.
   ALTMIN_HOST_DEVICE int64_t convolved_height() const {
     return height + 2 * padding_height - kernel_height + 1;
   }
   ALTMIN_HOST_DEVICE int64_t convolved_width() const { return width + 2 * padding_width - kernel_width + 1; }
   ALTMIN_HOST_DEVICE int64_t code_height() const { return convolved_height() / pool; }
   ALTMIN_HOST_DEVICE int64_t code_width() const { return convolved_width() / pool; }
-  // Of one output channel.
+  // Elements of one output channel.
   ALTMIN_HOST_DEVICE int64_t taps() const { return inputs * kernel_height * kernel_width; }
   ALTMIN_HOST_DEVICE int64_t multiply_adds() const {
     return groups * lanes * outputs * convolved_height() * convolved_width() * taps();
   }
 };
 
-// Winners are counted in bytes.
+// Winners are bytes.
 inline constexpr int64_t largest_pool = 16;
 
 }  // namespace altmin

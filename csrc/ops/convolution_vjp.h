@@ -1,4 +1,4 @@
-// convolution_vjp: what a convolution's outputs ask of its inputs
+// convolution_vjp: the transpose of a convolution, applied to the displacements of its codes
 //
 //   pulled_back[y][x] = sum over i, j, outputs of weight[i][j] d[y - i + padding][x - j + padding]
 //
@@ -16,7 +16,7 @@ template <typename T>
 struct ConvolutionVjp {
   ConvolutionShape shape;
   const T* displacement;  // like the code
-  const uint8_t* winner;  // likewise; null where nothing is pooled
+  const uint8_t* winner;  // like the code; null without pooling
   const T* weight;
   T* pulled_back;  // like the input, out
 };

@@ -1,13 +1,13 @@
-// convolution_weight_gradient: the weight subproblem of a stage that convolves, divided by the stage's scale
+// convolution_weight_gradient: the gradient of a convolutional stage's weight subproblem, divided by the stage's
+// scale
 //
 //   residual              = (unit d + unit_below conv(input_displacement)) / scale
 //   weight_gradient[i][j] = sum over samples, y, x of residual[y][x] input[y + i - padding][x + j - padding]
 //   bias_gradient         = sum over samples, y, x of residual
 //
 // where d has the displacement of each code at its winner's place, and zeros elsewhere, and conv has no bias.
-// The residual lies between the convolution and the pooling, and is kept nowhere. Leaves its sum of squares in
-// the scalars, and raises the guard when that is not finite. Nothing may overlap, but that `below` is the
-// scalars of another stage.
+// The residual, which has the shape before pooling, is not kept. Writes its sum of squares to the scalars, and raises
+// the guard if that is not finite. Nothing may overlap, except that `below` is the scalars of another stage.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ template <typename T>
 struct ConvolutionWeightGradient {
   ConvolutionShape shape;
   const T* displacement;  // delta, like the code
-  const uint8_t* winner;  // likewise; null where nothing is pooled
+  const uint8_t* winner;  // like the code; null without pooling
   const T* weight;
   const T* input_displacement;  // like the input; null: zero
   const T* input;

@@ -1,14 +1,14 @@
-// convolve: the encode of a stage that convolves and pools
+// convolve: the encode of a stage that convolves, with the activation and pooling above it
 //
 //   c          = sum over i, j, inputs of weight[i][j] input[y + i - padding][x + j - padding] + bias
 //   code       = the largest c of each window of pool x pool
 //   winner     = its place in the window, row by row; the first of equals
-//   gap        = the code minus the second largest c of the window: how far the winner falls until another one wins
+//   gap        = the code minus the second largest c of the window: how far it may fall before another one wins
 //   activation = mask * sigma(code)
 //
-// Since a monotone sigma takes the largest to the largest, it does not matter which comes first in the network,
-// sigma or the pooling. A NaN wins its window. Raises the guard when a code is not finite.
-// `activation` may be `code`, which then is lost; nothing else may overlap.
+// A monotone sigma maps the largest to the largest, so sigma and the pooling may come in either order in the network.
+// A NaN wins its window. Raises the guard if a code is not finite. `activation` may be `code`, which is overwritten
+// then; nothing else may overlap.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,8 @@
-// deinterleave: from a sample in each lane to a sample in each row
+// deinterleave: from one sample per lane to one sample per row
 //
 //   rows[16 g + l][i] = lanes[g][i][l]
 //
-// The opposite of interleave; what the last group holds beyond the batch is dropped. Nothing may overlap.
+// The inverse of interleave; lanes of the last group beyond the batch are ignored. Nothing may overlap.
 #pragma once
 
 #include <cstdint>

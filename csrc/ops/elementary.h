@@ -1,4 +1,4 @@
-// Elementary functions of float64 without branches and without calls, so that loops over them vectorise. Errors stay
+// Elementary functions of float64. They have no branches and no calls, so that loops over them vectorise. Errors are
 // below two units in the last place. On a GPU they are CUDA's own.
 #pragma once
 
@@ -48,7 +48,7 @@ inline void exponential_parts(double x, double& power, double& rest) {
   power = from_bits((bits_of(shifted) + 1023) << 52);
 }
 
-// exp(x) for x up to 709; zero below -708, where it would be no normal number.
+// exp(x) for x up to 709; zero below -708, where the result would be subnormal.
 ALTMIN_HOST_DEVICE inline double exponential_to_zero(double x) {
 #if defined(__CUDA_ARCH__)
   return exp(x);
@@ -70,7 +70,7 @@ ALTMIN_HOST_DEVICE inline double exponential_less_one(double x) {
 #endif
 }
 
-// log(x) for x from the smallest normal number on, and NaN for NaN; anything for others.
+// log(x) for x from the smallest normal number on, and NaN for NaN; undefined for all other x.
 ALTMIN_HOST_DEVICE inline double logarithm(double x) {
 #if defined(__CUDA_ARCH__)
   return log(x);

@@ -1,26 +1,26 @@
-// elman_code_step: gradient steps of an Elman layer's codes on their local objectives, and what its weights and those
-// of the linear map that reads it are then to be fitted to
+// elman_code_step: gradient steps of an Elman layer's codes on their local objectives, and the sums to which its
+// weights and those of the linear map that reads it are then fitted
 //
-//   o   = phi(h0) - unit_above W^T s                the output sequence, which has moved before
+//   o   = phi(h0) - unit_above W^T s                the output sequence, after its own steps
 //   c_t = c0_t - unit delta_t,  h_t = tanh(c_t)     the codes; c0 and h0 are those of the encode
 //
-// For t = T, ..., 1, `iterations` times from delta_t = v = 0, the second term of p missing at T:
+// For t = T, ..., 1, `iterations` times from delta_t = v = 0, without the second term of p at T:
 //
 //   p       = (phi(h_t) - o_t) / unit phi'(h_t) + U^T (U (h_t - h0_t) / unit + delta_{t+1})
 //   g       = downstream p (1 - h_t^2) - anchor delta_t
 //   v       = momentum v + g
 //   delta_t = delta_t + eta (g + momentum v)
 //
-// with eta = step_size, or 1 / (1 + curvature (1 + sigma_squared)): a hidden state has two readers, the identity
-// and U. unit = scale_above, and scale is that of code_step. Then
+// with eta = step_size, or 1 / (1 + curvature (1 + sigma_squared)), since both the output sequence and U read a
+// hidden state. unit = scale_above, and scale is that of code_step. Then
 //
 //   r_t   = (unit delta_t + U (h_{t-1} - h0_{t-1})) / scale,   a_t = [h_{t-1}; x_t; 1]
 //   cross = sum of r_t a_t^T,  gram = sum of a_t a_t^T         over the batch and t = 1..T
 //   output_gradient = residual^T o
 //
-// where r_t = ([U V b] a_t - c_t) / scale, so that cross is the gradient of the weights' least squares, and once they
-// have moved by D that is cross + D gram / scale. Leaves the sum of squares of r in the scalars, and raises the guard
-// when delta is not finite. Nothing may overlap.
+// where r_t = ([U V b] a_t - c_t) / scale. Thus cross is the gradient of the weights' least squares; after the
+// weights have moved by D, it is cross + D gram / scale. Writes the sum of squares of r to the scalars, and raises
+// the guard if delta is not finite. Nothing may overlap.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ struct ElmanCodeStep {
   T parameter;
   double* guard;
 
-  static constexpr bool first = true;  // an iteration never is a call of its own
+  static constexpr bool first = true;  // one call makes all iterations
 };
 
 inline namespace ALTMIN_ISA {
@@ -70,7 +70,7 @@ ALTMIN_HOST_DEVICE inline T hidden_difference(T h0, T delta, T unit) {
   return -step * (T(1) - h0 * h0) / (T(1) - h0 * tanh);
 }
 
-// The same without a division, for unit delta within this bound: what the series leave out is less than rounding.
+// The same without a division, for unit delta within this bound, where the series are exact up to rounding.
 template <typename T>
 inline constexpr T small_hidden_displacement = sizeof(T) == 4 ? T(1e-2) : T(6e-5);
 

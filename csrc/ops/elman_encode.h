@@ -3,7 +3,7 @@
 //   h_t     = tanh(V x_t + U h_{t-1} + b),  t = 1..T,  h_0 = 0,  b the sum of both biases
 //   product = W o,  o = (phi(h_1), ..., phi(h_T))
 //
-// The output o is never stored: it is the size of `hidden`, and its only reader reads it as it comes.
+// The output o is as large as `hidden`, and is never stored: W reads it while it is computed.
 // Nothing may overlap.
 #pragma once
 
@@ -22,7 +22,7 @@ struct ElmanEncode {
   const T* input_weight;      // V (width, n_in)
   const T* recurrent_weight;  // U (width, width)
   const T* input_bias;        // (width) or null
-  const T* recurrent_bias;    // likewise
+  const T* recurrent_bias;    // (width) or null
   const T* output_weight;     // W (n_out, steps * width)
   T* hidden;                  // h (groups_of(batch), steps, width, 16), out; 0 beyond the batch
   T* product;                 // (batch, n_out), out

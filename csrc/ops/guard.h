@@ -1,4 +1,4 @@
-// When a guard is raised.
+// The test by which guards are raised.
 #pragma once
 
 #include <limits>
@@ -9,7 +9,7 @@ namespace altmin {
 
 inline namespace ALTMIN_ISA {
 
-// Of squares or absolute values, which a NaN among them makes a NaN: of that no comparison is true.
+// Whether a sum of squares or absolute values is finite. A NaN in it makes it NaN, for which no comparison is true.
 ALTMIN_HOST_DEVICE inline bool is_finite_sum(double sum) { return sum <= std::numeric_limits<double>::max(); }
 
 }  // namespace ALTMIN_ISA

@@ -3,12 +3,12 @@
 //   out = argmin_z  l(z, target) + multiplier z + beta (z - center)^2
 //   l(z, 1) = max(1 - z, 0),  l(z, 0) = max(z, 0)
 //
-// With w = center - multiplier / (2 beta), the vertex where the loss is flat, the vertex on its slope is
-// w + 1 / (2 beta) for target 1 and w - 1 / (2 beta) for target 0. The loss has its kink at z = target, and of three
-// numbers, the kink and the two vertices, the minimiser is the middle one.
+// The objective is two parabolas that meet at the kink of the loss, z = target. The one where the loss is flat has
+// its vertex at w = center - multiplier / (2 beta); the one on its slope at w + 1 / (2 beta) for target 1, and at w -
+// 1 / (2 beta) for target 0. The minimiser is the middle one of the kink and the two vertices.
 //
-// A target other than 0 and 1 ends in a NaN. Raises the guard when out is not finite. `out` may be `center`; nothing
-// else may overlap.
+// The result for a target other than 0 and 1 is NaN. Raises the guard if out is not finite. `out` may be `center`;
+// nothing else may overlap.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,7 @@ struct HingeProxMap {
 
   explicit HingeProxMap(const HingeProx<T>& o) : reach(static_cast<T>(0.5 / o.beta)) {}
 
-  // The comparisons are such that a NaN goes through.
+  // The comparisons are written so that a NaN stays a NaN.
   ALTMIN_HOST_DEVICE T operator()(T center, T target, T multiplier) const {
     const T flat = center - multiplier * reach;
     const T lower = target == T(0) ? flat - reach : flat;

@@ -1,4 +1,4 @@
-// interleave: from a sample in each row to a sample in each lane
+// interleave: from one sample per row to one sample per lane
 //
 //   lanes[g][i][l] = rows[16 g + l][i],  0 beyond the batch
 //

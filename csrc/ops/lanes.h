@@ -1,9 +1,9 @@
 // Lanes: the layout of batches whose samples are computed side by side, one in each lane of a vector.
 //
-// Samples are taken 16 at a time, and the sample is the innermost index: a batch of (channels, height, width)
-// images is (groups, channels, height, width, 16). Whatever a kernel does with one sample it does with 16 at
-// once, with contiguous loads and weights that all of them share, whatever the kernel size or the stride.
-// The last group is filled up with samples of zeros, whose displacements are zeros, too.
+// Samples come in groups of 16, and the sample is the innermost index: a batch of images (channels, height, width) is
+// (groups, channels, height, width, 16). Kernels process the 16 samples of a group at once, with contiguous loads and
+// shared weights, for any kernel size and stride. The last group is padded with samples of zeros, whose displacements
+// are zeros, too.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,11 @@
-// memory_update: the two matrices in which a stage remembers its past, after one more minibatch
+// memory_update: adds a minibatch to the two matrices in which a stage remembers its past
 //
 //   gram  <- (1 - forgetting) gram  + sum over the batch of a~ a~^T
 //   cross <- (1 - forgetting) cross + sum over the batch of c a~^T
 //
-// with a~ = [a; 1] where gram has a row more than the activation has columns, else a~ = a. Both triangles of gram
-// are written, from one computation, so that it stays symmetric to the last bit. The sums are taken in a fixed
-// order. Nothing may overlap.
+// with a~ = [a; 1] if gram has one row more than the activation has columns, else a~ = a. Both triangles of gram are
+// written from one computation, so that it stays symmetric to the last bit. The order of the sums is fixed. Nothing
+// may overlap.
 #pragma once
 
 #include <cstdint>

@@ -3,7 +3,7 @@
 //   residual      = (2 / width) (z - targets)            loss = mean of (z - targets)^2 over batch and width
 //   bias_gradient = sum over the batch of residual
 //
-// Raises the guard when the loss is not finite. `residual` may be `logits`; nothing else may overlap.
+// Raises the guard if the loss is not finite. `residual` may be `logits`; nothing else may overlap.
 #pragma once
 
 #include <cstdint>

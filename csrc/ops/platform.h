@@ -1,4 +1,4 @@
-// What lets one header serve g++ and nvcc, and every instruction set.
+// Definitions by which one header serves g++ and nvcc, and every instruction set.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -7,8 +7,8 @@
 #define ALTMIN_HOST_DEVICE
 #endif
 
-// Kernels are compiled once per instruction set; a namespace of its own for each keeps the linker from taking
-// the AVX2 copy of an inline function for the baseline.
+// Kernels are compiled once per instruction set, each in its own namespace. Otherwise the linker might take the AVX2
+// copy of an inline function for the baseline.
 #if !defined(ALTMIN_ISA)
 #define ALTMIN_ISA portable
 #endif

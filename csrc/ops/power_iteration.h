@@ -2,7 +2,7 @@
 //
 //   t = W^T W v;  sigma_squared = ||t||;  v <- t / ||t||
 //
-// v has unit norm; it stays as it is where t is zero or not finite. Nothing may overlap.
+// v has unit norm; it does not change if t is zero or not finite. Nothing may overlap.
 #pragma once
 
 #include <cstdint>

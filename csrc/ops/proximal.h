@@ -1,4 +1,4 @@
-// Proximal maps that several kernels apply.
+// Proximal maps that several kernels use.
 #pragma once
 
 #include "platform.h"

@@ -1,15 +1,15 @@
-// relu_prox: the code that a relu's activation and a linear map's output both want
+// relu_prox: the code between a linear map's output and a relu's activation
 //
 //   out = argmin_z  gamma (activation - relu(z))^2 + beta (z - center)^2
 //
-// Either half line has a minimum of its own: the mean of activation and center with the weights gamma and beta, if it
-// is positive, and the center, if it is negative. Where there are both, they are equally good at
+// z > 0 has a local minimum if the mean of activation and center, with the weights gamma and beta, is positive: that
+// mean. z < 0 has one if the center is negative: the center. If there are both, they are equally good at
 //
 //   activation = -tie center  with  tie = r + sqrt(r (1 + r)),  r = beta / gamma
 //
-// and from there on the mean is better.
+// and for larger activations the mean is better.
 //
-// Raises the guard when out is not finite. `out` may be `activation` or `center`.
+// Raises the guard if out is not finite. `out` may be `activation` or `center`.
 #pragma once
 
 #include <cmath>
@@ -44,7 +44,7 @@ struct ReluProxMap {
     tie = static_cast<T>(ratio + std::sqrt(ratio) * std::sqrt(1 + ratio));
   }
 
-  // The comparisons are such that a NaN goes through.
+  // The comparisons are written so that a NaN stays a NaN.
   ALTMIN_HOST_DEVICE T operator()(T activation, T center) const {
     const T mean = of_activation * activation + of_center * center;
     const T right = mean < T(0) ? T(0) : mean;

@@ -13,19 +13,19 @@ namespace altmin {
 struct CodeScalars {
   // written by the host
   double step_size;   // eta; negative: 1 / (1 + curvature * sigma_squared)
-  double curvature;   // bound of the downstream term's second derivative apart from sigma_max(W)^2
+  double curvature;   // bound of the downstream term's second derivative, without the factor sigma_max(W)^2
   double downstream;  // factor of the pulled-back residual in the gradient
   double anchor;      // factor of c - c0 in the gradient
   double momentum;    // Nesterov momentum
   double threshold;   // soft threshold of the code per unit of step size; 0: none
-  double normalised;  // scale is the displacement's RMS, over so many times the elements held; 0: scale is unit
+  double normalised;  // > 0: scale is the RMS displacement, over so many times the elements held; 0: it is unit
   // written by kernels
-  double sigma_squared;  // power_iteration: estimate of sigma_max(W)^2 of the stage above
-  double step_taken;     // code_step: the eta of the last step
-  double unit;           // code_step: what delta is measured in
-  double scale;          // code_step: what the weight objective of the stage is divided by
-  double damping;        // code_step: how much more that is than the displacement's RMS, from the top code down
-  double moved;          // code_step: RMS of c0 - c
+  double sigma_squared;    // power_iteration: estimate of sigma_max(W)^2 of the stage above
+  double step_taken;       // code_step: the eta of the last step
+  double unit;             // code_step: the unit of delta
+  double scale;            // code_step: divisor of the stage's weight objective
+  double damping;          // code_step: scale over RMS displacement, set by the top code for all codes
+  double moved;            // code_step: RMS of c0 - c
   double residual_square;  // weight_residual: sum of squares of its residual
 };
 
@@ -38,7 +38,7 @@ static_assert(sizeof(CodeScalars) == code_scalar_count * sizeof(double));
 // One row per parameter tensor of the weight phase; all written by the host.
 struct UpdateScalars {
   double learning_rate;
-  double gradient_factor;  // multiplies the gradient: 1/B and the like
+  double gradient_factor;  // multiplies the gradient, such as 1/B
   double decay;            // decoupled weight decay, per unit of learning rate
   double threshold;        // soft threshold of the weight, per unit of learning rate
 };
@@ -56,9 +56,9 @@ inline constexpr const char* adam_scalar_names[] = {"beta1", "beta2", "epsilon",
 inline constexpr int64_t adam_scalar_count = std::size(adam_scalar_names);
 static_assert(sizeof(AdamScalars) == adam_scalar_count * sizeof(double));
 
-// Of a stage that remembers its past in two matrices.
+// One block per stage that remembers its past in two matrices.
 struct MemoryScalars {
-  double forgetting;  // memory_update: how much of the past is dropped before the minibatch is added
+  double forgetting;  // memory_update: share of the past that is dropped before the minibatch is added
   double threshold;   // bcd_columns: soft threshold of the weights, times A_jj
 };
 

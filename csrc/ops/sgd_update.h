@@ -2,7 +2,7 @@
 //
 //   w <- soft((1 - lr decay) w - lr gradient_factor * gradient, lr threshold)
 //
-// Does nothing when a flag of the guard is raised. An element that would become non-finite keeps its weight and
+// Does nothing if a flag of the guard is raised. An element that would become non-finite keeps its weight, and
 // raises the flag of its tensor. Nothing may overlap.
 #pragma once
 

@@ -2,18 +2,19 @@
 //
 //   out = argmin_z  -log softmax(z)[label] + rho / 2 ||z - center||^2
 //
-// With p = softmax(z), z = center + (onehot(label) - p) / rho. All p follow from the loss at the minimiser,
-// n = -log p[label]:
+// With p = softmax(z), z = center + (onehot(label) - p) / rho. The loss at the minimiser, n = -log p[label],
+// determines all of p:
 //
 //   z[label] = center[label] + rise   with  rise = (1 - exp(-n)) / rho
 //   z[j]     = center[j] - omega_j    with  omega_j + log omega_j = center[j] - center[label] - log rho - rise - n
 //
-// where omega_j = p[j] / rho is the Wright omega function of the right-hand side. As p adds up to one, n is the zero of
-// sum omega_j - rise, which is convex and decreasing: Newton's method from the left never oversteps it. (The same in
-// logsumexp(z), which is n + z[label], would subtract numbers of the size of 1 / rho.)
+// where omega_j = p[j] / rho is the Wright omega function of the right-hand side. Since p adds up to one, n is the
+// zero of sum omega_j - rise, which is convex and decreasing: Newton's method from the left never oversteps it. (An
+// equation for logsumexp(z) = n + z[label] instead would subtract numbers of the size of 1 / rho.)
 //
-// Computed in float64 for both dtypes. Returns -1, or the index of the first label outside [0, classes): then nothing
-// has been written. Raises the guard when out is not finite. `out` may be `center`; nothing else may overlap.
+// Computed in float64 for both dtypes. Returns -1, or the index of the first label outside [0, classes), in which
+// case nothing has been written. Raises the guard if out is not finite. `out` may be `center`; nothing else may
+// overlap.
 #pragma once
 
 #include <cmath>
@@ -63,7 +64,7 @@ struct OmegaSums {
 
 ALTMIN_HOST_DEVICE inline double rise_of(double loss, double rho) { return -exponential_less_one(-loss) / rho; }
 
-// What the differences center[j] - center[label] are shifted by.
+// The shift of the differences center[j] - center[label].
 ALTMIN_HOST_DEVICE inline double shift_of(double loss, double rho, double log_rho) {
   return log_rho + rise_of(loss, rho) + loss;
 }
@@ -78,9 +79,9 @@ struct SoftmaxSums {
   }
 };
 
-// A loss that is no larger than that at the minimiser. The loss is convex, the minimiser lies (onehot - p) / rho from
-// the center, and p is no farther from onehot there than the center's softmax p0, so that it falls by ||onehot - p0||^2
-// / rho at most. `lead` is the largest center minus that of the label.
+// A lower bound of the loss at the minimiser. The loss is convex, the minimiser is (onehot - p) / rho away from the
+// center, and its p is no farther from onehot than the center's softmax p0. Hence the loss falls by at most
+// ||onehot - p0||^2 / rho. `lead` is the largest center minus that of the label.
 ALTMIN_HOST_DEVICE inline double least_loss(double lead, double rho, const SoftmaxSums sums) {
   const double total = sums.values + exponential_to_zero(-lead);
   const double least =
@@ -88,13 +89,13 @@ ALTMIN_HOST_DEVICE inline double least_loss(double lead, double rho, const Softm
   return least < 0 ? 0.0 : least;
 }
 
-// By how much Newton's method raises the loss. The sums are those at shift_of(loss).
+// The rise of the loss in a step of Newton's method. The sums are those at shift_of(loss).
 ALTMIN_HOST_DEVICE inline double newton_step(double loss, double rho, const OmegaSums omegas) {
   const double rise_slope = exponential_to_zero(-loss) / rho;
   return (omegas.values - rise_of(loss, rho)) / (omegas.slopes * (1 + rise_slope) + rise_slope);
 }
 
-// Whether it has to take another step: the error is of the order of the last one's square. A NaN ends it, too.
+// Whether another step is needed: the error is of the order of the square of the last step. A NaN ends it, too.
 ALTMIN_HOST_DEVICE inline bool goes_on(double step, double loss) { return step > 1e-9 * loss; }
 
 }  // namespace ALTMIN_ISA

@@ -1,10 +1,10 @@
 // softmax_residual: with z = logits + bias
 //
 //   residual      = softmax(z) - onehot(labels)         loss    = mean of -log softmax(z)[label]
-//   bias_gradient = sum over the batch of residual      correct = how often argmax z = label
+//   bias_gradient = sum over the batch of residual      correct = number of samples with argmax z = label
 //
-// Returns -1, or the index of the first label outside [0, classes): then nothing has been written.
-// Raises the guard when the loss is not finite. `residual` may be `logits`; nothing else may overlap.
+// Returns -1, or the index of the first label outside [0, classes), in which case nothing has been written.
+// Raises the guard if the loss is not finite. `residual` may be `logits`; nothing else may overlap.
 #pragma once
 
 #include <cstdint>

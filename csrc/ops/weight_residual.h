@@ -3,12 +3,11 @@
 //   residual      = (unit delta + factor (product + bias - code)) / scale
 //   bias_gradient = sum over the batch of residual
 //
-// With `below`, product = W activation_displacement and factor = unit_below: then W a + b - c is the sum of two
-// small terms, and nothing cancels. Without it product = W a and factor = 1. A null product, bias or code
-// counts as zero. `residual` may be `displacement` or `product` of its stage; nothing else may overlap, nor may
-// what belongs to different stages, but that `below` is the scalars of another.
-// Leaves the residual's sum of squares in the scalars, and raises the stage's flag when that is not finite.
-// All stages of a network in one call: on a GPU that is one launch.
+// With `below`, product = W activation_displacement and factor = unit_below: W a + b - c is then the sum of two small
+// terms, and nothing cancels. Without it, product = W a and factor = 1. A null product, bias or code counts as zero.
+// `residual` may be `displacement` or `product` of its stage. Nothing else may overlap, also between stages, except
+// that `below` is the scalars of another stage. Writes the residual's sum of squares to the scalars, and raises the
+// stage's flag if that is not finite. One call computes all stages of a network, on a GPU by one launch.
 #pragma once
 
 #include <cstdint>
