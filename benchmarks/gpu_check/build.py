@@ -23,7 +23,7 @@ print(next((found["altmin_ext._C"] for found in finders if "altmin_ext._C" in fo
 """
 FOUND = """
 import json
-from altmin_ext.ops import native
+from altmin_ext.ops import _native as native
 module = native.module
 print(json.dumps({
     "module": module and module.__file__, "reason": native.reason, "version": module and module.version,

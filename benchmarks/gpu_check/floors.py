@@ -15,8 +15,9 @@ from torch import Tensor
 
 from altmin_ext import ops
 from altmin_ext.ops import Activation
-from python_tests.native import test_kernels as kernel_tests
 from python_tests.ops import (
+    test_adam_update,
+    test_bcd_columns,
     test_code_step,
     test_convolution_vjp,
     test_convolution_weight_gradient,
@@ -24,11 +25,16 @@ from python_tests.ops import (
     test_elman_code_step,
     test_elman_encode,
     test_hinge_prox,
+    test_memory_update,
+    test_mse_residual,
     test_relu_prox,
+    test_sgd_update,
     test_sign_flip,
     test_softmax_prox,
+    test_softmax_residual,
+    test_weight_residual,
 )
-from python_tests.ops.calling import PARAMETER_BLOCKS, WRITTEN, Output, Random
+from python_tests.ops.calling import PARAMETER_BLOCKS, Output, Random
 from python_tests.ops.convolution import Shape
 from python_tests.ops.elman import Layer
 
@@ -84,14 +90,14 @@ CASES: dict[str, Callable[[Random, int], Arguments]] = {
     "activate": _activate,
     "code_step": lambda random, batch: test_code_step.case(random, batch, WIDTH),
     "sign_flip": lambda random, batch: test_sign_flip.case(random, batch, WIDTH),
-    "softmax_residual": lambda random, batch: kernel_tests.softmax_case(random, batch, CLASSES),
-    "mse_residual": lambda random, batch: kernel_tests.mse_case(random, batch, CLASSES),
-    "weight_residual": lambda random, batch: kernel_tests.residual_case(random, batch, (WIDTH, WIDTH)),
-    "adam_update": lambda random, _: kernel_tests.adam_case(random, _sizes()),
-    "sgd_update": lambda random, _: kernel_tests.sgd_case(random, _sizes()),
+    "softmax_residual": lambda random, batch: test_softmax_residual.kernel_case(random, batch, CLASSES),
+    "mse_residual": lambda random, batch: test_mse_residual.kernel_case(random, batch, CLASSES),
+    "weight_residual": lambda random, batch: test_weight_residual.kernel_case(random, batch, (WIDTH, WIDTH)),
+    "adam_update": lambda random, _: test_adam_update.kernel_case(random, _sizes()),
+    "sgd_update": lambda random, _: test_sgd_update.kernel_case(random, _sizes()),
     "power_iteration": _power_iteration,
-    "memory_update": lambda random, batch: kernel_tests.memory_case(random, batch, WIDTH, WIDTH),
-    "bcd_columns": lambda random, _: kernel_tests.bcd_case(random, WIDTH, WIDTH),
+    "memory_update": lambda random, batch: test_memory_update.kernel_case(random, batch, WIDTH, WIDTH),
+    "bcd_columns": lambda random, _: test_bcd_columns.kernel_case(random, WIDTH, WIDTH),
     "relu_prox": lambda random, batch: test_relu_prox.case(random, batch, WIDTH),
     "softmax_prox": lambda random, batch: test_softmax_prox.case(random, batch, CLASSES),
     "hinge_prox": lambda random, batch: test_hinge_prox.case(random, batch, WIDTH),
@@ -186,14 +192,14 @@ def _on(device: torch.device, name: str, value: Any) -> Any:
 def made(op: str, batch: int, device: torch.device) -> tuple[Arguments, int]:
     """Arguments on the device, with a guard where the op takes one, and how many bytes it must move."""
     given = CASES[op](Random(0), batch)
-    if "guard" in WRITTEN[op]:
+    if "guard" in getattr(ops, op).written:
         given = {"guard": torch.zeros(len(given.get("displacements", [0]))), **given}
     arguments = {name: _on(device, name, value) for name, value in given.items()}
     count = 0
     for name, value in given.items():
         moved = [entry.nbytes for entry in _tensors(arguments[name])]
         reads = [isinstance(entry, Tensor) for entry in _tensors(value)]
-        writes = name in WRITTEN[op]
+        writes = name in getattr(ops, op).written
         count += sum(size * (read + writes) for size, read in zip(moved, reads, strict=True))
     return arguments, count
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import altmin_ext
 from altmin_ext import models
+from altmin_ext.ops import _native
 
 STEPS, BATCH, CLASSES = 2, 18, 3  # a minibatch that fills one group of 16 lanes and begins another
 
@@ -64,8 +65,8 @@ def compare(name: str, network: str) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    module = altmin_ext.ops.native.module
-    assert module is not None, altmin_ext.ops.native.reason
+    module = _native.module
+    assert module is not None, _native.reason
     print(json.dumps({"instruction_set": module.instruction_set()}), flush=True)
     for name in altmin_ext.methods.names():
         for network in NETWORKS:

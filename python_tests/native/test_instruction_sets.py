@@ -24,6 +24,7 @@ import pytest
 import torch
 
 import altmin_ext
+from altmin_ext.ops import _native
 
 from .emulated_steps import NETWORKS
 
@@ -142,8 +143,8 @@ def emulated(model: str, feature: str) -> list[dict[str, Any]]:
     """The lines of :mod:`emulated_steps` on such a processor."""
     if shutil.which("qemu-x86_64") is None:
         pytest.skip("qemu-x86_64, which emulates other processors, is not on the PATH; install qemu-user")
-    if altmin_ext.ops.native.module is None:
-        pytest.skip(altmin_ext.ops.native.reason)
+    if _native.module is None:
+        pytest.skip(_native.reason)
     emulator = ["qemu-x86_64", "-cpu", model]
     probe = subprocess.run([*emulator, "/bin/true"], capture_output=True, text=True)
     if feature and re.search(rf"doesn't support requested feature: .*\b{feature}\b", probe.stderr):
