@@ -726,7 +726,7 @@ def test_stored_duals_are_saved() -> None:
         (torch.arange(12) > 3, TypeError, "integers"),
         (torch.arange(11), ValueError, "shape"),
         (torch.arange(12) - 1, ValueError, "from 0"),
-        (torch.arange(12) // 2, ValueError, "alike"),
+        (torch.arange(12) // 2, ValueError, "all different"),
     ],
     ids=str,
 )
