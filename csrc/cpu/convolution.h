@@ -93,7 +93,6 @@ using Places = typename PlacesOf<T>::type;
 template <typename T>
 inline Places<T> load_places(const uint8_t* from) {
   Place<T> places[vector_width<T>];
-#pragma GCC unroll 16
   for (int64_t i = 0; i < vector_width<T>; ++i) places[i] = from[i];
   Places<T> result;
   std::memcpy(&result, places, sizeof(result));
@@ -104,7 +103,6 @@ template <typename T>
 inline void store_places(uint8_t* to, const Places<T> places) {
   Place<T> each[vector_width<T>];
   std::memcpy(each, &places, sizeof(each));
-#pragma GCC unroll 16
   for (int64_t i = 0; i < vector_width<T>; ++i) to[i] = static_cast<uint8_t>(each[i]);
 }
 
