@@ -1,4 +1,4 @@
-"""Checks of arguments: numbers, words, seeds, devices.
+"""Checks of arguments: numbers, words, seeds, devices, tensors.
 
 Every function takes the name and the value of an argument, and returns the value as a plain Python object. A wrong
 type is a TypeError, a wrong value a ValueError. The message is one sentence with the argument's name, its value and
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from altmin_ext.errors import unknown_name
 
@@ -170,3 +171,62 @@ def threads(name: str, value: Any) -> int:
     if result > most:
         raise ValueError(f"{name} must be at most {most}, the CPUs of this machine, but is {result}.")
     return result
+
+
+def tensor(name: str, value: Any) -> Tensor:
+    """An ordinary tensor: dense, with numbers in memory, without rules of its own, cut off from any graph.
+
+    A tensor that torch conjugates or negates when it is read, such as the imaginary part of a conjugate, is computed;
+    one made in inference mode, which autograd may not keep, is copied; a subclass that only carries something along is
+    taken as the tensor that it is.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, but is {named_type(value)}.")
+    if value.layout is not torch.strided or value.is_nested:
+        dense = "torch.nested.to_padded_tensor(x, 0)" if value.is_nested else "x.to_dense()"
+        layout = "nested" if value.is_nested else str(value.layout)
+        raise TypeError(f"{name} must be a dense tensor, but is {layout}; make it one, as in {dense}.")
+    if value.is_quantized:
+        raise TypeError(f"{name} must hold plain numbers, but is {value.dtype}; call dequantize().")
+    if type(value) is not Tensor:
+        if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            raise TypeError(f"{name} must be a plain torch.Tensor, but is {named_type(value)}; make it one.")
+        value = value.as_subclass(Tensor)
+    if value.is_meta:
+        raise ValueError(f"{name} must hold numbers, but is on the device 'meta', where no tensor does.")
+    if value.is_neg() or value.is_conj():
+        value = value.resolve_conj().resolve_neg()
+    if value.is_inference():
+        value = value.clone()
+    return value.detach() if value.requires_grad else value
+
+
+def samples(x: Tensor, y: Tensor, axis: str = "B") -> None:
+    """Inputs (B, ...) of at least one sample, and targets (B,) or (B, ...); ``axis`` is the letter for B."""
+    if x.ndim < 2:
+        raise ValueError(
+            f"x must be ({axis}, ...) with at least two dimensions, but has shape {tuple(x.shape)}."
+        )
+    count = x.shape[0]  # len() of a tensor is slow
+    if count == 0:
+        raise ValueError("x must hold at least one sample, but is empty.")
+    if y.ndim == 0 or y.shape[0] != count:
+        raise ValueError(
+            f"y must have an entry for each of the {count} samples of x, but has shape {tuple(y.shape)}."
+        )
+
+
+def finite(name: str, values: Tensor) -> None:
+    """Samples (N, ...) that hold neither NaN nor Inf. Reads them, and so waits for a GPU."""
+    # A fast check first: the sum is finite unless a term is not, or it overflows.
+    if torch.isfinite(values.sum()):
+        return
+    chunk = 4096
+    for start in range(0, len(values), chunk):
+        part = values[start : start + chunk]
+        bad = ~torch.isfinite(part).reshape(len(part), -1).all(1)
+        if bad.any():
+            first = start + int(bad.nonzero()[0, 0])
+            raise ValueError(
+                f"{name} must be finite, but sample {first} holds NaN or Inf: clean or drop such samples."
+            )

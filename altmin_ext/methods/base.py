@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from altmin_ext import _check
 from altmin_ext._graph import CapturedSteps
 from altmin_ext._guard import Guard, Subject
+from altmin_ext._order import DataOrder
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.methods._options import MethodOptions
-from altmin_ext.network import BoundStage
+from altmin_ext.network import BoundStage, may_write_input
 from altmin_ext.nn.factors import NonNegativeFactors
 
 Seen = TypeVar("Seen")
@@ -99,6 +100,7 @@ class Method(abc.ABC):
         steps: the number of minibatches trained on.
         learning_rate_factor: multiplies every learning rate; :func:`altmin_ext.train` sets it from its
             ``lr_schedule`` at the start of each epoch. 1.0 unless set.
+        data_order: the order in which :func:`altmin_ext.train` goes through data, over several calls.
         n_out: outputs of the model; 0 before the first step if only a trial run can tell.
         objective_rose: whether an objective that must never rise did so; None for methods without such an objective.
 
@@ -153,6 +155,8 @@ class Method(abc.ABC):
         _check.device("device", where)
 
         self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
+        self.data_order = DataOrder()
+        self._copies_x = may_write_input(model)
         self._step_taken = True
         # Reading a flag waits for the GPU: methods that can defer it look for divergence only now and then.
         self._defers_guard = False
@@ -229,7 +233,7 @@ class Method(abc.ABC):
         """Train on one minibatch.
 
         Args:
-            x: (B, ...), inputs in the model's dtype, on its device.
+            x: (B, ...), inputs in the model's dtype, on its device; read, never written.
             y: (B,) integer class indices, (B, C) floats for ``loss="mse"``, or the targets of a criterion.
 
         Returns:
@@ -242,14 +246,14 @@ class Method(abc.ABC):
                 the last finite weights. On a GPU, where a check would have to wait, :meth:`raise_if_diverged` raises
                 it; until then the weights do not move.
         """
-        y = self.check_batch(x, y)
+        x, y = self.check_batch(x, y)
         if not self.model.training:
             self.model.train()
         with torch.no_grad():
             run, parts = self._run, self._undoable()
             if self._captured is not None:
                 run, parts = self._captured, ()
-            report = self._all_or_nothing(run, parts, x.detach() if x.requires_grad else x, y)
+            report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
         return report
 
@@ -275,7 +279,7 @@ class Method(abc.ABC):
         if self._defers_guard and self.on_nonfinite == "skip":
             self._guard.lower()  # a flag of an earlier step must not stop this one
         report = self._compute(x, y)
-        self._step_taken = self._defers_guard or not self._diverged()
+        self._step_taken = self._defers_guard or not self._diverged(x, y)
         if self._step_taken:
             self._commit(x.shape[0])  # len() of a tensor is slow
         return report
@@ -332,8 +336,12 @@ class Method(abc.ABC):
         finally:
             self._looked_after = self.steps
 
-    def _diverged(self) -> bool:
-        """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``."""
+    def _diverged(self, *batch: Tensor) -> bool:
+        """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``.
+
+        Args:
+            *batch: x and y, if the flag is known to be of this minibatch.
+        """
         raised = self._guard.raised()
         if raised is None:
             return False
@@ -343,14 +351,27 @@ class Method(abc.ABC):
         variable, stage = raised
         where = "" if stage is None else f" of stage {stage + 1} ({self._stages[stage].name!r})"
         when = f"at step {self.steps + 1}"
-        causes = "x for NaN or Inf"
         if self._defers_guard:
             when = f"at one of the steps {self._looked_after + 1} to {self.steps}"
-            causes += f" and y for labels {f'outside [0, {self.n_out})' if self.n_out else 'out of range'}"
         raise DivergenceError(
-            f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite {when}; check {causes}, or "
-            f"{self._remedy(variable)}."
+            f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite {when}; "
+            f"{self._cause(batch, variable)}."
         )
+
+    def _cause(self, batch: Sequence[Tensor], variable: str) -> str:
+        """What is wrong with the minibatch, or what else to do, as the end of a sentence."""
+        for name, values in zip("xy", batch, strict=False):
+            if not values.isfinite().all():
+                return f"{name} holds NaN or Inf: clean or drop such samples"
+        if batch:
+            try:
+                if self.n_out:  # labels, which kernels on a GPU turn into NaN
+                    self.loss.check_target_values(batch[1], self.n_out)
+            except ValueError as error:
+                return str(error).rstrip(".")
+            return f"x and y are finite, so {self._remedy(variable)}"
+        labels = f"outside [0, {self.n_out})" if self.n_out else "out of range"
+        return f"check x and y for NaN or Inf and y for labels {labels}, or {self._remedy(variable)}"
 
     def _remedy(self, variable: str) -> str:
         """What to do if a variable is not finite although the data are, as the end of a sentence."""
@@ -379,7 +400,7 @@ class Method(abc.ABC):
             "is now."
         )
 
-    def check_batch(self, x: Tensor, y: Tensor) -> Tensor:
+    def check_batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Check that the method can train on a minibatch.
 
         Only types, dtypes, devices and shapes are checked; kernels and the divergence guard check the values.
@@ -389,7 +410,8 @@ class Method(abc.ABC):
             y: the targets, as for :meth:`step`.
 
         Returns:
-            y as the loss takes it, with integers as int64.
+            (x, y) as ordinary tensors that the step may work with: y as the loss takes it, with integers as int64;
+            x copied if the model may write to it.
 
         Raises:
             TypeError: x or y is no tensor, or has a wrong dtype.
@@ -397,10 +419,7 @@ class Method(abc.ABC):
                 see :meth:`check_model`.
         """
         self.check_model()
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, but is {_check.named_type(x)}.")
-        if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a torch.Tensor, but is {_check.named_type(y)}.")
+        x, y = _check.tensor("x", x), _check.tensor("y", y)
         if x.dtype != self.dtype:
             raise TypeError(f"x must be {self.dtype} like the model, but is {x.dtype}.")
         for name, tensor in (("x", x), ("y", y)):
@@ -408,17 +427,9 @@ class Method(abc.ABC):
                 raise ValueError(
                     f"{name} must be on {self.device} like the model, but is on {tensor.device}."
                 )
-        if x.ndim < 2:
-            raise ValueError(
-                f"x must be (B, ...) with at least two dimensions, but has shape {tuple(x.shape)}."
-            )
-        if x.shape[0] == 0:
-            raise ValueError("x must hold at least one sample, but is empty.")
-        if y.ndim == 0 or y.shape[0] != x.shape[0]:
-            raise ValueError(
-                f"y must have one entry for each of the {len(x)} samples of x, but has shape {tuple(y.shape)}."
-            )
-        return self.loss.check_targets(y, self.dtype)
+        _check.samples(x, y)
+        y = self.loss.check_targets(y, self.dtype)
+        return x.clone() if self._copies_x else x, y
 
     def begin_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:  # noqa: B027  (most do nothing)
         """Do the method's work on the data before the steps of an epoch.
@@ -432,7 +443,12 @@ class Method(abc.ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The method's own state, such as moments, penalty and step count, without the model's weights."""
-        return {"method": self.name, "steps": self.steps, "learning_rate_factor": self.learning_rate_factor}
+        return {
+            "method": self.name,
+            "steps": self.steps,
+            "learning_rate_factor": self.learning_rate_factor,
+            "data_order": self.data_order.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore an earlier state of the method.
@@ -456,13 +472,15 @@ class Method(abc.ABC):
         self._captured = self._new_captures()  # graphs know their tensors by address
         self._load_state(state)
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (the base's numbers fit every model)
+    def _check_state(self, state: Mapping[str, Any]) -> None:
         """Raise a ValueError unless the state's tensors fit the model; its keys have been checked."""
+        self.data_order.check_state(state["data_order"])
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state that has been checked."""
         self.steps = int(state["steps"])
         self.learning_rate_factor = float(state["learning_rate_factor"])
+        self.data_order.load_state_dict(state["data_order"])
 
 
 def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:

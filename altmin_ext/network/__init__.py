@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from altmin_ext.network.activations import activation_of
 from altmin_ext.network.chain import Chain, PreMap
+from altmin_ext.network.inputs import may_write_input
 from altmin_ext.network.maps import EvaluatedMap, Iterations, LinearMap, LocalMap, Map, known_maps
 from altmin_ext.network.pieces import Piece, known_pieces
 from altmin_ext.network.recurrent import ElmanMap, OutputSequenceMap, SequenceMap
@@ -46,6 +47,7 @@ __all__ = [
     "known_pieces",
     "leaves",
     "map_spans",
+    "may_write_input",
     "split",
     "split_at",
 ]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
 from altmin_ext.network.activations import activation_of
+from altmin_ext.network.inputs import may_write_input
 from altmin_ext.ops import Activation
 
 affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -524,7 +525,7 @@ class LocalPiece(Piece):
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self._drops = any(_drops_out(m) for m in module.modules())
         self._recurs = any(isinstance(m, nn.RNNBase) for m in module.modules())
-        self._in_place = any(getattr(m, "inplace", False) for m in module.modules())
+        self._in_place = may_write_input(module)
         self._buffers: dict[str, Tensor] = {}
         self._start_buffers = self._buffers
         self._random_state: tuple[Tensor, Tensor | None] | None = None
