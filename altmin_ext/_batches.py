@@ -93,9 +93,7 @@ def _is_pair(source: tuple[Any, ...] | list[Any]) -> bool:
     """Whether this is meant to be (x, y), and not a sequence of minibatches."""
     if any(_is_array(item) for item in source):
         return True
-    batches = [
-        item for item in source if isinstance(item, Mapping) or any(map(_is_array, _items(item)))
-    ]
+    batches = [item for item in source if isinstance(item, Mapping) or any(map(_is_array, _items(item)))]
     return len(source) == 2 and not batches
 
 
@@ -117,13 +115,15 @@ def _described(value: Any) -> str:
 
 def _to_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise ValueError(f"{name} must hold numbers, but is on the device 'meta', where no tensor does.")
         return _check.tensor(name, value)
     if not isinstance(value, np.ndarray):
         methods = [method for method in ("to_numpy", "toarray") if hasattr(value, method)]
         remedy = f"{name}.{methods[0]}()" if methods else f"numpy.asarray({name})"
         raise TypeError(
-            f"{name} must be a torch.Tensor or a numpy.ndarray, but is {_check.named_type(value)}; make it one, as in "
-            f"{remedy}."
+            f"{name} must be a torch.Tensor or a numpy.ndarray, but is {_check.named_type(value)}; make it one, as "
+            f"in {remedy}."
         )
     if value.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold numbers, but its dtype is {value.dtype}.")
@@ -139,9 +139,7 @@ def _to_tensor(name: str, value: Any) -> Tensor:
 def _check_floating(x: Tensor) -> None:
     if not x.dtype.is_floating_point:
         remedy = "torch.view_as_real(x)" if x.is_complex() else "x.float() / 255"
-        raise TypeError(
-            f"x must be floating point, but is {x.dtype}: convert and scale it, as in {remedy}."
-        )
+        raise TypeError(f"x must be floating point, but is {x.dtype}: convert and scale it, as in {remedy}.")
 
 
 class Batches:
@@ -303,8 +301,8 @@ def _loader(
             empty = len(source) == 0  # type: ignore[arg-type]
         except TypeError as error:
             raise TypeError(
-                f"data must have a length as a torch Dataset, but {type(source).__name__} has none; define __len__, or "
-                "derive it from IterableDataset."
+                f"data must have a length as a torch Dataset, but {type(source).__name__} has none; define __len__, "
+                "or derive it from IterableDataset."
             ) from error
         if empty:
             raise ValueError(f"data must hold at least one sample, but the {type(source).__name__} is empty.")

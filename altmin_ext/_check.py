@@ -176,24 +176,22 @@ def threads(name: str, value: Any) -> int:
 def tensor(name: str, value: Any) -> Tensor:
     """An ordinary tensor: dense, with numbers in memory, without rules of its own, cut off from any graph.
 
-    A tensor that torch conjugates or negates when it is read, such as the imaginary part of a conjugate, is computed;
-    one made in inference mode, which autograd may not keep, is copied; a subclass that only carries something along is
-    taken as the tensor that it is.
+    A tensor that torch conjugates or negates when it is read, such as the imaginary part of a conjugate, is computed.
+    One made in inference mode, which autograd may not keep, is copied. A subclass that only carries something along
+    is taken as the tensor that it is.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, but is {named_type(value)}.")
     if value.layout is not torch.strided or value.is_nested:
-        dense = "torch.nested.to_padded_tensor(x, 0)" if value.is_nested else "x.to_dense()"
+        dense = f"torch.nested.to_padded_tensor({name}, 0)" if value.is_nested else f"{name}.to_dense()"
         layout = "nested" if value.is_nested else str(value.layout)
         raise TypeError(f"{name} must be a dense tensor, but is {layout}; make it one, as in {dense}.")
     if value.is_quantized:
-        raise TypeError(f"{name} must hold plain numbers, but is {value.dtype}; call dequantize().")
+        raise TypeError(f"{name} must hold plain numbers, but is {value.dtype}; call {name}.dequantize().")
     if type(value) is not Tensor:
         if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
             raise TypeError(f"{name} must be a plain torch.Tensor, but is {named_type(value)}; make it one.")
         value = value.as_subclass(Tensor)
-    if value.is_meta:
-        raise ValueError(f"{name} must hold numbers, but is on the device 'meta', where no tensor does.")
     if value.is_neg() or value.is_conj():
         value = value.resolve_conj().resolve_neg()
     if value.is_inference():

@@ -73,7 +73,7 @@ def train(
             effect on a DataLoader or an iterable of batches, and on methods that take the whole training set at once.
         shuffle: whether to draw a new order for every epoch. It has no effect on a DataLoader or an iterable.
         validation: data to evaluate after every epoch, in any of the forms above; of a data set the test part. They
-            change nothing in the training: random generators, and the model's buffers, are as they were.
+            change nothing in the training, since random generators and the model's buffers are put back.
         validation_fraction: the part of the data to hold out for validation instead, 0 by default; the data must be
             in memory.
         loss: one of :func:`altmin_ext.losses.names`; a torch criterion; or any function (logits, y) -> scalar mean
@@ -81,9 +81,9 @@ def train(
             :class:`altmin_ext.losses.Criterion`. None for the method's default: "hinge" for ``admm``, else
             "cross_entropy".
         seed: of the order of the data and of the method, at least 0 and less than 2**63. A later call with the same
-            Method and seed continues the order: two calls of one epoch see the orders of one call of two. torch's
-            global generator is not used, except by your own modules, data, and a shuffling DataLoader without a
-            generator of its own.
+            Method and seed continues the order, so that two calls of one epoch take the orders of one call of two.
+            torch's global generator is not used, except by your own modules, your own data, and a DataLoader that
+            shuffles without a generator of its own.
         device: where to train; the model is moved there. None keeps the model where it is.
         progress: whether to show a progress bar on standard error.
         callbacks: objects with any of ``on_start``, ``on_step``, ``on_epoch`` and ``on_end``, see
@@ -123,10 +123,14 @@ def train(
         with _naming("validation"):
             validated = _open(method, held_out, _EVALUATION_BATCH)
             _check_epochs(epochs, validated)
+            if isinstance(held_out, (list, tuple)) and isinstance(validated, StreamBatches):
+                # Minibatches in memory; those of other streams are checked as they come.
+                for _ in _checked(method.model, validated, method.loss):
+                    pass
     if steps is None:
         _check_epochs(epochs, batches)
-    if isinstance(batches, MemoryBatches) and (steps is None or steps >= batches.steps):
-        _check_last_minibatch(method, batches, batches.x)
+    if isinstance(batches, MemoryBatches):
+        _check_last_minibatch(method, batches, batches.x, steps)
     metrics = _metrics(method, batches)
     if validated is not None:
         metrics += [f"validation_{name}" for name in _metrics(method, validated)]
@@ -162,12 +166,12 @@ def _check_epochs(epochs: int, batches: Batches) -> None:
     """Raise a ValueError if the batches must be read again and cannot be."""
     if epochs > 1 and isinstance(batches, StreamBatches) and batches.one_shot:
         raise ValueError(
-            f"epochs must be 1 with {_check.named_type(batches.source)}, which can be read only once, but is {epochs}: "
-            "pass a list of batches, a DataLoader, or another iterable that starts anew with each loop."
+            f"epochs must be 1 with {_check.named_type(batches.source)}, which can be read only once, but is "
+            f"{epochs}: pass a list of batches, a DataLoader, or another iterable that starts anew with each loop."
         )
 
 
-def _check_last_minibatch(method: Method, batches: Batches, x: Tensor) -> None:
+def _check_last_minibatch(method: Method, batches: Batches, x: Tensor, steps: int | None) -> None:
     """Raise a ValueError if the model takes minibatches, but not the last one, which is a single sample.
 
     So it is with batch normalisation. A trial in training mode tells for any model.
@@ -176,8 +180,9 @@ def _check_last_minibatch(method: Method, batches: Batches, x: Tensor) -> None:
         method: that trains.
         batches: to train on.
         x: some of the samples.
+        steps: the largest number of minibatches.
     """
-    if batches.last != 1 or len(x) < 2:
+    if batches.last != 1 or len(x) < 2 or (steps is not None and steps < (batches.steps or 0)):
         return
     alone = _why_not_trained_on(method.model, x[:1])
     if alone is not None and _why_not_trained_on(method.model, x[:2]) is None:
@@ -249,7 +254,7 @@ class _Run:
             method.begin_epoch(_held(seen, interrupt))
         for x, y in batches:
             if state.step == 0 and not isinstance(batches, MemoryBatches):
-                _check_last_minibatch(method, batches, x)
+                _check_last_minibatch(method, batches, x, self.steps)
             interrupt.held = True
             report = step(x, y)
             interrupt.release()
@@ -364,19 +369,12 @@ def evaluate(
 
 
 def _evaluate(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
-    n_out = None
     samples = 0
     total_loss: Tensor | float = 0.0
     correct: Tensor | int | None = 0
     copies = may_write_input(model)
     with _evaluation_mode(model):
-        for x, y in batches:
-            if n_out is None:
-                n_out = _output_width(model, x)
-            if not isinstance(batches, MemoryBatches):
-                _check.finite("x", x)
-            y = loss.check_targets(y, x.dtype)
-            loss.check_target_values(y, n_out)
+        for x, y in _checked(model, batches, loss):
             logits = _logits(model, x.clone() if copies else x)
             labelled = int(loss.labelled(y))
             if labelled == 0:
@@ -385,12 +383,25 @@ def _evaluate(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
             total_loss = total_loss + loss.mean(logits, y).double() * labelled
             correct = None if hits is None or correct is None else correct + hits
             samples += labelled
-    if n_out is None:
-        raise ValueError("data must yield at least one minibatch, but is empty.")
     if samples == 0:
         raise ValueError("data must hold at least one sample with a label, but has none.")
     accuracy = None if correct is None else float(correct) / samples
     return Evaluation(float(total_loss) / samples, accuracy, samples)
+
+
+def _checked(model: nn.Module, batches: Batches, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
+    """The minibatches, at least one, with all their values checked."""
+    n_out = None
+    for x, y in batches:
+        if n_out is None:
+            n_out = _output_width(model, x)
+        if not isinstance(batches, MemoryBatches):
+            _check.finite("x", x)
+        y = loss.check_targets(y, x.dtype)
+        loss.check_target_values(y, n_out)
+        yield x, y
+    if n_out is None:
+        raise ValueError("data must yield at least one minibatch, but is empty.")
 
 
 @contextlib.contextmanager
@@ -420,13 +431,13 @@ def _without_trace(model: nn.Module, like: Tensor) -> Iterator[None]:
         like: a tensor on the model's device.
     """
     buffers = Buffers(model)
-    kept, python, numpy = buffers.remember(), random.getstate(), np.random.get_state()
+    kept, python, numpy = buffers.remember(), random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with _modes_kept(model), torch.random.fork_rng([like.device] if like.is_cuda else []):
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)
+        np.random.set_state(numpy)  # noqa: NPY002
         with torch.no_grad():
             buffers.recall(kept)
 
@@ -443,8 +454,8 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
         logits = model(x)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"x must fit the model, but a sample of shape {tuple(x.shape[1:])} does not: {reason}."
         ) from error

@@ -539,9 +539,11 @@ class Once:
 
 
 def test_iterable_that_cannot_start_anew_is_named_when_it_is_found_empty():
-    with pytest.raises(ValueError, match="^data must .* empty in epoch 2: an iterable read in several epochs"):
+    with pytest.raises(
+        ValueError, match=r"^data must .* empty in epoch 2: an iterable read in several epochs"
+    ):
         train(small_model(), Once([random_data()]), epochs=2, method="sgd", progress=False)
-    with pytest.raises(ValueError, match="^validation: data must yield at least one minibatch"):
+    with pytest.raises(ValueError, match=r"^validation: data must yield at least one minibatch"):
         train(small_model(), (x, y), validation=Once([(x, y)]), epochs=2, method="sgd", progress=False)
 
 
