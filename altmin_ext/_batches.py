@@ -216,6 +216,8 @@ class StreamBatches(Batches):
         self.dtype = dtype
         self.device = device
         self.generator = generator
+        # Only a DataLoader hands out new tensors each time. Another iterable may refill pinned memory too early.
+        self.overlaps = isinstance(source, DataLoader)
         iterators = ("builtins", "itertools")  # generators, zip, map, ...: nothing that starts anew
         self.one_shot = isinstance(source, Iterator) and type(source).__module__ in iterators
         try:
@@ -237,8 +239,8 @@ class StreamBatches(Batches):
             _check_floating(x)
             _check.samples(x, y)
             yield (
-                x.to(self.device, self.dtype, non_blocking=True),
-                _converted_targets(y, self.dtype, self.device),
+                x.to(self.device, self.dtype, non_blocking=self.overlaps),
+                _converted_targets(y, self.dtype, self.device, self.overlaps),
             )
 
     def _started(self) -> Iterator[Any]:
@@ -320,6 +322,6 @@ def _collated(samples: list[Any]) -> Any:
         ) from error
 
 
-def _converted_targets(y: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _converted_targets(y: Tensor, dtype: torch.dtype, device: torch.device, overlaps: bool = False) -> Tensor:
     # Floats get the model's dtype; integers are left to the loss.
-    return y.to(device, dtype if y.dtype.is_floating_point else y.dtype, non_blocking=True)
+    return y.to(device, dtype if y.dtype.is_floating_point else y.dtype, non_blocking=overlaps)

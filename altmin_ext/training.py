@@ -534,8 +534,9 @@ def _open_for_training(
         return _open(method, source, batch_size, method.data_order.generator(seed), shuffle)
     if not isinstance(source, Samples):
         raise ValueError(
-            f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is a "
-            f"{type(source).__name__}."
+            f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is "
+            f"{_check.named_type(source)}; read it all beforehand, as in "
+            "next(iter(torch.utils.data.DataLoader(data, len(data))))."
         )
     return _open(method, source, len(source.x))
 
