@@ -517,6 +517,7 @@ class Criterion(Loss):
         ValueError: it does not take the mean, or has parameters to train.
     """
 
+    _elementwise = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
     _of_classes = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
     _of_two_classes = (nn.BCEWithLogitsLoss, nn.SoftMarginLoss)
 
@@ -558,6 +559,11 @@ class Criterion(Loss):
         return own
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        if isinstance(self._function, self._elementwise) and y.shape != logits.shape:  # torch would broadcast
+            raise ValueError(
+                f"y must have the shape of the logits, {tuple(logits.shape)}, for {self.name}, but has "
+                f"{tuple(y.shape)}."
+            )
         try:
             value = self._function(logits, y if self._is_torch_s else y.clone())  # it may write to y
         except torch.OutOfMemoryError:

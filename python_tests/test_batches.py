@@ -514,6 +514,42 @@ def test_lengths_are_not_broadcast(data: tuple[Tensor, Tensor], way: str) -> Non
         ways[way]()
 
 
+class Pooled(nn.Module):
+    """Loses the samples: its mean over them would be broadcast against the targets of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(FEATURES, FEATURES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "ste", "evaluate"])
+def test_outputs_are_not_broadcast(name: str) -> None:
+    def use() -> Any:
+        if name == "evaluate":
+            return evaluate(Pooled(), (x, x), loss="mse")
+        return train(Pooled(), (x, x), method=name, loss="mse", progress=False)
+
+    with pytest.raises(ValueError, match=r"model must return \(B, C\) logits, .* \(1, 3\) for 12 samples\.$"):
+        use()
+
+
+@pytest.mark.parametrize("criterion", [nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss])
+@pytest.mark.parametrize("use", ["memory", "stream", "evaluate", "step"])
+@pytest.mark.parametrize("name", ["am-adam", "adam"])
+def test_criteria_do_not_broadcast(name: str, use: str, criterion: type[nn.Module]) -> None:
+    """torch would compare each of the (12, 1) outputs with each of the (12,) targets."""
+    method = make_method(name, models.mlp(FEATURES, [5], 1), loss=criterion())
+    before = copy.deepcopy(method.model.state_dict())
+    with pytest.raises(
+        ValueError, match=r"y must have the shape of the logits, \(\d+, 1\), .* has \(\d+,\)\.$"
+    ):
+        USES[use](method, (x, torch.ones(12)))
+    assert_same(before, method.model.state_dict())
+
+
 # --------------------------------------------------------------------------------------- targets, every method
 
 

@@ -74,9 +74,9 @@ class _Backprop(Method):
                 raise
             except RuntimeError as error:
                 raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
-            if logits.ndim != 2:
+            if logits.ndim != 2 or len(logits) != len(x):
                 raise ValueError(
-                    f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}."
+                    f"model must return (B, C) logits, but returned shape {tuple(logits.shape)} for {len(x)} samples."
                 )
             self.loss.check_target_shape(y, logits.shape[1])
             loss = self.loss.mean(logits, y)
