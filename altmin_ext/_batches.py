@@ -251,7 +251,8 @@ class StreamBatches(Batches):
         source = self.source
         if not isinstance(source, DataLoader) or source.generator is not None:
             return iter(source)
-        if source.num_workers > 0 and type(source.sampler) is not SequentialSampler:
+        in_order = type(source.sampler) is SequentialSampler or isinstance(source.dataset, IterableDataset)
+        if source.num_workers > 0 and not in_order:
             return iter(source)
         with torch.random.fork_rng(devices=[]):
             if source.num_workers > 0 and self.generator is not None:
@@ -296,7 +297,6 @@ def make_batches(
 def _loader(
     source: Dataset[Any], batch_size: int, generator: torch.Generator | None, shuffle: bool
 ) -> DataLoader[Any]:
-    """A loader that draws from a generator of ours alone, also where there is nothing to draw."""
     shuffles = shuffle and not isinstance(source, IterableDataset)
     if not isinstance(source, IterableDataset):
         try:
@@ -308,7 +308,7 @@ def _loader(
             ) from error
         if empty:
             raise ValueError(f"data must hold at least one sample, but the {type(source).__name__} is empty.")
-    own = generator if shuffles else torch.Generator()
+    own = generator if shuffles else None
     return DataLoader(source, batch_size, shuffle=shuffles, generator=own, collate_fn=_collated)
 
 

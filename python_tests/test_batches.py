@@ -171,6 +171,7 @@ STREAMED: dict[str, Form] = {
     "DataLoader of a stream": lambda x, y: DataLoader(Stream(x, y), 7),
     "DataLoader, own generator": lambda x, y: DataLoader(Pairs(x, y), 7, True, generator=torch.Generator()),
     "DataLoader, a worker": lambda x, y: DataLoader(Pairs(x, y), 7, num_workers=1),
+    "DataLoader of a stream, a worker": lambda x, y: DataLoader(Stream(x, y), 7, num_workers=1),
 }
 FORMS = IN_MEMORY | STREAMED
 
