@@ -70,7 +70,7 @@ class _Backprop(Method):
         with torch.enable_grad():
             try:
                 logits = self.model(x)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, torch.AcceleratorError):
                 raise
             except RuntimeError as error:
                 raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
