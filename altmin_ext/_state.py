@@ -101,18 +101,20 @@ class Same:
 
     Args:
         value: the method's own.
+        meaning: of the value, for error messages.
     """
 
-    def __init__(self, value: Any) -> None:
-        self._value = value
+    def __init__(self, value: Any, meaning: str) -> None:
+        self._value, self._meaning = value, meaning
 
     def save(self) -> Any:
         return self._value
 
     def read(self, name: str, value: Any, sizes: Sizes) -> Any:
         if not _equal(value, self._value):
-            found = value if isinstance(value, (int, float, str, list, tuple)) else _check.named_type(value)
-            raise ValueError(f"{name} must be {self._value!r} for this model and method, but is {found!r}.")
+            raise ValueError(
+                f"{name} must be {self._value!r}, {self._meaning}, but is {_check.shown(value)}."
+            )
         return self._value
 
     def load(self, value: Any) -> None:
@@ -264,9 +266,9 @@ def check_keys(name: str, found: Any, keys: Iterable[str]) -> None:
         raise TypeError(f"{name} must be a dict, but is {_check.named_type(found)}.")
     if missing := [key for key in keys if key not in found]:
         raise ValueError(f"{name} must hold {', '.join(keys)}, but lacks {', '.join(missing)}.")
-    if unknown := [key for key in found if key not in keys]:
+    if unknown := [_check.shown(key) for key in found if key not in keys]:
         raise ValueError(
-            f"{name} must hold {', '.join(keys) or 'nothing'}, but holds {', '.join(map(repr, unknown))} as well."
+            f"{name} must hold {', '.join(keys) or 'nothing'}, but holds {', '.join(unknown)} as well."
         )
 
 
@@ -338,7 +340,7 @@ def count(name: str, value: Any, minimum: int = 0) -> int:
     """A count: an integer of at least ``minimum`` and less than 2**63."""
     result = _check.integer(name, value, minimum)
     if result >= _count_limit:
-        raise ValueError(f"{name} must be less than 2**63, but is {result}.")
+        raise ValueError(f"{name} must be less than 2**63, but is {_check.shown(result)}.")
     return result
 
 

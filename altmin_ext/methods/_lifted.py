@@ -441,7 +441,7 @@ class Lifted(Method):
         each = list(zip(self._layers, widths, strict=True))
         return {
             **super()._state(),
-            "shapes": Same(self._shapes),
+            "shapes": Same(self._shapes, "the shapes of this model's weights"),
             "pre_activations": Listed(
                 Replaced(layer, "pre_activations", ["samples", width]) for layer, width in each
             ),

@@ -39,6 +39,10 @@ class _Backprop(Method):
         # torch's optimisers take a 0-d flag in float32.
         self._guard = Guard(self._flags(), self.device, torch.float32)
         self._not_finite = self._guard.flag("gradient", None)[0]
+        if self.optimizer.defaults.get("momentum"):
+            # torch would make the buffers without content, to be filled by a first step, which may be skipped.
+            for parameter in self._trained:
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self._prepare_for_gpu()
 
     def _prepare_for_gpu(self) -> None:
@@ -50,11 +54,6 @@ class _Backprop(Method):
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=self.device)
             if "capturable" in group:
                 group["capturable"] = True
-            if group.get("momentum"):
-                # torch would make the buffers without content, to be filled by the first step, which may be skipped.
-                for parameter in group["params"]:
-                    state = self.optimizer.state[parameter]
-                    state.setdefault("momentum_buffer", torch.zeros_like(parameter))
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         raise NotImplementedError
@@ -121,14 +120,13 @@ class _Backprop(Method):
 class _OptimizerState:
     """The state of an optimiser of torch, whose fused kernels would write beyond the end of smaller moments."""
 
-    # What the optimisers keep for each parameter that has had a gradient; all but "step" are shaped like it.
+    # What the optimisers keep for a parameter, Adam only once it has had a gradient. All but "step" have its shape.
     _kept: ClassVar[dict[type[torch.optim.Optimizer], tuple[str, ...]]] = {
         torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
         torch.optim.SGD: ("momentum_buffer",),
     }
     _squares = ("step", "exp_avg_sq", "max_exp_avg_sq")
-    # How it runs, and the learning rate, which every step sets.
-    _own = ("lr", "foreach", "fused", "capturable", "differentiable")
+    _own = ("foreach", "fused", "capturable", "differentiable")  # how it runs here
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
         self._optimizer, self._parameters = optimizer, parameters
@@ -143,12 +141,17 @@ class _OptimizerState:
         read = self._read_group(f"{name}.param_groups[0]", group, own["param_groups"][0])
         if not isinstance(value["state"], Mapping):
             raise TypeError(f"{name}.state must be a dict, but is {_check.named_type(value['state'])}.")
+        if "momentum" in read and len(value["state"]) != (len(self._parameters) if read["momentum"] else 0):
+            raise ValueError(
+                f"{name}.state must hold the momentum of every parameter if there is one, but holds "
+                f"{len(value['state'])} with momentum={read['momentum']!r}."
+            )
         moments = {}
         for i, kept in value["state"].items():
             if type(i) is not int or not 0 <= i < len(self._parameters):
                 raise ValueError(
                     f"{name}.state must hold moments of the parameters 0 to {len(self._parameters) - 1}, but holds "
-                    f"some of {i!r}."
+                    f"some of {_check.shown(i)}."
                 )
             moments[i] = self._read_moments(f"{name}.state[{i}]", kept, self._parameters[i], read)
         return {"state": moments, "param_groups": [read]}
@@ -163,13 +166,18 @@ class _OptimizerState:
             where, value = f"{name}.{key}", group[key]
             if key in self._own:
                 read[key] = mine
+            elif key == "lr":
+                is_scalar = isinstance(value, Tensor) and value.ndim == 0 and value.device.type != "meta"
+                read[key] = _check.number(where, float(value) if is_scalar else value)
             elif isinstance(mine, tuple):
                 values = as_list(where, value, len(mine))
                 read[key] = tuple(_check.number(f"{where}[{i}]", each) for i, each in enumerate(values))
-            elif isinstance(mine, float):
-                read[key] = _check.number(where, value)
+            elif isinstance(mine, (int, float)) and not isinstance(mine, bool):
+                # torch allows an eps of 0, which makes the weights of a unit without gradient NaN.
+                number = _check.number(where, value, above=0.0 if key == "eps" else None)
+                read[key] = value if type(value) in (int, float) else number
             else:
-                read[key] = Same(mine).read(where, value, {})
+                read[key] = Same(mine, "as in this method's optimiser").read(where, value, {})
         numbers: dict[str, Any] = {
             key: value for key, value in read.items() if isinstance(value, (float, tuple))
         }

@@ -445,7 +445,7 @@ class Method(abc.ABC):
     def _state(self) -> dict[str, _state.Part]:
         """The entries of :meth:`state_dict`; a subclass adds its own to those of its base."""
         return {
-            "method": _state.Same(self.name),
+            "method": _state.Same(self.name, "the name of this method"),
             "steps": _state.Attribute(self, "steps", _state.count),
             "learning_rate_factor": _state.Attribute(self, "learning_rate_factor", number()),
         }
@@ -476,8 +476,9 @@ class Method(abc.ABC):
             ValueError: the state is of another method, lacks an entry or has one too many, its shapes do not fit, or
                 a number cannot be right; nothing has changed.
         """
-        if isinstance(state, Mapping) and state.get("method", self.name) != self.name:
-            raise ValueError(f"state must be of method {self.name!r}, but is of {state['method']!r}.")
+        other = state.get("method") if isinstance(state, Mapping) else None
+        if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
+            raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
         own = _state.Entries(self._state())
         read = own.read("state", state, {})
         self._check_state(read)

@@ -570,7 +570,7 @@ class BlockADMM(Method):
         stored = [("stored", ...)] * len(self._hidden)  # the shapes of codes depend on the samples
         return {
             **super()._state(),
-            "starts": Same(self._starts),
+            "starts": Same(self._starts, "the modules at which this model is cut"),
             "update": self._update.state,
             "seen": Replaced(self, "_seen", ["stored"]),
             "codes": ReplacedList(self, "codes", stored, self._like, empty="stored"),

@@ -147,6 +147,8 @@ class FactorisedBlock(Block):
         needed. Codes then move because of the loss alone. For an exact solution the rest R is orthogonal to the atoms
         in use, and every unused atom has a price, the gradient of the least squares in its code.
         """
+        if eta == 0:  # one over a norm that has overflowed
+            return
         dictionary, codes = self.layer.dictionary, as_rows(self.codes).clone()
         gram = self._rho * dictionary.t() @ dictionary
         gram.diagonal().add_(1 / eta)

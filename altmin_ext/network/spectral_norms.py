@@ -121,7 +121,7 @@ class SpectralNorms:
                 )
             norm = image.norm()
             self._results[i].copy_(norm / v.norm())
-            v.copy_(torch.where(norm > 0, image / norm, v))  # a map of zeros keeps its vector
+            v.copy_(torch.where((norm > 0) & norm.isfinite(), image / norm, v))  # else it keeps its vector
 
     def remember(self) -> Any:
         """What :meth:`recall` needs, in memory that a step does not write to."""

@@ -145,5 +145,5 @@ def _whole(name: str, value: Any) -> float:
     """A count, held as a float."""
     result = _check.number(name, value, 0.0)
     if not result.is_integer():
-        raise ValueError(f"{name} must be a whole number, but is {value!r}.")
+        raise ValueError(f"{name} must be a whole number, but is {_check.shown(value)}.")
     return result

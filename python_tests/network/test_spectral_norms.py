@@ -148,7 +148,9 @@ def test_it_goes_on_from_a_state(case: str) -> None:
 
 
 def test_a_state_of_another_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^state's singular_vectors must have .* entries, but has .*[.]$"):
+    with pytest.raises(
+        ValueError, match=r"^state's singular_vectors\[0\] must have the shape .*, but has .*[.]$"
+    ):
         Chain("linear").norms.state.read("state", Chain("convolutions").norms.state.save(), {})
 
 
