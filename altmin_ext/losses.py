@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altmin_ext import _check, ops
+from altmin_ext import _check
 from altmin_ext._check import named_type
 from altmin_ext.errors import unknown_name
+from altmin_ext.ops import unversioned as ops
 
 UNLABELLED = -1
 _curvature_iterations = 8

@@ -772,10 +772,14 @@ def test_a_call_without_shuffling_draws_no_order() -> None:
 @pytest.mark.parametrize(
     ("broken", "error", "sentence"),
     [
-        ({"seed": "a"}, TypeError, "seed of the data order must be an integer"),
-        ({"seed": -1}, ValueError, "seed of the data order must be at least 0"),
-        ({"generator": torch.zeros(3, dtype=torch.uint8)}, ValueError, "generator of the data order must be"),
-        ({"generator": 3}, ValueError, "generator of the data order must be"),
+        ({"seed": "a"}, TypeError, "state's data_order.seed must be an integer"),
+        ({"seed": -1}, ValueError, "state's data_order.seed must be at least 0"),
+        (
+            {"generator": torch.zeros(3, dtype=torch.uint8)},
+            ValueError,
+            "state's data_order.generator must have",
+        ),
+        ({"generator": 3}, TypeError, "state's data_order.generator must be a torch.Tensor"),
     ],
 )
 def test_a_state_with_a_broken_order_is_refused(
