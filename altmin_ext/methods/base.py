@@ -260,7 +260,10 @@ class Method(abc.ABC):
                 run, parts = self._captured, ()
             report = self._all_or_nothing(run, parts, x.detach() if x.requires_grad else x, y)
         self.steps += 1
-        increment_version(self._weights.tensors)  # kernels and graphs write without torch's knowledge
+        # Kernels, CUDA graphs and torch's own batch normalisation write without raising the versions of tensors.
+        increment_version(self._weights.tensors)
+        if self._buffers:
+            increment_version(self._buffers.tensors)
         return report
 
     def _all_or_nothing(
