@@ -5,7 +5,9 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -264,7 +266,10 @@ class Method(abc.ABC):
                 run, parts = self._captured, ()
             report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
-        increment_version(self._weights.tensors)  # kernels and graphs write without torch's knowledge
+        # Kernels, CUDA graphs and torch's own batch normalisation write without raising the versions of tensors.
+        increment_version(self._weights.tensors)
+        if self._buffers:
+            increment_version(self._buffers.tensors)
         return report
 
     def _all_or_nothing(
@@ -492,11 +497,15 @@ class Method(abc.ABC):
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
         own = _state.Entries(self._state())
-        read = own.read("state", state, {})
-        self._check_state(read)
-        self._captured = self._new_captures()  # graphs know their tensors by address
-        own.load(read)
-        self._guard.lower()
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # tensors of inference mode could not be stepped on
+            read = own.read("state", state, {})
+            self._check_state(read)
+            self._captured = self._new_captures()  # graphs know their tensors by address
+            own.load(read)
+            self._guard.lower()
         self._looked_after = self.steps
         self._forget_derived()
 
@@ -520,6 +529,27 @@ class Method(abc.ABC):
         self.load_state_dict(kept["state"])
         self._guard.flags.copy_(kept["flags"])
         self._looked_after = kept["looked_after"]
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        ForkingPickler.register(cls, _send)
+
+
+def _send(method: Method) -> tuple[Any, ...]:
+    return _receive, (type(method), method.__getstate__())
+
+
+def _receive(cls: type[Method], kept: dict[str, Any]) -> Method:
+    """The copy of a method in another process.
+
+    What Python's own means of sending to processes pass on of a tensor is its memory, since torch has them share it.
+    The copy's model gets memory of its own, so that two methods never train the same weights.
+    """
+    for tensor in itertools.chain(kept["model"].parameters(), kept["model"].buffers()):
+        tensor.data = tensor.data.clone()
+    method = cls.__new__(cls)
+    method.__setstate__(kept)
+    return method
 
 
 def _check_parameters(model: nn.Module) -> torch.dtype:
