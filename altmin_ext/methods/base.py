@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from altmin_ext import _check
 from altmin_ext._graph import CapturedSteps
@@ -134,6 +135,7 @@ class Method(abc.ABC):
         self.seed = _check.seed("seed", seed)
         self._graph = _check.boolean("graph", graph)
         where = _check.named_device("device", device)
+        _check_wrappers(model)
         self.dtype = _check_parameters(model)
         if not self.factorises:
             _check_no_factors(self.name, model)
@@ -475,20 +477,56 @@ def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
 
 
 def _check_parameters(model: nn.Module) -> torch.dtype:
-    """The dtype of the model's parameters; raises unless some can be trained, and all have the same dtype."""
-    parameters = list(model.parameters())
-    if not parameters:
+    """The dtype of the model's parameters; raises unless some can be trained, and all are plain and of one dtype."""
+    named = list(model.named_parameters())
+    if not named:
         raise ValueError(f"model must have parameters to train, but {type(model).__name__} has none.")
+    lazy = [name for name, tensor in (*named, *model.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"model must know the shapes of its parameters, but {lazy[0]!r} has none yet; call the model once, as in "
+            "model(x[:2])."
+        )
+    for name, parameter in named:
+        if parameter.is_meta:
+            raise ValueError(
+                f"model must hold numbers, but {name!r} is on the device 'meta'; call model.to_empty(device='cpu') "
+                "and initialise or load its weights."
+            )
+        if type(parameter).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            raise TypeError(
+                f"model must have parameters that are plain tensors, but {name!r} is {_check.named_type(parameter)}; "
+                "unwrap or gather it."
+            )
+        if parameter._post_accumulate_grad_hooks:
+            raise ValueError(
+                f"model must have no hooks that wait for accumulated gradients, but {name!r} has one, and no step "
+                "accumulates any; remove it by its handle."
+            )
+    parameters = [parameter for _, parameter in named]
     if not any(parameter.requires_grad for parameter in parameters):
         raise ValueError("model must have a parameter that requires a gradient, but all are frozen.")
     dtypes = {parameter.dtype for parameter in parameters}
     if len(dtypes) > 1 or parameters[0].dtype not in (torch.float32, torch.float64):
         found = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        remedy = "call model.float() or model.double()"
+        if any(dtype.is_complex for dtype in dtypes):
+            remedy = "no method here trains complex ones"
         raise TypeError(
-            f"model must be float32 or float64 throughout, but its parameters are {found}; "
-            "call model.float() or model.double()."
+            f"model must be float32 or float64 throughout, but its parameters are {found}; {remedy}."
         )
     return parameters[0].dtype
+
+
+def _check_wrappers(model: nn.Module) -> None:
+    """Raise a ValueError if a part of the model waits for a ``backward()`` of its own to exchange gradients."""
+    for module in model.modules():
+        name = type(module).__name__
+        if name in ("DistributedDataParallel", "FullyShardedDataParallel"):
+            raise ValueError(
+                f"model must be free of {name}, which exchanges gradients in loss.backward() alone, while a step "
+                "never calls that; pass the module inside, model.module."
+            )
 
 
 def _check_no_factors(name: str, model: nn.Module) -> None:

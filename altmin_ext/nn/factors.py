@@ -11,9 +11,17 @@ from altmin_ext import _check, ops
 from altmin_ext.ops import MemoryScalar
 
 
+_no_derivative = (
+    "NonNegativeFactors has no derivative, so nothing below it can learn by backpropagation: "
+    "train the model with method='deepfacto'."
+)
+
+
 class _LeastSquares(torch.autograd.Function):
+    """The codes (N, r) of rows of features (N, C)."""
+
     @staticmethod
-    def forward(context: Any, rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
+    def forward(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
         codes = rows.new_zeros(len(rows), dictionary.shape[1])
         if codes.numel():
             scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=rows.device)
@@ -22,11 +30,28 @@ class _LeastSquares(torch.autograd.Function):
         return codes
 
     @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        pass
+
+    @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError(
-            "NonNegativeFactors has no derivative, so nothing below it can learn by backpropagation: "
-            "train the model with method='deepfacto'."
-        )
+        raise NotImplementedError(_no_derivative)
+
+    @staticmethod
+    def jvp(context: Any, *tangents: Tensor) -> Any:
+        raise NotImplementedError(_no_derivative)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[int | None, ...], rows: Tensor, dictionary: Tensor, sweeps: int
+    ) -> tuple[Tensor, int]:
+        count: int = info.batch_size
+        rows = rows.movedim(dims[0], 0) if dims[0] is not None else rows.expand(count, *rows.shape)
+        if dims[1] is None:  # rows are independent of one another
+            codes: Tensor = _LeastSquares.apply(rows.flatten(0, 1).contiguous(), dictionary, sweeps)
+            return codes.unflatten(0, rows.shape[:2]), 0
+        pairs = zip(rows, dictionary.movedim(dims[1], 0), strict=True)
+        return torch.stack([_LeastSquares.apply(r.contiguous(), d.contiguous(), sweeps) for r, d in pairs]), 0
 
 
 class NonNegativeFactors(nn.Module):
