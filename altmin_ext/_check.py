@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from altmin_ext.errors import unknown_name
 
@@ -161,6 +162,18 @@ def device(name: str, value: Any) -> torch.device | None:
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ValueError(f"{name} must be usable here, but is {str(result)!r}: {reason}.") from error
     return result
+
+
+def logits(value: Any) -> Tensor:
+    """The output of a model: one tensor (B, C)."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"model must return one tensor, the logits, but returns {named_type(value)}; wrap it in a module that "
+            "returns them alone."
+        )
+    if value.ndim != 2:
+        raise ValueError(f"model must return (B, C) logits, but returned shape {tuple(value.shape)}.")
+    return value
 
 
 def threads(name: str, value: Any) -> int:

@@ -361,9 +361,7 @@ def _output_width(model: nn.Module, x: Tensor) -> int:
             raise ValueError(
                 f"x must fit the model, but a sample of shape {tuple(x.shape[1:])} does not: {reason}."
             ) from error
-    if logits.ndim != 2:
-        raise ValueError(f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}.")
-    return logits.shape[1]
+    return _check.logits(logits).shape[1]
 
 
 def _check_method_object(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from altmin_ext import _check
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._undo import Undoable
 from altmin_ext.methods._options import GradientOptions, number, option
@@ -74,10 +75,7 @@ class _Backprop(Method):
                 raise
             except RuntimeError as error:
                 raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
-            if logits.ndim != 2:
-                raise ValueError(
-                    f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}."
-                )
+            logits = _check.logits(logits)
             self.loss.check_target_shape(y, logits.shape[1])
             loss = self.loss.mean(logits, y)
         correct = self.loss.correct(logits, y)

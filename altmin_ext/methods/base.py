@@ -19,7 +19,7 @@ from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.methods._options import MethodOptions
-from altmin_ext.network import BoundStage
+from altmin_ext.network import BoundStage, Unaltered
 from altmin_ext.nn.factors import NonNegativeFactors
 
 Seen = TypeVar("Seen")
@@ -150,6 +150,7 @@ class Method(abc.ABC):
         self._parameters = list(model.named_parameters())
         self._trainable = [parameter.requires_grad for _, parameter in self._parameters]
         self._stages = self._cut(model)
+        self._unaltered = Unaltered(model) if self._stages else None
         if self._graph:
             self._check_graph(where or self._parameters[0][1].device)
         _check.device("device", where)
@@ -381,6 +382,21 @@ class Method(abc.ABC):
             "is now."
         )
 
+    def _check_surroundings(self) -> None:
+        """Raise a ValueError if a mode of torch, or a hook, would have the model compute something else in a step."""
+        mode = ""
+        if torch.is_autocast_enabled(self.device.type):
+            mode = "torch.autocast"
+        elif torch.is_inference_mode_enabled():
+            mode = "torch.inference_mode"
+        if mode:
+            raise ValueError(
+                f"step must be called outside {mode}, but is called within: a step computes in the model's dtype, "
+                f"{self.dtype}, with derivatives; leave the context."
+            )
+        if self._unaltered is not None:
+            self._unaltered.check()
+
     def check_batch(self, x: Tensor, y: Tensor) -> Tensor:
         """Check that the method can train on a minibatch.
 
@@ -398,6 +414,7 @@ class Method(abc.ABC):
             ValueError: x or y is on another device than the model, or has a wrong shape; or the model has changed,
                 see :meth:`check_model`.
         """
+        self._check_surroundings()
         self.check_model()
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch.Tensor, but is {_check.named_type(x)}.")

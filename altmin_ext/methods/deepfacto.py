@@ -43,6 +43,7 @@ from altmin_ext._guard import Subject
 from altmin_ext.methods._options import number, option
 from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions
 from altmin_ext.network import BoundStage, leaves, split_at
+from altmin_ext.network.known import known_as
 from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.nn.sign import check_surrogates
 from altmin_ext.ops import MemoryScalar
@@ -301,11 +302,14 @@ class DeepFacto(BlockADMM):
 def _layer(model: nn.Module) -> tuple[int, NonNegativeFactors]:
     """The number of the layer of factors among the model's modules, and the layer; ValueError unless there is one."""
     layers = [
-        (i, module) for i, (_, module) in enumerate(leaves(model)) if isinstance(module, NonNegativeFactors)
+        (i, module)
+        for i, (_, module) in enumerate(leaves(model))
+        if isinstance(module, NonNegativeFactors) and known_as(module) is NonNegativeFactors
     ]
-    if len(layers) != 1:
+    held = sum(isinstance(module, NonNegativeFactors) for module in model.modules())
+    if len(layers) != 1 or held != 1:
         raise ValueError(
-            f"model must hold one NonNegativeFactors in its chain, but holds {len(layers)}; "
-            "altmin_ext.models.deepfacto makes such models."
+            f"model must hold one plain NonNegativeFactors, in its chain, but holds {len(layers)} there and {held} in "
+            "all; altmin_ext.models.deepfacto makes such models."
         )
     return layers[0]

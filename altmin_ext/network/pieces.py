@@ -548,12 +548,6 @@ class LocalPiece(Piece):
         self._has_forward_mode = True
         self._is_transpose = False  # whether J v has been found to agree with J^T
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the graph of the last evaluation, which cannot be copied and belongs to one step."""
-        nothing = torch.empty(0)
-        points = dict.fromkeys(("_start", "_point", "_input", "_output", "_start_value"), nothing)
-        return {**vars(self), **points, "_changes": [], "_start_changes": [], "_random_state": None}
-
     def _evaluate(self, a: Tensor, fused: bool = True) -> Tensor:
         """The module's output with the masks of this step; ``fused`` allows layers that lack second derivatives."""
         in_steps = self._recurs and (a.is_cuda or not fused)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from altmin_ext._check import named_type
 from altmin_ext.network.chain import PreMap
-from altmin_ext.network.known import alteration, described, known_as, runs_as, uncompiled
+from altmin_ext.network.known import alteration, described, hook_tables, known_as, runs_as, uncompiled
 from altmin_ext.network.maps import LinearMap, LocalMap, Map, map_of
 from altmin_ext.network.pieces import LocalPiece, Piece, batch_normalisations, piece_of
 from altmin_ext.nn import Stage
@@ -105,22 +106,61 @@ def _has_no_forward(module: nn.Module) -> bool:
     return getattr(module.forward, "__func__", None) is nn.Module.forward
 
 
-def _check_chain(model: nn.Module) -> None:
-    """Raise unless the model is a chain: modules that certainly run one after the other."""
-    module = uncompiled(model)
-    hooks = nn.modules.module
-    if any(
-        (
-            hooks._global_forward_hooks,
-            hooks._global_forward_pre_hooks,
-            hooks._global_backward_hooks,
-            hooks._global_backward_pre_hooks,
+def _global_hooks() -> list[dict[int, Any]]:
+    """The tables of the hooks that torch runs for every module."""
+    module = nn.modules.module
+    return [
+        module._global_forward_hooks,
+        module._global_forward_pre_hooks,
+        module._global_backward_hooks,
+        module._global_backward_pre_hooks,
+    ]
+
+
+class Unaltered:
+    """Watches that the modules of a chain, which a step need not call, go on to compute what they did.
+
+    Args:
+        model: as for :func:`split`, by which it has been accepted.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._named = [(path, module) for path, module in _watched(model, "") if not alteration(module)]
+        self._own = [vars(module) for _, module in self._named]
+        self._hooks = [own.get(table, {}) for own in self._own for table in hook_tables] + _global_hooks()
+
+    def check(self) -> None:
+        """Raise a ValueError if one has a hook or a forward of its own since; takes less than a microsecond."""
+        if not any(self._hooks) and not any(map(operator.contains, self._own, itertools.repeat("forward"))):
+            return
+        _check_global_hooks()
+        path, module = next((path, module) for path, module in self._named if alteration(module))
+        raise ValueError(
+            f"model must be as it was when the method was made, but {path!r} is {described(module)} since; make a new "
+            "method for the model as it is now."
         )
-    ):
+
+
+def _watched(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The containers of a chain and the modules in them, but not what is within those."""
+    yield path or "model", module
+    if runs_as(uncompiled(module), nn.Sequential) or runs_as(module, Stage):
+        for name, child in uncompiled(module).named_children():
+            yield from _watched(child, f"{path}.{name}" if path else name)
+
+
+def _check_global_hooks() -> None:
+    if any(_global_hooks()):
         raise ValueError(
             "model must be free of hooks that torch runs for every module, but there are some, which parts that are "
             "evaluated by formula would not call; remove them by the handles that registered them."
         )
+
+
+def _check_chain(model: nn.Module) -> None:
+    """Raise unless the model is a chain: modules that certainly run one after the other."""
+    _check_global_hooks()
+    module = uncompiled(model)
     if runs_as(module, nn.Sequential) or runs_as(module, Stage) or not any(True for _ in module.children()):
         return
     if isinstance(module, (nn.Sequential, Stage)) and alteration(module):

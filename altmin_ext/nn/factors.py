@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from altmin_ext import _check, ops
 from altmin_ext.ops import MemoryScalar
 
-
 _no_derivative = (
     "NonNegativeFactors has no derivative, so nothing below it can learn by backpropagation: "
     "train the model with method='deepfacto'."
