@@ -30,6 +30,11 @@ def named_type(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of an error's message, without its full stop."""
+    return str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+
+
 def integer(name: str, value: Any, minimum: int = 1) -> int:
     """An int, or any object that Python takes as an index, such as NumPy's integers; but no bool."""
     try:
@@ -159,8 +164,9 @@ def device(name: str, value: Any) -> torch.device | None:
     try:
         torch.empty(0, device=result)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without it
-        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        raise ValueError(f"{name} must be usable here, but is {str(result)!r}: {reason}.") from error
+        raise ValueError(
+            f"{name} must be usable here, but is {str(result)!r}: {first_sentence(error)}."
+        ) from error
     return result
 
 

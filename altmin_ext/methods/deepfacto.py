@@ -307,9 +307,14 @@ def _layer(model: nn.Module) -> tuple[int, NonNegativeFactors]:
         if isinstance(module, NonNegativeFactors) and known_as(module) is NonNegativeFactors
     ]
     held = sum(isinstance(module, NonNegativeFactors) for module in model.modules())
-    if len(layers) != 1 or held != 1:
+    if held > len(layers):
         raise ValueError(
-            f"model must hold one plain NonNegativeFactors, in its chain, but holds {len(layers)} there and {held} in "
-            "all; altmin_ext.models.deepfacto makes such models."
+            f"model must hold its NonNegativeFactors in its chain, as it is, but holds {held - len(layers)} within "
+            "other modules, or with a hook or a forward of its own; take it out, or remove that."
+        )
+    if len(layers) != 1:
+        raise ValueError(
+            f"model must hold one NonNegativeFactors in its chain, but holds {len(layers)}; "
+            "altmin_ext.models.deepfacto makes such models."
         )
     return layers[0]

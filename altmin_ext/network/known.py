@@ -31,7 +31,10 @@ def alteration(module: nn.Module) -> str:
         return "a forward of its own"
     if any(own.get(table) for table in hook_tables):
         return "a hook"
-    if any(parameter is not None and parameter._backward_hooks for parameter in own["_parameters"].values()):
+    if any(
+        parameter is not None and parameter._backward_hooks
+        for parameter in own.get("_parameters", {}).values()
+    ):
         return "a hook on a parameter"
     if any(isinstance(own.get(name), Tensor) for name in ("weight", "bias")):  # which something computes
         return "a weight that is no parameter"

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import jvp
 
-from altmin_ext._check import named_type
+from altmin_ext._check import first_sentence, named_type
 from altmin_ext.network.activations import activation_of
 from altmin_ext.network.known import described, known_as, uncompiled
 from altmin_ext.network.module_state import Changes, ModuleState
@@ -676,10 +676,21 @@ class LocalPiece(Piece):
         return _gradients(value, [at], gradient)[0]
 
     def vjp(self, gradient: Tensor) -> Tensor:
-        return _gradients(self._output, [self._input], gradient, retain_graph=True)[0]
+        return self._backward([self._input], gradient)[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        return _gradients(self._output, self.parameters, gradient, retain_graph=True)
+        return self._backward(self.parameters, gradient)
+
+    def _backward(self, inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:
+        try:
+            return _gradients(self._output, inputs, gradient, retain_graph=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"model must be differentiable, but the backward pass of {self._path!r} "
+                f"({described(self._module)}) fails: {first_sentence(error)}."
+            ) from error
 
     def commit(self) -> None:
         self._state.keep(self._start_changes)
@@ -742,7 +753,7 @@ def piece_of(path: str, module: nn.Module) -> Piece:
     if kind is nn.Flatten and isinstance(module, nn.Flatten) and module.start_dim == 1:
         return ReshapePiece(module)
     make = known_pieces.get(kind) if kind is not None else None
-    if make is not None:
+    if make is not None and not getattr(module, "return_indices", False):  # of a pooling, beside its value
         return make(module)
     _check_inputs(path, module)
     return LocalPiece(module, path)
@@ -779,7 +790,7 @@ def _check_inputs(path: str, module: nn.Module) -> None:
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     has_forward = getattr(module.forward, "__func__", None) is not nn.Module.forward
     if len(required) != 1 and not (takes_any and not required and has_forward):
-        takes = ", ".join(required) or "nothing"
+        takes = ", ".join(required) or ("nothing" if has_forward else "nothing, having no forward")
         raise ValueError(
             f"{refusal}{name} takes {takes}, but a part of a chain takes one tensor and returns one; wrap it in a "
             "module that does."

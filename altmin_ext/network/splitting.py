@@ -136,8 +136,8 @@ class Unaltered:
         _check_global_hooks()
         path, module = next((path, module) for path, module in self._named if alteration(module))
         raise ValueError(
-            f"model must be as it was when the method was made, but {path!r} is {described(module)} since; make a new "
-            "method for the model as it is now."
+            f"model must be as it was when the method was made, but {path!r} is {described(module)} since; make a "
+            "new method for the model as it is now."
         )
 
 
