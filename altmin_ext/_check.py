@@ -170,6 +170,16 @@ def device(name: str, value: Any) -> torch.device | None:
     return result
 
 
+def model_in_memory(model: torch.nn.Module) -> None:
+    """A model whose parameters hold numbers."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(
+                f"model must hold numbers, but {name!r} is on the device 'meta'; call model.to_empty(device='cpu') "
+                "and initialise or load its weights."
+            )
+
+
 def logits(value: Any) -> Tensor:
     """The output of a model: one tensor (B, C)."""
     if not isinstance(value, Tensor):

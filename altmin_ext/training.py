@@ -297,6 +297,7 @@ def evaluate(
         TypeError, ValueError: an argument is wrong, or data and model do not fit each other.
     """
     model = as_chain(model)
+    _check.model_in_memory(model)
     batch_size = _check.integer("batch_size", batch_size)
     device = _check.device("device", device)
     # A model that can learn from samples without a label may be evaluated on such samples, too.

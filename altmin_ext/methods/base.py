@@ -136,6 +136,11 @@ class Method(abc.ABC):
         self._graph = _check.boolean("graph", graph)
         where = _check.named_device("device", device)
         _check_wrappers(model)
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "a method must be made outside torch.inference_mode, but is made within, where its buffers could "
+                "not be written later; leave the context."
+            )
         self.dtype = _check_parameters(model)
         if not self.factorises:
             _check_no_factors(self.name, model)
@@ -504,11 +509,12 @@ def _check_parameters(model: nn.Module) -> torch.dtype:
             f"model must know the shapes of its parameters, but {lazy[0]!r} has none yet; call the model once, as in "
             "model(x[:2])."
         )
+    _check.model_in_memory(model)
     for name, parameter in named:
-        if parameter.is_meta:
+        if parameter.is_inference():
             raise ValueError(
-                f"model must hold numbers, but {name!r} is on the device 'meta'; call model.to_empty(device='cpu') "
-                "and initialise or load its weights."
+                f"model must be made outside torch.inference_mode, but {name!r} was made within, so that it cannot "
+                "be trained; make it anew outside."
             )
         if type(parameter).__torch_dispatch__ is not Tensor.__torch_dispatch__:
             raise TypeError(

@@ -524,6 +524,9 @@ class LocalPiece(Piece):
     ``torch.no_grad()``, or in a ``torch.autograd.Function`` with a derivative of its own), it comes from the backward
     pass: g -> J^T g is linear, and J v is the product of v with its transpose.
 
+    In float32 a small change of the value is found by J v. Where the derivative is a surrogate, as behind a sign, the
+    value does not follow it, and its change is the difference of two values, as far as float32 can tell them apart.
+
     Args:
         module: the module.
         path: of the module in the model, for error messages.
@@ -545,6 +548,7 @@ class LocalPiece(Piece):
         self._start_changes = self._changes
         self._random_state: tuple[Tensor, Tensor | None] | None = None
         self._input = self._output = self._start_value = torch.empty(0)
+        self._follows_derivative: bool | None = None  # None until it has been tried
         self._has_forward_mode = True
         self._is_transpose = False  # whether J v has been found to agree with J^T
 
@@ -606,17 +610,35 @@ class LocalPiece(Piece):
             )
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        value = self.value(self._start + unit * delta)
-        change = value - self._start_value
         if delta.dtype == torch.float64:
-            return change / unit
+            return (self.value(self._start + unit * delta) - self._start_value) / unit
+        if self._follows_derivative is None:
+            self._follows_derivative = self._compare_with_derivative(delta)
+        change = self.value(self._start + unit * delta) - self._start_value
+        largest = self._start_value.abs().max()
+        if self._follows_derivative is False:
+            return torch.where(change.abs() > _rounding * largest, change / unit, 0)
         # The difference of values would be mostly rounding. The derivative half-way has an error of order unit^2.
         derivative = self._jvp_at(self._start + unit * delta / 2, delta)
         if derivative is None:
             return change / unit
-        # Where the value jumps, or bends within the displacement, the difference is far above its rounding.
-        beyond = (change - unit * derivative).abs() > _far_above_rounding * self._start_value.abs().max()
-        return torch.where(beyond, change / unit, derivative)
+        # Where the value bends within the displacement, the difference is far above its rounding.
+        bends = (change - unit * derivative).abs() > _far_above_rounding * largest
+        return torch.where(bends, change / unit, derivative)
+
+    def _compare_with_derivative(self, delta: Tensor) -> bool | None:
+        """Whether the value changes as its derivative says; False for a sign with a surrogate.
+
+        It is tried at a displacement of a hundredth of the input. None if delta is zero, so that it cannot be told.
+        """
+        step = 0.01 * self._start.norm() / delta.norm()
+        if not step.isfinite() or step == 0:
+            return None
+        derivative = self._jvp_at(self._start + step * delta / 2, delta)
+        if derivative is None:
+            return False
+        change, derivative = self.value(self._start + step * delta) - self._start_value, step * derivative
+        return bool((change - derivative).norm() <= 0.1 * (change.norm() + derivative.norm()))
 
     def _jvp_at(self, a: Tensor, v: Tensor) -> Tensor | None:
         """J v at a; None if torch cannot find it."""
@@ -710,8 +732,8 @@ class LocalPiece(Piece):
         return self._vjp_at(self._input.detach()[: len(v)], v)
 
 
-# A change of a value is no rounding in float32 if it is at least this share of the largest value.
-_far_above_rounding = 1e-4
+# Changes of a value in float32, as shares of the largest value: those that may be rounding, and those that cannot be.
+_rounding, _far_above_rounding = 1e-6, 1e-4
 
 
 def _gradients(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor, **options: bool) -> list[Tensor]:
