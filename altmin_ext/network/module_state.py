@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 #: What a call has made of a module: the owner of an entry, its name, its value, and whether that is the copy of the
 #: tensor that was there before, perhaps changed in place.
@@ -28,11 +29,12 @@ class ModuleState:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
-    def call(self, a: Tensor) -> tuple[Tensor, Changes]:
+    def call(self, a: Tensor, in_double: bool = False) -> tuple[Tensor, Changes]:
         """Call the module, on copies of all tensors that it keeps.
 
         Args:
             a: its input.
+            in_double: whether to call it in float64, whatever it is in; without derivatives in its parameters.
 
         Returns:
             Its output, and what the call would have changed.
@@ -51,10 +53,14 @@ class ModuleState:
         for owner, kept in zip(owners, before, strict=True):
             for name, value in kept.items():
                 if isinstance(value, Tensor):
-                    owner[name] = copies.setdefault(id(value), value.clone())
+                    copy = value.double() if in_double and value.is_floating_point() else value.clone()
+                    owner[name] = copies.setdefault(id(value), copy)
         given = [owner.copy() for owner in owners]
+        parameters = (
+            {name: p.detach().double() for name, p in self._module.named_parameters()} if in_double else {}
+        )
         try:
-            output: Tensor = self._module(a)
+            output: Tensor = functional_call(self._module, parameters, (a,)) if in_double else self._module(a)
             # A kernel may have written to a tensor without raising its version, as that of batch normalisation does.
             changes = [
                 (owner, name, value, value is kept.get(name, _missing))

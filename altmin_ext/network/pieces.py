@@ -525,7 +525,7 @@ class LocalPiece(Piece):
     pass: g -> J^T g is linear, and J v is the product of v with its transpose.
 
     In float32 a small change of the value is found by J v. Where the derivative is a surrogate, as behind a sign, the
-    value does not follow it, and its change is the difference of two values, as far as float32 can tell them apart.
+    value does not follow it, and its change is the difference of two values, in float64 if the module can run so.
 
     Args:
         module: the module.
@@ -548,6 +548,7 @@ class LocalPiece(Piece):
         self._start_changes = self._changes
         self._random_state: tuple[Tensor, Tensor | None] | None = None
         self._input = self._output = self._start_value = torch.empty(0)
+        self._start_in_double: Tensor | None = None
         self._follows_derivative: bool | None = None  # None until it has been tried
         self._has_forward_mode = True
         self._is_transpose = False  # whether J v has been found to agree with J^T
@@ -578,7 +579,7 @@ class LocalPiece(Piece):
         return self._evaluate(a, fused=False)
 
     def begin(self, a: Tensor) -> Tensor:
-        self._start, self._random_state = a, None
+        self._start, self._random_state, self._start_in_double = a, None, None
         cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state(a.device) if a.is_cuda else None
         self._start_value = self.value(a)
         drew = not torch.equal(torch.get_rng_state(), cpu)
@@ -617,7 +618,12 @@ class LocalPiece(Piece):
         change = self.value(self._start + unit * delta) - self._start_value
         largest = self._start_value.abs().max()
         if self._follows_derivative is False:
-            return torch.where(change.abs() > _rounding * largest, change / unit, 0)
+            precise = self._change_in_double(delta, unit)
+            return (
+                torch.where(change.abs() > _rounding * largest, change / unit, 0)
+                if precise is None
+                else precise
+            )
         # The difference of values would be mostly rounding. The derivative half-way has an error of order unit^2.
         derivative = self._jvp_at(self._start + unit * delta / 2, delta)
         if derivative is None:
@@ -625,6 +631,23 @@ class LocalPiece(Piece):
         # Where the value bends within the displacement, the difference is far above its rounding.
         bends = (change - unit * derivative).abs() > _far_above_rounding * largest
         return torch.where(bends, change / unit, derivative)
+
+    def _change_in_double(self, delta: Tensor, unit: Tensor) -> Tensor | None:
+        """The change of the value over unit, by a difference in float64; None for what can run in float32 alone."""
+        if self._random_state is not None:
+            return None
+        try:
+            if self._start_in_double is None:
+                self._start_in_double = self._state.call(self._start.double(), in_double=True)[0]
+            moved = self._start.double() + unit.double() * delta.double()
+            value = self._state.call(moved, in_double=True)[0]
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError):
+            return None
+        if value.dtype != torch.float64:
+            return None
+        return ((value - self._start_in_double) / unit).to(delta)
 
     def _compare_with_derivative(self, delta: Tensor) -> bool | None:
         """Whether the value changes as its derivative says; False for a sign with a surrogate.

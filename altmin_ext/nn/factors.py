@@ -24,7 +24,8 @@ class _LeastSquares(torch.autograd.Function):
         codes = rows.new_zeros(len(rows), dictionary.shape[1])
         if codes.numel():
             scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=rows.device)
-            gram, cross = dictionary.t() @ dictionary, rows @ dictionary
+            with torch.autocast(rows.device.type, enabled=False):
+                gram, cross = dictionary.t() @ dictionary, rows @ dictionary
             ops.bcd_columns(codes, gram, cross, scalars=scalars, sweeps=sweeps, nonnegative=True)
         return codes
 
@@ -104,7 +105,8 @@ class NonNegativeFactors(nn.Module):
                 f"features must be (B, {self.features}, ...) for this NonNegativeFactors, but have shape "
                 f"{tuple(features.shape)}."
             )
-        codes: Tensor = _LeastSquares.apply(as_rows(features), self.dictionary, self.sweeps)
+        rows = as_rows(features).to(self.dictionary.dtype)  # under autocast a layer below may return another
+        codes: Tensor = _LeastSquares.apply(rows, self.dictionary, self.sweeps)
         return as_maps(codes, features)
 
     def reconstruction(self, codes: Tensor) -> Tensor:
