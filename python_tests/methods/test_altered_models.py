@@ -251,7 +251,7 @@ def test_evaluation_of_what_holds_no_logits() -> None:
     for model, kind, words in (
         (Pair(nn.Linear(6, 3)), TypeError, "one tensor, the logits, but returns a tuple"),
         (nn.Linear(6, 3, device="meta"), ValueError, "on the device 'meta'"),
-        (nn.ModuleList([nn.Linear(6, 3)]), ValueError, "has no forward"),
+        (nn.ModuleList([nn.Linear(6, 3)]), ValueError, "which has none"),
     ):
         with pytest.raises(kind, match=words) as error:
             altmin_ext.evaluate(model, (x, y))
