@@ -96,7 +96,7 @@ def as_chain(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
         raise TypeError(f"model must be a torch.nn.Module, but is {named_type(model)}.")
     if _has_no_forward(model):
         raise ValueError(
-            f"model must be an nn.Sequential, or another module with a forward, but is {named_type(model)}, which has "
+            f"model must be an nn.Sequential or another module with a forward, but is {named_type(model)}, which has "
             "none; pass a list or an nn.Sequential of its modules."
         )
     return model
