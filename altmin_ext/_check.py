@@ -39,6 +39,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 1000 and "\n" not in text else named_type(value)
 
 
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of an error's message, without its full stop."""
+    return str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+
+
 def integer(name: str, value: Any, minimum: int = 1) -> int:
     """An int, or any object that Python takes as an index, such as NumPy's integers; but no bool."""
     try:
@@ -168,9 +173,34 @@ def device(name: str, value: Any) -> torch.device | None:
     try:
         torch.empty(0, device=result)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without it
-        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        raise ValueError(f"{name} must be usable here, but is {str(result)!r}: {reason}.") from error
+        raise ValueError(
+            f"{name} must be usable here, but is {str(result)!r}: {first_sentence(error)}."
+        ) from error
     return result
+
+
+def model_in_memory(model: torch.nn.Module) -> None:
+    """A model whose parameters hold numbers."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(
+                f"model must hold numbers, but {name!r} is on the device 'meta'; call model.to_empty(device='cpu') "
+                "and initialise or load its weights."
+            )
+
+
+def logits(value: Any, samples: int) -> Tensor:
+    """The output of a model for a number of samples: one tensor (B, C)."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"model must return one tensor, the logits, but returns {named_type(value)}; wrap it in a module that "
+            "returns them alone."
+        )
+    if value.ndim != 2 or value.shape[0] != samples:
+        raise ValueError(
+            f"model must return (B, C) logits, but returned shape {tuple(value.shape)} for {samples} samples."
+        )
+    return value
 
 
 def threads(name: str, value: Any) -> int:

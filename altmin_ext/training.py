@@ -353,6 +353,7 @@ def evaluate(
         TypeError, ValueError: an argument is wrong, or data and model do not fit each other.
     """
     model = as_chain(model)
+    _check.model_in_memory(model)
     batch_size = _check.integer("batch_size", batch_size)
     device = _check.device("device", device)
     # A model that can learn from samples without a label may be evaluated on such samples, too.
@@ -459,13 +460,7 @@ def _logits(model: nn.Module, x: Tensor) -> Tensor:
         raise ValueError(
             f"x must fit the model, but a sample of shape {tuple(x.shape[1:])} does not: {reason}."
         ) from error
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"model must return (B, C) logits, but returned {_check.named_type(logits)}.")
-    if logits.ndim != 2 or len(logits) != len(x):
-        raise ValueError(
-            f"model must return (B, C) logits, but returned shape {tuple(logits.shape)} for {len(x)} samples."
-        )
-    return logits
+    return _check.logits(logits, len(x))
 
 
 def _check_method_object(

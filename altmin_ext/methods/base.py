@@ -5,12 +5,15 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
+from torch.nn.parameter import is_lazy
 
 from altmin_ext import _check, _state
 from altmin_ext._graph import CapturedSteps
@@ -20,7 +23,7 @@ from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.methods._options import MethodOptions, number
-from altmin_ext.network import BoundStage, may_write_input
+from altmin_ext.network import BoundStage, Unaltered, may_write_input
 from altmin_ext.nn.factors import NonNegativeFactors
 
 Seen = TypeVar("Seen")
@@ -145,6 +148,12 @@ class Method(abc.ABC):
         self.seed = _check.seed("seed", seed)
         self._graph = _check.boolean("graph", graph)
         where = _check.named_device("device", device)
+        _check_wrappers(model)
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "a method must be made outside torch.inference_mode, but is made within, where its buffers could "
+                "not be written later; leave the context."
+            )
         self.dtype = _check_parameters(model)
         if not self.factorises:
             _check_no_factors(self.name, model)
@@ -159,6 +168,7 @@ class Method(abc.ABC):
         self._parameters = list(model.named_parameters())
         self._trainable = [parameter.requires_grad for _, parameter in self._parameters]
         self._stages = self._cut(model)
+        self._unaltered = Unaltered(model) if self._stages else None
         if self._graph:
             self._check_graph(where or self._parameters[0][1].device)
         _check.device("device", where)
@@ -264,7 +274,10 @@ class Method(abc.ABC):
                 run, parts = self._captured, ()
             report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
-        increment_version(self._weights.tensors)  # kernels and graphs write without torch's knowledge
+        # Kernels, CUDA graphs and torch's own batch normalisation write without raising the versions of tensors.
+        increment_version(self._weights.tensors)
+        if self._buffers:
+            increment_version(self._buffers.tensors)
         return report
 
     def _all_or_nothing(
@@ -410,6 +423,21 @@ class Method(abc.ABC):
             "is now."
         )
 
+    def _check_surroundings(self) -> None:
+        """Raise a ValueError if a mode of torch, or a hook, would have the model compute something else in a step."""
+        mode = ""
+        if torch.is_autocast_enabled(self.device.type):
+            mode = "torch.autocast"
+        elif torch.is_inference_mode_enabled():
+            mode = "torch.inference_mode"
+        if mode:
+            raise ValueError(
+                f"step must be called outside {mode}, but is called within: a step computes in the model's dtype, "
+                f"{self.dtype}, with derivatives; leave the context."
+            )
+        if self._unaltered is not None:
+            self._unaltered.check()
+
     def check_batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Check that the method can train on a minibatch.
 
@@ -428,6 +456,7 @@ class Method(abc.ABC):
             ValueError: x or y is on another device than the model, or has a wrong shape; or the model has changed,
                 see :meth:`check_model`.
         """
+        self._check_surroundings()
         self.check_model()
         x, y = _check.tensor("x", x), _check.tensor("y", y)
         if x.dtype != self.dtype:
@@ -492,11 +521,15 @@ class Method(abc.ABC):
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
         own = _state.Entries(self._state())
-        read = own.read("state", state, {})
-        self._check_state(read)
-        self._captured = self._new_captures()  # graphs know their tensors by address
-        own.load(read)
-        self._guard.lower()
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # tensors of inference mode could not be stepped on
+            read = own.read("state", state, {})
+            self._check_state(read)
+            self._captured = self._new_captures()  # graphs know their tensors by address
+            own.load(read)
+            self._guard.lower()
         self._looked_after = self.steps
         self._forget_derived()
 
@@ -521,22 +554,80 @@ class Method(abc.ABC):
         self._guard.flags.copy_(kept["flags"])
         self._looked_after = kept["looked_after"]
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        ForkingPickler.register(cls, _send)
+
+
+def _send(method: Method) -> tuple[Any, ...]:
+    return _receive, (type(method), method.__getstate__())
+
+
+def _receive(cls: type[Method], kept: dict[str, Any]) -> Method:
+    """The copy of a method in another process.
+
+    What Python's own means of sending to processes pass on of a tensor is its memory, since torch has them share it.
+    The copy's model gets memory of its own, so that two methods never train the same weights.
+    """
+    for tensor in itertools.chain(kept["model"].parameters(), kept["model"].buffers()):
+        tensor.data = tensor.data.clone()
+    method = cls.__new__(cls)
+    method.__setstate__(kept)
+    return method
+
 
 def _check_parameters(model: nn.Module) -> torch.dtype:
-    """The dtype of the model's parameters; raises unless some can be trained, and all have the same dtype."""
-    parameters = list(model.parameters())
-    if not parameters:
+    """The dtype of the model's parameters; raises unless some can be trained, and all are plain and of one dtype."""
+    named = list(model.named_parameters())
+    if not named:
         raise ValueError(f"model must have parameters to train, but {type(model).__name__} has none.")
+    lazy = [name for name, tensor in (*named, *model.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"model must know the shapes of its parameters, but {lazy[0]!r} has none yet; call the model once, as in "
+            "model(x[:2])."
+        )
+    _check.model_in_memory(model)
+    for name, parameter in named:
+        if parameter.is_inference():
+            raise ValueError(
+                f"model must be made outside torch.inference_mode, but {name!r} was made within, so that it cannot "
+                "be trained; make it anew outside."
+            )
+        if type(parameter).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            raise TypeError(
+                f"model must have parameters that are plain tensors, but {name!r} is {_check.named_type(parameter)}; "
+                "unwrap or gather it."
+            )
+        if parameter._post_accumulate_grad_hooks:
+            raise ValueError(
+                f"model must have no hooks that wait for accumulated gradients, but {name!r} has one, and no step "
+                "accumulates any; remove it by its handle."
+            )
+    parameters = [parameter for _, parameter in named]
     if not any(parameter.requires_grad for parameter in parameters):
         raise ValueError("model must have a parameter that requires a gradient, but all are frozen.")
     dtypes = {parameter.dtype for parameter in parameters}
     if len(dtypes) > 1 or parameters[0].dtype not in (torch.float32, torch.float64):
         found = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        remedy = "call model.float() or model.double()"
+        if any(dtype.is_complex for dtype in dtypes):
+            remedy = "no method here trains complex ones"
         raise TypeError(
-            f"model must be float32 or float64 throughout, but its parameters are {found}; "
-            "call model.float() or model.double()."
+            f"model must be float32 or float64 throughout, but its parameters are {found}; {remedy}."
         )
     return parameters[0].dtype
+
+
+def _check_wrappers(model: nn.Module) -> None:
+    """Raise a ValueError if a part of the model waits for a ``backward()`` of its own to exchange gradients."""
+    for module in model.modules():
+        name = type(module).__name__
+        if name in ("DistributedDataParallel", "FullyShardedDataParallel"):
+            raise ValueError(
+                f"model must be free of {name}, which exchanges gradients in loss.backward() alone, while a step "
+                "never calls that; pass the module inside, model.module."
+            )
 
 
 def _check_no_factors(name: str, model: nn.Module) -> None:

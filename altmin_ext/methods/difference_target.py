@@ -331,7 +331,8 @@ class DifferenceTarget(Method):
         Raises:
             TypeError, ValueError, DivergenceError: as in :meth:`step`.
         """
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         for x, y in batches:
             x, y = self.check_batch(x, y)
             parts: list[Undoable] = [*(inverse.update for inverse in self._inverses), self._drawn]

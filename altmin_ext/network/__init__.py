@@ -18,6 +18,7 @@ from altmin_ext.network.recurrent import ElmanMap, OutputSequenceMap, SequenceMa
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.network.splitting import (
     BoundStage,
+    Unaltered,
     as_chain,
     known_chains,
     leaves,
@@ -40,6 +41,7 @@ __all__ = [
     "PreMap",
     "SequenceMap",
     "SpectralNorms",
+    "Unaltered",
     "activation_of",
     "as_chain",
     "known_chains",
