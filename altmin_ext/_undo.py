@@ -58,6 +58,10 @@ class Tensors:
         for tensor, copy in zip(self._tensors, kept, strict=True):
             tensor.copy_(copy)
 
+    def equal(self, kept: Sequence[Tensor]) -> bool:
+        """Whether the tensors are what they were at :meth:`remember`; False if there is nothing to compare."""
+        return len(kept) == len(self._tensors) and all(map(torch.equal, self._tensors, kept))
+
 
 class Buffers:
     """The buffers of a model, such as the running statistics of batch normalisation.

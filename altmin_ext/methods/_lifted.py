@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
-from altmin_ext._undo import Undo, Undoable
+from altmin_ext._undo import Tensors, Undo, Undoable
 from altmin_ext.methods._options import MethodOptions, choice, number, option
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
@@ -143,7 +143,8 @@ class Lifted(Method):
 
     Attributes:
         objective_rose: whether the objective ever rose from one step to the next on the same problem, by more than
-            rounding, which is four units in the last place of the model's dtype.
+            rounding, which is four units in the last place of the model's dtype. A step after which the weights were
+            changed by someone else, as by early stopping, is not compared with the next.
     """
 
     full_batch = True
@@ -186,6 +187,9 @@ class Lifted(Method):
         self._bound: tuple[int, ...] = ()  # the shape of x, () before the first step
         self._fingerprint = Fingerprint()
         self._objective: float | None = None  # at the end of the last step of the same problem
+        self._all_weights = Tensors(parameter for _, parameter in self._parameters)
+        self._weights_left: Sequence[Tensor] = []  # copies of all weights at that time
+        self._comparable = False
         self._sweeping = False  # whether the variables are those of a sweep not yet known to be finite
         self.objective_rose = False
 
@@ -219,6 +223,8 @@ class Lifted(Method):
                 "keeps variables for every one of them."
             )
         self._fingerprint.check(x, y, self.name)
+        # If someone else has changed the weights since, a rise says nothing about the method.
+        self._comparable = self._all_weights.equal(self._weights_left)
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -302,9 +308,9 @@ class Lifted(Method):
         objective = float(terms.sum())
         # Near its minimum the objective changes by less than the rounding of the variables; terms may have any sign.
         rounding = 4 * torch.finfo(self.dtype).eps * float(terms.abs().sum())
-        if self._objective is not None and objective > self._objective + rounding:
+        if self._comparable and self._objective is not None and objective > self._objective + rounding:
             self.objective_rose = True
-        self._objective = objective
+        self._objective, self._weights_left = objective, self._all_weights.remember()
 
     # ------------------------------------------------------------------------------------ subproblems
 
@@ -456,5 +462,5 @@ class Lifted(Method):
         self._bound = tuple(state["samples"])
         self._fingerprint.load(state["fingerprint"], self.device)
         self._input_gram = None
-        self._objective = state["objective"]
+        self._objective, self._weights_left = state["objective"], []
         self.objective_rose = bool(state["objective_rose"])
