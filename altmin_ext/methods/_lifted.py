@@ -189,7 +189,7 @@ class Lifted(Method):
         self._objective: float | None = None  # at the end of the last step of the same problem
         self._all_weights = Tensors(parameter for _, parameter in self._parameters)
         self._weights_left: Sequence[Tensor] = []  # copies of all weights at that time
-        self._comparable = False
+        self._before: float | None = None  # the objective that this step's must not exceed
         self._sweeping = False  # whether the variables are those of a sweep not yet known to be finite
         self.objective_rose = False
 
@@ -223,8 +223,7 @@ class Lifted(Method):
                 "keeps variables for every one of them."
             )
         self._fingerprint.check(x, y, self.name)
-        # If someone else has changed the weights since, a rise says nothing about the method.
-        self._comparable = self._all_weights.equal(self._weights_left)
+        self._before = self._last_objective
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -308,8 +307,17 @@ class Lifted(Method):
         objective = float(terms.sum())
         # Near its minimum the objective changes by less than the rounding of the variables; terms may have any sign.
         rounding = 4 * torch.finfo(self.dtype).eps * float(terms.abs().sum())
-        if self._comparable and self._objective is not None and objective > self._objective + rounding:
+        if self._before is not None and objective > self._before + rounding:
             self.objective_rose = True
+        self._last_objective = objective
+
+    @property
+    def _last_objective(self) -> float | None:
+        """The objective at the end of the last step; None if the problem or, by someone else, a weight has changed."""
+        return self._objective if self._all_weights.equal(self._weights_left) else None
+
+    @_last_objective.setter
+    def _last_objective(self, objective: float | None) -> None:
         self._objective, self._weights_left = objective, self._all_weights.remember()
 
     # ------------------------------------------------------------------------------------ subproblems
@@ -442,7 +450,7 @@ class Lifted(Method):
             "fingerprint": self._fingerprint.state(),
             "pre_activations": [z.clone() for z in self.pre_activations],
             "activations": [a.clone() for a in self.activations],
-            "objective": self._objective,
+            "objective": self._last_objective,
             "objective_rose": self.objective_rose,
         }
 
@@ -462,5 +470,5 @@ class Lifted(Method):
         self._bound = tuple(state["samples"])
         self._fingerprint.load(state["fingerprint"], self.device)
         self._input_gram = None
-        self._objective, self._weights_left = state["objective"], []
+        self._last_objective = state["objective"]
         self.objective_rose = bool(state["objective_rose"])
