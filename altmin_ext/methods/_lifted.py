@@ -313,7 +313,7 @@ class Lifted(Method):
 
     @property
     def _last_objective(self) -> float | None:
-        """The objective at the end of the last step; None if the problem or, by someone else, a weight has changed."""
+        """The objective at the end of the last step; None if the problem has changed since, or a weight."""
         return self._objective if self._all_weights.equal(self._weights_left) else None
 
     @_last_objective.setter
