@@ -184,6 +184,7 @@ class OnlineAM(Method):
         self._moves_in_parts = self._moves_weights_in_parts or (self.options.weight_iterations or 1) > 1
         self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like)
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
+        self._dropping = [stage.pre for stage in self._stages[1:] if stage.pre.drops]
         self._bound_shape: torch.Size | None = None
         self._logits = self._output_residual = self._like
         self._shaped_residual = self._like  # in the shape of the predictor's output
@@ -433,8 +434,9 @@ class OnlineAM(Method):
         return torch.cat([terms * share, self._scratch[0].double().reshape(1)])
 
     def _refresh_scalars(self, batch: int) -> None:
-        """Update the parameter blocks if the batch size, mu or the learning rate has changed."""
-        current = (batch, self.mu, self.learning_rate_factor)
+        """Update the parameter blocks if the batch size, mu, the learning rate or a dropout rate has changed."""
+        slopes = [pre.lipschitz for pre in self._dropping]
+        current = (batch, self.mu, self.learning_rate_factor, slopes)
         if current == self._scalars_are_for:
             return
         o = self.options
