@@ -60,7 +60,10 @@ class Tensors:
 
     def equal(self, kept: Sequence[Tensor]) -> bool:
         """Whether the tensors are what they were at :meth:`remember`; False if there is nothing to compare."""
-        return len(kept) == len(self._tensors) and all(map(torch.equal, self._tensors, kept))
+        return len(kept) == len(self._tensors) and all(
+            tensor.device == other.device and torch.equal(tensor, other)
+            for tensor, other in zip(self._tensors, kept, strict=True)
+        )
 
 
 class Buffers:

@@ -539,7 +539,7 @@ class Criterion(Loss):
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         try:
             value = self._function(logits, y)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")

@@ -106,9 +106,9 @@ class _Backprop(Method):
         elif not largest.isfinite() and not all(bool(gradient.isfinite().all()) for gradient in there):
             self._guard.put_up("gradient", None)
             return report
-        for parameter, gradient in zip(self._trained, gradients, strict=True):
-            parameter.grad = gradient
         try:
+            for parameter, gradient in zip(self._trained, gradients, strict=True):
+                parameter.grad = gradient
             self._move(self._defers_guard or float(largest) < self._limit)
         finally:
             for parameter in self._trained:

@@ -328,7 +328,10 @@ class BlockADMM(Method):
     def _cut(self, model: nn.Module) -> list[BoundStage]:
         check_surrogates(model)
         self.per_sample = self.options.duals == "stored"
-        return split_at(model, self.options.starts(model))
+        self._starts: list[int] = self.options.starts(
+            model
+        )  # of the modules that begin a block, but the first
+        return split_at(model, self._starts)
 
     def _flags(self) -> Sequence[Subject]:
         count = len(self._stages)
@@ -612,12 +615,6 @@ class BlockADMM(Method):
         for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
             assert block.dual is not None
             codes[index], duals[index] = block.code, block.dual
-
-    @property
-    def _starts(self) -> list[int]:
-        """The numbers of the modules that begin a block, the first block apart."""
-        starts: list[int] = self.options.starts(self.model)
-        return starts
 
     def state_dict(self) -> dict[str, Any]:
         return {
