@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from altmin_ext._state import Part, ReplacedList
 
 _chunk = 128  # samples, whose words stay in the cache
 
@@ -43,21 +44,36 @@ class Fingerprint:
     All samples are looked at, unless torch knows that nobody has written to their memory since the last step. Even
     then a hundred of them are, others in every step: numpy and ``tensor.data`` write without torch's knowledge.
     Samples with numbers that are not finite are left to the divergence guard.
+
+    Args:
+        device: of the model.
+
+    Attributes:
+        state: the entry of a state, with one number for each sample of x and of y; none before the first step.
     """
 
     _share = 100
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._kept: list[Tensor] = []  # of x and of y
-        self._seen: _Versions = []  # x and y of the last step
+        # The digests that x and y of the last step have passed, and these themselves.
+        self._passed: tuple[list[Tensor], _Versions] = self._kept, []
         self._turn = 0
+        self.state: Part = ReplacedList(
+            self,
+            "_kept",
+            [["samples"]] * 2,
+            torch.empty(0, dtype=torch.int64, device=device),
+            empty="samples",
+        )
 
     def keep(self, x: Tensor, y: Tensor) -> None:
-        kept, seen = [digests(x), digests(y)], _versions(x, y)
-        self._kept, self._seen = kept, seen
+        kept, now = [digests(x), digests(y)], _versions(x, y)
+        self._kept, self._passed = kept, (kept, now)
 
     def forget(self) -> None:
-        self._kept, self._seen = [], []
+        self._kept = []
+        self._passed = self._kept, []
 
     def check(self, x: Tensor, y: Tensor, method: str) -> None:
         """Raise a ValueError if the samples or their order differ from those that are kept."""
@@ -65,7 +81,8 @@ class Fingerprint:
             return
         now = _versions(x, y)
         rows = slice(None)
-        if _are_unwritten(now, self._seen):
+        digests_passed, before = self._passed
+        if digests_passed is self._kept and _are_unwritten(now, before):
             self._turn += 1
             stride = -(-len(x) // self._share)
             rows = slice(self._turn % stride, None, stride)
@@ -80,13 +97,7 @@ class Fingerprint:
                     f"{name} must hold the samples of the first step, in their order, but holds others: {method} "
                     "takes the whole training set in every step."
                 )
-        self._seen = now
-
-    def state(self) -> list[Tensor]:
-        return [part.clone() for part in self._kept]
-
-    def load(self, state: Sequence[Tensor], device: torch.device) -> None:
-        self._kept, self._seen = [part.to(device).clone() for part in state], []
+        self._passed = self._kept, now
 
 
 _Versions: TypeAlias = list[tuple[Tensor, int]]
