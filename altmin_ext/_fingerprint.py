@@ -80,4 +80,4 @@ class _Samples:
         ]
 
     def load(self, value: Sequence[Tensor]) -> None:
-        self._fingerprint._kept = [part.clone() for part in value]
+        self._fingerprint._kept = list(value)
