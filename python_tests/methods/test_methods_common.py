@@ -423,7 +423,7 @@ def test_state_of_another_width_is_refused(name: str, hidden: int) -> None:
     method = make(name, network(name, hidden=hidden))
     run(method, X, Y)
     state = method.state_dict()
-    if state.keys() == {"method", "steps", "learning_rate_factor"}:  # nothing that has a width
+    if state.keys() == {"method", "steps", "learning_rate_factor", "data_order"}:  # nothing that has a width
         make(name, network(name)).load_state_dict(state)
     else:
         assert_state_refused(name, state)
