@@ -516,10 +516,8 @@ class Method(abc.ABC):
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
         own = _state.Entries(self._state())
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # tensors of inference mode could not be stepped on
+        # Not as tensors of inference mode, which could not be stepped on.
+        with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
             self._captured = self._new_captures()  # graphs know their tensors by address
