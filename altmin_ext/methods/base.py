@@ -182,6 +182,7 @@ class Method(abc.ABC):
         self._looked_after = 0  # the number of steps at the last look
         with self._moved_to(where):
             self.device: torch.device = self._parameters[0][1].device
+            self._device_type = self.device.type  # to ask for it takes as long as a check in every step
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
@@ -421,7 +422,7 @@ class Method(abc.ABC):
     def _check_surroundings(self) -> None:
         """Raise a ValueError if a mode of torch, or a hook, would have the model compute something else in a step."""
         mode = ""
-        if torch.is_autocast_enabled(self.device.type):
+        if torch.is_autocast_enabled(self._device_type):
             mode = "torch.autocast"
         elif torch.is_inference_mode_enabled():
             mode = "torch.inference_mode"
