@@ -82,6 +82,11 @@ class Buffers:
     def __bool__(self) -> bool:
         return any(self._owners)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The buffers at present."""
+        return [buffer for owner in self._owners for buffer in owner.values() if buffer is not None]
+
     def remember(self) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]]:
         return [
             (

@@ -83,20 +83,15 @@ class _Backprop(Method):
                 raise
             except RuntimeError as error:
                 raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
-            if logits.ndim != 2:
-                raise ValueError(
-                    f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}."
-                )
+            logits = _check.logits(logits, len(x))
             self.loss.check_target_shape(y, logits.shape[1])
             loss = self.loss.mean(logits, y)
         correct = self.loss.correct(logits, y)
-        found = torch.autograd.grad(loss, self._trained, allow_unused=True)
+        gradients = self._gradients(loss)
         loss = loss.detach()
         report = StepReport(
             loss, correct, loss.double().reshape(1) if self.options.report_objective else None
         )
-        # torch's fused optimisers read gradients as if they were contiguous; some are expanded.
-        gradients = [None if gradient is None else gradient.contiguous() for gradient in found]
         there = [gradient for gradient in gradients if gradient is not None]
         norms = torch._foreach_norm(there) if there else []
         if self._defers_guard:
@@ -120,6 +115,19 @@ class _Backprop(Method):
             for parameter in self._trained:
                 parameter.grad = None
         return report
+
+    def _gradients(self, loss: Tensor) -> list[Tensor | None]:
+        """The derivatives of the loss in the parameters; None for one that has no effect on it."""
+        try:
+            found = torch.autograd.grad(loss, self._trained, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"model must be differentiable, but its backward pass fails: {_check.first_sentence(error)}."
+            ) from error
+        # torch's fused optimisers read gradients as if they were contiguous; some are expanded.
+        return [None if gradient is None else gradient.contiguous() for gradient in found]
 
     def _undoable(self) -> Sequence[Undoable]:
         return [self._buffers] if self._buffers else []
