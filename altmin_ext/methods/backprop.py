@@ -10,7 +10,7 @@ import abc
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +37,7 @@ class _Backprop(Method):
     def _allocate(self) -> None:
         self._trained = [parameter for _, parameter in self._parameters if parameter.requires_grad]
         self.optimizer = self._make_optimizer(self._trained)
-        self._moments, self._counts = _Moments(self.optimizer), _Moments(self.optimizer, only="step")
+        self._moments = _Moments(self.optimizer)
         self._defers_guard = self.device.type == "cuda"
         # torch's optimisers take a 0-d flag in float32.
         self._guard = Guard(self._flags(), self.device, torch.float32)
@@ -87,42 +87,47 @@ class _Backprop(Method):
             self.loss.check_target_shape(y, logits.shape[1])
             loss = self.loss.mean(logits, y)
         correct = self.loss.correct(logits, y)
-        found = self._gradients(loss)
+        gradients = self._gradients(loss)
         loss = loss.detach()
         report = StepReport(
             loss, correct, loss.double().reshape(1) if self.options.report_objective else None
         )
-        # torch's fused optimisers read gradients as if they were contiguous; some are expanded.
-        gradients = [None if gradient is None else gradient.contiguous() for gradient in found]
         there = [gradient for gradient in gradients if gradient is not None]
-        largest = torch.stack(torch._foreach_norm(there)).max() if there else loss.new_zeros(())
+        norms = torch._foreach_norm(there) if there else []
         if self._defers_guard:
-            self._not_finite.logical_or_(~(loss.isfinite() & (largest < self._limit_on_gpu)))
-        elif not loss.isfinite():
-            self._guard.put_up("loss", None)
-            return report
-        elif not largest.isfinite() and not all(bool(gradient.isfinite().all()) for gradient in there):
-            self._guard.put_up("gradient", None)
-            return report
+            fine = torch.stack([*norms, loss.new_zeros(())]).max() < self._limit_on_gpu
+            self._not_finite.logical_or_(~(loss.isfinite() & fine))
+            surely_finite = True
+        else:
+            largest = sum(map(float, norms))  # or more; a NaN makes it NaN
+            if not math.isfinite(loss):
+                self._guard.put_up("loss", None)
+                return report
+            if not math.isfinite(largest) and not all(bool(g.isfinite().all()) for g in there):
+                self._guard.put_up("gradient", None)
+                return report
+            surely_finite = largest < self._limit
         try:
             for parameter, gradient in zip(self._trained, gradients, strict=True):
                 parameter.grad = gradient
-            self._move(self._defers_guard or float(largest) < self._limit)
+            self._move(surely_finite)
         finally:
             for parameter in self._trained:
                 parameter.grad = None
         return report
 
-    def _gradients(self, loss: Tensor) -> tuple[Tensor | None, ...]:
+    def _gradients(self, loss: Tensor) -> list[Tensor | None]:
         """The derivatives of the loss in the parameters; None for one that has no effect on it."""
         try:
-            return torch.autograd.grad(loss, self._trained, allow_unused=True)
+            found = torch.autograd.grad(loss, self._trained, allow_unused=True)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise ValueError(
                 f"model must be differentiable, but its backward pass fails: {_check.first_sentence(error)}."
             ) from error
+        # torch's fused optimisers read gradients as if they were contiguous; some are expanded.
+        return [None if gradient is None else gradient.contiguous() for gradient in found]
 
     def _undoable(self) -> Sequence[Undoable]:
         return [self._buffers] if self._buffers else []
@@ -132,20 +137,21 @@ class _Backprop(Method):
         """A norm; gradients below it surely leave all weights and moments finite, at this learning rate.
 
         Of the gradients of a float32 network only those above 1e18 or so are not below it. Then a step on a CPU is
-        taken with care; on a GPU, which is not waited for, the optimiser is told to skip it.
+        checked; on a GPU, which is not waited for, the optimiser is told to skip it.
         """
 
     @property
     def _longest_step(self) -> float:
-        """A step by which no finite weight overflows, not even the largest, from which the next is farther away."""
+        """A step by which no finite weight overflows, not even the largest."""
         numbers = torch.finfo(self.dtype)
         return numbers.max * numbers.eps / 10
 
     def _move(self, surely_finite: bool) -> None:
         """Let the optimiser move the weights; it is undone if it fails, or makes a number that is not finite."""
+        # It counts a step first, and then moves all weights at once.
         parts: list[Undoable] = [self._weights, self._moments]
-        if surely_finite:  # the optimiser moves the weights last, and all at once
-            parts = [] if self._defers_guard else [self._counts]
+        if surely_finite:
+            parts = [] if self._defers_guard else [_Count(self.optimizer)]
         undo = Undo(parts)
         try:
             self.optimizer.step()
@@ -169,34 +175,54 @@ class _Backprop(Method):
 
 
 class _Moments:
-    """What an optimiser of torch keeps for each parameter, made in the first step, as a part that can be restored.
+    """What an optimiser of torch keeps for each parameter, made in the first step, as a part that can be restored."""
 
-    Args:
-        optimizer: the optimiser.
-        only: the names of what is restored, apart from what did not exist before; None for everything.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, only: str | None = None) -> None:
-        self._optimizer, self._only = optimizer, only
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
 
     @property
     def tensors(self) -> list[Tensor]:
         states = self._optimizer.state.values()
-        if self._only is not None:
-            return [state[self._only] for state in states if self._only in state]
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 
-    def remember(self) -> tuple[dict[Tensor, None], Sequence[Tensor]]:
-        tensors = self.tensors
-        return dict.fromkeys(self._optimizer.state), torch._foreach_add(tensors, 0) if tensors else []
+    def remember(self) -> tuple[int, list[Tensor]]:
+        return len(self._optimizer.state), [tensor.clone() for tensor in self.tensors]
 
-    def recall(self, kept: tuple[dict[Tensor, None], Sequence[Tensor]]) -> None:
-        parameters, copies = kept
-        states = self._optimizer.state
-        for parameter in [parameter for parameter in states if parameter not in parameters]:
-            del states[parameter]
+    def recall(self, kept: tuple[int, list[Tensor]]) -> None:
+        made, copies = kept
+        _forget_new(self._optimizer, made)
         for tensor, before in zip(self.tensors, copies, strict=True):
             tensor.copy_(before)
+
+
+class _Count:
+    """The steps that Adam has counted for each parameter with a gradient, as a part that can be restored."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    @property
+    def _counts(self) -> Iterator[Tensor]:
+        states = self._optimizer.state.items()
+        return (state["step"] for p, state in states if p.grad is not None and "step" in state)
+
+    def remember(self) -> tuple[int, float]:
+        first = next(self._counts, None)
+        return len(self._optimizer.state), 0.0 if first is None else float(first)
+
+    def recall(self, kept: tuple[int, float]) -> None:
+        made, before = kept
+        _forget_new(self._optimizer, made)
+        counts = list(self._counts)
+        if counts and float(counts[0]) != before:  # all of them are raised in one call
+            for count in counts:
+                count.sub_(1)
+
+
+def _forget_new(optimizer: torch.optim.Optimizer, made: int) -> None:
+    """Remove what has been made for parameters beyond the first so many."""
+    for parameter in list(optimizer.state)[made:]:
+        del optimizer.state[parameter]
 
 
 class _OptimizerState:

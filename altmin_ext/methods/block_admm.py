@@ -369,13 +369,15 @@ class BlockADMM(Method):
         Args:
             x, y: the minibatch.
             index: (B,) integers from 0, the numbers of these samples in the training set, all different; needed and
-                used only with ``duals="stored"``.
+                used only with ``duals="stored"``. A number stands for the same x and y in every step: a code that was
+                found for other ones is not used.
 
         Returns:
             The report, as in :meth:`Method.step`.
 
         Raises:
             TypeError, ValueError, DivergenceError: as in :meth:`Method.step`, or ``index`` is wrong.
+            MemoryError: there is no memory for codes up to the largest number in ``index``; nothing has changed.
         """
         if self.options.duals == "stored":
             _check_index(index, x)

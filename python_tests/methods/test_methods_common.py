@@ -358,7 +358,7 @@ MODEL_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "expanded": (lambda model: give(last_of(model).weight, torch.ones(1, 1).expand(CLASSES, 12)), "not contiguous"),
     "every other row": (lambda model: give(last_of(model).weight, torch.ones(6, 12)[::2]), "not contiguous"),
     "pruned": (
-        lambda model: prune.random_unstructured(last_of(model), "weight", 0.5), "(weight' is gone|Linear with a hook since)"
+        lambda model: prune.random_unstructured(last_of(model), "weight", 0.5), "(weight' is gone|with a hook since)"
     ),
     "parametrised": (
         lambda model: nn.utils.parametrizations.weight_norm(last_of(model)), "is new"
@@ -885,6 +885,36 @@ def test_divergence_of_the_weights(name: str, more: dict[str, Any]) -> None:
         for each in (after, state):  # Adam counts before it comes to the first weight
             each.get("update", {}).pop("updates", None)
         assert_same_state(after, state)
+
+
+def assert_all_or_nothing(method: Any, x: Tensor, y: Tensor, steps: int = 4) -> None:
+    """A step that is not finite moves no weight, and of others all weights are finite."""
+    for _ in range(steps):
+        before = snapshot(method.model)
+        try:
+            method.step(x, y)
+        except altmin_ext.DivergenceError:
+            assert same(method.model.state_dict(), before)
+            return
+        assert all(bool(value.isfinite().all()) for value in method.model.state_dict().values())
+
+
+@every_method
+@pytest.mark.parametrize("rate", [1e30, 1e33, 1e36, 1e39, 1e300])
+def test_a_learning_rate_that_overflows_is_all_or_nothing(name: str, rate: float) -> None:
+    """Also where only some of the weights would overflow: those whose gradients are the largest."""
+    x, y = blobs()
+    x *= torch.tensor([1.0, 1e-3, 1.0, 1e3, 1.0, 1e-6])
+    assert_all_or_nothing(make(name, network(name), **{own_word(name, "lr"): rate}), x, y)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("am-adam", "am-sgd")])
+@pytest.mark.parametrize("exponent", range(12, 39, 3))
+def test_samples_of_any_size_are_all_or_nothing(name: str, exponent: int) -> None:
+    """Some features are ordinary ones, so that the gradients of their weights have squares that are finite."""
+    x, y = blobs()
+    x[:, :2] *= 10.0**exponent
+    assert_all_or_nothing(make(name, network(name)), x, y)
 
 
 # --- steps that an error ends ---
