@@ -169,18 +169,22 @@ void convolution_weight_gradient(const ConvolutionWeightGradient<T>& o) {
   const int64_t image = s.height * s.width * lanes;
   const int64_t row_bytes = std::max<int64_t>(1, filters.block * row_size * sizeof(T));
   const int64_t strip = std::min(height, std::max(s.pool, residual_strip_bytes / row_bytes / s.pool * s.pool));
-  const int64_t strips = strip > 0 ? (height + strip - 1) / strip : 0;
+  // Without a code and an input there are only zeros to sum up, of any number of groups.
+  const bool empty =
+      s.outputs == 0 || (s.code_height() * s.code_width() == 0 && s.inputs * s.height * s.width == 0);
+  const int64_t strips = empty ? 0 : (height + strip - 1) / strip, items = s.groups * strips;
   const int64_t weights = s.outputs * s.taps();
   const int threads = threads_for_convolution(s);
   static thread_local std::vector<double> memory;
   memory.assign(static_cast<size_t>(threads * (weights + s.outputs)), 0.0);
   double* const all_totals = memory.data();
+  const Scratch<T> residuals(threads, items > 0 ? filters.block * strip * row_size : 0);
   double squares[max_threads] = {};
   parallel_ranges(
-      s.groups * strips, threads,
+      items, threads,
       [&](int thread, int64_t begin, int64_t end) {
         double* const totals = all_totals + thread * (weights + s.outputs);
-        T* const residual = scratch<T>(filters.block * strip * row_size);
+        T* const residual = residuals[thread];
         double square = 0;
         for (int64_t item = begin; item < end; ++item) {
           const int64_t group = item / strips, top = item % strips * strip,

@@ -12,7 +12,7 @@ template <typename T>
 void mse_residual(const MseResidual<T>& o) {
   const T factor = T(2) / static_cast<T>(o.width);
   double sum = 0;
-  for (int64_t b = 0; b < o.batch; ++b) {
+  for (int64_t b = 0; o.width > 0 && b < o.batch; ++b) {
     const T* logits = o.logits + b * o.width;
     const T* targets = o.targets + b * o.width;
     T* residual = o.residual + b * o.width;
