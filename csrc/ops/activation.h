@@ -98,6 +98,10 @@ ALTMIN_HOST_DEVICE inline float exponential(float x) {
 #endif
 }
 
+// Below it an exponential is no normal number, and that of float saturates.
+template <typename T>
+inline constexpr T lowest_power = sizeof(T) == 4 ? T(-87) : T(-708);
+
 ALTMIN_HOST_DEVICE inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
 ALTMIN_HOST_DEVICE inline float hyperbolic_tangent(float x) {
@@ -227,7 +231,7 @@ struct Gelu : Smooth<T, Gelu<T>> {
   ALTMIN_HOST_DEVICE T value(T c) const { return c * normal(c); }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
     const T power = -c * c / T(2);
-    const T bell = power < T(-87) ? T(0) : exponential(power);  // of float saturates there, and c may be 1e38
+    const T bell = power < lowest_power<T> ? T(0) : exponential(power);  // c may be 1e38
     return normal(c) + c * T(0.39894228040143267794) * bell;
   }
 };
@@ -246,8 +250,7 @@ struct GeluTanh : Smooth<T, GeluTanh<T>> {
 
 template <typename T>
 struct Silu : Smooth<T, Silu<T>> {
-  // Zero where the exponential of float saturates: c may be -1e38.
-  ALTMIN_HOST_DEVICE static T gate(T c) { return c < T(-87) ? T(0) : logistic(c); }
+  ALTMIN_HOST_DEVICE static T gate(T c) { return c < lowest_power<T> ? T(0) : logistic(c); }  // c may be -1e38
   ALTMIN_HOST_DEVICE T value(T c) const { return c * gate(c); }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
     const T s = gate(c);

@@ -1,13 +1,14 @@
 """Draws the arguments of ops.
 
-What is a tensor, a list of them or a scalar, and what may be None, an op's signature says, and which of them it writes
-its declaration. Here is what they do not say: shapes, what numbers mean, and which arguments go together.
+An op's signature says what is a tensor, a list of them or a scalar, and what may be None; its declaration, what it
+writes. Here is what they do not say: shapes, what numbers mean, and which arguments go together.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,8 +22,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 EXTENTS = (0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 16, 17, 19, 24, 25, 31, 32, 33)
 # About where kernels cut: panels, chunks, blocks of samples, of time steps, of columns, of classes.
 LONG_EXTENTS = (47, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1025)
-# Enough for a second and a third thread.
-LARGE = 3 * 16384 + 5
+# Enough for a second and a third thread: rows and columns; sequences, time steps and codes.
+LARGE = ((33, 1025), (1025, 33), (129, 300), (2, 16400), (16400, 3), (1, 50000), (50000, 1))
+LARGE_SEQUENCES = ((16, 60, 50), (3, 200, 60), (40, 30, 33), (33, 128, 9))
+LARGE_SHARE = 0.015
 PARAMETERS = {"leaky_relu": (0.01, 0.5, -0.1), "elu": (1.0, 0.6), "softplus": (1.0, 2.5)}
 
 CODE = f"{len(CodeScalar)},"
@@ -37,11 +40,8 @@ SHAPES: dict[str, dict[str, str]] = {
     | {"scalars": f"count, {len(UpdateScalar)}", "adam": f"{len(AdamScalar)},"}
     | {"guard": "flags,", "guard_index": "count,"},
     "bcd_columns": {"weight": "m, n", "gram": "n, n", "cross": "m, n", "scalars": f"{len(MemoryScalar)},"},
-    "code_step": dict.fromkeys(
-        ("code", "pulled_back", "pulled_back_change", "mask", "displacement", "velocity")
-        + ("activation", "activation_displacement", "gap"),
-        ROWS,
-    )
+    "code_step": dict.fromkeys(("code", "pulled_back", "pulled_back_change", "mask", "gap"), ROWS)
+    | dict.fromkeys(("displacement", "velocity", "activation", "activation_displacement"), ROWS)
     | {"scalars": CODE, "above": CODE},
     "convolution_vjp": {"displacement": CODES, "weight": KERNEL, "winner": CODES, "pulled_back": IMAGES},
     "convolution_weight_gradient": {"displacement": CODES, "weight": KERNEL, "input": IMAGES}
@@ -59,7 +59,12 @@ SHAPES: dict[str, dict[str, str]] = {
     | {"hidden": "groups(B), T, d, 16", "product": "B, m"},
     "hinge_prox": dict.fromkeys(("center", "targets", "multiplier", "out"), ROWS),
     "interleave": {"rows": ROWS, "lanes": "groups(B), n, 16"},
-    "memory_update": {"activation": ROWS, "code": "B, m", "gram": "n + bias, n + bias", "cross": "m, n + bias"}
+    "memory_update": {
+        "activation": ROWS,
+        "code": "B, m",
+        "gram": "n + bias, n + bias",
+        "cross": "m, n + bias",
+    }
     | {"scalars": f"{len(MemoryScalar)},"},
     "mse_residual": {"logits": ROWS, "targets": ROWS, "bias": "n,", "residual": ROWS}
     | {"bias_gradient": "n,", "loss": ""},
@@ -217,7 +222,9 @@ def _block(draw: Draw, op: str, name: str, shape: tuple[int, ...]) -> Array:
         # Raised only seldom: then the updates do nothing.
         return (draw.random.random(shape) < 0.1 if draw.chance(0.1) else np.zeros(shape)).astype(np.float64)
     if name == "adam":
-        return np.array([draw.choice((0.9, 0.0)), 0.999, draw.choice((1e-8, 1e-3)), draw.random.integers(1000)])
+        return np.array(
+            [draw.choice((0.9, 0.0)), 0.999, draw.choice((1e-8, 1e-3)), draw.random.integers(1000)]
+        )
     if name == "scalars" and op in ("adam_update", "sgd_update"):
         return _update_rows(draw, shape[0])
     if name == "scalars" and op in ("bcd_columns", "memory_update"):
@@ -250,6 +257,8 @@ def _values(draw: Draw, call: Call, name: str, shape: tuple[int, ...]) -> Array:
     # And large weights make chaos of the steps of codes.
     tame = call.op.startswith("elman") and ("weight" in name or "bias" in name)
     values = draw.numbers(shape, "normal" if tame and call.style != "tiny" else call.style)
+    if tame and name.endswith("weight"):
+        values = np.float32(values / math.sqrt(max(1, shape[-1]))).astype(np.float64)
     if name == "vectors":
         norm = np.linalg.norm(values)
         return values / norm if np.isfinite(norm) and norm > 0 else values
@@ -276,14 +285,13 @@ def _sizes(draw: Draw, op: str) -> dict[str, Any]:
     sizes |= {name: draw.extent(most) for name in "BmnTd"}
     if op.startswith("elman"):
         sizes["T"] = min(sizes["T"], 8) if draw.chance(0.8) else sizes["T"]
+        if draw.chance(LARGE_SHARE):
+            sizes["B"], sizes["T"], sizes["d"] = draw.choice(LARGE_SEQUENCES)
+    elif op not in ("bcd_columns", "memory_update") and draw.chance(LARGE_SHARE):
+        sizes["B"], sizes["n"] = draw.choice(LARGE)
     if op.startswith("soft"):
         sizes["n"] = max(1, sizes["n"])
     return sizes
-
-
-def _size(call: Call) -> int:
-    arrays = (value for entry in call.arguments.values() for value in entries(entry))
-    return sum(value.size for value in arrays if isinstance(value, np.ndarray))
 
 
 def entries(value: Any) -> list[Any]:
@@ -317,6 +325,17 @@ def _array(draw: Draw, call: Call, name: str, text: str, sizes: Mapping[str, Any
         return np.asarray(_values(draw, call, name, shape)).astype(kind)
 
 
+def _stage(draw: Draw, call: Call) -> dict[str, Any]:
+    """The extents of one entry of lists."""
+    if call.op in ("adam_update", "sgd_update"):
+        # A number alone plain torch computes in float64, where not all sizes can be compared.
+        dimensions = draw.choice((int(call.style == "wild"), 1, 1, 2, 2, 3))
+        shape = tuple(draw.extent(129) for _ in range(dimensions))
+        return call.sizes | {"shape": draw.choice(LARGE) if draw.chance(LARGE_SHARE) else shape}
+    n = call.sizes["n"] if (call.sizes["B"], call.sizes["n"]) in LARGE else draw.extent()
+    return call.sizes | {"n": n, "m": 129 if draw.chance(LARGE_SHARE) else draw.extent(129)}
+
+
 def draw_call(draw: Draw, op: str, style: str) -> Call:
     """A call that the op must take."""
     sizes = _sizes(draw, op)
@@ -330,12 +349,7 @@ def draw_call(draw: Draw, op: str, style: str) -> Call:
     lists = [name for name, text in annotations.items() if text.startswith("Sequence")]
     sizes["count"] = draw.choice((0, 1, 1, 2, 3, 5)) if lists else 1
     sizes["flags"] = sizes["count"] + int(draw.random.integers(1, 3))
-    stages = [
-        sizes
-        | {"n": draw.extent(), "m": draw.extent(129)}
-        | {"shape": tuple(draw.extent(129) for _ in range(draw.choice((0, 1, 1, 2, 2, 3))))}
-        for _ in range(sizes["count"])
-    ]
+    stages = [_stage(draw, call) for _ in range(sizes["count"])] if lists else []
     for name, text in annotations.items():
         if "Tensor" not in text:
             call.arguments[name] = _scalar(draw, call, name)
@@ -362,7 +376,11 @@ def _fit_together(draw: Draw, call: Call) -> None:
             arguments["gap"] = None
     elif "winner" in arguments and call.op != "convolve" and arguments["winner"] is None:
         arguments["winner"] = _array(draw, call, "winner", CODES, sizes)
-    if call.op == "elman_code_step" and arguments["output_gradient"] is not None and arguments["residual"] is None:
+    if (
+        call.op == "elman_code_step"
+        and arguments["output_gradient"] is not None
+        and arguments["residual"] is None
+    ):
         arguments["residual"] = _array(draw, call, "residual", "B, m", sizes)
     if call.op == "code_step" and not arguments["first"] and arguments["scalars"][CodeScalar.threshold] > 0:
         arguments["scalars"][CodeScalar.unit] = 1.0  # as the first iteration leaves it

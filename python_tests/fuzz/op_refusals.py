@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -20,19 +20,32 @@ from .op_arguments import Call, Draw
 
 Arguments = dict[str, Any]
 
-NO_TENSORS = ([1.0], "tensor", 3, 2.5, np.ones(3, np.float32), object(), torch.nn.ReLU(), SimpleNamespace(is_cpu=True))
-NO_LISTS = (None, 3, "", {}, iter([]), object())
+NOT_A_TENSOR = (
+    *([1.0], "tensor", 3, 2.5, np.ones(3, np.float32)),
+    *(object(), torch.nn.ReLU(), SimpleNamespace(is_cpu=True)),
+)
+NOT_A_LIST = (None, 3, {}, iter([]), object())
 DTYPES = (torch.float16, torch.bfloat16, torch.int32, torch.bool, torch.complex64, torch.uint8, torch.int64)
-NO_SCALARS: dict[str, tuple[Any, ...]] = {
-    "float": ("2", None, math.nan, math.inf, -math.inf, 0.0, -1, True, 1j, [1.0], 10**400, 1e-310, np.nan, np.ones(2))
-    + (torch.tensor(-1.0), torch.ones(2), np.float32(0)),
-    "int": (2.0, "2", None, True, 0, -1, 2**70, -(2**70), 2**31, math.nan, 10**5000, np.float64(2), np.bool_(True))
-    + (torch.tensor(1.5), torch.ones(2, dtype=torch.int64)),
+# By a scalar's annotation.
+WRONG_SCALARS: dict[str, tuple[Any, ...]] = {
+    "float": (
+        *("2", None, True, 1j, [1.0], np.ones(2), torch.ones(2)),
+        *(math.nan, math.inf, -math.inf, 0.0, -1, 10**400, 1e-310, np.nan, np.float32(0), torch.tensor(-1.0)),
+    ),
+    "int": (
+        *(2.0, "2", None, True, math.nan, np.float64(2), np.bool_(True), torch.tensor(1.5)),
+        *(torch.ones(2, dtype=torch.int64), 0, -1, 2**70, -(2**70), 2**31, 10**5000),
+    ),
     "bool": (1, 0, None, "yes", 0.0, 2**70, torch.tensor(True), [True]),
-    "tuple[int, int]": (1, [0, 0], (0,), (0, 0, 0), (0.0, 0), ("0", 0), None, (-1, 0), (0, 99), (2**70, 0), (True, 0)),
-    "Activation": ("relu", None, 3, torch.nn.ReLU(), object(), SimpleNamespace(kind=99, parameter=0.0))
-    + (SimpleNamespace(kind=-1, parameter=0.0), SimpleNamespace(kind="relu", parameter=0.0))
-    + (Activation("elu", math.nan), Activation("leaky_relu", math.inf), SimpleNamespace(kind=1, parameter=None)),
+    "tuple[int, int]": (
+        *(1, None, [0, 0], (0,), (0, 0, 0), (0.0, 0), ("0", 0), (True, 0)),
+        *((-1, 0), (0, 99), (2**70, 0)),
+    ),
+    "Activation": (
+        *("relu", None, 3, torch.nn.ReLU(), object(), SimpleNamespace(kind="relu", parameter=0.0)),
+        *(SimpleNamespace(kind=kind, parameter=0.0) for kind in (-1, 99, 2**70)),
+        *(SimpleNamespace(kind=1, parameter=parameter) for parameter in (None, "0", math.nan, math.inf)),
+    ),
 }
 _fake = FakeTensorMode()
 
@@ -96,7 +109,7 @@ def _no_tensor(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None:
     if not places:
         return None
     place = draw.choice(places)
-    value = draw.choice(NO_TENSORS if place.optional else (None, *NO_TENSORS))
+    value = draw.choice(NOT_A_TENSOR if place.optional else (None, *NOT_A_TENSOR))
     return Hostile(f"{place} is {value!r}", _with(arguments, place, value))
 
 
@@ -104,13 +117,16 @@ def _other_dtype(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None
     if (place := _tensor_place(draw, call, arguments)) is None:
         return None
     dtype = draw.choice([dtype for dtype in DTYPES if dtype != place.tensor.dtype])
-    return Hostile(f"{place} is {dtype}", _with(arguments, place, torch.ones(place.tensor.shape, dtype=dtype)))
+    return Hostile(
+        f"{place} is {dtype}", _with(arguments, place, torch.ones(place.tensor.shape, dtype=dtype))
+    )
 
 
 def _more_dimensions(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None:
     if (place := _tensor_place(draw, call, arguments)) is None:
         return None
-    return Hostile(f"{place} has a dimension more", _with(arguments, place, place.tensor.unsqueeze(draw.choice((0, -1)))))
+    more = place.tensor.unsqueeze(draw.choice((0, -1)))
+    return Hostile(f"{place} has a dimension more", _with(arguments, place, more))
 
 
 def _strided(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None:
@@ -118,7 +134,9 @@ def _strided(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None:
         return None
     tensor = place.tensor
     if draw.chance(0.5):
-        return Hostile(f"{place} is expanded", _with(arguments, place, tensor.flatten()[:1].expand(tensor.shape)))
+        return Hostile(
+            f"{place} is expanded", _with(arguments, place, tensor.flatten()[:1].expand(tensor.shape))
+        )
     every_other = torch.stack([tensor, tensor], -1)[..., 0]
     return Hostile(f"{place} is strided", _with(arguments, place, every_other))
 
@@ -153,7 +171,9 @@ def _misaligned(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None:
     offset = draw.choice(range(1, tensor.element_size()))
     memory = bytearray(tensor.nbytes + 16)
     start = offset + (-np.frombuffer(memory, np.uint8).__array_interface__["data"][0]) % 8
-    value = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=start).view(tensor.shape)
+    value = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=start).view(
+        tensor.shape
+    )
     return Hostile(f"{place} is misaligned", _with(arguments, place, value))
 
 
@@ -188,24 +208,23 @@ def _no_list(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None:
     name = draw.choice(lists)
     entries = arguments[name]
     longer = [*entries, torch.ones(3, dtype=entries[0].dtype if entries and entries[0] is not None else None)]
-    options = [longer, *(value for value in NO_LISTS if value != "" or entries)]
+    options = [longer, *NOT_A_LIST]
     if entries:
         options += [entries[:-1], tuple(entries[1:])]
     value = draw.choice(options)
-    return Hostile(f"{name} is {type(value).__name__} of another length or none", {**arguments, name: value})
+    return Hostile(f"{name} is no list or of another length: {type(value)}", {**arguments, name: value})
 
 
 def _scalar(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None:
-    scalars = {name: text for name, text in _annotations(call.op).items() if text in NO_SCALARS}
+    scalars = {name: text for name, text in _annotations(call.op).items() if text in WRONG_SCALARS}
     if not scalars:
         return None
     name = draw.choice(list(scalars))
-    value = draw.choice(NO_SCALARS[scalars[name]])
+    value = draw.choice(WRONG_SCALARS[scalars[name]])
     if name == "pool":
         value = draw.choice((value, 17))
-        if isinstance(value, int) and value == 2**31:
-            value = -(2**40)
-    return Hostile(f"{name} is {str(type(value)) if isinstance(value, int) else repr(value)}", {**arguments, name: value})
+    words = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else repr(value)
+    return Hostile(f"{name} is {words}", {**arguments, name: value})
 
 
 def _index(draw: Draw, call: Call, arguments: Arguments) -> Hostile | None:
