@@ -192,6 +192,13 @@ def module(flavour: str = "emulator") -> tuple[Path, Path]:
     return _run([COMPILER, *link, *objects, library, "-o"], KEPT / f"_C-{key}.so"), library
 
 
+def failing_allocator() -> Path:
+    """The operator new that fails on demand."""
+    source = Path(__file__).with_name("failing_allocator.cpp")
+    command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", source.relative_to(ROOT), "-o"]
+    return _run(command, KEPT / f"failing_allocator-{_hash([], [source])}.so")
+
+
 def address_environment() -> dict[str, str]:
     """What a Python process that loads the flavour "address" must have in its environment."""
 
