@@ -297,7 +297,13 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
             plain_error = np.maximum(plain_error, 4 * np.abs(plains["code", 0] - code))
         if call.op == "bcd_columns":  # a column is added to what it is replaced by
             size = np.maximum(size, np.abs(call.arguments["weight"]))
-        if call.op == "code_step" and wild and name in ("displacement", "velocity"):
+        if call.op == "elman_encode" and name == "product":
+            size = 4 * size  # a step of the sequence after the other
+        if (
+            call.op == "code_step"
+            and name in ("displacement", "velocity")
+            and call.arguments["sigma"].name != "sigmoid"
+        ):
             size = size + np.abs(_pull(call, exacts))  # a derivative is about 1, or rounded as if it were
         if name == "activation" and wild and code is not None:
             # Not sigma of what overflows in float32 alone. What is left of a sigmoid was rounded where it was 1.

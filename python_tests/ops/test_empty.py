@@ -19,7 +19,7 @@ from .calling import adam_block, code_block, memory_block, update_blocks
 
 MANY = 2**40
 RELU = Activation("relu")
-pytestmark = pytest.mark.usefixtures("wide_cpu_kernels")
+pytestmark = pytest.mark.usefixtures("wide_kernels")
 
 
 def empty(*shape: int) -> Tensor:
