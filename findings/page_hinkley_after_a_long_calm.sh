@@ -5,14 +5,14 @@
 #   is 32 and 68: frouros compares the sum itself with the threshold, river its rise above its lowest value.
 # Why it matters: how late a jump of the loss is noticed depends on how long training had been calm, with
 #   one of the two.
-# Seen with river 0.23.0, frouros 0.9.0, Python 3.11.
+# Seen with river 0.23.0, frouros 0.9.0, typing_extensions 4.16.0, Python 3.11.
 # Date: 2026-11
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/environment"
 "$folder/environment/bin/pip" install --quiet --no-compile --disable-pip-version-check \
-    river==0.23.0 frouros==0.9.0
+    river==0.23.0 frouros==0.9.0 typing_extensions==4.16.0
 "$folder/environment/bin/python" - <<'EOF'
 import random
 import sys
