@@ -62,7 +62,8 @@ def run(seed: int) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         loader.check(rng)
-    assert torch.equal(before, torch.random.get_rng_state()), "torch's global generator has moved"
+    if not isinstance(loader, ModelFolder):  # a command makes its model from torch's generator
+        assert torch.equal(before, torch.random.get_rng_state()), "torch's global generator has moved"
     return 1
 
 
