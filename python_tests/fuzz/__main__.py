@@ -22,7 +22,9 @@ def main() -> None:
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(TARGETS)} (default: all)")
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--seconds", type=float, metavar="N", help="run so long in all, shared by the targets")
+    length.add_argument(
+        "--seconds", type=float, metavar="N", help="run so long in all, shared by the targets"
+    )
     length.add_argument("--cases", type=int, metavar="N", help="run so many cases of each target")
     parser.add_argument(
         "--first-seed", type=int, metavar="S", help="begin there (default: the time, so that each run is new)"

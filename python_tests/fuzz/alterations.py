@@ -192,10 +192,14 @@ def same(one: Any, other: Any) -> bool:
         one, other = (value.detach().to_dense() for value in (one, other))
         if one.dtype != other.dtype:
             one, other = one.to(torch.complex128), other.to(torch.complex128)
-        return bool(torch.equal(one, other)) or bool(((one == other) | ((one != one) & (other != other))).all())
+        return bool(torch.equal(one, other)) or bool(
+            ((one == other) | ((one != one) & (other != other))).all()
+        )
     if isinstance(one, dict):
         return (
-            isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(same(one[k], other[k]) for k in one)
         )
     if isinstance(one, (list, tuple)):
         return (

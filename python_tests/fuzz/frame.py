@@ -75,7 +75,7 @@ class _Job:
             )
             if self._stop.is_set():
                 process.kill()
-            begun = self._listen(process)
+            begun, hangs = self._listen(process)
             code = process.wait()
             if self._stop.is_set():
                 return False
@@ -83,7 +83,7 @@ class _Job:
             last_words = errors.read()[-4000:]
         if begun is not None:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-            if code == -signal.SIGABRT and f"hang: {begun}" in self._marks:
+            if hangs:
                 how = f"no answer within {self._limit:g} s"
             self._end(begun, failure=f"the process ended: {how}\n{last_words}")
             return True
@@ -91,9 +91,8 @@ class _Job:
             raise RuntimeError(f"{self._module} could not be run:\n{last_words}")
         return False
 
-    def _listen(self, process: subprocess.Popen[str]) -> int | None:
-        """Take note of what the process says; returns the seed at which it fell silent, if any."""
-        self._marks: set[str] = set()
+    def _listen(self, process: subprocess.Popen[str]) -> tuple[int | None, bool]:
+        """Take note of what the process says; returns the seed at which it fell silent, if any, and if it hangs."""
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         assert process.stdout is not None
         threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True).start()
@@ -102,12 +101,10 @@ class _Job:
             try:
                 line = lines.get(timeout=self._limit)
             except queue.Empty:
-                self._marks.add(f"hang: {begun}")
                 process.send_signal(signal.SIGABRT)  # faulthandler then says where it is
-                process.wait()
-                return begun
+                return begun, True
             if not line:
-                return begun
+                return begun, False
             said: dict[str, Any] = json.loads(line)
             if "begin" in said:
                 begun = said["begin"]

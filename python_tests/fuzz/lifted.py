@@ -182,9 +182,7 @@ class WrittenMDLAM(Lifted):
     def step(self, x: Tensor, y: Tensor, squared_norms: list[float]) -> float:
         """One iteration; ``squared_norms``: sigma_max(W)^2 of every layer but the first, as the method has them."""
         o = self.o
-        loss = float(
-            (F.mse_loss if self.loss == "mse" else F.cross_entropy)(self.model(x), y)
-        )
+        loss = float((F.mse_loss if self.loss == "mse" else F.cross_entropy)(self.model(x), y))
         if not self.z:
             self.begin(x, y)
             self.a_before = [a.clone() for a in self.a]
@@ -265,9 +263,7 @@ class WrittenDLADMM(Lifted):
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor) -> float:
-        loss = float(
-            (F.mse_loss if self.loss == "mse" else F.cross_entropy)(self.model(x), y)
-        )
+        loss = float((F.mse_loss if self.loss == "mse" else F.cross_entropy)(self.model(x), y))
         if not self.z:
             self.begin(x, y)
         top = len(self.h)

@@ -76,9 +76,7 @@ def test_the_command_reports_and_fails(target: str, tmp_path: Path, capsys: pyte
     original = frame.run
     monkeypatch.setattr(frame, "run", lambda module, **options: original(target, **options))
     monkeypatch.setattr(frame, "SEEDS", tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["fuzz", "files", "--cases", "4", "--first-seed", "0", "--keep"]
-    )
+    monkeypatch.setattr(sys, "argv", ["fuzz", "files", "--cases", "4", "--first-seed", "0", "--keep"])
     with pytest.raises(SystemExit) as end:
         command.main()
     assert end.value.code

@@ -43,7 +43,7 @@ from ..methods.test_straight_through import Around
 from . import networks
 from .alterations import Generator, pick
 from .forms import Offer, offered
-from .lifted import WrittenDLADMM, WrittenMDLAM, layers_of
+from .lifted import WrittenDLADMM, WrittenMDLAM
 from .networks import Network, drawn
 
 NAME = "training"
@@ -191,14 +191,14 @@ def targets_for(rng: Generator, loss: LossCase, samples: int, outputs: int) -> T
 class Follower(abc.ABC):
     """An independent reference of a method, driven by what the method was given."""
 
-    def begin_epoch(self, event: BeginEpoch) -> None:
+    def begin_epoch(self, event: BeginEpoch) -> None:  # noqa: B027  (most do nothing)
         """A pass over the data before an epoch."""
 
     @abc.abstractmethod
     def step(self, event: Step) -> float:
         """Take the same step; returns the loss before it."""
 
-    def end_epoch(self) -> None:
+    def end_epoch(self) -> None:  # noqa: B027  (most do nothing)
         """The end of an epoch."""
 
     def lost(self) -> float:
@@ -482,16 +482,19 @@ def freeze_some_of(rng: Generator, network: Network) -> None:
 def backprop_case(rng: Generator, name: str, seed: int) -> Case:
     network, loss = drawn(rng, networks.any_chain), any_loss(rng)
     if name == "ste":
-        network.model.insert(
-            len(network.model) - 1, Sign(pick(rng, ("identity", "clipped")))
-        )
+        network.model.insert(len(network.model) - 1, Sign(pick(rng, ("identity", "clipped"))))
     options = some(rng, {"lr": (0.01, 0.3), "weight_decay": (0.1,)})
     options |= some(rng, {"momentum": (0.5, 0.9)}) if name == "sgd" else {}
     if options.get("momentum"):
         options.pop("weight_decay", None)
     freeze_some_of(rng, network)
     return Case(
-        name, network, loss, options, lambda model: BackpropFollower(model, name, loss, options), schedule=True
+        name,
+        network,
+        loss,
+        options,
+        lambda model: BackpropFollower(model, name, loss, options),
+        schedule=True,
     )
 
 
@@ -505,7 +508,9 @@ def block_case(rng: Generator, name: str, seed: int) -> Case:
         },
     )  # fmt: skip
     if rng.random() < 0.2:
-        options |= {"proximal": "non-negative"} if rng.random() < 0.5 else {"proximal": "sparse", "l1_codes": 0.2}
+        options |= (
+            {"proximal": "non-negative"} if rng.random() < 0.5 else {"proximal": "sparse", "l1_codes": 0.2}
+        )
     if options.get("duals") == "stored":
         options |= some(rng, {"dual_decay": (0.5, 1.0)}, 0.5)
     maps = map_spans(network.model)
@@ -528,8 +533,10 @@ def target_case(rng: Generator, name: str, seed: int) -> Case:
     loss = any_loss(rng)
     options = some(
         rng,
-        {"lr": (0.005,), "lr_inverse": (0.002,), "target_step": (3.0, 0.5), "noise": (0.0, 0.2), "weight_decay": (0.2,),
-         "noise_epochs": (2.0,)},
+        {
+            "lr": (0.005,), "lr_inverse": (0.002,), "target_step": (3.0, 0.5), "noise": (0.0, 0.2),
+            "weight_decay": (0.2,), "noise_epochs": (2.0,),
+        },
     )  # fmt: skip
     return Case(name, network, loss, options, lambda model: TargetFollower(model, loss, options, seed))
 
@@ -551,8 +558,8 @@ def taylor_case(rng: Generator, name: str, seed: int) -> Case:
     options = some(
         rng,
         {
-            "relaxation": (0.6,), "shrinkage": (0.2,), "beta": (0.4, 2.0), "gamma": (2.0,), "multiplier_step": (2.0, 0.0),
-            "warm_start": (0, 1), "ridge": (0.1,), "initialisation": ("random",), "chunk_size": (1, 7),
+            "relaxation": (0.6,), "shrinkage": (0.2,), "beta": (0.4, 2.0), "gamma": (2.0,),
+            "multiplier_step": (2.0, 0.0), "warm_start": (0, 1), "ridge": (0.1,), "initialisation": ("random",), "chunk_size": (1, 7),
         },
     )  # fmt: skip
     freeze_some_of(rng, network)
@@ -578,7 +585,9 @@ def lifted_case(rng: Generator, name: str, seed: int) -> Case:
     if name == "mdlam":
         options = {"eps0": 0.5} | some(rng, {"eps0": (0.1, 2.0), "eps_decay": (0.8, 1.0), "eps_min": (0.05,)})
     else:
-        options = {"rho": 0.2, "nu": 0.1} | some(rng, {"nu": (0.5,), "rho_interval": (1, 2), "rho_multiplier": (2.0,)})
+        options = {"rho": 0.2, "nu": 0.1} | some(
+            rng, {"nu": (0.5,), "rho_interval": (1, 2), "rho_multiplier": (2.0,)}
+        )
     options |= some(rng, choices)
     loss: LossCase = pick(rng, NAMED)
     freeze_some_of(rng, network)
@@ -647,7 +656,9 @@ def check(rng: Generator, case: Case, seed: int) -> int:
         played = (play_train if rng.random() < 0.8 else play_steps)(rng, case, offer, batch_size, seed)
     steps = steps_of(events)
     assert steps, "no step was taken"
-    assert torch.equal(generator_state(), generator), f"torch's generator has moved ({type(offer.data).__name__})"
+    assert torch.equal(generator_state(), generator), (
+        f"torch's generator has moved ({type(offer.data).__name__})"
+    )
     assert unchanged(offer.owned, before), f"the user's data have changed ({type(offer.data).__name__})"
     if played.whole_epochs:
         check_minibatches(events, offer, samples if full else batch_size, played.shuffle and not full)
@@ -728,9 +739,7 @@ def play_steps(rng: Generator, case: Case, offer: Offer, batch_size: int, seed: 
     return Played()
 
 
-def check_minibatches(
-    events: Sequence[Event], offer: Offer, batch_size: int, shuffle: bool
-) -> None:
+def check_minibatches(events: Sequence[Event], offer: Offer, batch_size: int, shuffle: bool) -> None:
     """Every epoch holds every sample once, with its target, in the order of the data unless that may change."""
     epochs: list[list[Step]] = [[]]
     for event in events:
@@ -739,7 +748,7 @@ def check_minibatches(
         elif isinstance(event, EndEpoch):
             epochs.append([])
     *epochs, rest = epochs
-    assert not rest, f"steps after the last epoch"
+    assert not rest, "steps after the last epoch"
     sizes = offer.sizes or [len(part) for part in offer.x.split(batch_size)]
     for number, epoch in enumerate(epochs):
         assert [len(step.x) for step in epoch] == sizes, (
@@ -747,7 +756,7 @@ def check_minibatches(
         )
         x, y = torch.cat([step.x for step in epoch]), torch.cat([step.y for step in epoch])
         wanted_x, wanted_y = offer.x, offer.y
-        if shuffle and offer.shuffles or offer.sizes and offer.shuffles:
+        if (shuffle and offer.shuffles) or (offer.sizes and offer.shuffles):
             own, theirs = order(x), order(wanted_x)
             x, y, wanted_x, wanted_y = x[own], y[own], wanted_x[theirs], wanted_y[theirs]
         assert torch.equal(x, wanted_x), f"the method was given other samples in epoch {number}"
@@ -815,7 +824,7 @@ def check_history(
     if history is None:
         return
     assert history.steps == len(steps), f"{history.steps} steps recorded, {len(steps)} taken"
-    assert history.step_loss.tolist() == [step.loss for step in steps], f"other losses in the history"
+    assert history.step_loss.tolist() == [step.loss for step in steps], "other losses in the history"
     ends = [event for event in events if isinstance(event, EndEpoch)]
     assert len(history.epochs) == len(ends), f"{len(history.epochs)} epochs recorded, {len(ends)} ended"
     left = list(steps)
@@ -866,13 +875,17 @@ def check_evaluation(rng: Generator, case: Case) -> None:
     modes, before = [module.training for module in model.modules()], copies(offer.owned)
     generator = generator_state()
     found = altmin_ext.evaluate(model, offer.data, loss=case.loss.given)
-    assert torch.equal(generator_state(), generator), f"evaluate moved torch's generator"
-    assert unchanged(offer.owned, before), f"evaluate changed the user's data"
-    assert [module.training for module in model.modules()] == modes, f"evaluate left another mode"
+    assert torch.equal(generator_state(), generator), (
+        f"evaluate moved torch's generator ({type(offer.data).__name__})"
+    )
+    assert unchanged(offer.owned, before), f"evaluate changed the user's data ({type(offer.data).__name__})"
+    assert [module.training for module in model.modules()] == modes, "evaluate left another mode"
     assert found.samples == n, f"{found.samples} of {n} samples evaluated"
     own = copy.deepcopy(model)
     wanted = torch_loss(own, case.loss, offer)
-    assert math.isclose(found.loss, wanted, rel_tol=1e-9, abs_tol=1e-9), f"{found.loss}, torch: {wanted}"
+    assert math.isclose(found.loss, wanted, rel_tol=1e-9, abs_tol=1e-9), (
+        f"evaluated as {found.loss}, by torch {wanted} ({type(offer.data).__name__})"
+    )
     if case.loss.counts:
         with torch.no_grad():
             hits = (own(offer.x.clone()).argmax(1) == offer.y).double().mean()
