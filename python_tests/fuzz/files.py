@@ -61,7 +61,12 @@ def run(seed: int) -> int:
     before = torch.random.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loader.check(rng)
+        try:
+            loader.check(rng)
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(f"{type(loader).__name__}: {type(error).__name__}: {error}") from error
     if not isinstance(loader, ModelFolder):  # a command makes its model from torch's generator
         assert torch.equal(before, torch.random.get_rng_state()), "torch's global generator has moved"
     return 1

@@ -559,7 +559,8 @@ def taylor_case(rng: Generator, name: str, seed: int) -> Case:
         rng,
         {
             "relaxation": (0.6,), "shrinkage": (0.2,), "beta": (0.4, 2.0), "gamma": (2.0,),
-            "multiplier_step": (2.0, 0.0), "warm_start": (0, 1), "ridge": (0.1,), "initialisation": ("random",), "chunk_size": (1, 7),
+            "multiplier_step": (2.0, 0.0), "warm_start": (0, 1), "ridge": (0.1,), "initialisation": ("random",),
+            "chunk_size": (1, 7),
         },
     )  # fmt: skip
     freeze_some_of(rng, network)
