@@ -223,4 +223,4 @@ def numbers(tree: Any) -> list[float | Tensor]:
 
 
 def all_finite(tree: Any) -> bool:
-    return all(bool(torch.as_tensor(found).isfinite().all()) for found in numbers(tree))
+    return all(bool(torch.as_tensor(found, dtype=torch.float64).isfinite().all()) for found in numbers(tree))

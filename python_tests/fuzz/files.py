@@ -329,7 +329,7 @@ class State(Loader):
         self._method = self._fresh()
         found = method.state_dict()
         given = {key: state[key] for key in found if key in state}
-        kept, wanted = without_generators(found), without_generators(given)
+        kept, wanted = without_torch(found), without_torch(given)
         assert same(kept, wanted), f"{what}: loaded is something else: {difference(kept, wanted)}"
         assert all_finite(found), f"{what}: a number that is not finite has been loaded"
         for tensor in tensors(state):
@@ -351,12 +351,16 @@ class State(Loader):
         return method
 
 
-def without_generators(tree: Any) -> Any:
-    """Without the states of generators, in which torch normalises bytes that have no meaning."""
+def without_torch(tree: Any) -> Any:
+    """Without what is torch's own: states of generators, in which it normalises bytes that have no meaning, and how
+    an optimiser is implemented."""
     if isinstance(tree, dict):
-        found = {key: without_generators(value) for key, value in tree.items()}
+        found = {key: without_torch(value) for key, value in tree.items() if key not in IMPLEMENTATIONS}
         return {key: value for key, value in found.items() if not is_generator(value)}
-    return tree
+    return [without_torch(value) for value in tree] if isinstance(tree, (list, tuple)) else tree
+
+
+IMPLEMENTATIONS = ("foreach", "fused", "capturable", "differentiable")
 
 
 def is_generator(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,38 @@ class Swish(nn.Module):
         return x * torch.sigmoid(2 * x)
 
 
+class _Spike(torch.autograd.Function):
+    """A step whose derivative is that of a smooth one, as packages of spiking networks write it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient / (1 + 2 * x.abs()) ** 2
+
+
+class Spike(nn.Module):
+    """An activation by a Function of the user's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _Spike.apply(x)
+        return out
+
+
+def doubled(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+    """A forward hook that changes what the module returns."""
+    return 2 * output
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(doubled)
+    return module
+
+
 class Last(nn.Module):
     """The last step of a sequence."""
 
@@ -91,12 +124,12 @@ def width(rng: Generator) -> int:
 ACTIVATIONS: list[Callable[[], nn.Module]] = [
     nn.ReLU, lambda: nn.ReLU(inplace=True), lambda: nn.LeakyReLU(0.1), lambda: nn.ELU(1.5), nn.Tanh, nn.Sigmoid,
     nn.GELU, lambda: nn.GELU(approximate="tanh"), nn.SiLU, lambda: nn.Softplus(beta=2.0), nn.Identity,
-    lambda: nn.Sequential(nn.Tanh(), nn.LeakyReLU(0.2)), Swish,
+    lambda: nn.Sequential(nn.Tanh(), nn.LeakyReLU(0.2)), Swish, Spike, lambda: hooked(nn.Tanh()),
 ]  # fmt: skip
 
 
 def activation(rng: Generator, own: bool = True) -> nn.Module:
-    made: nn.Module = pick(rng, ACTIVATIONS if own else ACTIVATIONS[:-2])()
+    made: nn.Module = pick(rng, ACTIVATIONS if own else ACTIVATIONS[:-4])()
     return made
 
 
@@ -143,7 +176,8 @@ def vectors(rng: Generator, *, own: bool = True, normalised: bool = True) -> Net
         if own and kind < 0.08:
             modules.append(Scaled(features, wide))
         elif own and kind < 0.14:
-            modules.append(OwnLinear(features, wide))
+            linear = OwnLinear(features, wide) if rng.random() < 0.5 else hooked(nn.Linear(features, wide))
+            modules.append(linear)
         elif normalised and kind < 0.26 and wide > 1:
             # Without a bias, whose gradient would be nothing but rounding.
             modules.append(nn.Linear(features, wide, bias=False))

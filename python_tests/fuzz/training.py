@@ -65,6 +65,7 @@ class Step:
     norms: list[float]
     loss: float
     correct: int | None
+    objective: list[float] | None
     state: dict[str, Tensor]
 
 
@@ -100,7 +101,8 @@ def recorded(name: str) -> Iterator[list[Event]]:
         events.append(
             Step(
                 *given, self.learning_rate_factor, etas, norms, float(report.loss),
-                None if report.correct is None else int(report.correct), state_of(self.model),
+                None if report.correct is None else int(report.correct),
+                None if report.objective is None else report.objective.tolist(), state_of(self.model),
             )
         )  # fmt: skip
         return report
@@ -189,7 +191,13 @@ def targets_for(rng: Generator, loss: LossCase, samples: int, outputs: int) -> T
 
 
 class Follower(abc.ABC):
-    """An independent reference of a method, driven by what the method was given."""
+    """An independent reference of a method, driven by what the method was given.
+
+    Attributes:
+        objective: of every stage in the last step, if the reference knows it.
+    """
+
+    objective: list[float] | None = None
 
     def begin_epoch(self, event: BeginEpoch) -> None:  # noqa: B027  (most do nothing)
         """A pass over the data before an epoch."""
@@ -250,7 +258,10 @@ class OnlineFollower(Follower):
     def step(self, event: Step) -> float:
         for key, rate in self._rates.items():
             setattr(self._reference, key, rate * event.factor)
-        return self._reference.step(event.x, event.y, step_sizes=event.etas, masks=ones(self._reference)).loss
+        masks = ones(self._reference)
+        report = self._reference.step(event.x, event.y, step_sizes=event.etas, masks=masks)
+        self.objective = report.objective
+        return report.loss
 
     def end_epoch(self) -> None:
         self._reference.end_epoch()
@@ -307,7 +318,7 @@ class BlockFollower(Follower):
 
     def step(self, event: Step) -> float:
         loss, buffers = after_forward(self._reference.model, event.x, event.y, self._loss)
-        self._reference.step(event.x.clone(), event.y, event.etas, event.index)
+        self.objective = self._reference.step(event.x.clone(), event.y, event.etas, event.index)
         self._reference.model.load_state_dict(buffers, strict=False)
         return loss
 
@@ -336,7 +347,8 @@ class TargetFollower(Follower):
         h = self._reference.encode(event.x)
         if not self._alternates:
             self._reference.fit_inverses(h)
-        return self._reference.fit_layers(h, event.y)[0]
+        loss, _, self.objective = self._reference.fit_layers(h, event.y)
+        return loss
 
     def end_epoch(self) -> None:
         self._alternates = False
@@ -362,8 +374,9 @@ class TaylorFollower(Follower):
         ]
 
     def step(self, event: Step) -> float:
-        logits = self._reference.step(event.x.flatten(1), event.y, event.factor)["logits"]
-        return float(test_taylor_admm.output_loss(self._loss, logits, event.y).mean())
+        result = self._reference.step(event.x.flatten(1), event.y, event.factor)
+        self.objective = result["objective"]
+        return float(test_taylor_admm.output_loss(self._loss, result["logits"], event.y).mean())
 
     def state(self) -> dict[str, Tensor]:
         found = {}
@@ -401,7 +414,7 @@ class FactorFollower(Follower):
 
     def step(self, event: Step) -> float:
         loss, buffers = after_forward(self._reference.model, event.x, event.y, self._loss)
-        self._reference.step(event.x, event.y, event.etas[0])
+        self.objective = self._reference.step(event.x, event.y, event.etas[0])
         self._reference.model.load_state_dict(buffers, strict=False)
         return loss
 
@@ -634,6 +647,7 @@ def run(seed: int) -> int:
     method_seed = int(rng.integers(1000))
     case = CASES[name](rng, name, method_seed)
     model = copy.deepcopy(case.network.model)
+    case.options = {**case.options, **some(rng, {"report_objective": (True,)}, 0.3)}  # no reference reads it
     try:
         return check(rng, case, method_seed)
     except Exception as error:
@@ -772,13 +786,13 @@ def order(x: Tensor) -> Tensor:
 def check_steps(case: Case, start: nn.Module, events: Sequence[Event]) -> None:
     """After every step the weights are those of the reference, and the loss is."""
     found, lost = follow(case, start, events, 0.0), 0.0
-    for number, (event, (loss, state, part)) in enumerate(zip(steps_of(events), found, strict=True)):
-        wrong, lost = disagreement(event.loss, event.state, loss, state), max(lost, part)
+    for number, (event, result) in enumerate(zip(steps_of(events), found, strict=True)):
+        wrong, lost = disagreement(taken(event), result), max(lost, result.lost)
         if wrong <= max(TOLERANCE, 10 * lost):
             continue
         # How far does the reference itself move when its inputs change in their last digits?
         others = (follow(case, start, events, 1e-15 * scale)[number] for scale in (1, -1, 2))
-        moved = max(disagreement(loss, state, *other[:2]) for other in others)
+        moved = max(disagreement(result, other) for other in others)
         assert wrong <= 100 * moved, (
             f"step {number + 1} is off by {wrong:.2e} of the largest, where an ulp of the inputs makes {moved:.2e}"
         )
@@ -788,10 +802,29 @@ def steps_of(events: Sequence[Event]) -> list[Step]:
     return [event for event in events if isinstance(event, Step)]
 
 
-def follow(
-    case: Case, start: nn.Module, events: Sequence[Event], perturbation: float
-) -> list[tuple[float, dict[str, Tensor], float]]:
-    """The reference's loss before each step, its weights behind it, and what rounding has taken from it."""
+@dataclasses.dataclass
+class Result:
+    """What a step has come to.
+
+    Attributes:
+        loss: before the step.
+        objective: of every stage; None if it was not asked for.
+        state: the weights behind it.
+        lost: what rounding has taken from the reference.
+    """
+
+    loss: float
+    objective: list[float] | None
+    state: dict[str, Tensor]
+    lost: float = 0.0
+
+
+def taken(event: Step) -> Result:
+    return Result(event.loss, event.objective, event.state)
+
+
+def follow(case: Case, start: nn.Module, events: Sequence[Event], perturbation: float) -> list[Result]:
+    """The reference's result of every step."""
     with torch.random.fork_rng():
         reference = case.follow(start)
         found = []
@@ -805,16 +838,20 @@ def follow(
                 given = dataclasses.replace(event, x=event.x * (1 + perturbation * noise))
                 loss = reference.step(given)
                 state = {key: value.detach().clone() for key, value in reference.state().items()}
-                found.append((loss, state, reference.lost()))
+                found.append(Result(loss, reference.objective, state, reference.lost()))
     return found
 
 
-def disagreement(loss: float, state: dict[str, Tensor], other_loss: float, other: dict[str, Tensor]) -> float:
-    """The largest difference, in units of the largest weight and of the loss."""
-    largest = max([1e-3, *(float(value.abs().max()) for value in other.values() if value.numel())])
-    differences = [float((state[key].double() - value.double()).abs().max()) for key, value in other.items()]
-    found = max(*differences, 0.0) / largest
-    return max(found, abs(loss - other_loss) / max(1.0, abs(other_loss)))
+def disagreement(one: Result, other: Result) -> float:
+    """The largest difference, in units of the largest weight, of the loss and of the largest objective."""
+    largest = max([1e-3, *(float(value.abs().max()) for value in other.state.values() if value.numel())])
+    found = [abs(one.loss - other.loss) / max(1.0, abs(other.loss))]
+    for key, value in other.state.items():
+        found.append(float((one.state[key].double() - value.double()).abs().max()) / largest)
+    if one.objective is not None and other.objective is not None:
+        unit = max(1.0, *(abs(term) for term in other.objective))
+        found += [abs(a - b) / unit for a, b in zip(one.objective, other.objective, strict=True)]
+    return max(found, key=lambda value: math.inf if math.isnan(value) else value)
 
 
 def check_history(
