@@ -668,7 +668,12 @@ def check(rng: Generator, case: Case, seed: int) -> int:
     offer = offered(rng, x, y, batch_size, in_memory=case.in_memory or full)
     before, generator = copies(offer.owned), generator_state()
     with recorded(case.name) as events:
-        played = (play_train if rng.random() < 0.8 else play_steps)(rng, case, offer, batch_size, seed)
+        try:
+            played = (play_train if rng.random() < 0.8 else play_steps)(rng, case, offer, batch_size, seed)
+        except altmin_ext.DivergenceError:
+            assert has_grown(events, start), "diverged, although the weights are as small as at the start"
+            check_steps(case, start, events)
+            return len(events)
     steps = steps_of(events)
     assert steps, "no step was taken"
     assert torch.equal(generator_state(), generator), (
@@ -681,6 +686,13 @@ def check(rng: Generator, case: Case, seed: int) -> int:
     check_history(case, steps, events, played, start)
     check_evaluation(rng, case)
     return len(steps)
+
+
+def has_grown(events: Sequence[Event], start: nn.Module) -> bool:
+    """Whether the weights of the last step are a million times as large as those at the start."""
+    states = [state_of(start), *(step.state for step in steps_of(events))]
+    first, last = (max(float(v.abs().max()) for v in states[i].values() if v.numel()) for i in (0, -1))
+    return last > 1e6 * first
 
 
 def generator_state() -> Tensor:
