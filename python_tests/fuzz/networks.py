@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from altmin_ext.nn import GRU, LSTM
+from altmin_ext import models
+from altmin_ext.nn import GRU, LSTM, Sign
 
 from .alterations import pick
 
 Generator = np.random.Generator
 
 
-@dataclass
+@dataclasses.dataclass
 class Network:
     """A model, the shape of its samples, the number of its outputs, and the smallest minibatch it can learn from."""
 
@@ -153,8 +154,8 @@ def freeze_some(rng: Generator, model: nn.Module) -> None:
 
 
 def any_chain(rng: Generator) -> Network:
-    """Vectors, images or sequences, with modules of the user's own."""
-    return pick(rng, (vectors, vectors, vectors, images, images, sequences))(rng)
+    """Vectors, images or sequences, with modules of the user's own and signs."""
+    return pick(rng, (vectors, vectors, vectors, with_signs, images, images, sequences))(rng)
 
 
 def plain_chain(rng: Generator) -> Network:
@@ -236,6 +237,23 @@ def images(rng: Generator, *, own: bool = True, normalised: bool = True) -> Netw
         features = wide
     modules.append(nn.Linear(features, outputs))
     return Network(nn.Sequential(*modules), shape, outputs, smallest)
+
+
+def with_signs(rng: Generator) -> Network:
+    """A chain of vectors in which one activation is followed, or one map read, by a Sign with a surrogate."""
+    network = vectors(rng, normalised=False)
+    modules = list(network.model)
+    place = int(rng.integers(1, len(modules))) if len(modules) > 1 else 0
+    if place > 0:
+        modules.insert(place, Sign(pick(rng, ("identity", "clipped"))))
+    return dataclasses.replace(network, model=nn.Sequential(*modules))
+
+
+def elman(rng: Generator) -> Network:
+    """The Elman network of the online AM paper, which has codes of its own."""
+    steps, features, hidden = (int(n) for n in rng.integers(1, 7, size=3))
+    outputs = int(rng.integers(2, 7))
+    return Network(models.elman_rnn(features, hidden, steps, outputs), (steps, features), outputs)
 
 
 def sequences(rng: Generator) -> Network:

@@ -36,7 +36,13 @@ from altmin_ext.methods import method_class
 from altmin_ext.network import map_spans
 from altmin_ext.nn import Sign
 
-from ..methods import test_block_admm, test_deepfacto, test_difference_target, test_taylor_admm
+from ..methods import (
+    test_block_admm,
+    test_deepfacto,
+    test_difference_target,
+    test_elman,
+    test_taylor_admm,
+)
 from ..methods.local_objectives import LocalObjectives
 from ..methods.test_am_mem import PAPER, MemoryObjectives
 from ..methods.test_straight_through import Around
@@ -223,6 +229,16 @@ def ones(reference: LocalObjectives) -> list[Tensor]:
     return [torch.ones(1, dtype=torch.float64) for stage in reference.stages for _ in stage.dropouts]
 
 
+def around_signs(model: nn.Module) -> nn.Module:
+    """A copy whose signs are written with detach, which sends the gradient around them."""
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for key, child in parent.named_children():
+            if isinstance(child, Sign):
+                setattr(parent, key, Around(child.surrogate == "clipped"))
+    return model
+
+
 class OnlineFollower(Follower):
     """am-sgd, am-adam and am-mem, and the last two on all samples at once."""
 
@@ -232,6 +248,7 @@ class OnlineFollower(Follower):
             options = {"lr": 1e-2, **options}
             name = name.removesuffix("-off")
         given = loss.given if isinstance(loss.given, str) else loss.mean
+        model = around_signs(model)
         if name == "am-mem":
             self._reference: LocalObjectives = MemoryObjectives(model, loss=given, **options)
         else:
@@ -270,15 +287,29 @@ class OnlineFollower(Follower):
         return state_of(self._reference.model)
 
 
+class ElmanFollower(Follower):
+    """am-sgd and am-adam on the Elman network."""
+
+    def __init__(self, model: nn.Module, name: str, loss: LossCase, options: dict[str, Any]) -> None:
+        own = {"code_iterations", "weight_iterations", "mu", "lr"}
+        self._reference = test_elman.Reference(
+            model, name, loss=loss.given, momentum=options.get("code_momentum", 0.0),
+            scaled="lr_codes" not in options and name == "am-adam",
+            **{key: value for key, value in options.items() if key in own},
+        )  # fmt: skip
+
+    def step(self, event: Step) -> float:
+        return self._reference.step(event.x, event.y, event.etas)[0]
+
+    def state(self) -> dict[str, Tensor]:
+        return state_of(self._reference.model)
+
+
 class BackpropFollower(Follower):
     """sgd, adam and ste: torch's own optimisers through the whole network."""
 
     def __init__(self, model: nn.Module, name: str, loss: LossCase, options: dict[str, Any]) -> None:
-        self._model, self._loss = copy.deepcopy(model), loss.mean
-        for parent in list(self._model.modules()):
-            for key, child in parent.named_children():
-                if isinstance(child, Sign):
-                    setattr(parent, key, Around(child.surrogate == "clipped"))
+        self._model, self._loss = around_signs(model), loss.mean
         trained = [p for p in self._model.parameters() if p.requires_grad]
         kind = torch.optim.SGD if name == "sgd" else torch.optim.AdamW
         defaults = {"lr": 0.1} if name == "sgd" else {"lr": 1e-3, "weight_decay": 0.0}
@@ -313,7 +344,7 @@ class BlockFollower(Follower):
     def __init__(self, model: nn.Module, starts: list[int], loss: LossCase, options: dict[str, Any]) -> None:
         given = loss.given if isinstance(loss.given, str) else loss.mean
         rest = {key: v for key, v in options.items() if key not in ("lr_codes", "blocks")}
-        self._reference = test_block_admm.Reference(model, starts, loss=given, **rest)
+        self._reference = test_block_admm.Reference(around_signs(model), starts, loss=given, **rest)
         self._loss = loss
 
     def step(self, event: Step) -> float:
@@ -451,7 +482,21 @@ ONLINE: dict[str, Sequence[Any]] = {
 }  # fmt: skip
 
 
+def elman_case(rng: Generator, name: str) -> Case:
+    network, loss = drawn(rng, networks.elman), pick(rng, NAMED)
+    options = {"lr": 0.01} | some(
+        rng,
+        {
+            "code_iterations": (1, 3), "weight_iterations": (1, 2), "code_momentum": (0.6,), "lr_codes": (0.15,),
+            "mu": (0.2,), "lr": (1e-3,),
+        },
+    )  # fmt: skip
+    return Case(name, network, loss, options, lambda model: ElmanFollower(model, name, loss, options))
+
+
 def online_case(rng: Generator, name: str, seed: int) -> Case:
+    if name in ("am-sgd", "am-adam") and rng.random() < 0.08:
+        return elman_case(rng, name)
     network = drawn(rng, networks.plain_chain if "mem" in name else networks.any_chain)
     options = some(rng, ONLINE)
     if rng.random() < 0.15:
