@@ -68,9 +68,7 @@ class MemoryObjectives(LocalObjectives):
             now = output(module, a, weights)
             residual = now - code
             if refreshed:
-                # A code that has not moved at all leaves no residual, whatever it is divided by.
-                displacement = self.displacements[index] or 1.0
-                residual = self.rate * residual / (displacement if self.displacement else 1.0)
+                residual = self.rate * residual / (self.scales[index] if self.displacement else 1.0)
             gradient = derivative(lambda w: (output(module, a, w) * residual).sum(), weights)
         cross = weights @ gram - gradient  # of what the output is asked to be
         before, targets = self.memories.get(index, (torch.zeros_like(gram), torch.zeros_like(cross)))
