@@ -765,10 +765,15 @@ class Played:
     whole_epochs: bool = True
 
 
+def longest(case: Case) -> int:
+    """One more than the largest number of epochs: where an epoch is a step, momentum and duals take some to begin."""
+    return 7 if method_class(case.name).full_batch else 3
+
+
 def play_train(rng: Generator, case: Case, offer: Offer, batch_size: int, seed: int) -> Played:
     played = Played(shuffle=bool(rng.random() < 0.5))
     model: nn.Module = case.network.model
-    epochs = int(rng.integers(1, 3)) if offer.repeats else 1
+    epochs = int(rng.integers(1, longest(case))) if offer.repeats else 1
     arguments: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "shuffle": played.shuffle}
     if rng.random() < 0.2:
         arguments["steps"] = int(rng.integers(1, 4))
@@ -798,7 +803,10 @@ def play_steps(rng: Generator, case: Case, offer: Offer, batch_size: int, seed: 
     if method.full_batch:
         batch_size = len(offer.x)
     numbers = torch.arange(len(offer.x))
-    for x, y, index in zip(*(t.split(batch_size) for t in (offer.x, offer.y, numbers)), strict=True):
+    parts = list(zip(*(t.split(batch_size) for t in (offer.x, offer.y, numbers)), strict=True))
+    if method.full_batch:
+        parts *= int(rng.integers(1, 7))
+    for x, y, index in parts:
         if rng.random() < 0.3:
             x = torch.stack([x, -x], -1)[..., 0]
         before = x.clone()
@@ -807,7 +815,10 @@ def play_steps(rng: Generator, case: Case, offer: Offer, batch_size: int, seed: 
         else:
             method.step(x, y)
         assert torch.equal(x, before), f"{case.name}: a step wrote to x"
-    method.end_epoch()
+        if method.full_batch:
+            method.end_epoch()
+    if not method.full_batch:
+        method.end_epoch()
     return Played()
 
 
