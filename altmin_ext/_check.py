@@ -29,6 +29,15 @@ def named_type(value: object) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
+def shown(value: object) -> str:
+    """A value as an error message shows it: in full if that is short, else by its type."""
+    try:
+        text = repr(value)
+    except Exception:  # of an object whose __repr__ is broken, or of an int with thousands of digits
+        return named_type(value)
+    return text if len(text) <= 1000 and "\n" not in text else named_type(value)
+
+
 def integer(name: str, value: Any, minimum: int = 1) -> int:
     """An int, or any object that Python takes as an index, such as NumPy's integers; but no bool."""
     try:
@@ -36,16 +45,16 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
             raise TypeError
         result = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, but is {value!r}.") from None
+        raise TypeError(f"{name} must be an integer, but is {shown(value)}.") from None
     if result < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, but is {result}.")
+        raise ValueError(f"{name} must be at least {minimum}, but is {shown(result)}.")
     return result
 
 
 def integers(name: str, values: Any, minimum: int = 1) -> list[int]:
     """An iterable of integers, see :func:`integer`; returns a list."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a list of integers, but is {values!r}.")
+        raise TypeError(f"{name} must be a list of integers, but is {shown(values)}.")
     return [integer(f"{name}[{i}]", value, minimum) for i, value in enumerate(values)]
 
 
@@ -71,7 +80,7 @@ def number(
         infinite: whether +inf is allowed, too.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, but is {value!r}.")
+        raise TypeError(f"{name} must be a number, but is {shown(value)}.")
     try:
         result = float(value)
     except OverflowError:  # a huge int
@@ -89,14 +98,14 @@ def number(
         bounds.append(f"less than {below:g}")
     elif not infinite:
         bounds.append("finite")
-    raise ValueError(f"{name} must be {' and '.join(bounds)}, but is {value!r}.")
+    raise ValueError(f"{name} must be {' and '.join(bounds)}, but is {shown(value)}.")
 
 
 def number_or(word: str, name: str, value: Any, **bounds: Any) -> float | str:
     """The word, or a number, see :func:`number`."""
     if isinstance(value, str):
         if value != word:
-            raise ValueError(f"{name} must be a number or {word!r}, but is {value!r}.")
+            raise ValueError(f"{name} must be a number or {word!r}, but is {shown(value)}.")
         return word
     return number(name, value, **bounds)
 
@@ -106,14 +115,14 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if value in choices and isinstance(value, str):
         return str(value)
     kind = ValueError if isinstance(value, str) else TypeError
-    raise kind(f"{name} must be {' or '.join(map(repr, choices))}, but is {value!r}.")
+    raise kind(f"{name} must be {' or '.join(map(repr, choices))}, but is {shown(value)}.")
 
 
 def known(what: str, value: Any, names: Iterable[str]) -> str:
     """One of many names; the message suggests similar ones."""
     names = list(names)
     if not isinstance(value, str):
-        raise TypeError(f"{what} must be a name, such as {names[0]!r}, but is {value!r}.")
+        raise TypeError(f"{what} must be a name, such as {names[0]!r}, but is {shown(value)}.")
     if value not in names:
         raise unknown_name(what, value, names)
     return str(value)
@@ -122,7 +131,7 @@ def known(what: str, value: Any, names: Iterable[str]) -> str:
 def boolean(name: str, value: Any) -> bool:
     """True or False, or NumPy's."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be a bool, but is {value!r}.")
+        raise TypeError(f"{name} must be a bool, but is {shown(value)}.")
     return bool(value)
 
 
@@ -130,7 +139,7 @@ def seed(name: str, value: Any) -> int:
     """A seed: an integer of at least 0 and less than 2**63."""
     result = integer(name, value, minimum=0)
     if result >= SEED_LIMIT:
-        raise ValueError(f"{name} must be less than 2**63, but is {result}.")
+        raise ValueError(f"{name} must be less than 2**63, but is {shown(result)}.")
     return result
 
 

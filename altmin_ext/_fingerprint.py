@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from altmin_ext._state import Part, Shape, Sizes, as_list, read_tensor
 
 
 class Fingerprint:
@@ -43,8 +46,38 @@ class Fingerprint:
         rows = torch.arange(count, device=x.device) * len(x) // count
         return [x[rows].flatten(1), y[rows]]
 
-    def state(self) -> list[Tensor]:
-        return [part.clone() for part in self._kept]
+    def part(self, features: int, like: Tensor) -> Part:
+        """The entry of a state, behind one that has the size "samples".
 
-    def load(self, state: Sequence[Tensor], device: torch.device) -> None:
-        self._kept = [part.to(device).clone() for part in state]
+        Args:
+            features: of x, flattened.
+            like: a tensor of the model's dtype and device.
+        """
+        return _Samples(self, features, like)
+
+
+class _Samples:
+    """The samples in a state: those of x, and their y of integers or floats; none before the first step."""
+
+    def __init__(self, fingerprint: Fingerprint, features: int, like: Tensor) -> None:
+        self._fingerprint, self._features, self._like = fingerprint, features, like
+
+    def save(self) -> list[Tensor]:
+        return [part.clone() for part in self._fingerprint._kept]
+
+    def read(self, name: str, value: Any, sizes: Sizes) -> list[Tensor]:
+        samples, like = sizes["samples"], self._like
+        values = as_list(name, value, 2 if samples else 0)
+        if not values:
+            return []
+        x, y = values
+        rows = min(samples, Fingerprint._size)
+        are_integers = isinstance(y, Tensor) and y.dtype == torch.int64
+        shape: Shape = [rows, ...] if isinstance(y, Tensor) and y.ndim > 1 else [rows]
+        return [
+            read_tensor(f"{name}[0]", x, like, [rows, self._features], sizes),
+            read_tensor(f"{name}[1]", y, like.to(torch.int64) if are_integers else like, shape, sizes),
+        ]
+
+    def load(self, value: Sequence[Tensor]) -> None:
+        self._fingerprint._kept = [part.clone() for part in value]

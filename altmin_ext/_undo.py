@@ -41,21 +41,24 @@ class Tensors:
 
     Args:
         tensors: the same ones in every step.
+
+    Attributes:
+        tensors: as a list.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self._tensors = list(tensors)
+        self.tensors = list(tensors)
         self._copies: list[Tensor] = []
 
     def remember(self) -> Sequence[Tensor]:
         if not self._copies:
-            self._copies = [torch.empty_like(tensor, requires_grad=False) for tensor in self._tensors]
-        for copy, tensor in zip(self._copies, self._tensors, strict=True):
+            self._copies = [torch.empty_like(tensor, requires_grad=False) for tensor in self.tensors]
+        for copy, tensor in zip(self._copies, self.tensors, strict=True):
             copy.copy_(tensor)
         return self._copies
 
     def recall(self, kept: Sequence[Tensor]) -> None:
-        for tensor, copy in zip(self._tensors, kept, strict=True):
+        for tensor, copy in zip(self.tensors, kept, strict=True):
             tensor.copy_(copy)
 
 

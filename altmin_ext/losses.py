@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext._check import named_type
 from altmin_ext.errors import unknown_name
+from altmin_ext.ops import unversioned as ops
 
 UNLABELLED = -1
 _curvature_iterations = 8

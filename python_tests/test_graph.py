@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -253,6 +254,25 @@ def test_nothing_is_computed_under_capture(cuda: FakeCuda, name: str) -> None:
     assert graph.replays == 1
     assert static_x.data_ptr() not in [x.data_ptr() for x, _ in batches]
     assert static_y.data_ptr() not in [y.data_ptr() for _, y in batches]
+
+
+@every_method
+def test_no_garbage_is_collected_during_a_capture(cuda: FakeCuda, name: str) -> None:
+    """It may hold the graphs of another method, and CUDA destroys none meanwhile."""
+    method = cuda.watch(made(name))
+    during: list[bool] = []
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(lambda *_: during.append(cuda._capturing is not None))
+    gc.set_threshold(1)
+    try:
+        run(method, [minibatches(16, 16, 16)])
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.pop()
+    assert len(cuda.graphs) == 1
+    assert during
+    assert not any(during)
+    assert gc.isenabled()
 
 
 @every_method

@@ -10,14 +10,15 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
-from altmin_ext import _check
+from altmin_ext import _check, _state
 from altmin_ext._graph import CapturedSteps
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss, LossLike, make_loss
-from altmin_ext.methods._options import MethodOptions
+from altmin_ext.methods._options import MethodOptions, number
 from altmin_ext.network import BoundStage
 from altmin_ext.nn.factors import NonNegativeFactors
 
@@ -72,6 +73,14 @@ class Method(abc.ABC):
 
     For a captured method, 4 and 6 are a CUDA graph, and 5 waits until :meth:`raise_if_diverged`. If a step fails in
     any way, for instance by an exception in a user's module, model and method are restored bit for bit.
+
+    :meth:`_state` declares what the method keeps between steps; saving, checking, restoring and copying follow from
+    it.
+
+    A method can be pickled and copied, alone or together with its model. The copy is made anew for its own model,
+    with the options and the state of the first, and goes on to the same bits; CUDA graphs are captured again.
+    Attributes that describe the last step, such as ``code_step_sizes``, begin anew. ``copy.copy`` makes a second
+    method for the same model.
 
     Args:
         model: trained in place.
@@ -251,6 +260,7 @@ class Method(abc.ABC):
                 run, parts = self._captured, ()
             report = self._all_or_nothing(run, parts, x.detach() if x.requires_grad else x, y)
         self.steps += 1
+        increment_version(self._weights.tensors)  # kernels and graphs write without torch's knowledge
         return report
 
     def _all_or_nothing(
@@ -430,48 +440,74 @@ class Method(abc.ABC):
     def end_epoch(self) -> None:  # noqa: B027  (a method without an epoch schedule has nothing to do)
         """Do the method's work after an epoch, such as raising a penalty."""
 
+    # -------------------------------------------------------------------------------------------- saving
+
+    def _state(self) -> dict[str, _state.Part]:
+        """The entries of :meth:`state_dict`; a subclass adds its own to those of its base."""
+        return {
+            "method": _state.Same(self.name, "the name of this method"),
+            "steps": _state.Attribute(self, "steps", _state.count),
+            "learning_rate_factor": _state.Attribute(self, "learning_rate_factor", number()),
+        }
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most entries stand for themselves)
+        """Raise a ValueError unless the entries, each of which has been read, fit each other."""
+
+    def _forget_derived(self) -> None:  # noqa: B027  (some methods derive nothing)
+        """Forget what was derived from the state before another one was loaded."""
+
     def state_dict(self) -> dict[str, Any]:
-        """The method's own state, such as moments, penalty and step count, without the model's weights."""
-        return {"method": self.name, "steps": self.steps, "learning_rate_factor": self.learning_rate_factor}
+        """The method's own state, such as moments, penalty and step count, without the model's weights.
+
+        Returns:
+            A dict of numbers, words, lists and tensors, in memory of its own: later steps do not change it.
+        """
+        return _state.Entries(self._state()).save()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore an earlier state of the method.
+        """Restore an earlier state of the method, of which it makes copies.
 
         Args:
-            state: the result of :meth:`state_dict`.
+            state: the result of :meth:`state_dict`, from a method of the same name for a model of the same
+                architecture and dtype. Its tensors may be on any device.
 
         Raises:
-            TypeError: the state is no dict.
-            ValueError: the state is of another method, is incomplete, or its shapes do not fit; nothing has changed.
+            TypeError: the state is no dict, or an entry has a wrong type or dtype; nothing has changed.
+            ValueError: the state is of another method, lacks an entry or has one too many, its shapes do not fit, or
+                a number cannot be right; nothing has changed.
         """
-        _check_holds("state", state, ["method"])
-        if state["method"] != self.name:
-            raise ValueError(f"state must be of method {self.name!r}, but is of {state['method']!r}.")
-        own = self.state_dict()
-        _check_holds("state", state, own)
-        for key, part in own.items():
-            if isinstance(part, dict):
-                _check_holds(f"state's {key}", state[key], part)
-        self._check_state(state)
+        other = state.get("method") if isinstance(state, Mapping) else None
+        if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
+            raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
+        own = _state.Entries(self._state())
+        read = own.read("state", state, {})
+        self._check_state(read)
         self._captured = self._new_captures()  # graphs know their tensors by address
-        self._load_state(state)
+        own.load(read)
+        self._guard.lower()
+        self._looked_after = self.steps
+        self._forget_derived()
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (the base's numbers fit every model)
-        """Raise a ValueError unless the state's tensors fit the model; its keys have been checked."""
+    def __getstate__(self) -> dict[str, Any]:
+        self.check_model()
+        return {
+            "model": self.model,
+            "options": self.options,
+            "loss": self.loss,
+            "seed": self.seed,
+            "on_nonfinite": self.on_nonfinite,
+            "graph": self._graph,
+            "state": self.state_dict(),
+            "flags": self._guard.flags.clone(),
+            "looked_after": self._looked_after,
+        }
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that has been checked."""
-        self.steps = int(state["steps"])
-        self.learning_rate_factor = float(state["learning_rate_factor"])
-
-
-def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
-    """Raise unless ``found`` is a mapping with all of the keys."""
-    if not isinstance(found, Mapping):
-        raise TypeError(f"{what} must be a dict, but is {_check.named_type(found)}.")
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise ValueError(f"{what} must hold {', '.join(keys)}, but lacks {', '.join(missing)}.")
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        made_from = {name: kept[name] for name in ("loss", "seed", "on_nonfinite", "graph")}
+        Method.__init__(self, kept["model"], kept["options"], **made_from)
+        self.load_state_dict(kept["state"])
+        self._guard.flags.copy_(kept["flags"])
+        self._looked_after = kept["looked_after"]
 
 
 def _check_parameters(model: nn.Module) -> torch.dtype:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from altmin_ext import _check
 from altmin_ext._guard import Subject
+from altmin_ext._state import Part, Replaced, ReplacedList, Same
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.losses import Loss
 from altmin_ext.methods._options import GradientOptions, choice, integer, number, option
@@ -300,13 +301,6 @@ class LastBlock(Block):
         return self.loss.double() * share if share else torch.zeros_like(self.loss, dtype=torch.float64)
 
 
-class _Threads(ThreadPoolExecutor):
-    """Threads that can be copied with their method; the copy starts threads of its own."""
-
-    def __reduce__(self) -> tuple[type[_Threads], tuple[int]]:
-        return _Threads, (self._max_workers,)
-
-
 class BlockADMM(Method):
     """Stochastic Block-ADMM: backpropagation within blocks, ADMM between them, Adam on the weights.
 
@@ -355,7 +349,7 @@ class BlockADMM(Method):
             0, dtype=torch.bool, device=self.device
         )  # samples with stored codes and duals
         self._index: Tensor | None = None
-        self._map = map if o.workers == 1 else _Threads(o.workers).map
+        self._map = map if o.workers == 1 else ThreadPoolExecutor(o.workers).map
 
     def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[Block]:
         proximal = self.options.proximal_map()
@@ -572,36 +566,43 @@ class BlockADMM(Method):
         starts: list[int] = self.options.starts(self.model)
         return starts
 
-    def state_dict(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Part]:
+        stored = [("stored", ...)] * len(self._hidden)  # the shapes of codes depend on the samples
         return {
-            **super().state_dict(),
-            "starts": self._starts,
-            "update": self._update.state_dict(),
-            "codes": [codes.clone() for codes in self.codes],
-            "duals": [duals.clone() for duals in self.duals],
-            "seen": self._seen.clone(),
-            **self._spectral_norms.state_dict(),
+            **super()._state(),
+            "starts": Same(self._starts, "the modules at which this model is cut"),
+            "update": self._update.state,
+            "seen": Replaced(self, "_seen", ["stored"]),
+            "codes": ReplacedList(self, "codes", stored, self._like, empty="stored"),
+            "duals": ReplacedList(self, "duals", stored, self._like, empty="stored"),
+            **self._spectral_norms.state.parts,
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
-        if state["starts"] != self._starts:
+        if len(state["seen"]) and self.options.duals != "stored":
+            raise ValueError("state must hold no codes without duals='stored', but holds some.")
+        shapes = [[codes.shape[1:] for codes in state[name]] for name in ("codes", "duals")]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"state must be of a model cut at its modules {self._starts}, but is of one cut at "
-                f"{state['starts']}."
+                f"state's duals must have the shapes of its codes, {_listed(shapes[0])} per sample, but have "
+                f"{_listed(shapes[1])}."
             )
-        self._spectral_norms.check_state(state)
-        self._update.check_state(state["update"])
+        for block, code, above in zip(self._blocks[1:], shapes[0], shapes[0][1:], strict=False):
+            if block.output_shape(code, self._like) != above:
+                raise ValueError(
+                    f"state's codes must have shapes that the model can give, but have {_listed(shapes[0])} per "
+                    "sample."
+                )
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._update.load_state_dict(state["update"])
-        self._spectral_norms.load_state_dict(state)
-        self.codes = [codes.to(self._like).clone() for codes in state["codes"]]
-        self.duals = [duals.to(self._like).clone() for duals in state["duals"]]
-        self._seen = state["seen"].to(self.device).clone()
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
         self._bound_shape = None
         self._scalars_are_for = None
+
+
+def _listed(shapes: Sequence[torch.Size]) -> list[tuple[int, ...]]:
+    return [tuple(shape) for shape in shapes]
 
 
 def _grown(stored: Tensor, size: int) -> Tensor:

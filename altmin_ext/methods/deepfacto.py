@@ -32,20 +32,21 @@ published code, and no published number is claimed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext._guard import Subject
+from altmin_ext._state import InPlace, Listed, Part
 from altmin_ext.methods._options import number, option
 from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions
 from altmin_ext.network import BoundStage, leaves, split_at
 from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.nn.sign import check_surrogates
 from altmin_ext.ops import MemoryScalar
+from altmin_ext.ops import unversioned as ops
+from altmin_ext.updates import gram_matrix
 
 _unused = 1e-6  # an atom whose A_jj is at most this share of the largest one restarts
 
@@ -146,6 +147,8 @@ class FactorisedBlock(Block):
         needed. Codes then move because of the loss alone. For an exact solution the rest R is orthogonal to the atoms
         in use, and every unused atom has a price, the gradient of the least squares in its code.
         """
+        if eta == 0:  # one over a norm that has overflowed
+            return
         dictionary, codes = self.layer.dictionary, as_rows(self.codes).clone()
         gram = self._rho * dictionary.t() @ dictionary
         gram.diagonal().add_(1 / eta)
@@ -281,21 +284,9 @@ class DeepFacto(BlockADMM):
     def _starts(self) -> list[int]:
         return [_layer(self.model)[0]]
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "memory": self.memory}
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        own, found = ([tuple(matrix.shape) for matrix in each] for each in (self.memory, state["memory"]))
-        if found != own:
-            raise ValueError(f"state's memory must have the shapes {own}, but have {found}.")
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        for matrix, kept in zip(
-            (self._dictionary.gram, self._dictionary.cross), state["memory"], strict=True
-        ):
-            matrix.copy_(kept)
+    def _state(self) -> dict[str, Part]:
+        gram, cross = self._dictionary.gram, self._dictionary.cross
+        return {**super()._state(), "memory": Listed([InPlace(gram, gram_matrix), InPlace(cross)])}
 
 
 def _layer(model: nn.Module) -> tuple[int, NonNegativeFactors]:

@@ -19,15 +19,16 @@ Targets are held as displacements t_l - h_l, since the difference of two nearly 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from altmin_ext._guard import Subject
+from altmin_ext._state import Attribute, Drawn, InPlace, Listed, Part, at_least_zero, count
 from altmin_ext._undo import Generator, Tensors, Undoable
-from altmin_ext.methods._options import GradientOptions, number, option, positive
+from altmin_ext.methods._options import GradientOptions, boolean, number, option, positive
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, Chain, LinearMap, PreMap, split
 from altmin_ext.network.pieces import DropoutPiece, PointwisePiece, ReshapePiece
@@ -351,43 +352,22 @@ class DifferenceTarget(Method):
 
     # ------------------------------------------------------------------------------------------ saving
 
-    def _memory(self) -> dict[str, list[Tensor]]:
-        """The state between steps, apart from the model's weights."""
+    def _state(self) -> dict[str, Part]:
         layers = (*self._layers, *self._inverses)
+        inverses = [p.detach() for linear in self.inverses for p in linear.parameters()]
+        moments = [moments for layer in layers for moments in layer.update.moments]
         return {
-            "inverses": [p.detach() for linear in self.inverses for p in linear.parameters()],
-            "moments": [moments for layer in layers for moments in layer.update.moments],
+            **super()._state(),
+            "inverses": Listed(map(InPlace, inverses)),
+            "moments": Listed(InPlace(own, _can_be_moments) for own in moments),
+            "epochs": Attribute(self, "epochs", count),
+            "alternates": Attribute(self, "_alternates", boolean),
+            "generator": Drawn(self._generator),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        memory = {name: [tensor.clone() for tensor in own] for name, own in self._memory().items()}
-        return {
-            **super().state_dict(),
-            **memory,
-            "epochs": self.epochs,
-            "alternates": self._alternates,
-            "generator": self._generator.get_state(),
-        }
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        for name, own in self._memory().items():
-            shapes, found = ([tuple(tensor.shape) for tensor in each] for each in (own, state[name]))
-            if found != shapes:
-                raise ValueError(f"state's {name} must have the shapes {shapes}, but have {found}.")
-        if state["generator"].shape != self._generator.get_state().shape:
-            raise ValueError(
-                f"state must be of a method on {self.device.type}, but its generator is another's."
-            )
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        for name, own in self._memory().items():
-            for tensor, kept in zip(own, state[name], strict=True):
-                tensor.copy_(kept)
-        self.epochs = int(state["epochs"])
-        self._alternates = bool(state["alternates"])
-        self._generator.set_state(state["generator"].cpu())
+def _can_be_moments(name: str, moments: Tensor) -> None:
+    at_least_zero(f"{name}[1]", moments[1])  # the mean of squares
 
 
 def _check_model(stages: Sequence[BoundStage]) -> None:

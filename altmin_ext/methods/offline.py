@@ -7,12 +7,13 @@ time. The weights do not move until the last chunk; the gradients of all chunks 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from altmin_ext._state import Attribute, Part, count
 from altmin_ext.methods._options import option
 from altmin_ext.methods.am_mem import AMMem, AMMemOptions
 from altmin_ext.methods.base import StepReport
@@ -109,12 +110,8 @@ class Offline(OnlineAM):
         super()._commit(self._chunk)
         self._bound_samples = batch
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "samples": self._bound_samples}
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._bound_samples = int(state["samples"])
+    def _state(self) -> dict[str, Part]:
+        return {**super()._state(), "samples": Attribute(self, "_bound_samples", count)}
 
 
 class _Total:

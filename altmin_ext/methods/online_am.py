@@ -16,14 +16,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext._guard import Subject
+from altmin_ext._state import Attribute, Part
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.codes import Code, Flags, FlippedCode, Slot, code_for
 from altmin_ext.methods._options import GradientOptions, choice, integer, number, option, positive
@@ -31,6 +31,7 @@ from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, split
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
+from altmin_ext.ops import unversioned as ops
 from altmin_ext.updates import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
 
 
@@ -463,24 +464,16 @@ class OnlineAM(Method):
         )
         self._scalars_are_for = current
 
-    def state_dict(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Part]:
         return {
-            **super().state_dict(),
-            "mu": self.mu,
-            "update": self._update.state_dict(),
-            **self._spectral_norms.state_dict(),
+            **super()._state(),
+            "mu": Attribute(self, "mu", positive(infinite=True)),
+            "update": self._update.state,
+            **self._spectral_norms.state.parts,
         }
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        self._spectral_norms.check_state(state)
-        self._update.check_state(state["update"])
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._update.load_state_dict(state["update"])
-        self.mu = float(state["mu"])
-        self._spectral_norms.load_state_dict(state)
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
         self._bound_shape = None
         self._scalars_are_for = None
 

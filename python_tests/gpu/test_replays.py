@@ -6,6 +6,7 @@ add up in an order of their own choosing but always the same, so that not a bit 
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .cases import METHODS, Batch, epoch, epochs, every_method, made, network, run, same, tensors_of, weights
+from .device import needs_gpu
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "am-adam": [
@@ -125,3 +127,27 @@ def test_dropout_draws_new_masks_in_every_replay(name: str) -> None:
     ((x, y),) = epoch(sizes=(32,))
     losses = {float(method.step(x, y).loss) for _ in range(10)}
     assert len(losses) == 10
+
+
+@needs_gpu
+def test_a_method_may_become_garbage_during_a_capture() -> None:
+    """Its graphs are destroyed later, as CUDA would end the capture with an error."""
+    (batches,) = epochs(1)
+    expected = run(made("adam", network()), [batches])
+    others = [made("adam", network(), graph=True)]
+    run(others[0], [batches])
+
+    def forget(*_: object) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            others.clear()
+
+    model = network()
+    model.register_forward_hook(forget)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        found = run(made("adam", model, graph=True), [batches])
+    finally:
+        gc.set_threshold(*thresholds)
+    assert not others
+    assert same(found, expected)

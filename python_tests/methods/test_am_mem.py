@@ -258,7 +258,7 @@ def test_memories_can_be_handed_on() -> None:
     first.step(x, y)
     other_model = copy.deepcopy(model)
     second = altmin_ext.make_method("am-mem", other_model, targets="memory", lr=0.0, memories=first.memories)
-    second._spectral_norms.load_state_dict(first.state_dict())
+    second._spectral_norms.state.load(first.state_dict())
     for x, y in rest:
         first.step(x, y)
         second.step(x, y)

@@ -903,9 +903,7 @@ def test_a_state_of_as_many_blocks_cut_elsewhere_is_refused(duals: str) -> None:
     x, y = batches(1)[0]
     method.step(x, y, index=torch.arange(len(x)))
     other = altmin_ext.make_method("block-admm", seeded(mlp), **{**options, "blocks": [1]})
-    with pytest.raises(
-        ValueError, match=r"^state must be of a model cut at its modules \[1\], but is .* \[2\]"
-    ):
+    with pytest.raises(ValueError, match=r"^state's starts must be \[1\], .* is cut, but is \[2\]"):
         other.load_state_dict(method.state_dict())
 
 

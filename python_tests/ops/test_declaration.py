@@ -114,8 +114,8 @@ def test_where_there_is_no_kernel_the_twin_runs(
 def test_what_is_no_tensor_is_the_kernels_to_refuse(
     kernels: Kernels, declared: SimpleNamespace, wrong: Any
 ) -> None:
-    declared.scale(wrong, out=wrong)
-    declared.scale_all(wrong, outs=wrong)
+    declared.scale.unversioned(wrong, out=wrong)
+    declared.scale_all.unversioned(wrong, outs=wrong)
     assert len(kernels.calls) == 2
 
 
