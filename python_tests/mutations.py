@@ -152,7 +152,9 @@ def outcome(fault: Fault) -> str:
     if done.returncode == 0:
         return ""
     if done.returncode not in (1, 2) and done.returncode > 0:  # pytest's own: a wrong node id, no tests
-        raise RuntimeError(f"{fault.what!r}: pytest stopped with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+        raise RuntimeError(
+            f"{fault.what!r}: pytest stopped with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
+        )
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", done.stdout, re.MULTILINE)
     if not failed:
         return f"pytest ended with {done.returncode}"
