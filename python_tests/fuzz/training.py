@@ -49,7 +49,7 @@ from ..methods.test_straight_through import Around
 from . import networks
 from .alterations import Generator, pick
 from .forms import Offer, offered
-from .lifted import WrittenDLADMM, WrittenMDLAM
+from .lifted import WrittenDLADMM, WrittenMDLAM, layers_of
 from .networks import Network, drawn
 
 NAME = "training"
