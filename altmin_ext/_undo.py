@@ -80,6 +80,12 @@ class Buffers:
     def __bool__(self) -> bool:
         return bool(self._places)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The buffers at present, apart from those that a module has given up."""
+        found = [owner.get(name) for owner, name in self._places]
+        return [buffer for buffer in found if buffer is not None]
+
     def remember(self) -> list[tuple[Tensor, Tensor]]:
         buffers = [owner[name] for owner, name in self._places]
         return [(buffer, buffer.clone()) for buffer in buffers]

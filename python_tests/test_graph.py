@@ -331,3 +331,12 @@ def test_a_state_loaded_between_replays_counts(cuda: FakeCuda, name: str) -> Non
     method.model.load_state_dict(eager.model.state_dict())
     method.load_state_dict(copy.deepcopy(eager.state_dict()))
     assert_same(run(method, [first, second]), run(eager, [first, second]))
+
+
+@every_method
+def test_a_copy_without_a_gpu_says_so(cuda: FakeCuda, name: str) -> None:
+    """It would capture graphs of its own, and so needs what the first one needed."""
+    method = cuda.watch(made(name))
+    run(method, [minibatches(16, 16)])
+    with pytest.raises(ValueError, match=r"^graph must be False here: .* GPU"):
+        copy.deepcopy(method)

@@ -250,6 +250,7 @@ def test_saving_and_loading_copy(case: str, steps: int) -> None:
     with torch.inference_mode():
         method.load_state_dict(kept)
     assert_same_state(method.state_dict(), kept)
+    step(method, CASES[case], 2)
 
 
 @pytest.mark.parametrize("name", METHODS)

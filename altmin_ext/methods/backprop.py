@@ -75,14 +75,11 @@ class _Backprop(Method):
                 raise
             except RuntimeError as error:
                 raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
-            if logits.ndim != 2:
-                raise ValueError(
-                    f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}."
-                )
+            logits = _check.logits(logits, len(x))
             self.loss.check_target_shape(y, logits.shape[1])
             loss = self.loss.mean(logits, y)
         correct = self.loss.correct(logits, y)
-        gradients = torch.autograd.grad(loss, self._trained, allow_unused=True)
+        gradients = self._gradients(loss)
         loss = loss.detach()
         report = StepReport(
             loss, correct, loss.double().reshape(1) if self.options.report_objective else None
@@ -94,6 +91,17 @@ class _Backprop(Method):
         self.optimizer.step()
         self.optimizer.zero_grad()
         return report
+
+    def _gradients(self, loss: Tensor) -> tuple[Tensor | None, ...]:
+        """The derivatives of the loss in the parameters; None for one that has no effect on it."""
+        try:
+            return torch.autograd.grad(loss, self._trained, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"model must be differentiable, but its backward pass fails: {_check.first_sentence(error)}."
+            ) from error
 
     def _undoable(self) -> Sequence[Undoable]:
         return [self._buffers] if self._buffers else []

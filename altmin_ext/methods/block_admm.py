@@ -263,9 +263,7 @@ class Block:
 
     def commit(self) -> None:
         """Update what depends on the encode, such as the running statistics of batch normalisation."""
-        for piece in self.pre.pieces:
-            piece.commit()
-        self.map.commit()
+        self.stage.commit()
 
 
 class LastBlock(Block):

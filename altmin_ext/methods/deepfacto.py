@@ -42,6 +42,7 @@ from altmin_ext._state import InPlace, Listed, Part
 from altmin_ext.methods._options import number, option
 from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions
 from altmin_ext.network import BoundStage, leaves, split_at
+from altmin_ext.network.known import known_as
 from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.nn.sign import check_surrogates
 from altmin_ext.ops import MemoryScalar
@@ -292,8 +293,16 @@ class DeepFacto(BlockADMM):
 def _layer(model: nn.Module) -> tuple[int, NonNegativeFactors]:
     """The number of the layer of factors among the model's modules, and the layer; ValueError unless there is one."""
     layers = [
-        (i, module) for i, (_, module) in enumerate(leaves(model)) if isinstance(module, NonNegativeFactors)
+        (i, module)
+        for i, (_, module) in enumerate(leaves(model))
+        if isinstance(module, NonNegativeFactors) and known_as(module) is NonNegativeFactors
     ]
+    held = sum(isinstance(module, NonNegativeFactors) for module in model.modules())
+    if held > len(layers):
+        raise ValueError(
+            f"model must hold its NonNegativeFactors in its chain, as it is, but holds {held - len(layers)} within "
+            "other modules, or with a hook or a forward of its own; take it out, or remove that."
+        )
     if len(layers) != 1:
         raise ValueError(
             f"model must hold one NonNegativeFactors in its chain, but holds {len(layers)}; "

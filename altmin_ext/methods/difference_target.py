@@ -331,9 +331,10 @@ class DifferenceTarget(Method):
         Raises:
             TypeError, ValueError, DivergenceError: as in :meth:`step`.
         """
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         for x, y in batches:
-            y = self.check_batch(x, y)
+            x, y = self.check_batch(x, y)
             parts: list[Undoable] = [*(inverse.update for inverse in self._inverses), self._drawn]
             with torch.no_grad():
                 self._all_or_nothing(self._fit_inverses_alone, parts, x, y)
@@ -343,7 +344,7 @@ class DifferenceTarget(Method):
         *hidden, logits = self._encode(x)
         self._fit_inverses(hidden)
         self._raise_unless_finite(logits.sum(), self._inverses)
-        self._step_taken = not self._diverged()
+        self._step_taken = not self._diverged(x, y)
 
     def end_epoch(self) -> None:
         """Lower the noise to noise / (1 + epochs / noise_epochs)."""

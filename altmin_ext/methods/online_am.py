@@ -289,7 +289,7 @@ class OnlineAM(Method):
 
     def _commit(self, batch: int) -> None:
         for stage in self._stages:
-            stage.map.commit()
+            stage.commit()
         if self._auto:
             self._spectral_norms.iterate(batch)
 

@@ -96,7 +96,15 @@ def _may_be_a_gram_matrix(matrix: Tensor) -> bool:
 
 
 def gram_matrix(name: str, matrix: Tensor) -> None:
-    """Raise a ValueError unless a square matrix can be a sum of a a^T."""
+    """Check a matrix that is restored.
+
+    Args:
+        name: of the matrix, for error messages.
+        matrix: (n, n), finite.
+
+    Raises:
+        ValueError: it cannot be a sum of a~ a~^T.
+    """
     if not _may_be_a_gram_matrix(matrix):
         raise ValueError(f"{name} must be symmetric and positive semidefinite, but is not.")
 

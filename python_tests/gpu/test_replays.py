@@ -6,7 +6,9 @@ add up in an order of their own choosing but always the same, so that not a bit 
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 from typing import Any
 
 import pytest
@@ -100,6 +102,29 @@ def test_weights_loaded_between_replays_count(name: str) -> None:
     with torch.no_grad():
         logits = network().to(x.device)(x)
     torch.testing.assert_close(method.step(x, y).loss, nn.functional.cross_entropy(logits, y))
+
+
+@every_method
+@pytest.mark.parametrize("steps", [0, 1, 6])
+def test_a_copy_captures_graphs_of_its_own(name: str, steps: int) -> None:
+    """And goes on to the same bits, while the first one's graphs leave the copy's weights alone."""
+    method, batches = made(name, network(), graph=True), epoch(sizes=(32,) * 12)
+    for x, y in batches[:steps]:
+        method.step(x, y)
+    for copied in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        found = run(copied, [batches[6:]])
+        assert same(found, run(copy.deepcopy(method), [batches[6:]]))
+        assert not same(weights(copied), weights(method))
+
+
+@every_method
+def test_a_graph_held_across_a_replay_is_refused(name: str) -> None:
+    method, batches = made(name, network(), graph=True), epoch(sizes=(32,) * 4)
+    for x, y in batches:
+        logits = method.model(x)
+        method.step(x, y)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            logits.sum().backward()
 
 
 @every_method

@@ -50,7 +50,8 @@ class Stage:
 
     def parameters(self) -> list[nn.Parameter]:
         everything = [parameter for module in self.mapping for parameter in module.parameters()]
-        return [parameter for parameter in everything if parameter.requires_grad]
+        # A parameter that is used twice has one gradient.
+        return [parameter for parameter in dict.fromkeys(everything) if parameter.requires_grad]
 
 
 @dataclass

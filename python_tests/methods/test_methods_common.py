@@ -256,6 +256,55 @@ def test_a_copy_goes_on_by_itself(name: str) -> None:
     assert same(second.model.state_dict(), first.model.state_dict())
 
 
+def held_by_a_graph(tensor: Tensor) -> Tensor:
+    """A sum whose derivative needs the tensor."""
+    return (tensor * torch.ones_like(tensor, requires_grad=True)).sum()
+
+
+@every_method
+def test_a_graph_held_across_a_step_is_refused(name: str) -> None:
+    """By autograd, as after a step of torch.optim: for every weight, and every buffer, that has been overwritten."""
+    case = METHODS[name]
+    model = network(name)
+    if case.normalisation and case.modules:
+        model = nn.Sequential(model[0], nn.BatchNorm1d(FEATURES), Running(), *list(model)[1:])
+    method = make(name, model)
+    moved = set()
+    for _ in range(8):
+        own, before = model.state_dict(keep_vars=True), snapshot(model)
+        tensors = {key: tensor for key, tensor in own.items() if tensor.is_floating_point()}
+        held = {key: held_by_a_graph(tensor) for key, tensor in tensors.items()}
+        logits = model(X)
+        method.step(X, Y)
+        if not case.factors:  # through which no derivative passes anyway
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                logits.sum().backward()
+        for key, value in held.items():
+            if not same_bits(tensors[key], before[key]):
+                moved.add(key)
+                with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                    value.backward()
+    assert moved >= set(dict(model.named_parameters()))
+    held = {key: held_by_a_graph(tensor) for key, tensor in tensors.items()}
+    with pytest.raises(ValueError, match="y must"):
+        method.step(X, Y[:3])
+    for value in held.values():  # nothing has been overwritten
+        value.backward()
+
+
+class Running(nn.Module):
+    """A module of the user's own that keeps a running mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(FEATURES))
+
+    def forward(self, a: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * a.detach().mean(0)
+        return a - self.mean
+
+
 MODEL_CHANGES: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     "frozen": (lambda model: model.get_parameter("3.weight").requires_grad_(False), "'3.weight' .* frozen"),
     "unfrozen": (lambda model: model.get_parameter("1.bias").requires_grad_(True), "'1.bias' .* unfrozen"),
@@ -374,7 +423,7 @@ def test_state_of_another_width_is_refused(name: str, hidden: int) -> None:
     method = make(name, network(name, hidden=hidden))
     run(method, X, Y)
     state = method.state_dict()
-    if state.keys() == {"method", "steps", "learning_rate_factor"}:  # nothing that has a width
+    if state.keys() == {"method", "steps", "learning_rate_factor", "data_order"}:  # nothing that has a width
         make(name, network(name)).load_state_dict(state)
     else:
         assert_state_refused(name, state)
