@@ -330,7 +330,7 @@ class BackpropFollower(Follower):
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def state(self) -> dict[str, Tensor]:
         return state_of(self._model)
