@@ -9,7 +9,7 @@ import pytest
 from . import TARGETS, frame
 
 # About five seconds each.
-CASES = {"training": 60, "files": 1000}
+CASES = {"training": 50, "files": 800}
 
 
 @pytest.mark.parametrize("target", TARGETS)
