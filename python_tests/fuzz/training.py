@@ -508,8 +508,8 @@ def online_case(rng: Generator, name: str, seed: int) -> Case:
         return elman_case(rng, name)
     network = drawn(rng, networks.plain_chain if "mem" in name else networks.any_chain)
     options = some(rng, ONLINE)
-    if any(isinstance(module, Sign) for module in network.model.modules()):
-        # It jumps where the threshold puts codes, and behind another activation rounding decides to which side.
+    if any(isinstance(module, Sign | nn.Sequential) for module in network.model):
+        # What is behind another activation may jump or have its kink where the threshold puts codes; rounding decides.
         options.pop("l1_codes", None)
     if rng.random() < 0.15:
         options |= {"scaling": "released"}
@@ -709,7 +709,8 @@ def run(seed: int) -> int:
     case = CASES[name](rng, name, method_seed)
     model = copy.deepcopy(case.network.model)
     if case.loss.given is quartic:
-        case.options.pop("lr_codes", None)  # a fixed step may be too long for a curvature without bound
+        for key in ("lr_codes", "scaling"):  # a fixed step may be too long for a curvature without bound
+            case.options.pop(key, None)
     case.options = {**case.options, **some(rng, {"report_objective": (True,)}, 0.3)}  # no reference reads it
     try:
         return check(rng, case, method_seed)
