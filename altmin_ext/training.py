@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from altmin_ext import _check
 from altmin_ext import data as known_data
 from altmin_ext._batches import Batches, MemoryBatches, Samples, StreamBatches, make_batches, read
 from altmin_ext._interrupt import HeldInterrupt
+from altmin_ext._streams import Unfailing
 from altmin_ext._undo import Buffers
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.history import EpochRecord, History, plot_histories
@@ -101,7 +103,8 @@ def train(
         TypeError, ValueError: an argument is wrong, or does not fit the model. Everything that can be is checked
             before the model changes; the minibatches of a stream are checked one by one.
         DivergenceError: a code or a weight is not finite; the model keeps the last finite weights.
-        KeyboardInterrupt: Ctrl-C, after the current minibatch has been completed.
+        KeyboardInterrupt: Ctrl-C, after the current minibatch has been completed. A callback that has kept
+            ``state.history`` has the record up to there.
     """
     epochs = _check.integer("epochs", epochs)
     batch_size = _check.integer("batch_size", batch_size)
@@ -229,7 +232,8 @@ class _Run:
                 state.method.learning_rate_factor = self.schedule(epoch - 1)
                 if bar is not None:
                     bar.set_description(f"epoch {epoch}/{state.epochs}", refresh=False)
-                self._train(step, bar, held)
+                with EpochRecord(state.history, epoch, state.method.learning_rate_factor) as record:
+                    self._train(step, bar, held, record)
                 self._validate()
                 if bar is not None:
                     row = state.history.epochs[-1]
@@ -238,17 +242,22 @@ class _Run:
                 _call(self.hooks.on_epoch, state)
                 if self._is_over():
                     break
-        _call(self.hooks.on_end, state)
+            held.held = True
+            _call(self.hooks.on_end, state)
+            held.release()
 
     def _is_over(self) -> bool:
         return self.state.step == self.steps or self.state.stopped
 
     def _train(
-        self, step: Callable[[Tensor, Tensor], StepReport], bar: Any, interrupt: HeldInterrupt
+        self,
+        step: Callable[[Tensor, Tensor], StepReport],
+        bar: Any,
+        interrupt: HeldInterrupt,
+        record: EpochRecord,
     ) -> None:
-        """Train for one epoch, and add its row to the history."""
+        """Train for one epoch."""
         state, method, batches = self.state, self.state.method, self.batches
-        record = EpochRecord(state.history)
         if batches.steps is not None and not batches.one_shot:  # data that can be read twice
             seen = itertools.islice(batches, None if self.steps is None else self.steps - state.step)
             method.begin_epoch(_held(seen, interrupt))
@@ -257,10 +266,10 @@ class _Run:
                 _check_last_minibatch(method, batches, x, self.steps)
             interrupt.held = True
             report = step(x, y)
-            interrupt.release()
             record.add(report, len(x), method.loss.labelled(y))
-            del x, y  # so that the next minibatch gets their memory, which is still in the cache
             state.step += 1
+            interrupt.release()
+            del x, y  # so that the next minibatch gets their memory, which is still in the cache
             if state.step % _STEPS_UNSEEN == 0:
                 method.raise_if_diverged()
             if bar is not None:
@@ -279,8 +288,9 @@ class _Run:
                 f"data must yield at least one minibatch, but was empty in epoch {state.epoch}{again}."
             )
         method.raise_if_diverged()
+        interrupt.held = True
         method.end_epoch()
-        record.close(state.epoch, method.learning_rate_factor)
+        interrupt.release()
         state.history.objective_rose = method.objective_rose
 
     def _validate(self) -> None:
@@ -580,9 +590,11 @@ class _Hooks:
 @contextlib.contextmanager
 def _progress_bar(per_epoch: int | None, epochs: int, steps: int | None, show: bool) -> Iterator[Any]:
     """A bar over all steps of the run, or None: even a silent tqdm would start a thread."""
-    if not show:
+    if not show or sys.stderr is None:
         yield None
         return
     total = steps if per_epoch is None else min(epochs * per_epoch, steps or epochs * per_epoch)
-    with tqdm(total=total, unit="batch", mininterval=0.5, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total, unit="batch", mininterval=0.5, dynamic_ncols=True, file=Unfailing(sys.stderr)
+    ) as bar:
         yield bar

@@ -64,7 +64,7 @@ def load(name: str, *, download: bool = True) -> DataSet:
     try:
         train, test = source.tensors(contents)
     except Malformed as error:
-        raise ValueError(f"{name} {error}.") from error
+        raise ValueError(f"{name} {error} (in {location(name)}).") from error
     return DataSet(name, train, test, source.classes)
 
 

@@ -443,12 +443,16 @@ def test_what_is_compiled_is_differentiated_as_what_it_was(compiled: str) -> Non
         torch.manual_seed(0)
         plain = BinaryBlock(nn.Tanh()).double()
     module = copy.deepcopy(plain)
+
+    def backend(*_: Any) -> Any:
+        raise AssertionError("compiled, so that it could not be differentiated twice")
+
     if compiled == "torch.compile":
-        module = torch.compile(module, backend="eager")
+        module = torch.compile(module, backend=backend)
     elif compiled == "module.compile":
-        module.compile(backend="eager")
+        module.compile(backend=backend)
     else:
-        module.inner = torch.compile(module.inner, backend="eager")
+        module.inner = torch.compile(module.inner, backend=backend)
     one, other = LocalPiece(module), LocalPiece(plain)
     a, v = points()
     assert torch.equal(one.begin(a), other.begin(a))
