@@ -63,6 +63,7 @@ def main() -> None:
             print(f"  again: python -m python_tests.fuzz {target} --cases 1 --first-seed {seed}", flush=True)
             if arguments.keep:
                 reason = failure.strip().partition("\n")[0]
+                frame.SEEDS.mkdir(exist_ok=True)
                 with (frame.SEEDS / f"{target}.txt").open("a") as file:
                     file.write(f"{seed}  # {reason}\n")
     sys.exit(failed)
