@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -208,8 +209,16 @@ def same(one: Any, other: Any) -> bool:
             and all(same(a, b) for a, b in zip(one, other, strict=True))
         )
     if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        return one == other or (one != one and other != other)
+        return one == other or as_double(one) == as_double(other) or (one != one and other != other)
     return type(one) is type(other) and bool(one == other)
+
+
+def as_double(number: float) -> float:
+    """The number in float64, in which it may be infinite."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.copysign(INF, number)
 
 
 def numbers(tree: Any) -> list[float | Tensor]:
