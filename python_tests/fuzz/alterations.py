@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -218,7 +217,7 @@ def as_double(number: float) -> float:
     try:
         return float(number)
     except OverflowError:
-        return math.copysign(INF, number)
+        return INF if number > 0 else -INF
 
 
 def numbers(tree: Any) -> list[float | Tensor]:

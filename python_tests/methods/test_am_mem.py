@@ -85,7 +85,9 @@ class MemoryObjectives(LocalObjectives):
         self.memories[index] = memory
         d = self.damping * memory[0].diagonal().mean()
         sides = memory[0] + d * torch.eye(len(memory[0]), dtype=torch.float64), memory[1] + d * weights
-        solution = torch.linalg.solve(sides[0], sides[1].T).T if self.exact else None
+        solution = None
+        if self.exact:  # where nothing at all has been seen, weights stay
+            solution = torch.linalg.solve(sides[0], sides[1].T).T if sides[0].any() else weights
         if solution is None:
             solution = self._sweep(
                 weights, *sides, module.bias is not None, self.nonnegative and code is not None
