@@ -204,7 +204,8 @@ def with_null(tree: Any) -> Any:
         return [with_null(value) for value in tree]
     if isinstance(tree, bool) or not isinstance(tree, (int, float)):
         return tree
-    return None if math.isnan(tree) else as_double(tree)
+    number = as_double(tree)
+    return None if math.isnan(number) else number
 
 
 def strict_json(content: bytes) -> Any:
