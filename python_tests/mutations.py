@@ -155,7 +155,7 @@ def outcome(fault: Fault) -> str:
         raise RuntimeError(
             f"{fault.what!r}: pytest stopped with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
         )
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", done.stdout, re.MULTILINE)
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$", done.stdout, re.MULTILINE)
     if not failed:
         return f"pytest ended with {done.returncode}"
     test, reason = failed[0]
