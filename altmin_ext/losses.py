@@ -567,7 +567,7 @@ class Criterion(Loss):
             )
         try:
             value = self._function(logits, y if self._is_torch_s else y.clone())  # it may write to y
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")

@@ -32,7 +32,7 @@ from altmin_ext import _check
 from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
 from altmin_ext._state import Attribute, Listed, Part, Replaced, Same, or_none
-from altmin_ext._undo import Undo, Undoable
+from altmin_ext._undo import Tensors, Undo, Undoable
 from altmin_ext.methods._options import MethodOptions, boolean, choice, number, option
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
@@ -151,7 +151,8 @@ class Lifted(Method):
 
     Attributes:
         objective_rose: whether the objective ever rose from one step to the next on the same problem, by more than
-            rounding, which is four units in the last place of the model's dtype.
+            rounding, which is four units in the last place of the model's dtype. A step after which the weights were
+            changed by someone else, as by early stopping, is not compared with the next.
     """
 
     full_batch = True
@@ -192,8 +193,11 @@ class Lifted(Method):
         self._layers = self._make_layers()
         self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
         self._bound: tuple[int, ...] = ()  # the shape of x, () before the first step
-        self._fingerprint = Fingerprint()
+        self._fingerprint = Fingerprint(self.device)
         self._objective: float | None = None  # at the end of the last step of the same problem
+        self._all_weights = Tensors(parameter for _, parameter in self._parameters)
+        self._weights_left: Sequence[Tensor] = []  # copies of all weights at that time
+        self._before: float | None = None  # the objective that this step's must not exceed
         self._sweeping = False  # whether the variables are those of a sweep not yet known to be finite
         self.objective_rose = False
 
@@ -227,6 +231,7 @@ class Lifted(Method):
                 "keeps variables for every one of them."
             )
         self._fingerprint.check(x, y, self.name)
+        self._before = self._last_objective
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -310,9 +315,18 @@ class Lifted(Method):
         objective = float(terms.sum())
         # Near its minimum the objective changes by less than the rounding of the variables; terms may have any sign.
         rounding = 4 * torch.finfo(self.dtype).eps * float(terms.abs().sum())
-        if self._objective is not None and objective > self._objective + rounding:
+        if self._before is not None and objective > self._before + rounding:
             self.objective_rose = True
-        self._objective = objective
+        self._last_objective = objective
+
+    @property
+    def _last_objective(self) -> float | None:
+        """The objective at the end of the last step; None if the problem has changed since, or a weight."""
+        return self._objective if self._all_weights.equal(self._weights_left) else None
+
+    @_last_objective.setter
+    def _last_objective(self, objective: float | None) -> None:
+        self._objective, self._weights_left = objective, self._all_weights.remember()
 
     # ------------------------------------------------------------------------------------ subproblems
 
@@ -449,8 +463,8 @@ class Lifted(Method):
                 Replaced(layer, "activations", ["samples", width]) for layer, width in each[:-1]
             ),
             "samples": Attribute(self, "_bound", self._checked_shape),
-            "fingerprint": self._fingerprint.part(self._layers[0].weight.shape[1], self._like),
-            "objective": Attribute(self, "_objective", or_none(number(-math.inf))),
+            "fingerprint": self._fingerprint.state,
+            "objective": Attribute(self, "_last_objective", or_none(number(-math.inf))),
             "objective_rose": Attribute(self, "objective_rose", boolean),
         }
 

@@ -6,8 +6,10 @@ loss.
 
 from __future__ import annotations
 
+import abc
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from altmin_ext import _check
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._state import Part, Same, Sizes, as_list, at_least_zero, check_keys, read_tensor
-from altmin_ext._undo import Undoable
+from altmin_ext._undo import Undo, Undoable
 from altmin_ext.methods._options import GradientOptions, number, option
 from altmin_ext.methods.base import Method, StepReport
 
@@ -30,15 +32,18 @@ class _Backprop(Method):
     captures = True
 
     def _flags(self) -> Sequence[Subject]:
-        return [("loss", None), ("gradient", None)]
+        return [("loss", None), ("gradient", None), ("weights", None)]
 
     def _allocate(self) -> None:
         self._trained = [parameter for _, parameter in self._parameters if parameter.requires_grad]
         self.optimizer = self._make_optimizer(self._trained)
+        self._moments, self._counts = _Moments(self.optimizer), _Moments(self.optimizer, only="step")
         self._defers_guard = self.device.type == "cuda"
         # torch's optimisers take a 0-d flag in float32.
         self._guard = Guard(self._flags(), self.device, torch.float32)
         self._not_finite = self._guard.flag("gradient", None)[0]
+        self._limit = 0.0
+        self._limit_on_gpu = self._like.new_zeros(())
         if self.optimizer.defaults.get("momentum"):
             # torch would make the buffers without content, to be filled by a first step, which may be skipped.
             for parameter in self._trained:
@@ -59,8 +64,11 @@ class _Backprop(Method):
         raise NotImplementedError
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        rate = self.options.lr * self.learning_rate_factor
+        self._limit = self._largest_gradient(rate)
+        if self._defers_guard:
+            self._limit_on_gpu.fill_(self._limit)
         for group in self.optimizer.param_groups:
-            rate = self.options.lr * self.learning_rate_factor
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -79,17 +87,30 @@ class _Backprop(Method):
             self.loss.check_target_shape(y, logits.shape[1])
             loss = self.loss.mean(logits, y)
         correct = self.loss.correct(logits, y)
-        gradients = self._gradients(loss)
+        found = self._gradients(loss)
         loss = loss.detach()
         report = StepReport(
             loss, correct, loss.double().reshape(1) if self.options.report_objective else None
         )
-        if not self._are_finite(loss, gradients):
+        # torch's fused optimisers read gradients as if they were contiguous; some are expanded.
+        gradients = [None if gradient is None else gradient.contiguous() for gradient in found]
+        there = [gradient for gradient in gradients if gradient is not None]
+        largest = torch.stack(torch._foreach_norm(there)).max() if there else loss.new_zeros(())
+        if self._defers_guard:
+            self._not_finite.logical_or_(~(loss.isfinite() & (largest < self._limit_on_gpu)))
+        elif not loss.isfinite():
+            self._guard.put_up("loss", None)
             return report
-        for parameter, gradient in zip(self._trained, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        elif not largest.isfinite() and not all(bool(gradient.isfinite().all()) for gradient in there):
+            self._guard.put_up("gradient", None)
+            return report
+        try:
+            for parameter, gradient in zip(self._trained, gradients, strict=True):
+                parameter.grad = gradient
+            self._move(self._defers_guard or float(largest) < self._limit)
+        finally:
+            for parameter in self._trained:
+                parameter.grad = None
         return report
 
     def _gradients(self, loss: Tensor) -> tuple[Tensor | None, ...]:
@@ -106,16 +127,38 @@ class _Backprop(Method):
     def _undoable(self) -> Sequence[Undoable]:
         return [self._buffers] if self._buffers else []
 
-    def _are_finite(self, loss: Tensor, gradients: tuple[Tensor | None, ...]) -> bool:
-        """Raise the guard's flags; returns whether to step: on a GPU always, since the optimiser reads the flag."""
-        total = loss + sum(g.sum() for g in gradients if g is not None)
-        if self._defers_guard:
-            self._not_finite.logical_or_(~torch.isfinite(total))
-            return True
-        if torch.isfinite(total):
-            return True
-        self._guard.put_up("gradient" if torch.isfinite(loss) else "loss", None)
-        return False
+    @abc.abstractmethod
+    def _largest_gradient(self, rate: float) -> float:
+        """A norm; gradients below it surely leave all weights and moments finite, at this learning rate.
+
+        Of the gradients of a float32 network only those above 1e18 or so are not below it. Then a step on a CPU is
+        taken with care; on a GPU, which is not waited for, the optimiser is told to skip it.
+        """
+
+    @property
+    def _longest_step(self) -> float:
+        """A step by which no finite weight overflows, not even the largest, from which the next is farther away."""
+        numbers = torch.finfo(self.dtype)
+        return numbers.max * numbers.eps / 10
+
+    def _move(self, surely_finite: bool) -> None:
+        """Let the optimiser move the weights; it is undone if it fails, or makes a number that is not finite."""
+        parts: list[Undoable] = [self._weights, self._moments]
+        if surely_finite:  # the optimiser moves the weights last, and all at once
+            parts = [] if self._defers_guard else [self._counts]
+        undo = Undo(parts)
+        try:
+            self.optimizer.step()
+            if surely_finite:
+                return
+            moved = [*self._trained, *self._moments.tensors]
+            finite = all(bool(tensor.isfinite().all()) for tensor in moved)
+        except BaseException:
+            undo()
+            raise
+        if not finite:
+            undo()
+            self._guard.put_up("weights", None)
 
     def _state(self) -> dict[str, Part]:
         return {**super()._state(), "optimizer": _OptimizerState(self.optimizer, self._trained)}
@@ -123,6 +166,37 @@ class _Backprop(Method):
     def _forget_derived(self) -> None:
         super()._forget_derived()
         self._prepare_for_gpu()
+
+
+class _Moments:
+    """What an optimiser of torch keeps for each parameter, made in the first step, as a part that can be restored.
+
+    Args:
+        optimizer: the optimiser.
+        only: the names of what is restored, apart from what did not exist before; None for everything.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, only: str | None = None) -> None:
+        self._optimizer, self._only = optimizer, only
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        states = self._optimizer.state.values()
+        if self._only is not None:
+            return [state[self._only] for state in states if self._only in state]
+        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+    def remember(self) -> tuple[dict[Tensor, None], Sequence[Tensor]]:
+        tensors = self.tensors
+        return dict.fromkeys(self._optimizer.state), torch._foreach_add(tensors, 0) if tensors else []
+
+    def recall(self, kept: tuple[dict[Tensor, None], Sequence[Tensor]]) -> None:
+        parameters, copies = kept
+        states = self._optimizer.state
+        for parameter in [parameter for parameter in states if parameter not in parameters]:
+            del states[parameter]
+        for tensor, before in zip(self.tensors, copies, strict=True):
+            tensor.copy_(before)
 
 
 class _OptimizerState:
@@ -165,7 +239,7 @@ class _OptimizerState:
         return {"state": moments, "param_groups": [read]}
 
     def load(self, value: Any) -> None:
-        self._optimizer.load_state_dict(copy.deepcopy(value))  # torch would keep the tensors themselves
+        self._optimizer.load_state_dict(value)  # which keeps the tensors themselves
 
     def _read_group(self, name: str, group: Any, own: dict[str, Any]) -> dict[str, Any]:
         check_keys(name, group, own)
@@ -225,6 +299,12 @@ class BackpropSGD(_Backprop):
     Options = BackpropSGDOptions
     options: BackpropSGDOptions
 
+    def _largest_gradient(self, rate: float) -> float:
+        o = self.options
+        shrinks = rate * o.weight_decay <= 1 and o.weight_decay < 0.5
+        # A sum of such gradients with the factors momentum^k is at most 1 / (1 - momentum) times as long.
+        return self._longest_step * (1 - o.momentum) / max(rate, 1.0) if shrinks else 0.0
+
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         o = self.options
         return torch.optim.SGD(
@@ -236,6 +316,11 @@ class BackpropAdam(_Backprop):
     """Backpropagation with AdamW, a baseline: Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     name = "adam"
+
+    def _largest_gradient(self, rate: float) -> float:
+        # With torch's betas a step is at most 7.3 times the learning rate, by the Cauchy-Schwarz inequality.
+        steps_are_short = 10 * rate < self._longest_step and rate * self.options.weight_decay <= 1
+        return math.sqrt(torch.finfo(self.dtype).max) / 2 if steps_are_short else 0.0  # its square is finite
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         o = self.options

@@ -16,6 +16,7 @@ from torch.autograd.graph import increment_version
 from torch.nn.parameter import is_lazy
 
 from altmin_ext import _check, _state
+from altmin_ext._composition import Composition, misplaced
 from altmin_ext._graph import CapturedSteps
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._order import DataOrder
@@ -166,7 +167,6 @@ class Method(abc.ABC):
         self.model, self.options = model, options
         # Kept in a list, since walking through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
-        self._trainable = [parameter.requires_grad for _, parameter in self._parameters]
         self._stages = self._cut(model)
         self._unaltered = Unaltered(model) if self._stages else None
         if self._graph:
@@ -182,6 +182,7 @@ class Method(abc.ABC):
         self._looked_after = 0  # the number of steps at the last look
         with self._moved_to(where):
             self.device: torch.device = self._parameters[0][1].device
+            self._device_type = self.device.type  # to ask for it takes as long as a check in every step
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
@@ -189,6 +190,7 @@ class Method(abc.ABC):
             self._guard = Guard(self._flags(), self.device)
             self._weights = Tensors(p for _, p in self._parameters if p.requires_grad)
             self._buffers = Buffers(model)
+            self._composition = Composition(model, formulas=bool(self._stages))
             self._allocate()
         self._captured = self._new_captures()
 
@@ -403,30 +405,24 @@ class Method(abc.ABC):
     # -------------------------------------------------------------------------------------------- checks
 
     def check_model(self) -> None:
-        """Raise a ValueError if a parameter has been frozen or unfrozen, or the model moved or its dtype changed.
+        """Raise a ValueError if the model is no longer made of the modules and parameters that it was made of.
 
-        The method's buffers for the weights, such as moments and gradients, are made once and would not fit any more.
+        Layers and parameters must be the same objects, on the same device, with the same dtypes, shapes and
+        ``requires_grad``, and attributes of layers such as a stride must not have changed: what the method keeps for
+        them, such as moments and gradients, is made once and would not fit any more. Values may have changed, by
+        ``load_state_dict()`` for instance, and so may a rate of dropout.
         """
-        (_, first), trainable = self._parameters[0], [p.requires_grad for _, p in self._parameters]
-        if first.dtype != self.dtype or first.device != self.device:
-            change = f"is {first.dtype} on {first.device} now, and was {self.dtype} on {self.device}"
-        elif trainable != self._trainable:
-            change = next(
-                f"{name!r} has been {'frozen' if before else 'unfrozen'} since"
-                for (name, parameter), before in zip(self._parameters, self._trainable, strict=True)
-                if parameter.requires_grad != before
+        change = self._composition.change()
+        if change is not None:
+            raise ValueError(
+                f"model must be as it was when the method was made, but {change}: make a new method for the model as "
+                "it is now."
             )
-        else:
-            return
-        raise ValueError(
-            f"model must be as it was when the method was made, but {change}: make a new method for the model as it "
-            "is now."
-        )
 
     def _check_surroundings(self) -> None:
         """Raise a ValueError if a mode of torch, or a hook, would have the model compute something else in a step."""
         mode = ""
-        if torch.is_autocast_enabled(self.device.type):
+        if torch.is_autocast_enabled(self._device_type):
             mode = "torch.autocast"
         elif torch.is_inference_mode_enabled():
             mode = "torch.inference_mode"
@@ -521,10 +517,8 @@ class Method(abc.ABC):
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
         own = _state.Entries(self._state())
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # tensors of inference mode could not be stepped on
+        # Not as tensors of inference mode, which could not be stepped on.
+        with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
             self._captured = self._new_captures()  # graphs know their tensors by address
@@ -615,6 +609,12 @@ def _check_parameters(model: nn.Module) -> torch.dtype:
             remedy = "no method here trains complex ones"
         raise TypeError(
             f"model must be float32 or float64 throughout, but its parameters are {found}; {remedy}."
+        )
+    where = misplaced(list(model.named_parameters()))
+    if where is not None:
+        raise ValueError(
+            f"model must hold each parameter in contiguous memory of its own, but {where}; copy it, as in "
+            "parameter.data = parameter.data.contiguous().clone()."
         )
     return parameters[0].dtype
 

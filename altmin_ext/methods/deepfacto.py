@@ -246,6 +246,7 @@ class DeepFacto(BlockADMM):
         """The stages of encoder and head, without the layer between them."""
         check_surrogates(model)
         at, _ = _layer(model)
+        self._starts = [at]
         parts = leaves(model)
         paths = [path for path, _ in parts[:at] + parts[at + 1 :]]
         modules = [module for _, module in parts[:at] + parts[at + 1 :]]
@@ -280,10 +281,6 @@ class DeepFacto(BlockADMM):
         super()._commit(batch)
         if self.options.lr_dictionary * self.learning_rate_factor > 0:
             self._dictionary.commit()
-
-    @property
-    def _starts(self) -> list[int]:
-        return [_layer(self.model)[0]]
 
     def _state(self) -> dict[str, Part]:
         gram, cross = self._dictionary.gram, self._dictionary.cross

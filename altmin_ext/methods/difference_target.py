@@ -19,6 +19,7 @@ Targets are held as displacements t_l - h_l, since the difference of two nearly 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -94,7 +95,7 @@ class RMSProp:
             torch.mul(before[2], 0.9, out=direction).addcdiv_(g, variance.add_(1e-3).sqrt_())
             if decay != 0:
                 w.mul_(1 - lr * decay)
-            w.sub_(direction, alpha=lr)
+            w.sub_(direction, alpha=lr if lr <= torch.finfo(w.dtype).max else math.inf)
 
     def remember(self) -> Any:
         # A step writes to the other buffers of moments.

@@ -94,6 +94,11 @@ class Offline(OnlineAM):
             if self._guard.raised():
                 return total.report()
         self._moved = total.put_gradients()
+        for l, stage in enumerate(self._stages):
+            # Adam squares gradients: if one overflows, its weights would stay behind while the others move.
+            if not all(bool(gradient.square().sum().isfinite()) for gradient in stage.map.gradients):
+                self._guard.put_up("weight gradient", l)
+                return total.report()
         self._update_weights()
         return total.report()
 

@@ -236,7 +236,7 @@ class TaylorADMM(Method):
         self.codes: list[Tensor] = []
         self.multiplier = self._like.new_zeros(0, self._layers[-1].shape[0])
         self.iterations = 0
-        self._fingerprint = Fingerprint()
+        self._fingerprint = Fingerprint(self.device)
         self._first_gram: Gram | None = None  # of layer 1, whose inputs are the same in every iteration
         self._found: Iteration | None = None
 
@@ -408,7 +408,7 @@ class TaylorADMM(Method):
             "multiplier": Replaced(self, "multiplier", ["samples", widths[-1]]),
             "codes": ReplacedList(self, "codes", codes, self.multiplier, empty="samples"),
             "iterations": Attribute(self, "iterations", count),
-            "fingerprint": self._fingerprint.part(self._layers[0].features, self.multiplier),
+            "fingerprint": self._fingerprint.state,
         }
 
     def _forget_derived(self) -> None:

@@ -223,6 +223,11 @@ class PreMap(Chain):
         return all(isinstance(p, PointwisePiece | DropoutPiece | ReshapePiece) for p in self.pieces)
 
     @property
+    def drops(self) -> bool:
+        """Whether it holds a dropout, whose rate may change between steps."""
+        return any(isinstance(piece, DropoutPiece) for piece in self.pieces)
+
+    @property
     def is_identity(self) -> bool:
         """Whether it returns its input unchanged, in training and in evaluation mode."""
         return not self.pieces

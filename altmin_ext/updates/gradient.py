@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,6 +72,20 @@ class WeightUpdate(abc.ABC):
         copy_from_host(self._scalars, torch.tensor(rows, dtype=torch.float64).reshape(self._scalars.shape))
 
     @abc.abstractmethod
+    def longest_step(self, learning_rate: float) -> float:
+        """A bound of the change of a weight in one update, by gradients whose squares are finite."""
+
+    def may_overflow(self, learning_rate: float, decay: float) -> bool:
+        """Whether such an update may be refused for some weights, after it has moved others.
+
+        The largest finite number overflows only by a step of half its distance to the number below.
+        """
+        if not self.weights:
+            return False
+        numbers = torch.finfo(self.weights[0].dtype)
+        return self.longest_step(learning_rate) > numbers.max * numbers.eps / 10 or learning_rate * decay > 1
+
+    @abc.abstractmethod
     def update(self) -> None:
         """Move the weights, unless a flag of the guard is raised."""
 
@@ -85,6 +100,9 @@ class WeightUpdate(abc.ABC):
 
 class SGDUpdate(WeightUpdate):
     """Gradient descent, w <- w - lr g, by :func:`altmin_ext.ops.sgd_update`."""
+
+    def longest_step(self, learning_rate: float) -> float:
+        return learning_rate * math.sqrt(torch.finfo(self.weights[0].dtype).max)
 
     def update(self) -> None:
         ops.sgd_update(
@@ -127,6 +145,9 @@ class AdamUpdate(WeightUpdate):
     @_updates.setter
     def _updates(self, updates: float) -> None:
         self._adam[AdamScalar.step] = updates
+
+    def longest_step(self, learning_rate: float) -> float:
+        return 7.3 * learning_rate  # by the Cauchy-Schwarz inequality, with these betas
 
     def update(self) -> None:
         ops.adam_update(

@@ -46,8 +46,8 @@ class Case:
         return make(self.name, model.to(dtype), **self.options)
 
     def batch(self, method: Any, number: int = 0, size: int = 12) -> tuple[Any, ...]:
-        """A minibatch, the same one if the method takes a whole training set in every step."""
-        number = 0 if method.full_batch else number
+        """A minibatch, the same one if the method takes a whole training set in every step, or keeps its samples."""
+        number = 0 if method.full_batch or method.per_sample else number
         generator = torch.Generator().manual_seed(number)
         x = torch.randn(size, *self.shape, generator=generator, dtype=torch.float64).to(method.dtype)
         y = torch.randint(CLASSES, (size,), generator=generator)
@@ -211,6 +211,8 @@ def test_a_shallow_copy_is_a_second_method_for_the_model(name: str) -> None:
     second, state = copy.copy(method), method.state_dict()
     assert second.model is method.model
     assert losses(second, case, 2, 3) == losses(reference, case, 2, 3)
+    if "objective" in state:  # of weights that the other one has changed
+        state["objective"] = None
     assert_same_state(method.state_dict(), state)
     assert_same_state(second.state_dict(), reference.state_dict())
 
