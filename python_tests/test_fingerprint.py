@@ -172,8 +172,8 @@ def test_train_with_another_training_set(name: str, form: str) -> None:
 def test_a_single_number_of_any_stride(name: str, count: int) -> None:
     """Samples of one feature, the last of which may stand alone: every other number of a larger tensor."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(count, 1, 2, generator=generator)[..., 0]
-    method = altmin_ext.make_method(name, altmin_ext.models.mlp(1, (4,), 3), loss="cross_entropy")
+    x = torch.randn(count, 1, 2, generator=generator, dtype=torch.float64)[..., 0]
+    method = altmin_ext.make_method(name, altmin_ext.models.mlp(1, (4,), 3).double(), loss="cross_entropy")
     method.step(x, torch.arange(count) % 3)
     method.step(x.clone(), torch.arange(count) % 3)
     with pytest.raises(ValueError, match="x must hold the samples of the first step"):
