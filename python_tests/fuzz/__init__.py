@@ -1,3 +1,3 @@
 """Differential fuzzing of the library; see __main__.py."""
 
-TARGETS = ("training", "files")
+TARGETS = ("ops", "training", "files")
