@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from altmin_ext import _check
 from altmin_ext import data as known_data
@@ -26,10 +35,12 @@ class Samples(NamedTuple):
 def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] | Iterable[Any]:
     """Read data: all samples if ``source`` is in memory, otherwise the Dataset or iterable itself.
 
+    A ``TensorDataset``, and a ``Subset`` of one, are in memory. A subclass of theirs may hand out other samples than
+    it holds, so it is asked for them like any other Dataset.
+
     Args:
-        source: (x, y) tensors or ndarrays, a ``TensorDataset`` or a ``Subset`` of one, another torch
-            ``Dataset``, a ``DataLoader``, an iterable of (x, y) batches, a :class:`altmin_ext.data.DataSet` or the
-            name of one.
+        source: (x, y) tensors or ndarrays, a torch ``Dataset``, a ``DataLoader``, an iterable of (x, y) batches, a
+            :class:`altmin_ext.data.DataSet` or the name of one.
         part: which part of a :class:`altmin_ext.data.DataSet`.
 
     Raises:
@@ -40,29 +51,20 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
         source = known_data.load(source)
     if isinstance(source, known_data.DataSet):
         source = getattr(source, part)
-    rows: Any = slice(None)
-    if isinstance(source, Subset) and isinstance(source.dataset, TensorDataset):
-        source, rows = source.dataset, torch.as_tensor(source.indices, dtype=torch.int64)
-    if isinstance(source, TensorDataset):
-        source = tuple(tensor[rows] for tensor in source.tensors)
-        if len(source) != 2:
-            raise ValueError(f"a TensorDataset must hold two tensors, x and y, but holds {len(source)}.")
-    if isinstance(source, (tuple, list)) and any(isinstance(item, (Tensor, np.ndarray)) for item in source):
+    tensors = _tensors_of(source)
+    if tensors is not None:
+        if len(tensors) != 2:
+            raise ValueError(f"a TensorDataset must hold two tensors, x and y, but holds {len(tensors)}.")
+        source = tensors
+    if isinstance(source, (tuple, list)) and _is_pair(source):
         if len(source) != 2:
             raise ValueError(f"(x, y) must have two items, but has {len(source)}.")
         x, y = _to_tensor("x", source[0]), _to_tensor("y", source[1])
-        if x.ndim < 2:
-            raise ValueError(
-                f"x must be (N, ...) with at least two dimensions, but has shape {tuple(x.shape)}."
-            )
-        if len(x) == 0:
-            raise ValueError("x must hold at least one sample, but is empty.")
-        if y.ndim == 0 or len(y) != len(x):
-            raise ValueError(
-                f"y must have an entry for each of the {len(x)} samples of x, but has shape {tuple(y.shape)}."
-            )
+        _check.samples(x, y, "N")
         _check_floating(x)
         return Samples(x, y)
+    if isinstance(source, Mapping):
+        raise TypeError(f"data must be (x, y), but is {_described(source)}; pass the two that are x and y.")
     if isinstance(source, (Dataset, Iterable)) and not isinstance(source, (Tensor, np.ndarray)):
         return source
     raise TypeError(
@@ -71,39 +73,75 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
     )
 
 
+def _tensors_of(source: Any) -> tuple[Tensor, ...] | None:
+    """The tensors of a data set whose samples are certainly their entries; None for any other object."""
+    if type(source) is TensorDataset:
+        return source.tensors
+    if type(source) is not Subset:
+        return None
+    tensors = _tensors_of(source.dataset)
+    if tensors is None:
+        return None
+    rows = torch.tensor([operator.index(i) for i in source.indices], dtype=torch.int64)
+    try:
+        return tuple(tensor[rows] for tensor in tensors)
+    except IndexError as error:
+        raise ValueError(f"a Subset must hold numbers of samples, but {error}.") from error
+
+
+def _is_pair(source: tuple[Any, ...] | list[Any]) -> bool:
+    """Whether this is meant to be (x, y), and not a sequence of minibatches."""
+    if any(_is_array(item) for item in source):
+        return True
+    batches = [item for item in source if isinstance(item, Mapping) or any(map(_is_array, _items(item)))]
+    return len(source) == 2 and not batches
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, (tuple, list)) else ()
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__")  # tensors, too, and tables of pandas
+
+
+def _described(value: Any) -> str:
+    """What a user has passed instead of (x, y): its type, with its keys or length."""
+    kind = _check.named_type(value)
+    if isinstance(value, Mapping):
+        return f"{kind} with the keys {', '.join(repr(key) for key in list(value)[:8])}"
+    return f"{kind} of {len(value)}" if isinstance(value, (tuple, list)) else kind
+
+
 def _to_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach()
+        if value.is_meta:
+            raise ValueError(f"{name} must hold numbers, but is on the device 'meta', where no tensor does.")
+        return _check.tensor(name, value)
     if not isinstance(value, np.ndarray):
+        methods = [method for method in ("to_numpy", "toarray") if hasattr(value, method)]
+        remedy = f"{name}.{methods[0]}()" if methods else f"numpy.asarray({name})"
         raise TypeError(
-            f"{name} must be a torch.Tensor or a numpy.ndarray, but is {_check.named_type(value)}."
+            f"{name} must be a torch.Tensor or a numpy.ndarray, but is {_check.named_type(value)}; make it one, as "
+            f"in {remedy}."
         )
     if value.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold numbers, but its dtype is {value.dtype}.")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} must have a value everywhere, but some are masked: fill or drop them.")
     # torch shares memory only with native, writable, positively strided arrays; others are copied.
-    native = value.astype(value.dtype.newbyteorder("="), copy=False)
-    return torch.from_numpy(np.require(native, requirements=["C", "W"]))
-
-
-def _check_finite(x: Tensor) -> None:
-    # A fast check first: the sum is finite unless a term is not, or it overflows.
-    if torch.isfinite(x.sum()):
-        return
-    chunk = 4096
-    for start in range(0, len(x), chunk):
-        finite = torch.isfinite(x[start : start + chunk]).flatten(1).all(1)
-        if not finite.all():
-            first = start + int((~finite).nonzero()[0, 0])
-            raise ValueError(
-                f"x must be finite, but sample {first} holds NaN or Inf: clean or drop such samples."
-            )
+    native = np.asarray(value).astype(value.dtype.newbyteorder("="), copy=False)
+    if native.dtype == np.longdouble:
+        native = native.astype(np.float64)
+    array = np.require(native, requirements=["C", "W"])
+    # NumPy takes a single sample for C-contiguous whatever its stride.
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
 
 
 def _check_floating(x: Tensor) -> None:
     if not x.dtype.is_floating_point:
-        raise TypeError(
-            f"x must be floating point, but is {x.dtype}: convert and scale it, as in x.float() / 255."
-        )
+        remedy = "torch.view_as_real(x)" if x.is_complex() else "x.float() / 255"
+        raise TypeError(f"x must be floating point, but is {x.dtype}: convert and scale it, as in {remedy}.")
 
 
 class Batches:
@@ -111,10 +149,12 @@ class Batches:
 
     Attributes:
         steps: minibatches in one pass; None if unknown.
+        last: samples in the last minibatch of a pass; None if unknown.
         one_shot: whether a second pass is certainly impossible.
     """
 
     steps: int | None = None
+    last: int | None = None
     one_shot = False
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -139,6 +179,7 @@ class MemoryBatches(Batches):
         self.batch_size = batch_size
         self.generator = generator
         self.steps = -(-len(x) // batch_size)
+        self.last = len(x) - (self.steps - 1) * batch_size
         self.rows = torch.empty(0, dtype=torch.int64)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -158,28 +199,68 @@ class MemoryBatches(Batches):
 
 
 class StreamBatches(Batches):
-    """The minibatches of an iterable, checked and converted one by one."""
+    """The minibatches of an iterable, checked and converted one by one.
 
-    def __init__(self, source: Iterable[Any], dtype: torch.dtype, device: torch.device) -> None:
+    Args:
+        source: yields (x, y).
+        dtype, device: of the model.
+        generator: of seeds for the workers of a DataLoader that has no generator; None for those of torch.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[Any],
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> None:
         self.source = source
         self.dtype = dtype
         self.device = device
-        self.one_shot = inspect.isgenerator(source)
+        self.generator = generator
+        # Only a DataLoader hands out new tensors each time. Another iterable may refill pinned memory too early.
+        self.overlaps = isinstance(source, DataLoader)
+        iterators = ("builtins", "itertools")  # generators, zip, map, ...: nothing that starts anew
+        self.one_shot = isinstance(source, Iterator) and type(source).__module__ in iterators
         try:
             self.steps = len(source)  # type: ignore[arg-type]
         except TypeError:  # no length, or a DataLoader over data without one
             self.steps = None
+        if isinstance(source, DataLoader) and type(source.batch_sampler) is BatchSampler and self.steps:
+            batch, samples = source.batch_size or 1, len(source.sampler)  # type: ignore[arg-type]
+            self.last = batch if source.drop_last else samples - (self.steps - 1) * batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.source:
+        for batch in self._started():
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise TypeError(f"data must yield (x, y) batches, but yielded {_check.named_type(batch)}.")
+                raise TypeError(
+                    f"data must yield (x, y) batches, but yielded {_described(batch)}; let it yield the two that are "
+                    "x and y."
+                )
             x, y = _to_tensor("x", batch[0]), _to_tensor("y", batch[1])
             _check_floating(x)
+            _check.samples(x, y)
             yield (
-                x.to(self.device, self.dtype, non_blocking=True),
-                _converted_targets(y, self.dtype, self.device),
+                x.to(self.device, self.dtype, non_blocking=self.overlaps),
+                _converted_targets(y, self.dtype, self.device, self.overlaps),
             )
+
+    def _started(self) -> Iterator[Any]:
+        """The iterator. A DataLoader draws a seed for its workers, which must not move torch's global generator.
+
+        What its sampler draws there is the user's own shuffling; with workers it is drawn at the same moment.
+        """
+        source = self.source
+        if not isinstance(source, DataLoader) or source.generator is not None:
+            return iter(source)
+        in_order = type(source.sampler) is SequentialSampler or isinstance(source.dataset, IterableDataset)
+        if source.num_workers > 0 and not in_order:
+            return iter(source)
+        with torch.random.fork_rng(devices=[]):
+            if source.num_workers > 0 and self.generator is not None:
+                drawn = torch.randint(2**62, (), generator=self.generator) ^ torch.randint(2**62, ())
+                torch.default_generator.manual_seed(int(drawn))
+            return iter(source)
 
 
 def make_batches(
@@ -190,6 +271,7 @@ def make_batches(
     device: torch.device,
     batch_size: int,
     generator: torch.Generator | None = None,
+    shuffle: bool = False,
 ) -> Batches:
     """Make passes over the result of :func:`read`.
 
@@ -198,23 +280,50 @@ def make_batches(
         loss: checks y, except its values, for data in memory.
         dtype, device: of the model.
         batch_size: samples in a minibatch; without effect on an iterable of batches.
-        generator: shuffles every pass, except over an iterable; None keeps the order.
+        generator: of the order of the data; None if there is nothing to draw.
+        shuffle: whether to draw a new order for every pass, except over an iterable.
 
     Raises:
         TypeError, ValueError: y does not suit the loss, or x is not finite in ``dtype``.
     """
     if isinstance(source, Samples):
         x = source.x.to(device, dtype).contiguous()
-        _check_finite(x)
+        _check.finite("x", x)
         y = loss.check_targets(_converted_targets(source.y, dtype, device), dtype)
-        return MemoryBatches(x, y, batch_size, generator)
-    if isinstance(source, IterableDataset):
-        source = DataLoader(source, batch_size)
-    elif isinstance(source, Dataset):
-        source = DataLoader(source, batch_size, shuffle=generator is not None, generator=generator)
-    return StreamBatches(source, dtype, device)
+        return MemoryBatches(x, y, batch_size, generator if shuffle else None)
+    if isinstance(source, Dataset):
+        source = _loader(source, batch_size, generator, shuffle)
+    return StreamBatches(source, dtype, device, generator)
 
 
-def _converted_targets(y: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _loader(
+    source: Dataset[Any], batch_size: int, generator: torch.Generator | None, shuffle: bool
+) -> DataLoader[Any]:
+    shuffles = shuffle and not isinstance(source, IterableDataset)
+    if not isinstance(source, IterableDataset):
+        try:
+            empty = len(source) == 0  # type: ignore[arg-type]
+        except TypeError as error:
+            raise TypeError(
+                f"data must have a length as a torch Dataset, but {type(source).__name__} has none; define __len__, "
+                "or derive it from IterableDataset."
+            ) from error
+        if empty:
+            raise ValueError(f"data must hold at least one sample, but the {type(source).__name__} is empty.")
+    own = generator if shuffles else None
+    return DataLoader(source, batch_size, shuffle=shuffles, generator=own, collate_fn=_collated)
+
+
+def _collated(samples: list[Any]) -> Any:
+    try:
+        return default_collate(samples)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"data must hold samples that can be stacked to a minibatch, but these cannot: {reason}."
+        ) from error
+
+
+def _converted_targets(y: Tensor, dtype: torch.dtype, device: torch.device, overlaps: bool = False) -> Tensor:
     # Floats get the model's dtype; integers are left to the loss.
-    return y.to(device, dtype if y.dtype.is_floating_point else y.dtype, non_blocking=True)
+    return y.to(device, dtype if y.dtype.is_floating_point else y.dtype, non_blocking=overlaps)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -96,6 +98,23 @@ class CapturedSteps(Generic[Report]):
         x, y = x.clone(), y.clone()
         graph = torch.cuda.CUDAGraph()
         # "thread_local", so that other threads, such as a DataLoader's, may use the GPU meanwhile.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        capturing = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
+        with _without_garbage_collection(), capturing:
             report = self._compute(x, y)
         return _Capture(graph, x, y, report, self._buffers())
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """No automatic garbage collection within the context.
+
+    A method and its graphs refer to each other, so that those of a method that is no longer used wait for the
+    collector. Destroying a graph is not permitted during a capture, and ends it with an error.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -41,50 +41,62 @@ class Tensors:
 
     Args:
         tensors: the same ones in every step.
+
+    Attributes:
+        tensors: as a list.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self._tensors = list(tensors)
+        self.tensors = list(tensors)
         self._copies: list[Tensor] = []
 
     def remember(self) -> Sequence[Tensor]:
         if not self._copies:
-            self._copies = [torch.empty_like(tensor, requires_grad=False) for tensor in self._tensors]
-        for copy, tensor in zip(self._copies, self._tensors, strict=True):
+            self._copies = [torch.empty_like(tensor, requires_grad=False) for tensor in self.tensors]
+        for copy, tensor in zip(self._copies, self.tensors, strict=True):
             copy.copy_(tensor)
         return self._copies
 
     def recall(self, kept: Sequence[Tensor]) -> None:
-        for tensor, copy in zip(self._tensors, kept, strict=True):
+        for tensor, copy in zip(self.tensors, kept, strict=True):
             tensor.copy_(copy)
 
 
 class Buffers:
     """The buffers of a model, such as the running statistics of batch normalisation.
 
-    Only the places of the buffers are listed, once, since walking through the modules would take a notable part of a
-    small step. The tensors themselves change when the model is moved.
+    Only the dicts that hold buffers are listed, once, since walking through the modules would take a notable part of
+    a small step. The tensors themselves change when the model is moved.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._places: list[tuple[dict[str, Any], str]] = [
-            (module._buffers, name)
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
+        self._owners = [module._buffers for module in model.modules()]
 
     def __bool__(self) -> bool:
-        return bool(self._places)
+        return any(self._owners)
 
-    def remember(self) -> list[tuple[Tensor, Tensor]]:
-        buffers = [owner[name] for owner, name in self._places]
-        return [(buffer, buffer.clone()) for buffer in buffers]
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The buffers at present, apart from those that a module has given up."""
+        return [buffer for owner in self._owners for buffer in owner.values() if buffer is not None]
 
-    def recall(self, kept: list[tuple[Tensor, Tensor]]) -> None:
-        for (owner, name), (buffer, copy) in zip(self._places, kept, strict=True):
-            buffer.copy_(copy)
-            owner[name] = buffer  # a module may have replaced it
+    def remember(self) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]]:
+        return [
+            (
+                owner,
+                dict(owner),
+                {name: buffer.clone() for name, buffer in owner.items() if buffer is not None},
+            )
+            for owner in self._owners
+            if owner
+        ]
+
+    def recall(self, kept: list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]]) -> None:
+        for owner, buffers, copies in kept:
+            for name, copy in copies.items():
+                buffers[name].copy_(copy)
+            owner.clear()  # a module may have replaced some
+            owner.update(buffers)
 
 
 class Generator:

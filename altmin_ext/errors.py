@@ -13,10 +13,10 @@ class DivergenceError(ArithmeticError):
     """
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> ValueError:
-    """Make the error for a name that is not in ``known``; it suggests similar valid names."""
+def unknown_name(what: str, name: str, known: Iterable[str], *, similar: Iterable[str] = ()) -> ValueError:
+    """Make the error for a name that is not in ``known``; it suggests names from there or ``similar`` like it."""
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    nearest = difflib.get_close_matches(name, [*known, *similar], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
     return ValueError(f"unknown {what} {name!r}: {hint}valid ones are {', '.join(sorted(known))}.")
 

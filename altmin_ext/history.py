@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import json
+import io
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from altmin_ext._files import atomic_write, to_json
+from altmin_ext._files import from_json, read_file, sealed, unsealed, write_file
 
 if TYPE_CHECKING:
     import pandas
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from altmin_ext.methods import StepReport
 
-_FORMAT = "altmin_ext history 1"
+_FORMAT = "altmin_ext history 2"
+_FORMAT_WITHOUT_SEAL = "altmin_ext history 1"
 
 
 class History:
@@ -40,11 +41,13 @@ class History:
             - ``objective``: a list, the mean local objective of every stage over all samples, first stage first.
 
             Values that do not apply are None: accuracies if nothing is classified, as with ``loss="mse"``, validation
-            without validation data, objectives without ``report_objective=True``.
+            without validation data, objectives without ``report_objective=True``. An epoch that an interrupt or an
+            error has ended early has a row, too, of the minibatches that it completed, without validation.
         loss: the name of the loss, or of the criterion's class or the function; None before the run.
         steps: number of minibatches trained on.
         step_loss: (steps,) float64 on the CPU, the mean loss of every minibatch.
-        step_accuracy: (steps,) float64 on the CPU, its accuracy; None if nothing is classified.
+        step_accuracy: (steps,) float64 on the CPU, its accuracy; None if nothing is classified, NaN where that holds
+            for some minibatches only.
         step_objective: (steps, stages) float64 on the CPU, its local objectives; None without
             ``report_objective=True``.
         objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose although it should not; None for
@@ -93,27 +96,36 @@ class History:
             objective: (steps, stages), its local objectives; None if they are not reported.
         """
         self.steps += len(loss)
-        self.step_loss = self._appended(self.step_loss, loss)
-        if accuracy is not None:
-            self.step_accuracy = self._appended(self.step_accuracy, accuracy)
-        if objective is not None:
-            self.step_objective = self._appended(self.step_objective, objective)
+        lengths = len(self.step_loss), len(loss)
+        self.step_accuracy = self._appended(self.step_accuracy, accuracy, *lengths)
+        self.step_objective = self._appended(self.step_objective, objective, *lengths)
+        self.step_loss = self._cut(torch.cat([self.step_loss, loss]))
 
-    def _appended(self, record: Tensor | None, new: Tensor) -> Tensor:
-        whole = new if record is None else torch.cat([record, new])
+    def _appended(self, record: Tensor | None, new: Tensor | None, kept: int, added: int) -> Tensor | None:
+        """The record with the new minibatches, NaN where there is none of them."""
+        known = record if new is None else new
+        if known is None:
+            return None
+        record = known.new_full((kept, *known.shape[1:]), math.nan) if record is None else record
+        new = known.new_full((added, *known.shape[1:]), math.nan) if new is None else new
+        return self._cut(torch.cat([record, new]))
+
+    def _cut(self, record: Tensor) -> Tensor:
         # Copied, since a slice would keep the whole record in memory.
-        return whole if len(whole) <= self.step_limit else whole[-self.step_limit :].clone()
+        return record if len(record) <= self.step_limit else record[-self.step_limit :].clone()
 
     def to_pandas(self) -> pandas.DataFrame:
         """The epochs as a table.
 
         Returns:
-            A ``pandas.DataFrame`` with a row for every epoch and the epoch's number as index.
+            A ``pandas.DataFrame`` with a row for every epoch and the epoch's number as index; without epochs, the
+            columns alone.
 
         Raises:
             ImportError: pandas is not installed.
         """
-        return _require("pandas", "pandas").DataFrame(self.epochs).set_index("epoch")
+        columns = None if self.epochs else list(_row)
+        return _require("pandas", "pandas").DataFrame(self.epochs, columns=columns).set_index("epoch")
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw learning curves: loss and, if there is one, accuracy by epoch, for training and validation.
@@ -127,20 +139,35 @@ class History:
 
         Raises:
             ImportError: matplotlib is not installed.
-            ValueError: no epoch has been recorded.
+            ValueError: no epoch has been recorded, or matplotlib does not know the format.
+            OSError: the file cannot be written; a file that was there before is untouched.
         """
         return plot_histories({"": self}, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one JSON file, completely or not at all.
 
-        A number that is not finite is written as null.
+        A number that is not finite is written as null. The file ends with the sha256 of its content, so that an
+        alteration is noticed.
 
         Args:
-            path: of the file; missing folders are made.
+            path: of the file; missing folders are made. A link is followed, and the permissions of an earlier file
+                are kept.
 
         Raises:
+            TypeError: ``epochs`` holds a value that JSON does not know.
             OSError: the file cannot be written; a file that was there before is untouched.
+        """
+        write_file(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Everything as one JSON document, sealed with its sha256.
+
+        Returns:
+            The content of the file that :meth:`save` writes.
+
+        Raises:
+            TypeError: ``epochs`` holds a value that JSON does not know.
         """
         document = {
             "format": _FORMAT,
@@ -152,12 +179,13 @@ class History:
             "step_objective": None if self.step_objective is None else self.step_objective.tolist(),
             "objective_rose": self.objective_rose,
         }
-        with atomic_write(path) as file:
-            file.write(to_json(document).encode())
+        return sealed(document)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:
-        """Read a file that :meth:`save` has written; in the step records, null becomes NaN again.
+        """Read a file that :meth:`save` has written.
+
+        In numbers that every minibatch or epoch has, null becomes NaN again.
 
         Args:
             path: of the file.
@@ -167,40 +195,155 @@ class History:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file holds no history.
+            ValueError: the file holds no history, or has been altered.
         """
         try:
-            document = json.loads(Path(path).read_bytes())
+            return cls._from_bytes(read_file(path))
         except ValueError as error:
             raise ValueError(
-                f"{os.fspath(path)!r} must be a history in JSON, but is not JSON: {error}."
+                f"{os.fspath(path)!r} must be a history written by History.save, but is not: {error}."
             ) from error
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise ValueError(f"{os.fspath(path)!r} must be a history written by History.save, but is not.")
+
+    @classmethod
+    def _from_bytes(cls, content: bytes) -> History:
+        document = from_json(content)
+        if not isinstance(document, dict) or document.get("format") not in (_FORMAT, _FORMAT_WITHOUT_SEAL):
+            raise ValueError(f"it lacks the format {_FORMAT!r}")
+        if document["format"] == _FORMAT:
+            document = unsealed(content)
+        else:
+            document = {"loss": None, "objective_rose": None, **document}  # older files lack them
+        read = _read_document("", document)
         history = cls()
-        history.epochs = document["epochs"]
-        history.steps = document["steps"]
-        history.step_loss = _to_tensor(document["step_loss"])
+        history.epochs = read["epochs"]
+        history.loss, history.objective_rose = read["loss"], read["objective_rose"]
+        history.steps = read["steps"]
+        history.step_loss = _to_tensor("step_loss", read["step_loss"])
+        if len(history.step_loss) > history.steps:
+            raise ValueError(f"step_loss has {len(history.step_loss)} entries for {history.steps} steps")
         for name in ("step_accuracy", "step_objective"):
-            if document[name] is not None:
-                setattr(history, name, _to_tensor(document[name]))
-        for name in ("loss", "objective_rose"):
-            setattr(history, name, document.get(name))  # older files lack it
+            if read[name] is not None:
+                record = _to_tensor(name, read[name])
+                if len(record) != len(history.step_loss):
+                    raise ValueError(
+                        f"{name} has {len(record)} entries and step_loss {len(history.step_loss)}"
+                    )
+                setattr(history, name, record)
+        if history.step_accuracy is not None:
+            for row in history.epochs:
+                row["accuracy"] = math.nan if row["accuracy"] is None else row["accuracy"]
         return history
 
 
+#: Takes the place of a value in the document and the value; returns what a history holds, or raises a ValueError.
+_Reader = Callable[[str, Any], Any]
+
+
+def _read_count(place: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{place} is no whole number of at least 0")
+    return value
+
+
+def _read_number(place: str, value: Any) -> float:
+    """A number, with null as NaN."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{place} is no number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{place} is too large a number") from None
+
+
+def _of_type(kind: type) -> _Reader:
+    def read(place: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError(f"{place} is no {kind.__name__}")
+        return value
+
+    return read
+
+
+def _or_none(reader: _Reader) -> _Reader:
+    return lambda place, value: None if value is None else reader(place, value)
+
+
+def _list_of(reader: _Reader) -> _Reader:
+    def read(place: str, value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise ValueError(f"{place} is no list")
+        return [reader(f"{place}[{index}]", item) for index, item in enumerate(value)]
+
+    return read
+
+
+def _object_of(readers: Mapping[str, _Reader], *, more: bool = False) -> _Reader:
+    """An object with these names and, if ``more``, any others."""
+
+    def read(place: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"{place} is no object")
+        missing = [name for name in readers if name not in value]
+        unknown = [] if more else [name for name in value if name not in readers]
+        for problem, names in (("lacks", missing), ("has an unknown", unknown)):
+            if names:
+                raise ValueError(f"{place or 'it'} {problem} {names[0]!r}")
+        return {
+            name: readers[name](f"{place}.{name}".lstrip("."), item) if name in readers else item
+            for name, item in value.items()
+        }
+
+    return read
+
+
+# A row of ``epochs``; callbacks may add to it.
+_row: dict[str, _Reader] = {
+    "epoch": _read_count,
+    "loss": _read_number,
+    "accuracy": _or_none(_read_number),
+    "validation_loss": _or_none(_read_number),
+    "validation_accuracy": _or_none(_read_number),
+    "seconds": _read_number,
+    "samples_per_second": _read_number,
+    "learning_rate_factor": _read_number,
+    "objective": _or_none(_list_of(_read_number)),
+}
+
+# A file, as History.save writes it.
+_read_document = _object_of(
+    {
+        "format": _of_type(str),
+        "epochs": _list_of(_object_of(_row, more=True)),
+        "loss": _or_none(_of_type(str)),
+        "steps": _read_count,
+        "step_loss": _list_of(_read_number),
+        "step_accuracy": _or_none(_list_of(_read_number)),
+        "step_objective": _or_none(_list_of(_list_of(_read_number))),
+        "objective_rose": _or_none(_of_type(bool)),
+    }
+)
+
+
 class EpochRecord:
-    """Turns the reports of an epoch into a row of the history, without waiting for the device at every step."""
+    """Turns the reports of an epoch into a row of the history, without waiting for the device at every step.
+
+    The row is added at the end of the ``with`` block, also if an interrupt or an error ends it; an epoch without a
+    minibatch has none.
+    """
 
     # Reports that are held before their numbers are fetched, which waits for a GPU.
     _pending_limit, _pending_limit_on_gpu = 100, 1000
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, epoch: int, learning_rate_factor: float) -> None:
         self._history = history
+        self._epoch = epoch
+        self._learning_rate_factor = learning_rate_factor
         self._reports: list[StepReport] = []
         # The size of each minibatch, in samples and in samples with a target.
         self._sizes: list[tuple[int, int | Tensor]] = []
-        self._counted = self._described = 0.0
+        self._counted = self._classified = self._described = 0.0
         self._loss = 0.0
         self._correct: float | None = None
         self._objective: Tensor | None = None
@@ -227,9 +370,12 @@ class EpochRecord:
         accuracy = objective = None
         corrects = [r.correct for r in reports if r.correct is not None]
         if corrects:
-            correct = torch.stack(corrects).cpu().double()
+            classified = torch.tensor([r.correct is not None for r in reports])
+            correct = torch.full_like(loss, math.nan)
+            correct[classified] = torch.stack(corrects).cpu().double()
             accuracy = correct / sizes
-            self._correct = (self._correct or 0.0) + float(correct[counted].sum())
+            self._correct = (self._correct or 0.0) + float(correct[counted & classified].sum())
+            self._classified += float(sizes[counted & classified].sum())
         objectives = [r.objective for r in reports if r.objective is not None]
         if objectives:
             objective = torch.stack(objectives).cpu().double()
@@ -241,20 +387,26 @@ class EpochRecord:
         self._history.add_steps(loss, accuracy, objective)
         self._reports, self._sizes = [], []
 
-    def close(self, epoch: int, learning_rate_factor: float) -> None:
+    def __enter__(self) -> EpochRecord:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.samples == 0:
+            return
         self._fetch()
         seconds = time.perf_counter() - self._started
         counted, described = self._counted or math.nan, self._described or math.nan
+        classified = self._classified or math.nan
         self._history.epochs.append(
             {
-                "epoch": epoch,
+                "epoch": self._epoch,
                 "loss": self._loss / counted,
-                "accuracy": None if self._correct is None else self._correct / counted,
+                "accuracy": None if self._correct is None else self._correct / classified,
                 "validation_loss": None,
                 "validation_accuracy": None,
                 "seconds": seconds,
                 "samples_per_second": self.samples / seconds,
-                "learning_rate_factor": learning_rate_factor,
+                "learning_rate_factor": self._learning_rate_factor,
                 "objective": None if self._objective is None else (self._objective / described).tolist(),
             }
         )
@@ -279,22 +431,20 @@ def plot_histories(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: there is no history, or one has no epochs.
+        ValueError: there is no history, one has no epochs, or matplotlib does not know the format.
+        OSError: the file cannot be written; a file that was there before is untouched.
     """
     if not histories:
         raise ValueError("histories must hold at least one history, but is empty.")
     for label, history in histories.items():
         if not history.epochs:
-            raise ValueError(
-                f"histories must have at least one epoch each, but {label or 'this one'!r} has none."
-            )
+            which = f"{label!r} has" if label else "this one has"
+            raise ValueError(f"histories must have at least one epoch each, but {which} none: train first.")
     # Not pyplot: Figure itself opens no window, has no global state, and may be used by any thread.
     figure: Figure = _require("matplotlib.figure", "plot").Figure(figsize=(10, 4), layout="constrained")
-    shown = [
-        quantity
-        for quantity in ("loss", "accuracy")
-        if any(history.epochs[0][quantity] is not None for history in histories.values())
-    ]
+    rows = [row for history in histories.values() for row in history.epochs]
+    classified = any(row[key] is not None for row in rows for key in ("accuracy", "validation_accuracy"))
+    shown = ["loss", "accuracy"] if classified else ["loss"]
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for panel, quantity in zip(panels, shown, strict=True):
         for index, (label, history) in enumerate(histories.items()):
@@ -313,8 +463,9 @@ def plot_histories(
         panel.grid(alpha=0.3)
         panel.legend()
     if path is not None:
-        with atomic_write(path) as file:
-            figure.savefig(file, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
+        write_file(path, picture.getvalue())
     return figure
 
 
@@ -328,15 +479,11 @@ def _require(module: str, extra: str) -> Any:
         ) from error
 
 
-def _to_tensor(numbers: list[Any]) -> Tensor:
-    """A list of numbers, or of rows of them, as float64, with None as NaN."""
-
-    def filled(value: Any) -> Any:
-        if isinstance(value, list):
-            return [filled(item) for item in value]
-        return float("nan") if value is None else value
-
-    return torch.tensor(filled(numbers), dtype=torch.float64)
+def _to_tensor(place: str, rows: list[Any]) -> Tensor:
+    """Numbers, or rows of as many numbers each, as float64."""
+    if len({len(row) if isinstance(row, list) else None for row in rows}) > 1:
+        raise ValueError(f"{place} has rows of different lengths")
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 __all__ = ["History", "plot_histories"]

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altmin_ext import ops
+from altmin_ext import _check
 from altmin_ext._check import named_type
 from altmin_ext.errors import unknown_name
+from altmin_ext.ops import unversioned as ops
 
 UNLABELLED = -1
 _curvature_iterations = 8
@@ -78,11 +79,11 @@ class Loss(abc.ABC):
         if not y.is_cuda and self.takes_classes(y):
             _check_classes(y, logits.shape[1], self.missing)
         z = logits if bias is None else logits + bias
+        count = self.correct(z, y)
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             value = self.mean(leaf, y)
             (gradient,) = torch.autograd.grad(value, leaf)
-        count = self.correct(z, y)
         zero = (z * 0).sum()  # some criteria, such as nn.MultiMarginLoss, take no notice of a NaN
         torch.mul(gradient, len(z), out=out)
         loss.copy_(value.detach())
@@ -245,7 +246,7 @@ class Loss(abc.ABC):
             raise TypeError(f"y must be integer class indices for {self.name}, but is {y.dtype}.")
         if y.ndim != 1:
             raise ValueError(f"y must have shape (B,) for {self.name}, but has shape {tuple(y.shape)}.")
-        return y if y.dtype == torch.int64 and y.is_contiguous() else y.long().contiguous()
+        return y if y.dtype == torch.int64 and y.is_contiguous() else _as_int64(y).contiguous()
 
     def check_target_shape(self, y: Tensor, n_out: int) -> None:  # noqa: B027  (class indices fit any n_out)
         """Raise a ValueError unless y has the right shape for ``n_out`` outputs; its values are not read.
@@ -265,6 +266,18 @@ class Loss(abc.ABC):
         self.check_target_shape(y, n_out)
         if self.takes_classes(y):
             _check_classes(y, n_out, self.missing)
+        else:
+            self.check_finite(y, n_out)
+
+    def check_finite(self, y: Tensor, n_out: int) -> None:
+        """Raise a ValueError if y holds NaN or Inf.
+
+        Args:
+            y: the targets, as :meth:`check_targets` returns them; no class indices.
+            n_out: C, the number of logits.
+        """
+        if y.dtype.is_floating_point:
+            _check.finite("y", y)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Loss:
         """Adapt the loss to a model.
@@ -281,6 +294,12 @@ class Loss(abc.ABC):
 
 def _are_integers(y: Tensor) -> bool:
     return not (y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool)
+
+
+def _as_int64(y: Tensor) -> Tensor:
+    if y.dtype == torch.uint64 and (y.view(torch.int64) < 0).any():
+        raise ValueError("y must be less than 2**63, but holds a larger integer.")
+    return y.long()
 
 
 def _check_classes(y: Tensor, n_out: int, missing: Sequence[int] = ()) -> None:
@@ -314,9 +333,10 @@ class CrossEntropy(Loss):
             inside = (y >= 0) & (y < logits.shape[1])
             loss = F.cross_entropy(logits, y.clamp(0, logits.shape[1] - 1))
             return torch.where(inside.all(), loss, torch.nan)
+        if len(y) and int(y.min()) < 0:  # among them the index that torch would leave out
+            _check_classes(y, logits.shape[1])
         try:
-            # torch's default of -100 is an error here
-            return F.cross_entropy(logits, y, ignore_index=torch.iinfo(torch.int64).min)
+            return F.cross_entropy(logits, y)
         except IndexError:  # torch has seen a label out of range; say which
             _check_classes(y, logits.shape[1])
             raise
@@ -480,10 +500,11 @@ class Hinge(Loss):
 class Criterion(Loss):
     """A torch criterion, or any function (logits, y) -> mean over the minibatch, 0-d.
 
-    It gets y unchanged, floats in the model's dtype or integers as int64, and its return value is minimised. A
-    weighted ``nn.CrossEntropyLoss``, for instance, divides by the weights of the labels. A module is copied: the
-    copy's buffers follow the model's device and dtype, and the user's own stays as it is. The derivative is taken at
-    the logits only, so a criterion with parameters to train is refused.
+    It gets y unchanged, floats in the model's dtype or integers as int64, and its return value is minimised. Targets
+    in memory may hold NaN if a function is finite for them, such as one that leaves them out. A weighted
+    ``nn.CrossEntropyLoss``, for instance, divides by the weights of the labels. A module is copied: the copy's
+    buffers follow the model's device and dtype, and the user's own stays as it is. The derivative is taken at the
+    logits only, so a criterion with parameters to train is refused.
 
     With (B,) integers y and C > 1, a sample is correct if its largest logit is that of its label. With a single
     logit z, it is correct if z > 0 where y is 1, and z <= 0 elsewhere; this holds if y is B integers or bools, or if
@@ -497,6 +518,7 @@ class Criterion(Loss):
         ValueError: it does not take the mean, or has parameters to train.
     """
 
+    _elementwise = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
     _of_classes = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
     _of_two_classes = (nn.BCEWithLogitsLoss, nn.SoftMarginLoss)
 
@@ -524,6 +546,7 @@ class Criterion(Loss):
                     )
         if isinstance(function, (nn.CrossEntropyLoss, nn.NLLLoss)):
             self.missing = (function.ignore_index,)
+        self._is_torch_s = type(function).__module__ == nn.modules.loss.__name__
 
     @property
     def given(self) -> Any:
@@ -537,9 +560,14 @@ class Criterion(Loss):
         return own
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        if isinstance(self._function, self._elementwise) and y.shape != logits.shape:  # torch would broadcast
+            raise ValueError(
+                f"y must have the shape of the logits, {tuple(logits.shape)}, for {self.name}, but has "
+                f"{tuple(y.shape)}."
+            )
         try:
-            value = self._function(logits, y)
-        except torch.OutOfMemoryError:
+            value = self._function(logits, y if self._is_torch_s else y.clone())  # it may write to y
+        except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
@@ -557,6 +585,13 @@ class Criterion(Loss):
         if torch.is_grad_enabled() and logits.requires_grad and not value.requires_grad:
             raise ValueError(f"loss must be differentiable in the logits, but {self.name} is not.")
         return value
+
+    def check_finite(self, y: Tensor, n_out: int) -> None:
+        try:
+            super().check_finite(y, n_out)
+        except ValueError:
+            if self._is_torch_s or not self.mean(y.new_zeros(len(y), n_out), y).isfinite():
+                raise
 
     def curvature(self, n_out: int) -> float | None:
         # The criteria that torch does not differentiate twice.
@@ -585,7 +620,7 @@ class Criterion(Loss):
     def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         if y.dtype.is_floating_point and y.dtype != dtype:
             raise TypeError(f"y must be {dtype} like the model, or integers, but is {y.dtype}.")
-        return (y.long() if _are_integers(y) else y.detach()).contiguous()
+        return (_as_int64(y) if _are_integers(y) else y.detach()).contiguous()
 
 
 class PartlyLabelled(Loss):
@@ -666,6 +701,9 @@ class PartlyLabelled(Loss):
 
     def check_target_shape(self, y: Tensor, n_out: int) -> None:
         self._loss.check_target_shape(y, n_out)
+
+    def check_finite(self, y: Tensor, n_out: int) -> None:
+        self._loss.check_finite(y, n_out)
 
 
 LossLike: TypeAlias = str | Loss | Callable[[Tensor, Tensor], Tensor]

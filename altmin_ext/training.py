@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -15,13 +18,15 @@ from tqdm.auto import tqdm
 
 from altmin_ext import _check
 from altmin_ext import data as known_data
-from altmin_ext._batches import Batches, MemoryBatches, Samples, make_batches, read
+from altmin_ext._batches import Batches, MemoryBatches, Samples, StreamBatches, make_batches, read
 from altmin_ext._interrupt import HeldInterrupt
+from altmin_ext._streams import Unfailing
+from altmin_ext._undo import Buffers
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.history import EpochRecord, History, plot_histories
 from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.methods import Method, StepReport, make_method
-from altmin_ext.network import as_chain
+from altmin_ext.network import as_chain, may_write_input
 from altmin_ext.nn import NonNegativeFactors
 from altmin_ext.schedules import Schedule, make_schedule
 
@@ -60,6 +65,8 @@ def train(
             - an :class:`altmin_ext.data.DataSet`, or one of :func:`altmin_ext.data.names`: its training part;
             - a torch ``Dataset`` or ``DataLoader``;
             - any iterable of ``(x, y)`` batches. An endless one is an epoch that never ends: pass ``steps``.
+
+            They are read, never written. A ``Dataset`` of any kind hands out its samples by its own ``__getitem__``.
         method: one of :func:`altmin_ext.methods.names`, or a :class:`Method` bound to ``model``.
         epochs: passes over the data, 1 by default.
         steps: the largest number of minibatches in all; None for no limit. An epoch that it cuts short is recorded
@@ -67,15 +74,18 @@ def train(
         batch_size: samples in a minibatch, 200 by default. The last minibatch of an epoch may be smaller. It has no
             effect on a DataLoader or an iterable of batches, and on methods that take the whole training set at once.
         shuffle: whether to draw a new order for every epoch. It has no effect on a DataLoader or an iterable.
-        validation: data to evaluate after every epoch, in any of the forms above; of a data set the test part.
+        validation: data to evaluate after every epoch, in any of the forms above; of a data set the test part. They
+            change nothing in the training, since random generators and the model's buffers are put back.
         validation_fraction: the part of the data to hold out for validation instead, 0 by default; the data must be
             in memory.
         loss: one of :func:`altmin_ext.losses.names`; a torch criterion; or any function (logits, y) -> scalar mean
             over the minibatch. Criteria and functions are differentiated at the logits alone, see
             :class:`altmin_ext.losses.Criterion`. None for the method's default: "hinge" for ``admm``, else
             "cross_entropy".
-        seed: of the order of the data and of the method, at least 0 and less than 2**63; torch's global generator
-            is not used.
+        seed: of the order of the data and of the method, at least 0 and less than 2**63. A later call with the same
+            Method and seed continues the order, so that two calls of one epoch take the orders of one call of two.
+            torch's global generator is not used, except by your own modules, your own data, and a DataLoader that
+            shuffles without a generator of its own.
         device: where to train; the model is moved there. None keeps the model where it is.
         progress: whether to show a progress bar on standard error.
         callbacks: objects with any of ``on_start``, ``on_step``, ``on_epoch`` and ``on_end``, see
@@ -93,7 +103,8 @@ def train(
         TypeError, ValueError: an argument is wrong, or does not fit the model. Everything that can be is checked
             before the model changes; the minibatches of a stream are checked one by one.
         DivergenceError: a code or a weight is not finite; the model keeps the last finite weights.
-        KeyboardInterrupt: Ctrl-C, after the current minibatch has been completed.
+        KeyboardInterrupt: Ctrl-C, after the current minibatch has been completed. A callback that has kept
+            ``state.history`` has the record up to there.
     """
     epochs = _check.integer("epochs", epochs)
     batch_size = _check.integer("batch_size", batch_size)
@@ -109,18 +120,20 @@ def train(
     else:
         method = make_method(method, model, loss=loss, seed=seed, device=device, **method_options)
 
-    generator = torch.Generator().manual_seed(seed) if shuffle else None
-    batches = _open(method, source, batch_size, generator)
+    batches = _open_for_training(method, source, batch_size, shuffle, seed)
     validated = None
     if held_out is not None:
         with _naming("validation"):
             validated = _open(method, held_out, _EVALUATION_BATCH)
-    one_shot = (batches.one_shot and steps is None) or (validated is not None and validated.one_shot)
-    if epochs > 1 and one_shot:
-        raise ValueError(
-            f"epochs must be 1 with a generator, which can be read only once, but is {epochs}: pass a list "
-            "of batches, a DataLoader, or another iterable that starts anew with each loop."
-        )
+            _check_epochs(epochs, validated)
+            if isinstance(held_out, (list, tuple)) and isinstance(validated, StreamBatches):
+                # Minibatches in memory; those of other streams are checked as they come.
+                for _ in _checked(method.model, validated, method.loss):
+                    pass
+    if steps is None:
+        _check_epochs(epochs, batches)
+    if isinstance(batches, MemoryBatches):
+        _check_last_minibatch(method, batches, batches.x, steps)
     metrics = _metrics(method, batches)
     if validated is not None:
         metrics += [f"validation_{name}" for name in _metrics(method, validated)]
@@ -152,6 +165,49 @@ def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], Ste
     return lambda x, y: step(x, y, index=batches.rows)
 
 
+def _check_epochs(epochs: int, batches: Batches) -> None:
+    """Raise a ValueError if the batches must be read again and cannot be."""
+    if epochs > 1 and isinstance(batches, StreamBatches) and batches.one_shot:
+        raise ValueError(
+            f"epochs must be 1 with {_check.named_type(batches.source)}, which can be read only once, but is "
+            f"{epochs}: pass a list of batches, a DataLoader, or another iterable that starts anew with each loop."
+        )
+
+
+def _check_last_minibatch(method: Method, batches: Batches, x: Tensor, steps: int | None) -> None:
+    """Raise a ValueError if the model takes minibatches, but not the last one, which is a single sample.
+
+    So it is with batch normalisation. A trial in training mode tells for any model.
+
+    Args:
+        method: that trains.
+        batches: to train on.
+        x: some of the samples.
+        steps: the largest number of minibatches.
+    """
+    if batches.last != 1 or len(x) < 2 or (steps is not None and steps < (batches.steps or 0)):
+        return
+    alone = _why_not_trained_on(method.model, x[:1])
+    if alone is not None and _why_not_trained_on(method.model, x[:2]) is None:
+        raise ValueError(
+            "batch_size must leave at least 2 samples for the last minibatch of an epoch where the model cannot be "
+            f"trained on one, but leaves 1: {alone}; choose another batch_size, or leave a sample out."
+        )
+
+
+def _why_not_trained_on(model: nn.Module, x: Tensor) -> str | None:
+    """The reason why the model has no finite outputs for these samples in training mode; None if it has."""
+    with _without_trace(model, x), torch.no_grad():
+        model.train()
+        try:
+            logits = model(x.clone())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            return str(error).strip().partition("\n")[0].rstrip(".")
+        return None if bool(logits.isfinite().all()) else "its outputs are not finite"
+
+
 @dataclasses.dataclass
 class _Run:
     """The epochs of a training run, with everything checked and opened."""
@@ -176,7 +232,8 @@ class _Run:
                 state.method.learning_rate_factor = self.schedule(epoch - 1)
                 if bar is not None:
                     bar.set_description(f"epoch {epoch}/{state.epochs}", refresh=False)
-                self._train(step, bar, held)
+                with EpochRecord(state.history, epoch, state.method.learning_rate_factor) as record:
+                    self._train(step, bar, held, record)
                 self._validate()
                 if bar is not None:
                     row = state.history.epochs[-1]
@@ -185,27 +242,34 @@ class _Run:
                 _call(self.hooks.on_epoch, state)
                 if self._is_over():
                     break
-        _call(self.hooks.on_end, state)
+            held.held = True
+            _call(self.hooks.on_end, state)
+            held.release()
 
     def _is_over(self) -> bool:
         return self.state.step == self.steps or self.state.stopped
 
     def _train(
-        self, step: Callable[[Tensor, Tensor], StepReport], bar: Any, interrupt: HeldInterrupt
+        self,
+        step: Callable[[Tensor, Tensor], StepReport],
+        bar: Any,
+        interrupt: HeldInterrupt,
+        record: EpochRecord,
     ) -> None:
-        """Train for one epoch, and add its row to the history."""
+        """Train for one epoch."""
         state, method, batches = self.state, self.state.method, self.batches
-        record = EpochRecord(state.history)
         if batches.steps is not None and not batches.one_shot:  # data that can be read twice
             seen = itertools.islice(batches, None if self.steps is None else self.steps - state.step)
             method.begin_epoch(_held(seen, interrupt))
         for x, y in batches:
+            if state.step == 0 and not isinstance(batches, MemoryBatches):
+                _check_last_minibatch(method, batches, x, self.steps)
             interrupt.held = True
             report = step(x, y)
-            interrupt.release()
             record.add(report, len(x), method.loss.labelled(y))
-            del x, y  # so that the next minibatch gets their memory, which is still in the cache
             state.step += 1
+            interrupt.release()
+            del x, y  # so that the next minibatch gets their memory, which is still in the cache
             if state.step % _STEPS_UNSEEN == 0:
                 method.raise_if_diverged()
             if bar is not None:
@@ -224,14 +288,16 @@ class _Run:
                 f"data must yield at least one minibatch, but was empty in epoch {state.epoch}{again}."
             )
         method.raise_if_diverged()
+        interrupt.held = True
         method.end_epoch()
-        record.close(state.epoch, method.learning_rate_factor)
+        interrupt.release()
         state.history.objective_rose = method.objective_rose
 
     def _validate(self) -> None:
         if self.validation is not None:
             method, row = self.state.method, self.state.history.epochs[-1]
-            evaluation = _evaluate(method.model, self.validation, method.loss)
+            with _naming("validation"), _without_trace(method.model, method._like):
+                evaluation = _evaluate(method.model, self.validation, method.loss)
             row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
 
 
@@ -297,6 +363,7 @@ def evaluate(
         TypeError, ValueError: an argument is wrong, or data and model do not fit each other.
     """
     model = as_chain(model)
+    _check.model_in_memory(model)
     batch_size = _check.integer("batch_size", batch_size)
     device = _check.device("device", device)
     # A model that can learn from samples without a label may be evaluated on such samples, too.
@@ -313,57 +380,97 @@ def evaluate(
 
 
 def _evaluate(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
-    n_out = None
     samples = 0
     total_loss: Tensor | float = 0.0
     correct: Tensor | int | None = 0
+    copies = may_write_input(model)
     with _evaluation_mode(model):
-        for x, y in batches:
-            if n_out is None:
-                n_out = _output_width(model, x)
-            y = loss.check_targets(y, x.dtype)
-            loss.check_target_values(y, n_out)
-            logits = model(x)
+        for x, y in _checked(model, batches, loss):
+            logits = _logits(model, x.clone() if copies else x)
             labelled = int(loss.labelled(y))
             if labelled == 0:
                 continue
+            hits = loss.correct(logits, y)  # first: a criterion may write to the logits
             total_loss = total_loss + loss.mean(logits, y).double() * labelled
-            hits = loss.correct(logits, y)
             correct = None if hits is None or correct is None else correct + hits
             samples += labelled
-    if n_out is None:
-        raise ValueError("data must yield at least one minibatch, but is empty.")
     if samples == 0:
         raise ValueError("data must hold at least one sample with a label, but has none.")
     accuracy = None if correct is None else float(correct) / samples
     return Evaluation(float(total_loss) / samples, accuracy, samples)
 
 
+def _checked(model: nn.Module, batches: Batches, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:
+    """The minibatches, at least one, with all their values checked."""
+    n_out = None
+    for x, y in batches:
+        if n_out is None:
+            n_out = _output_width(model, x)
+        if not isinstance(batches, MemoryBatches):
+            _check.finite("x", x)
+        y = loss.check_targets(y, x.dtype)
+        loss.check_target_values(y, n_out)
+        yield x, y
+    if n_out is None:
+        raise ValueError("data must yield at least one minibatch, but is empty.")
+
+
 @contextlib.contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    with _modes_kept(model), torch.no_grad():
+        model.eval()
+        yield
+
+
+@contextlib.contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Leave every module in its mode, training or evaluation."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def _without_trace(model: nn.Module, like: Tensor) -> Iterator[None]:
+    """Leave the model's modes and buffers, and all global random generators, as they were.
+
+    Args:
+        model: whose buffers, such as running statistics, a forward pass may move.
+        like: a tensor on the model's device.
+    """
+    buffers = Buffers(model)
+    kept, python, numpy = buffers.remember(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with _modes_kept(model), torch.random.fork_rng([like.device] if like.is_cuda else []):
             yield
     finally:
-        for module in training:
-            module.training = True
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        with torch.no_grad():
+            buffers.recall(kept)
 
 
 def _output_width(model: nn.Module, x: Tensor) -> int:
     """The number of the model's outputs for the first sample of x; raises if x does not fit the model."""
-    with _evaluation_mode(model):
-        try:
-            logits = model(x[:1])
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"x must fit the model, but a sample of shape {tuple(x.shape[1:])} does not: {reason}."
-            ) from error
-    if logits.ndim != 2:
-        raise ValueError(f"model must return (B, C) logits, but returned shape {tuple(logits.shape)}.")
-    return logits.shape[1]
+    with _without_trace(model, x), _evaluation_mode(model):
+        return _logits(model, x[:1].clone()).shape[1]
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's outputs; raises unless x fits the model and the outputs are (B, C)."""
+    try:
+        logits = model(x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"x must fit the model, but a sample of shape {tuple(x.shape[1:])} does not: {reason}."
+        ) from error
+    return _check.logits(logits, len(x))
 
 
 def _check_method_object(
@@ -424,20 +531,29 @@ def _naming(argument: str) -> Iterator[None]:
         raise ValueError(f"{argument}: {error}") from error
 
 
+def _open_for_training(
+    method: Method, source: Samples | Dataset[Any] | Iterable[Any], batch_size: int, shuffle: bool, seed: int
+) -> Batches:
+    """Make the batches to train on: all samples at once for a method that takes the whole training set."""
+    if not method.full_batch:
+        return _open(method, source, batch_size, method.data_order.generator(seed), shuffle)
+    if not isinstance(source, Samples):
+        raise ValueError(
+            f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is "
+            f"{_check.named_type(source)}; read it all beforehand, as in "
+            "next(iter(torch.utils.data.DataLoader(data, len(data))))."
+        )
+    return _open(method, source, len(source.x))
+
+
 def _open(
     method: Method,
     source: Samples | Dataset[Any] | Iterable[Any],
     batch_size: int,
     generator: torch.Generator | None = None,
+    shuffle: bool = False,
 ) -> Batches:
     """Make batches for a method, and check everything that can be checked before the first step."""
-    if method.full_batch:
-        if not isinstance(source, Samples):
-            raise ValueError(
-                f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is a "
-                f"{type(source).__name__}."
-            )
-        batch_size, generator = len(source.x), None
     batches = make_batches(
         source,
         loss=method.loss,
@@ -445,6 +561,7 @@ def _open(
         device=method.device,
         batch_size=batch_size,
         generator=generator,
+        shuffle=shuffle,
     )
     if isinstance(batches, MemoryBatches):
         method.loss.check_target_values(batches.y, _output_width(method.model, batches.x))
@@ -473,9 +590,11 @@ class _Hooks:
 @contextlib.contextmanager
 def _progress_bar(per_epoch: int | None, epochs: int, steps: int | None, show: bool) -> Iterator[Any]:
     """A bar over all steps of the run, or None: even a silent tqdm would start a thread."""
-    if not show:
+    if not show or sys.stderr is None:
         yield None
         return
     total = steps if per_epoch is None else min(epochs * per_epoch, steps or epochs * per_epoch)
-    with tqdm(total=total, unit="batch", mininterval=0.5, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total, unit="batch", mininterval=0.5, dynamic_ncols=True, file=Unfailing(sys.stderr)
+    ) as bar:
         yield bar

@@ -492,6 +492,7 @@ def sheet(module: EmulatedModule) -> str:
     return f"""# What a step costs on a GPU
 
 Written by `python -m benchmarks.cuda_cost`, and a prediction: nothing here was timed on a GPU.
+[README.md](README.md#on-a-gpu) compares it with an H200.
 The step is that of am-adam with its defaults, in float32 and within a CUDA graph, beside autograd with fused Adam.
 
 ## Expected time

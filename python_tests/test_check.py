@@ -145,6 +145,81 @@ def test_types_have_their_article(value: object, words: str) -> None:
     assert _check.named_type(value) == words
 
 
+# ---------------------------------------------------------------------------------------------------- tensors
+
+
+class Carrying(Tensor):
+    """A subclass without rules of its own."""
+
+
+class Wrapping(Tensor):
+    """A subclass with rules of its own, and without memory."""
+
+    @staticmethod
+    def __new__(cls, like: Tensor) -> Wrapping:
+        made: Wrapping = Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype)
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def test_an_ordinary_tensor_is_taken_as_it_is() -> None:
+    x = torch.randn(3, 2)
+    assert _check.tensor("x", x) is x
+
+
+@pytest.mark.parametrize(
+    "kind", ["requires grad", "result", "subclass", "parameter", "negated", "conjugated", "inference"]
+)
+def test_other_tensors_become_ordinary(kind: str) -> None:
+    x = torch.randn(3, 2)
+    with torch.inference_mode():
+        inference = x.clone()
+    given = {
+        "requires grad": x.clone().requires_grad_(),
+        "result": x.clone().requires_grad_() * 1,
+        "subclass": x.clone().as_subclass(Carrying),
+        "parameter": nn.Parameter(x.clone()),
+        "negated": torch.complex(x, -x).conj().imag,
+        "conjugated": torch.complex(x, -x).conj(),
+        "inference": inference,
+    }[kind]
+    found = _check.tensor("x", given)
+    assert type(found) is Tensor
+    assert torch.equal(found, torch.complex(x, x) if kind == "conjugated" else x)
+    assert not (found.requires_grad)
+    assert not (found.is_neg())
+    assert not (found.is_conj())
+    assert not (found.is_inference())
+
+
+def test_tensors_that_no_kernel_could_read() -> None:
+    x = torch.randn(3, 2)
+    with pytest.raises(TypeError, match=r"^x must be a torch\.Tensor, but is a list\.$"):
+        _check.tensor("x", [1.0])
+    with pytest.raises(
+        TypeError, match=r"^x must be a plain torch\.Tensor, but is a Wrapping; make it one\.$"
+    ):
+        _check.tensor("x", Wrapping(x))
+    with pytest.raises(
+        TypeError, match=r"^y must be a dense tensor, but is torch\.sparse_coo; .*y\.to_dense\(\)\.$"
+    ):
+        _check.tensor("y", x.to_sparse())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("shape", [(9000,), (9000, 3)])
+def test_the_first_sample_that_is_not_finite_is_named(shape: tuple[int, ...], bad: float) -> None:
+    values = torch.zeros(shape)
+    _check.finite("y", values)
+    _check.finite("y", torch.full(shape, 3e38))  # whose sum overflows
+    values[[5000, 7000]] = bad
+    with pytest.raises(ValueError, match=r"^y must be finite, but sample 5000 holds NaN or Inf: .*\.$"):
+        _check.finite("y", values)
+
+
 # -------------------------------------------------------------------------------------------- seeds and devices
 
 SEEDS: dict[str, Callable[[Any], Any]] = {
@@ -364,6 +439,17 @@ def test_arguments_that_are_no_options() -> None:
         ("deepfacto", "prior", "unknown option of 'deepfacto': 'prior': it is called 'prior_batches' here."),
         ("sgd", "optimizer", "unknown option of 'sgd': 'optimizer': it is called 'method' here."),
         ("sgd", "random_state", "unknown option of 'sgd': 'random_state': it is called 'seed' here."),
+        ("sgd", "batchSize", "unknown option of 'sgd': 'batchSize': it is called 'batch_size' here."),
+        ("sgd", "epoch", "unknown option of 'sgd': 'epoch': it is called 'epochs' here."),
+        ("sgd", "n_iter", "unknown option of 'sgd': 'n_iter': it is called 'epochs' here."),
+        ("sgd", "verbose", "unknown option of 'sgd': 'verbose': it is called 'progress' here."),
+        ("sgd", "criterion", "unknown option of 'sgd': 'criterion': it is called 'loss' here."),
+        ("sgd", "lr_scheduler", "unknown option of 'sgd': 'lr_scheduler': it is called 'lr_schedule' here."),
+        ("sgd", "val_data", "unknown option of 'sgd': 'val_data': it is called 'validation' here."),
+        ("sgd", "sample_weights", "unknown option of 'sgd': 'sample_weights': samples cannot be weighted; "),
+        ("sgd", "patience", "unknown option of 'sgd': 'patience': pass callbacks=[EarlyStopping(...)] "),
+        ("sgd", "dtype", "unknown option of 'sgd': 'dtype': the model's dtype counts, "),
+        ("sgd", "epochz", "unknown option of 'sgd': 'epochz': did you mean 'epochs'?"),
         ("sgd", "epochs", "unknown option of 'sgd': 'epochs': it is an argument of altmin_ext.train."),
         ("sgd", "sample_weight", "unknown option of 'sgd': 'sample_weight': samples cannot be weighted; "),
         ("adam", "momentum", "unknown option of 'adam': 'momentum' is one of sgd; those of 'adam' are "),

@@ -1,10 +1,20 @@
 """The command line. Oracle: the same calls in Python, and the promised files, streams and exit codes."""
 
 import dataclasses
+import errno
+import hashlib
+import io
+import itertools
 import json
+import os
 import re
 import runpy
+import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +23,8 @@ import torch
 import altmin_ext
 from altmin_ext import data, methods
 from altmin_ext.__main__ import main
+from altmin_ext.command_line import train as train_command
+from altmin_ext.command_line.output import Output, read
 from altmin_ext.history import History
 from altmin_ext.methods._options import help_of
 
@@ -253,6 +265,18 @@ def test_global_generator_of_an_importing_program_is_left_alone(capsys):
         (["train", "--epochs", "x"], "argument --epochs: invalid int value: 'x' (see altmin train --help)"),
         (["train", "--epochs", "0"], "epochs must be at least 1, but is 0."),
         (["train", "digits"], "unexpected 'digits'"),
+        (["train", "--verbose"], "unknown argument '--verbose': did you mean '--quiet'?"),
+        (["train", "--n-jobs", "2"], "unknown argument '--n-jobs': did you mean '--threads'?"),
+        (
+            ["train", "--optimizer", "sgd"],
+            "unknown option of 'am-adam': 'optimizer': it is called 'method' here.",
+        ),
+        (["train", "--n-epochs=2"], "unknown option of 'am-adam': 'n_epochs': it is called 'epochs' here."),
+        (["train", "--batchsize=2"], "unknown argument '--batchsize': did you mean '--batch-size'"),
+        (
+            ["train", "--sample-weight=2"],
+            "unknown option of 'am-adam': 'sample_weight': samples cannot be weighted",
+        ),
         (["train", "--method", "sdg"], "unknown method 'sdg': did you mean 'sgd'"),
         (
             ["train", "--method", "adam", "--momentum", "0.5"],
@@ -308,7 +332,16 @@ def test_wrong_arguments_are_one_sentence(capsys, arguments, sentence):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("model.json", "{"), ("model.json", "{}"), ("model.json", "[]"), ("model.pt", "junk")],
+    [
+        ("model.json", "{"),
+        ("model.json", "{}"),
+        ("model.json", "[]"),
+        ("model.json", "[" * 100_000),
+        ("model.json", '{"hidden": [100000000000]}'),
+        ("model.pt", "junk"),
+        ("model.pt", ""),
+    ],
+    ids=["open", "empty object", "list", "deep", "huge", "junk", "empty"],
 )
 def test_damaged_model_is_one_sentence(capsys, tmp_path, name, content):
     run(capsys, *quick, "--quiet", "--output", tmp_path)
@@ -325,18 +358,392 @@ def test_model_and_data_that_do_not_fit(capsys, tmp_path, monkeypatch):
     assert failure(capsys, "evaluate", "--model", tmp_path).startswith("x must fit the model")
 
 
-def test_divergence_has_its_own_exit_code(capsys):
-    sentence = failure(capsys, *quick, "--quiet", "--lr", "1e30", code=1)
-    assert "is not finite at step" in sentence
+def test_model_and_description_of_different_runs_are_refused(capsys, tmp_path):
+    """The architectures differ in nothing that torch would notice."""
+    for activation in ("relu", "gelu"):
+        run(capsys, *quick, "--quiet", "--activation", activation, "--output", tmp_path / activation)
+    for name in ("model.json", "model.pt"):
+        folder = tmp_path / f"mixed {name}"
+        shutil.copytree(tmp_path / "relu", folder)
+        shutil.copy(tmp_path / "gelu" / name, folder)
+        sentence = failure(capsys, "evaluate", "--model", folder)
+        assert "model.pt does not belong to model.json" in sentence
 
 
-def test_interrupt_has_its_own_exit_code(capsys, monkeypatch):
+def test_a_description_that_has_been_altered_is_refused(capsys, tmp_path):
+    run(capsys, *quick, "--quiet", "--output", tmp_path)
+    path = tmp_path / "model.json"
+    text = path.read_text()
+    for before, after in (("relu", "gelu"), ('"activation"', '"actuation"'), ("cross_entropy", "hinge")):
+        path.write_text(text.replace(before, after))
+        assert path.read_text() != text
+        assert failure(capsys, "evaluate", "--model", tmp_path).endswith(
+            "is not: its content does not have the sha256 that it states."
+        )
+
+
+def test_model_is_an_ordinary_state_dict(capsys, tmp_path):
+    run(capsys, *quick, "--quiet", "--output", tmp_path)
+    model = altmin_ext.models.mlp(64, [8], 10)
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    accuracy = altmin_ext.evaluate(model, data.load("digits").test).accuracy
+    assert run_json(capsys, "evaluate", "--model", tmp_path)["accuracy"] == accuracy
+
+
+def test_description_states_the_files_of_its_run(capsys, tmp_path):
+    run(capsys, *quick, "--quiet", "--compare", "adam", "--output", tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    assert description["histories"] == {"sgd": "history.json", "adam": "history-adam.json"}
+    assert set(description["files"]) == {"model.pt", "history.json", "history-adam.json"}
+    for name, digest in description["files"].items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+
+
+def test_labels_that_differ_in_punctuation_have_files_of_their_own(capsys, tmp_path):
+    labels = ["adam:lr=1e-1", "adam:lr=1e+1"]
+    document = run_json(
+        capsys, *quick, "--compare", labels[0], "--compare", labels[1], "--output", tmp_path
+    )  # fmt: skip
+    histories = json.loads((tmp_path / "model.json").read_text())["histories"]
+    for label, result in zip(labels, document["methods"][1:], strict=True):
+        assert History.load(tmp_path / histories[label]).epochs == result["epochs"]
+
+
+def test_a_run_killed_while_it_writes_leaves_the_old_result_or_the_new_or_none(tmp_path):
+    """Between two networks that torch cannot tell apart: relu before, tanh after."""
+    x, _ = data.load("digits").test
+    networks = {}
+    for activation in ("relu", "tanh"):
+        architecture = {
+            "data": "digits", "network": "mlp", "features": 64, "hidden": [8], "classes": 10,
+            "activation": activation, "loss": "cross_entropy",
+        }  # fmt: skip
+        networks[activation] = architecture, altmin_ext.models.mlp(64, [8], 10, activation)
+
+    def write(activation):
+        architecture, model = networks[activation]
+        Output(tmp_path, architecture, ["sgd"]).write(model, {"sgd": History()}, "completed")
+
+    def killed_at(number):
+        child = os.fork()
+        if child == 0:
+            calls = itertools.count(1)
+
+            def killed(call):
+                return lambda *arguments: os._exit(9) if next(calls) == number else call(*arguments)
+
+            try:
+                os.fsync, os.replace = killed(os.fsync), killed(os.replace)
+                write("tanh")
+            finally:
+                os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+    logits = {name: model(x[:3]).detach() for name, (_, model) in networks.items()}
+    found = []
+    for number in itertools.count(1):
+        write("relu")
+        if not killed_at(number):
+            break
+        try:
+            architecture, model = read(tmp_path)
+        except ValueError as error:
+            found.append("none" if "model.pt does not belong to model.json" in str(error) else str(error))
+            continue
+        found.append(architecture["activation"])
+        assert torch.equal(model(x[:3]), logits[architecture["activation"]])
+    # Three files go to disk, then get their names; at the end the folder goes to disk.
+    assert found == ["relu"] * 4 + ["none"] + ["tanh"] * 2
+    write("relu")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.json", "model.pt", "history.json"}
+
+
+# ----------------------------------------------------------------------------------- runs that end before their end
+
+
+@pytest.fixture
+def signals():
+    """Signals mean what they do for a program that has changed nothing, and do so again afterwards."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL
+    }  # fmt: skip
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
+def at_epoch(monkeypatch, epoch, action):
+    """Have something happen at the end of an epoch of every method."""
+
+    def on_epoch(contestant, state):
+        if state.epoch == epoch:
+            action()
+
+    monkeypatch.setattr(train_command._Run, "on_epoch", on_epoch, raising=False)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        (signal.SIGHUP, 129, "ended by SIGHUP"),
+    ],
+)
+def test_what_was_trained_before_a_signal_is_written_tested_and_reported(
+    capsys, monkeypatch, tmp_path, number, code, words
+):
+    arguments = ["train", "--method", "sgd", "--hidden", "8"]
+    shorter = run_json(capsys, *arguments, "--epochs", "3")["methods"][0]
+    at_epoch(monkeypatch, 3, lambda: signal.raise_signal(number))
+    out, err = run(
+        capsys, *arguments, "--epochs", "9", "--compare", "adam", "--json", "--output", tmp_path, code=code
+    )
+    assert err == f"altmin: {words}\n"
+    (result,) = json.loads(out)["methods"]
+    assert result["ended"] == "interrupted"
+    assert result["test"] == shorter["test"]
+    history = History.load(tmp_path / "history.json")
+    assert [row["loss"] for row in history.epochs] == [row["loss"] for row in shorter["epochs"]]
+    assert run_json(capsys, "evaluate", "--model", tmp_path)["loss"] == shorter["test"]["loss"]
+    assert json.loads((tmp_path / "model.json").read_text())["ended"] == "interrupted"
+
+
+@pytest.mark.usefixtures("signals")
+def test_an_epoch_that_a_signal_cuts_short_has_a_row(capsys, monkeypatch, tmp_path):
+    steps = []
+
+    def on_step(contestant, state):
+        steps.append(state.step)
+        if state.step == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(train_command._Run, "on_step", on_step, raising=False)
+    out, _ = run(capsys, *quick, "--output", tmp_path, code=143)
+    assert out.rstrip().split("\n")[-3].split()[-1] == "interrupted"
+    history = History.load(tmp_path / "history.json")
+    assert len(steps) == history.steps == len(history.step_loss) == 7
+    (row,) = history.epochs
+    assert row["loss"] == pytest.approx(history.step_loss.mean().item())
+    assert row["validation_loss"] is None
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_signal_while_results_are_written_waits(capsys, monkeypatch, tmp_path):
+    replace = os.replace
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        replace(*arguments)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    run(capsys, *quick, "--quiet", "--output", tmp_path, code=143)
+    monkeypatch.undo()
+    assert {"model.json", "model.pt", "history.json"} <= {path.name for path in tmp_path.iterdir()}
+    run_json(capsys, "evaluate", "--model", tmp_path)
+
+
+@pytest.mark.usefixtures("signals")
+def test_an_interrupt_before_the_first_step_changes_nothing(capsys, monkeypatch, tmp_path):
+    run(capsys, *quick, "--quiet", "--output", tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("altmin_ext.__main__.train", interrupted)
-    out, err = run(capsys, *quick, "--quiet", code=130)
+    monkeypatch.setattr("altmin_ext.training.train", interrupted)
+    out, err = run(capsys, *quick, "--quiet", "--output", tmp_path, code=130)
     assert (out, err) == ("", "altmin: interrupted\n")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_command_line_works_outside_the_main_thread(capsys):
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(main([*quick, "--quiet"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def test_divergence_has_its_own_exit_code(capsys, tmp_path):
+    """The model keeps the last finite weights."""
+    out, err = run(capsys, *quick, "--quiet", "--lr", "1e30", "--output", tmp_path, code=1)
+    assert err.startswith("altmin: error: the loss is not finite at step 2")
+    assert err.count("\n") == 1
+    assert out.split("\n")[1].split()[-1] == "diverged"
+    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(weight.isfinite().all() for weight in weights.values())
+    assert len(History.load(tmp_path / "history.json").step_loss) == 1
+
+
+def test_a_contestant_that_diverges_does_not_hide_the_others(capsys):
+    alone = [run_json(capsys, *quick[:-1], name)["methods"][0]["test"] for name in ("adam", "sgd")]
+    arguments = [*quick[:-1], "adam", "--compare", "sgd:lr=1e30", "--compare", "sgd", "--json"]
+    out, err = run(capsys, *arguments, code=1)
+    results = json.loads(out)["methods"]
+    assert [result["ended"] for result in results] == ["completed", "diverged", "completed"]
+    assert [results[0]["test"], results[2]["test"]] == alone
+    assert err.startswith("altmin: error: sgd:lr=1e30: the loss is not finite at step 2")
+
+
+def test_an_error_within_a_run_loses_nothing(capsys, monkeypatch, tmp_path):
+    def fail():
+        raise RuntimeError("the GPU fell off")
+
+    at_epoch(monkeypatch, 2, fail)
+    with pytest.raises(RuntimeError, match="the GPU fell off"):
+        main(["train", "--method", "sgd", "--hidden", "8", "--epochs", "5", "--output", str(tmp_path)])
+    assert "  failed\n" in capsys.readouterr().out
+    assert len(History.load(tmp_path / "history.json").epochs) == 2
+
+
+def run_process(*arguments, closed=""):
+    """A command in a process of its own, with buffers as Python usually has them."""
+    command = shlex.join([sys.executable, "-m", "altmin_ext", *arguments])
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(
+        ["sh", "-c", f"exec {command} {closed}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+class Stream(io.StringIO):
+    """Standard output that takes some lines and then fails."""
+
+    def __init__(self, lines, error):
+        super().__init__()
+        self._lines, self._error = lines, error
+
+    def write(self, text):
+        if self.getvalue().count("\n") >= self._lines:
+            raise self._error
+        return super().write(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141),
+        (OSError(errno.ENOSPC, "No space left on device"), 2),
+        (OSError(errno.EIO, "Input/output error"), 2),
+        (ValueError("I/O operation on closed file"), 2),
+    ],
+    ids=["pipe", "disk", "terminal", "closed"],
+)
+def test_when_nobody_can_read_on_what_was_trained_is_written(capsys, monkeypatch, tmp_path, error, code):
+    # Three lines of title, one of headings, two of epochs.
+    monkeypatch.setattr(sys, "stdout", Stream(6, error))
+    arguments = ["train", "--method", "sgd", "--hidden", "8", "--epochs", "99", "--output", str(tmp_path)]
+    assert main(arguments) == code
+    monkeypatch.undo()
+    assert capsys.readouterr().err.startswith("altmin: error: standard output cannot be written: ")
+    assert len(History.load(tmp_path / "history.json").epochs) == 3
+    assert run_json(capsys, "evaluate", "--model", tmp_path)["samples"] == 360
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed, tmp_path):
+    """As some daemons start their programs. No file gets the number of standard error, and a library's words."""
+    folder = tmp_path / "run"
+    with run_process(*quick, "--threads", "1", "--output", str(folder), closed=closed) as process:
+        out, error = process.communicate()
+    assert (process.returncode, error) == (0, "")
+    assert ("written to" in out) == (closed == "2>&-")
+    assert len(History.load(folder / "history.json").epochs) == 2
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly():
+    arguments = ["train", "--hidden", "8", "--epochs", "100000", "--threads", "1"]
+    with run_process(*arguments) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 141
+    assert error == "altmin: error: standard output cannot be written: Broken pipe.\n"
+
+
+def test_a_name_that_standard_output_cannot_encode_is_escaped(monkeypatch, tmp_path):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main([*quick, "--quiet", "--output", str(tmp_path / "r\u00e9seau")]) == 0
+    assert rb"r\xe9seau" in stream.buffer.getvalue()
+
+
+# ----------------------------------------------------------------------------------------- what can be known before
+
+
+def never_trained(*_, **__):
+    raise AssertionError("trained although the results cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: path.write_bytes(b""), "--output must be a folder, but '{}' is none; name another one."),
+        (lambda path: (path / "model.pt").mkdir(parents=True), "{}/model.pt must be a file, but is a folder."),
+        (
+            lambda path: (path.mkdir(), (path / "history-adam.json").touch(0o444)),
+            "{}/history-adam.json cannot be written: it is read-only.",
+        ),
+        (
+            lambda path: path.symlink_to(path.name),
+            "{}/model.json cannot be written: Too many levels of symbolic links.",
+        ),
+    ],
+    ids=["file", "folder in place of a file", "read-only", "loop of links"],
+)  # fmt: skip
+def test_an_output_that_cannot_be_written_is_refused_beforehand(
+    capsys, monkeypatch, tmp_path, make, sentence
+):
+    make(tmp_path / "run")
+    monkeypatch.setattr("altmin_ext.training.train", never_trained)
+    found = failure(capsys, *quick, "--compare", "adam", "--output", tmp_path / "run")
+    assert found == sentence.format(tmp_path / "run")
+
+
+def test_a_full_disk_is_noticed_beforehand(capsys, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("altmin_ext.training.train", never_trained)
+    monkeypatch.setattr(os, "fsync", full)
+    sentence = failure(capsys, *quick, "--output", tmp_path / "run")
+    assert sentence == f"{tmp_path}/run/model.json cannot be written: No space left on device."
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("failing", [{2}, {2, 3}])
+def test_a_disk_that_fills_later_costs_no_results(capsys, monkeypatch, tmp_path, failing):
+    """The second and perhaps the third write fails; the first is the rehearsal."""
+    written = []
+    write = Output._write
+
+    def fill(*arguments):
+        written.append(True)
+        if len(written) in failing:
+            raise OSError("model.pt cannot be written: No space left on device.")
+        return write(*arguments)
+
+    monkeypatch.setattr(Output, "_write", fill)
+    code = 2 if 3 in failing else 0
+    out, err = run(capsys, *quick, "--quiet", "--compare", "adam", "--output", tmp_path, code=code)
+    assert [line.split()[0] for line in out.split("\n")[:3]] == ["method", "sgd", "adam"]
+    assert ("written to" in out) == (code == 0)
+    assert err == ("altmin: error: model.pt cannot be written: No space left on device.\n" if code else "")
+    assert (tmp_path / "model.pt").exists() == (code == 0)
+
+
+def test_a_picture_that_cannot_be_drawn_is_no_reason_to_lose_results(capsys, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("altmin_ext.command_line.output.plot_histories", fail)
+    _, err = run(capsys, *quick, "--quiet", "--output", tmp_path)
+    assert err == "altmin: learning-curve.png was not drawn: no fonts\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "model.json", "history.json"}
 
 
 # ---------------------------------------------------------------------------------------- info, help, module

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -256,6 +257,25 @@ def test_nothing_is_computed_under_capture(cuda: FakeCuda, name: str) -> None:
 
 
 @every_method
+def test_no_garbage_is_collected_during_a_capture(cuda: FakeCuda, name: str) -> None:
+    """It may hold the graphs of another method, and CUDA destroys none meanwhile."""
+    method = cuda.watch(made(name))
+    during: list[bool] = []
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(lambda *_: during.append(cuda._capturing is not None))
+    gc.set_threshold(1)
+    try:
+        run(method, [minibatches(16, 16, 16)])
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.pop()
+    assert len(cuda.graphs) == 1
+    assert during
+    assert not any(during)
+    assert gc.isenabled()
+
+
+@every_method
 def test_reports_are_copies(cuda: FakeCuda, name: str) -> None:
     """A later replay does not change an earlier report."""
     method = cuda.watch(made(name))
@@ -311,3 +331,12 @@ def test_a_state_loaded_between_replays_counts(cuda: FakeCuda, name: str) -> Non
     method.model.load_state_dict(eager.model.state_dict())
     method.load_state_dict(copy.deepcopy(eager.state_dict()))
     assert_same(run(method, [first, second]), run(eager, [first, second]))
+
+
+@every_method
+def test_a_copy_without_a_gpu_says_so(cuda: FakeCuda, name: str) -> None:
+    """It would capture graphs of its own, and so needs what the first one needed."""
+    method = cuda.watch(made(name))
+    run(method, [minibatches(16, 16)])
+    with pytest.raises(ValueError, match=r"^graph must be False here: .* GPU"):
+        copy.deepcopy(method)

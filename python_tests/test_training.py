@@ -496,7 +496,12 @@ bad_arguments = [
     ({"data": [(x.long(), y)]}, TypeError, "x must be floating point, but is torch.int64"),
     ({"data": [(x, y - 1)]}, ValueError, r"y must lie in \[0, 4\), but y\[\d+\] is -1"),
     ({"data": (b for b in [(x, y)]), "epochs": 2}, ValueError, "epochs must be 1 with a generator"),
-    ({"validation": (b for b in [(x, y)]), "epochs": 2}, ValueError, "epochs must be 1 with a generator"),
+    ({"data": zip([x], [y], strict=True), "epochs": 2}, ValueError, "epochs must be 1 with a zip"),
+    (
+        {"validation": (b for b in [(x, y)]), "epochs": 2},
+        ValueError,
+        "validation: epochs must be 1 with a generator",
+    ),
     ({"validation": 3}, TypeError, "validation: data must be"),
     ({"validation": (x, y + 1)}, ValueError, r"validation: y must lie in \[0, 4\)"),
     (
@@ -523,9 +528,23 @@ def test_bad_input_is_one_sentence_and_leaves_the_model_as_it_was(arguments, err
     assert_same_weights(model.state_dict(), before)
 
 
-def test_iterator_that_cannot_start_anew_is_named_when_it_is_found_empty():
-    with pytest.raises(ValueError, match="empty in epoch 2: an iterable read in several epochs"):
-        train(small_model(), iter([random_data()]), epochs=2, method="sgd", progress=False)
+class Once:
+    """Hands out its minibatches once, which its type does not tell."""
+
+    def __init__(self, batches):
+        self._batches = iter(batches)
+
+    def __iter__(self):
+        return self._batches
+
+
+def test_iterable_that_cannot_start_anew_is_named_when_it_is_found_empty():
+    with pytest.raises(
+        ValueError, match=r"^data must .* empty in epoch 2: an iterable read in several epochs"
+    ):
+        train(small_model(), Once([random_data()]), epochs=2, method="sgd", progress=False)
+    with pytest.raises(ValueError, match=r"^validation: data must yield at least one minibatch"):
+        train(small_model(), (x, y), validation=Once([(x, y)]), epochs=2, method="sgd", progress=False)
 
 
 def test_large_finite_values_are_not_mistaken_for_infinite_ones():

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext.codes.base import Code, Slot, remembers_activation
-from altmin_ext.ops import CodeScalar
+from altmin_ext.ops import LANES, CodeScalar
+from altmin_ext.ops import unversioned as ops
 from altmin_ext.ops.activation import identity
 
 
@@ -65,18 +65,18 @@ class ConvolutionCode(Code):
         if batch == self._batch:
             return
         self._batch = batch
-        groups = -(-batch // ops.LANES)
+        groups = -(-batch // LANES)
         channels, height, width = self.shape
         module = self._module
         kernel, padding = module.kernel_size, module.padding
         assert not isinstance(padding, str)
         self._padding = (padding[0], padding[1])
-        pooled = (groups, channels, height // self._pool, width // self._pool, ops.LANES)
+        pooled = (groups, channels, height // self._pool, width // self._pool, LANES)
         below = [size + k - 1 - 2 * p for size, k, p in zip((height, width), kernel, padding, strict=True)]
         self._input_shape = (module.in_channels, *below)
 
         def lanes(*shape: int) -> Tensor:
-            return like.new_empty(groups, *shape, ops.LANES)
+            return like.new_empty(groups, *shape, LANES)
 
         self._code = like.new_empty(pooled)
         self._lane_activation = self._code if self._in_place else like.new_empty(pooled)
@@ -104,12 +104,12 @@ class ConvolutionCode(Code):
         return dict(vars(self))
 
     def _interleaved(self, rows: Tensor, lanes: Tensor) -> Tensor:
-        ops.interleave(rows.reshape(self._batch, -1), lanes.view(len(lanes), -1, ops.LANES))
+        ops.interleave(rows.reshape(self._batch, -1).contiguous(), lanes.view(len(lanes), -1, LANES))
         return lanes
 
     def _deinterleave(self, lanes: Tensor | None, rows: Tensor | None) -> None:
         if lanes is not None and rows is not None:
-            ops.deinterleave(lanes.view(len(lanes), -1, ops.LANES), rows.view(self._batch, -1))
+            ops.deinterleave(lanes.view(len(lanes), -1, LANES), rows.view(self._batch, -1))
 
     def encode(self, activation: Tensor) -> Tensor:
         source = activation if self._from_lanes else self._interleaved(activation, self._lane_input)
@@ -150,7 +150,7 @@ class ConvolutionCode(Code):
             pulled_back = self._interleaved(pulled_back, self.displacement)
 
         def flat(lanes: Any) -> Any:
-            return None if lanes is None else lanes.view(-1, ops.LANES)
+            return None if lanes is None else lanes.view(-1, LANES)
 
         ops.code_step(
             flat(self._code),

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altmin_ext import ops
 from altmin_ext.codes.base import Code, Slot
 from altmin_ext.network import ElmanMap, OutputSequenceMap
-from altmin_ext.ops import CodeScalar
+from altmin_ext.ops import LANES, CodeScalar
+from altmin_ext.ops import unversioned as ops
 from altmin_ext.ops.activation import identity
 
 
@@ -44,7 +44,7 @@ class ElmanCode(Code):
         self._batch = batch
         steps, width = self.shape
         columns = width + self._elman.input_size + 1
-        self._hidden = like.new_empty(-(-batch // ops.LANES), steps, width, ops.LANES)
+        self._hidden = like.new_empty(-(-batch // LANES), steps, width, LANES)
         self.activation = like.new_empty(batch, self._reader.n_out)
         self._reader.output = like.new_empty(batch, steps * width)
         self._cross = like.new_empty(width, columns)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from altmin_ext import ops
 from altmin_ext.codes.matrix import MatrixCode
 from altmin_ext.network import BoundStage
+from altmin_ext.ops import unversioned as ops
 
 
 class FlippedCode(MatrixCode):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altmin_ext import ops
 from altmin_ext.codes.base import Code, Slot, remembers_activation
 from altmin_ext.network import EvaluatedMap, LinearMap
+from altmin_ext.ops import unversioned as ops
 from altmin_ext.ops.activation import identity
 
 

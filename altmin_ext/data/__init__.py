@@ -64,7 +64,7 @@ def load(name: str, *, download: bool = True) -> DataSet:
     try:
         train, test = source.tensors(contents)
     except Malformed as error:
-        raise ValueError(f"{name} {error}.") from error
+        raise ValueError(f"{name} {error} (in {location(name)}).") from error
     return DataSet(name, train, test, source.classes)
 
 
@@ -94,12 +94,12 @@ def _source(name: str) -> _sources.Source:
 
 
 def split(
-    data: tuple[Tensor, Tensor], fraction: float, seed: int = 0
+    data: tuple[Tensor, Tensor] | DataSet, fraction: float, seed: int = 0
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Set a random part of the training data aside for validation.
 
     Args:
-        data: (x, y), x (N, ...) and y (N, ...).
+        data: (x, y), x (N, ...) and y (N, ...); or a :class:`DataSet`, of which the training part is split.
         fraction: the part of the N samples to set aside, between 0 and 1; either side gets at least one sample.
         seed: of the choice; torch's global generator is not used.
 
@@ -107,10 +107,11 @@ def split(
         (training, validation), each a copied (x, y) in the original order.
 
     Raises:
-        TypeError: ``fraction`` is no number, or ``seed`` no integer.
+        TypeError: x or y is no tensor, ``fraction`` no number, or ``seed`` no integer.
         ValueError: ``fraction`` is not between 0 and 1, or the samples are not at least two with one y each.
     """
-    x, y = data
+    x, y = data.train if isinstance(data, DataSet) else data
+    x, y = _check.tensor("x", x), _check.tensor("y", y)
     fraction = _check.number("fraction", fraction, above=0.0, below=1.0)
     seed = _check.seed("seed", seed)
     if len(x) != len(y):

@@ -5,18 +5,24 @@ Each takes the path of a compressed file and returns arrays, or raises :class:`M
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
-import tarfile
+import math
+import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
+from altmin_ext._files import open_file
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _CIFAR_RECORD = 1 + 3 * 32 * 32
+_BLOCK = 512
+_MOST = 1 << 30
 
 
 class Malformed(ValueError):
@@ -34,20 +40,23 @@ def read_idx(path: Path, ndim: int, sha256: str) -> NDArray[np.uint8]:
         ndim: the number of dimensions that the array must have.
         sha256: of the uncompressed content, since the gzip wrapper around it differs from mirror to mirror.
     """
-    content = _decompress(path)
-    header = 4 + 4 * ndim
-    if len(content) < header or content[:2] != b"\0\0":
-        raise Malformed("is not an IDX file")
-    if content[2] != 8 or content[3] != ndim:
+    with _Content(path, "gzip file") as file:
+        header = file.read(4 + 4 * ndim)
+        sound = len(header) == 4 + 4 * ndim and header[:4] == bytes([0, 0, 8, ndim])
+        shape = tuple(np.frombuffer(header, ">u4", offset=4).tolist()) if sound else ()
+        announced = math.prod(shape)
+        values = file.read(announced)
+        excess = file.skip()  # to the end, where gzip has a checksum
+    if not sound and header[:2] == b"\0\0" and len(header) == 4 + 4 * ndim:
         raise Malformed(
-            f"holds {content[3]} dimensions of IDX type {content[2]}, not {ndim} of type 8 (unsigned byte)"
+            f"holds {header[3]} dimensions of IDX type {header[2]}, not {ndim} of type 8 (unsigned byte)"
         )
-    shape = tuple(np.frombuffer(content, ">u4", count=ndim, offset=4).tolist())
-    values = np.frombuffer(content, np.uint8, offset=header)
-    if values.size != np.prod(shape, dtype=np.int64):
-        raise Malformed(f"announces an array of shape {shape} but holds {values.size} values")
-    _check_sha256(content, sha256)
-    return values.reshape(shape)
+    if not sound:
+        raise Malformed("is not an IDX file")
+    if len(values) != announced or excess:
+        raise Malformed(f"announces an array of shape {shape} but holds {len(values) + excess} values")
+    _check_sha256(header + values, sha256)
+    return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 def read_cifar(path: Path, sha256: Mapping[str, str]) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
@@ -59,7 +68,12 @@ def read_cifar(path: Path, sha256: Mapping[str, str]) -> list[tuple[NDArray[np.u
         path: the .tar.gz file.
         sha256: file name -> sha256 of each member to read; the result is in this order.
     """
-    members = _unpack(path, sha256)
+    members: dict[str, bytes] = {}
+    with _Content(path, "tar archive") as archive:
+        for name, content in _members(archive, sha256):
+            if name in members:
+                raise Malformed(f"holds {name} twice")
+            members[name] = content
     batches = []
     for name, expected in sha256.items():
         if name not in members:
@@ -80,44 +94,116 @@ def read_csv(path: Path, columns: int, rows: int | None = None) -> NDArray[np.fl
     """Read the numbers (rows, columns) in a gzip-compressed CSV file without header.
 
     Args:
-        path: the file; its name must end in ".gz".
+        path: the file.
         columns: the number of columns that every row must have.
         rows: the number of rows that there must be; None for any number.
     """
     try:
-        table = np.loadtxt(path, dtype=np.float32, delimiter=",", comments=None, ndmin=2)
+        # One row too many is enough to know. Without rows NumPy warns, which is not all that is wrong then.
+        with (
+            open_file(path) as packed,
+            gzip.open(packed, "rt", encoding="ascii") as file,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore", UserWarning)
+            most = None if rows is None else rows + 1
+            table = np.loadtxt(file, np.float32, delimiter=",", comments=None, ndmin=2, max_rows=most)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise Malformed(f"is a damaged gzip file ({error})") from error
-    except ValueError as error:
-        raise Malformed(f"is not a table of numbers ({str(error).split(';')[0].rstrip('.')})") from error
+    except (ValueError, OverflowError) as error:
+        reason = str(error).partition(";")[0].rstrip(".")
+        raise Malformed(f"is not a table of numbers ({reason[:200]})") from error
+    if rows is not None and len(table) != rows:
+        found = f"{len(table):,}" if len(table) < rows else f"more than {rows:,}"
+        raise Malformed(f"holds {found} rows instead of {rows:,}")
     if table.shape[1] != columns:
         raise Malformed(f"holds {table.shape[1]} columns instead of {columns}")
-    if rows is not None and len(table) != rows:
-        raise Malformed(f"holds {len(table):,} rows instead of {rows:,}")
+    finite = np.isfinite(table)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise Malformed(
+            f"holds {table[row, column]}, no finite number, in row {row + 1}, column {column + 1}"
+        )
     return table
 
 
-def _decompress(path: Path) -> bytes:
-    content = path.read_bytes()
-    if not content.startswith(_GZIP_MAGIC):
-        return content  # unpacked on the way, if the server declares .gz as an encoding of the content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Malformed(f"is a damaged gzip file ({error})") from error
+class _Content:
+    """The content of a file, compressed by gzip or not; what it holds takes memory, what it announces does not.
+
+    Args:
+        path: the file.
+        kind: what it is, for the message.
+    """
+
+    _piece = 1 << 20
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self._kind = kind
+        self._opened = contextlib.ExitStack()
+        file = self._opened.enter_context(open_file(path))
+        # A file that is not packed was unpacked on the way: the server declared .gz as an encoding of the content.
+        packed = file.peek(2)[:2] == _GZIP_MAGIC
+        self._file = self._opened.enter_context(gzip.open(file)) if packed else file  # noqa: SIM115
+
+    def __enter__(self) -> _Content:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes, or all that are left if there are fewer."""
+        if size > _MOST:
+            raise Malformed(
+                f"announces {size:,} bytes in one piece, of which no data set has more than {_MOST:,}"
+            )
+        return b"".join(self._pieces(size))
+
+    def skip(self, size: int | None = None) -> int:
+        """Skip so many bytes, None for all that are left; returns how many there were."""
+        return sum(map(len, self._pieces(size)))
+
+    def _pieces(self, size: int | None) -> Iterator[bytes]:
+        while size is None or size > 0:
+            try:
+                piece = self._file.read(self._piece if size is None else min(size, self._piece))
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise Malformed(f"is a damaged {self._kind} ({error})") from error
+            if not piece:
+                return
+            size = None if size is None else size - len(piece)
+            yield piece
 
 
-def _unpack(path: Path, wanted: Mapping[str, str]) -> dict[str, bytes]:
-    members = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = PurePosixPath(member.name).name
-                if name in wanted and (file := archive.extractfile(member)) is not None:
-                    members[name] = file.read()
-    except (EOFError, gzip.BadGzipFile, tarfile.TarError, zlib.error) as error:
-        raise Malformed("is a damaged tar archive") from error
-    return members
+def _members(archive: _Content, wanted: Container[str]) -> Iterator[tuple[str, bytes]]:
+    """The wanted files in a tar archive, each as (name without folders, content).
+
+    An archive is a sequence of members, each a header of 512 bytes and the content, filled up to a multiple of
+    512 bytes; a header of zeros ends it. In the header: the name in bytes 0 to 100, the size as octal digits in 124
+    to 136, the sum of the header's bytes in 148 to 156 (with spaces in its own place), the type in 156, "0" or zero
+    for a file. Links and everything else that is no file are passed over.
+    """
+    while any(header := archive.read(_BLOCK)):
+        spaced = header[:148] + 8 * b" " + header[156:]
+        if len(header) < _BLOCK or _octal(header[148:156]) != sum(spaced):
+            raise Malformed("is a damaged tar archive")
+        name = PurePosixPath(header[:100].partition(b"\0")[0].decode(errors="replace")).name
+        size = _octal(header[124:136])
+        content = archive.read(size) if header[156:157] in (b"0", b"\0") and name in wanted else None
+        there = archive.skip(size) if content is None else len(content)
+        if there < size or archive.skip(-size % _BLOCK) < -size % _BLOCK:
+            raise Malformed("is a damaged tar archive")
+        if content is not None:
+            yield name, content
+    if not header:
+        raise Malformed("is a damaged tar archive")
+
+
+def _octal(digits: bytes) -> int:
+    digits = digits.strip(b" \0")
+    if not digits or digits.strip(b"01234567"):
+        raise Malformed("is a damaged tar archive")
+    return int(digits, 8)
 
 
 def _check_sha256(content: bytes, expected: str, of: str = "") -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from altmin_ext._files import atomic_write
 from altmin_ext.data._formats import Malformed, read_cifar, read_csv, read_idx
 from altmin_ext.data._tensors import Parts, digits, image_batches, images, table
 
@@ -217,25 +218,28 @@ def fetch(name: str) -> list[Path]:
         ) from error
     directory = cache() / name
     for file in registry[name].files:
-        _fetch_file(file, registry[name].urls, directory, pooch)
+        if not (directory / file.name).is_file():
+            _fetch_file(file, registry[name].urls, directory, pooch)
     return [directory / file.name for file in registry[name].files]
+
+
+def _check(file: File, path: Path, pooch: ModuleType) -> None:
+    """Raise Malformed if what has come to ``path`` is not the published file."""
+    if file.sha256 is None:
+        file.read(path)
+    elif (actual := pooch.file_hash(path)) != file.sha256:
+        raise Malformed(f"is not as published: its sha256 is {actual} instead of {file.sha256}")
 
 
 def _fetch_file(file: File, urls: Sequence[str], directory: Path, pooch: ModuleType) -> None:
     # "identity": otherwise a .gz file would be unpacked on the way if the server declares it as an encoding.
     download = pooch.HTTPDownloader(progressbar=True, headers={"Accept-Encoding": "identity"})
 
-    def download_and_check(url: str, temporary: str, mover: object) -> None:
-        download(url, temporary, mover)
-        if file.sha256 is None:
-            file.read(Path(temporary))
-        elif (actual := pooch.file_hash(temporary)) != file.sha256:
-            raise Malformed(f"is not as published: its sha256 is {actual} instead of {file.sha256}")
-
     for url in urls:
-        mover = pooch.create(directory, url, registry={file.name: None})  # None: checked above
         try:
-            mover.fetch(file.name, downloader=download_and_check)
+            with atomic_write(directory / file.name) as unfinished:
+                download(url + file.name, unfinished, None)
+                _check(file, Path(unfinished.name), pooch)
             return
         except (OSError, Malformed) as error:  # requests' errors are OSErrors, too
             failure = error

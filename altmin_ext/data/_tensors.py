@@ -37,6 +37,8 @@ def image_batches(contents: Sequence[Any], mean: Sequence[float], deviation: Seq
 def _images(
     pixels: NDArray[np.uint8], labels: NDArray[np.uint8], mean: Sequence[float], deviation: Sequence[float]
 ) -> Samples:
+    if len(pixels) != len(labels):
+        raise Malformed(f"must have a label for each of its {len(pixels):,} images, but has {len(labels):,}")
     x = torch.from_numpy(pixels.astype(np.float32))
     if x.ndim == 3:
         x = x[:, None]
@@ -57,14 +59,24 @@ def table(contents: Sequence[NDArray[np.float32]], classes: int, test_rows: int)
     (rows,) = contents
     if len(rows) <= test_rows:
         raise Malformed(f"must have more rows than the {test_rows:,} for testing, but has {len(rows):,}")
-    if not np.isin(rows[:, 0], range(classes)).all():
+    known = np.isin(rows[:, 0], range(classes))
+    if not known.all():
+        row = int(known.argmin())
         raise Malformed(
-            f"must have a class from 0 to {classes - 1} in the first column of every row, but has others"
+            f"must have a class from 0 to {classes - 1} in the first column of every row, but has {rows[row, 0]} in "
+            f"row {row + 1}"
         )
     y = torch.from_numpy(rows[:, 0].astype(np.int64))
     x = torch.from_numpy(rows[:, 1:].copy())
     deviation, mean = torch.std_mean(x[:-test_rows], dim=0, correction=0)
     x.sub_(mean).div_(deviation)
+    standardised = x.isfinite().all(0)
+    if not standardised.all():
+        feature = int(standardised.int().argmin())
+        raise Malformed(
+            f"must have features that can be standardised, but column {feature + 2} has the mean "
+            f"{mean[feature]:.4g} and the deviation {deviation[feature]:.4g}"
+        )
     return (x[:-test_rows], y[:-test_rows]), (x[-test_rows:], y[-test_rows:])
 
 

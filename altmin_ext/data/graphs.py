@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import math
 import zipfile
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from altmin_ext import _check
+from altmin_ext._files import read_file
 from altmin_ext.data import _sources
 
 _names = ("cora", "citeseer")
 _keys = ("x_data", "x_indices", "x_indptr", "x_shape", "edges", "y", "train", "val", "test")
+_MOST = 1 << 30  # bytes of an array
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -111,48 +116,104 @@ def load_graph(name: str) -> Graph:
 
 
 def _read(name: str, path: Path) -> Graph:
+    content = read_file(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in _keys}
-        size = tuple(arrays["x_shape"].tolist())
-        rows, columns = np.repeat(np.arange(size[0]), np.diff(arrays["x_indptr"])), arrays["x_indices"]
-        features = torch.zeros(size)
-        features[torch.from_numpy(rows), torch.from_numpy(columns.astype(np.int64))] = torch.from_numpy(
-            arrays["x_data"].astype(np.float32)
-        )
-        edges, y, train, validation, test = (
-            torch.from_numpy(arrays[key].astype(np.int64)) for key in ("edges", "y", "train", "val", "test")
-        )
-        nodes = torch.cat([edges.flatten(), train, validation, test])
-        if (
-            edges.ndim != 2
-            or edges.shape[1] != 2
-            or y.shape != size[:1]
-            or (nodes < 0).any()
-            or (nodes >= len(y)).any()
-            or (columns < 0).any()
-        ):
-            raise IndexError("its parts do not fit each other")
-        there, back = (edges @ torch.tensor(pair) for pair in ([size[0], 1], [1, size[0]]))
-        if (edges[:, 0] == edges[:, 1]).any() or not torch.equal(there.sort().values, back.sort().values):
-            raise IndexError("its edges are not in both directions, or join a node to itself")
-        if (y[torch.cat([train, validation, test])] < 0).any():
-            raise IndexError("a node of the split has no class")
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        reason = str(error).strip("'\"").rstrip(".")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            arrays = {key: _read_array(archive, key) for key in _keys}
+        return _graph(name, arrays)
+    except Exception as error:  # zipfile and NumPy raise almost anything on damaged content
+        reason = str(error).strip("'\"").rstrip(".") or type(error).__name__
         raise ValueError(
             f"{path} must hold a graph as load_graph describes it, but does not: {reason}."
         ) from error
-    return Graph(name, features, edges.T.contiguous(), y, train, validation, test, int(y.max()) + 1)
+
+
+def _read_array(archive: zipfile.ZipFile, key: str) -> NDArray[Any]:
+    """Read an array from an .npz archive; what it announces takes no memory, what it holds does."""
+    if f"{key}.npy" not in archive.namelist():
+        raise ValueError(f"{key} is not a file in the archive")
+    with archive.open(f"{key}.npy") as member:
+        content = member.read(_MOST + 1)  # to the end, where zip has a checksum
+    if len(content) > _MOST:
+        raise ValueError(f"{key} has more than {_MOST:,} bytes")
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"{key} has the unknown version {version} of NumPy's format")
+    shape, by_column, kind = read_header[version](file)
+    values = content[file.tell() :]
+    if kind.kind not in "iuf":
+        raise ValueError(f"{key} holds no numbers, but {kind}")
+    if len(values) != math.prod(shape) * kind.itemsize:
+        raise ValueError(f"{key} announces the shape {shape} of {kind} but holds {len(values):,} bytes")
+    return np.frombuffer(values, kind).reshape(shape, order="F" if by_column else "C")
+
+
+def _graph(name: str, arrays: dict[str, NDArray[Any]]) -> Graph:
+    """Make a graph from the arrays of its file; raise a ValueError if they make none."""
+    for key, array in arrays.items():
+        if key != "x_data" and array.dtype.kind == "f":
+            raise ValueError(f"{key} must hold integers, but holds {array.dtype}")
+        if array.ndim != (2 if key == "edges" else 1):
+            raise ValueError(f"its parts do not fit each other: {key} has shape {array.shape}")
+    integers = {key: array.astype(np.int64) for key, array in arrays.items() if key != "x_data"}
+    if any((integers[key] != arrays[key]).any() for key in integers):
+        raise ValueError("an integer is out of bounds")
+    edges, y, columns, starts = (integers[key] for key in ("edges", "y", "x_indices", "x_indptr"))
+    size = tuple(integers["x_shape"].tolist())
+    if (
+        len(size) != 2
+        or edges.shape[1] != 2
+        or len(y) != size[0]
+        or len(starts) != size[0] + 1
+        or len(columns) != len(arrays["x_data"])
+        or starts[0] != 0
+        or starts[-1] != len(columns)
+        or (np.diff(starts) < 0).any()
+    ):
+        raise ValueError("its parts do not fit each other")
+    if size[1] < 0 or math.prod(size) * 4 > _MOST:
+        raise ValueError(
+            f"it announces features of shape {size}, of which it can hold no more than {_MOST:,} bytes"
+        )
+    split = np.concatenate([integers["train"], integers["val"], integers["test"]])
+    for what, numbers, end in (
+        ("edges", edges, len(y)),
+        ("the split", split, len(y)),
+        ("x_indices", columns, size[1]),
+        ("y", y + 1, len(y) + 1),
+    ):
+        if ((numbers < 0) | (numbers >= end)).any():
+            raise ValueError(f"its parts do not fit each other: a number in {what} is out of bounds")
+    rows = np.repeat(np.arange(size[0]), np.diff(starts))
+    if len(np.unique(rows * size[1] + columns)) < len(columns):
+        raise ValueError("a feature of a node occurs twice")
+    with np.errstate(over="ignore"):
+        values = torch.from_numpy(arrays["x_data"].astype(np.float32))
+    if not values.isfinite().all():
+        raise ValueError("a number in x_data is not finite")
+    there, back = edges @ [len(y), 1], edges @ [1, len(y)]
+    if (edges[:, 0] == edges[:, 1]).any() or not np.array_equal(np.sort(there), np.sort(back)):
+        raise ValueError("its edges are not in both directions, or join a node to itself")
+    if len(np.unique(there)) < len(there):
+        raise ValueError("an edge occurs twice")
+    if len(np.unique(split)) < len(split):
+        raise ValueError("a node is twice in the split")
+    if not len(split) or (y[split] < 0).any():
+        raise ValueError("a node of the split has no class" if len(split) else "the split is empty")
+    features = torch.zeros(size)
+    features[torch.from_numpy(rows), torch.from_numpy(columns)] = values
+    return Graph(
+        name,
+        features,
+        torch.from_numpy(edges).T.contiguous(),
+        torch.from_numpy(y),
+        torch.from_numpy(integers["train"]),
+        torch.from_numpy(integers["val"]),
+        torch.from_numpy(integers["test"]),
+        classes=int(y.max()) + 1,
+    )
 
 
 __all__ = ["Graph", "load_graph"]

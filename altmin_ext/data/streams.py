@@ -25,9 +25,10 @@ def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
         The tasks, each a :class:`altmin_ext.data.DataSet` with all ``data.classes``.
 
     Raises:
-        TypeError: ``classes_per_task`` is no integer.
+        TypeError: ``data`` is no DataSet, or ``classes_per_task`` no integer.
         ValueError: it does not divide the number of classes.
     """
+    _check_data_set(data)
     classes_per_task = _check.integer("classes_per_task", classes_per_task)
     if data.classes % classes_per_task:
         raise ValueError(
@@ -43,8 +44,16 @@ def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
 
 def _between(part: tuple[Tensor, Tensor], first: int, last: int) -> tuple[Tensor, Tensor]:
     x, y = part
-    rows = (y >= first) & (y <= last)
+    labels = y.long()  # torch does not compare unsigned integers of more than 8 bits
+    rows = (labels >= first) & (labels <= last)
     return x[rows], y[rows]
+
+
+def _check_data_set(data: object) -> None:
+    if not isinstance(data, DataSet):
+        raise TypeError(
+            f"data must be a DataSet, such as altmin_ext.data.load returns, but is {_check.named_type(data)}."
+        )
 
 
 def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSet]:
@@ -61,9 +70,10 @@ def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSe
         The tasks, each a :class:`altmin_ext.data.DataSet`.
 
     Raises:
-        TypeError: ``tasks`` or ``seed`` is no integer.
+        TypeError: ``data`` is no DataSet, or ``tasks`` or ``seed`` no integer.
         ValueError: ``tasks`` is less than 1, or ``seed`` negative.
     """
+    _check_data_set(data)
     tasks = _check.integer("tasks", tasks)
     generator = torch.Generator().manual_seed(_check.seed("seed", seed))
     result = []
@@ -88,9 +98,10 @@ def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Itera
         An iterator of (x, y) that never ends.
 
     Raises:
-        TypeError: ``batch_size`` or ``seed`` is no integer.
+        TypeError: x or y is no tensor, or ``batch_size`` or ``seed`` no integer.
         ValueError: ``batch_size`` is less than 1, there are no samples, or x and y do not belong together.
     """
+    x, y = _check.tensor("x", x), _check.tensor("y", y)
     batch_size, seed = _check.integer("batch_size", batch_size), _check.seed("seed", seed)
     if len(x) != len(y):
         raise ValueError(f"y must have an entry for each of the {len(x)} samples of x, but has {len(y)}.")

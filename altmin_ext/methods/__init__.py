@@ -12,7 +12,7 @@ from torch import nn
 from altmin_ext import _check
 from altmin_ext.errors import unknown_name
 from altmin_ext.losses import LossLike
-from altmin_ext.methods._options import other_words, unsupported
+from altmin_ext.methods._options import other_words, plain_spelling, unsupported
 from altmin_ext.methods.am_mem import AMMem
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport
@@ -82,26 +82,29 @@ def option_names(name: str) -> list[str]:
 
 def explains(key: str) -> bool:
     """Whether :func:`unknown_option` knows more about a word than the names similar to it."""
-    return key in other_words or key in unsupported or any(key in option_names(name) for name in _methods)
+    spelling = plain_spelling(key)
+    listed = spelling in other_words or spelling in unsupported
+    return listed or any(key in option_names(name) for name in _methods)
 
 
 def unknown_option(name: str, key: str) -> ValueError:
     """The error for an option that the method ``name`` does not have: its name here, or the methods that have it."""
-    if key in unsupported:
-        return ValueError(f"unknown option of {name!r}: {key!r}: {unsupported[key]}.")
-    known = [*option_names(name), *_arguments]
-    for word in other_words.get(key, ()):
-        if word in known:
-            return ValueError(f"unknown option of {name!r}: {key!r}: it is called {word!r} here.")
+    spelling = plain_spelling(key)
+    if spelling in unsupported:
+        return ValueError(f"unknown option of {name!r}: {key!r}: {unsupported[spelling]}.")
     if key in _arguments:
         return ValueError(f"unknown option of {name!r}: {key!r}: it is an argument of altmin_ext.train.")
+    spelled = {plain_spelling(word): word for word in (*option_names(name), *_arguments)}
+    for word in (spelling, *map(plain_spelling, other_words.get(spelling, ()))):
+        if word in spelled:
+            return ValueError(f"unknown option of {name!r}: {key!r}: it is called {spelled[word]!r} here.")
     having = [other for other in _methods if key in option_names(other)]
     if having:
         return ValueError(
             f"unknown option of {name!r}: {key!r} is one of {', '.join(having)}; those of {name!r} are "
             f"{', '.join(option_names(name))}."
         )
-    return unknown_name(f"option of {name!r}:", key, option_names(name))
+    return unknown_name(f"option of {name!r}:", key, option_names(name), similar=_arguments)
 
 
 def make_method(

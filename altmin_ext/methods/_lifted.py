@@ -28,10 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from altmin_ext._fingerprint import Fingerprint
+from altmin_ext import _check
+from altmin_ext._fingerprint import Fingerprint, digests
 from altmin_ext._guard import Subject
+from altmin_ext._state import Attribute, Listed, Part, Replaced, ReplacedList, Same, or_none
 from altmin_ext._undo import Undo, Undoable
-from altmin_ext.methods._options import MethodOptions, choice, number, option
+from altmin_ext.methods._options import MethodOptions, boolean, choice, number, option
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
 from altmin_ext.network.pieces import PointwisePiece, ReshapePiece
@@ -86,7 +88,13 @@ class LiftedLayer:
         self.weight, self.bias = stage.map.weight, stage.map.bias
         self.activation = activation
         self.rho = rho
-        self.pre_activations = self.activations = self.weight.new_empty(0, requires_grad=False)
+        self.release()
+
+    def release(self) -> None:
+        """Forget the variables."""
+        self.pre_activations = self.activations = self.weight.new_empty(
+            0, len(self.weight), requires_grad=False
+        )
 
     def affine(self, a: Tensor, weight: Tensor | None = None) -> Tensor:
         """W a + b (B, n_l); ``weight`` may give another W."""
@@ -143,7 +151,8 @@ class Lifted(Method):
 
     Attributes:
         objective_rose: whether the objective ever rose from one step to the next on the same problem, by more than
-            rounding, which is four units in the last place of the model's dtype.
+            rounding, which is four units in the last place of the model's dtype. A step after which the weights were
+            changed by someone else, as by early stopping, is not compared with the next.
     """
 
     full_batch = True
@@ -184,8 +193,10 @@ class Lifted(Method):
         self._layers = self._make_layers()
         self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
         self._bound: tuple[int, ...] = ()  # the shape of x, () before the first step
-        self._fingerprint = Fingerprint()
+        self._fingerprint = Fingerprint(self.device)
         self._objective: float | None = None  # at the end of the last step of the same problem
+        self._weights_left: list[Tensor] = []  # the digests of all weights at that time
+        self._before: float | None = None  # the objective that this step's must not exceed
         self._sweeping = False  # whether the variables are those of a sweep not yet known to be finite
         self.objective_rose = False
 
@@ -219,6 +230,10 @@ class Lifted(Method):
                 "keeps variables for every one of them."
             )
         self._fingerprint.check(x, y, self.name)
+        untouched = self._weights_left and all(map(torch.equal, self._weights_left, self._digests()))
+        self._before = (
+            self._objective if untouched else None
+        )  # else a rise would say nothing about the method
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -302,9 +317,13 @@ class Lifted(Method):
         objective = float(terms.sum())
         # Near its minimum the objective changes by less than the rounding of the variables; terms may have any sign.
         rounding = 4 * torch.finfo(self.dtype).eps * float(terms.abs().sum())
-        if self._objective is not None and objective > self._objective + rounding:
+        if self._before is not None and objective > self._before + rounding:
             self.objective_rose = True
-        self._objective = objective
+        self._objective, self._weights_left = objective, self._digests()
+
+    def _digests(self) -> list[Tensor]:
+        """What tells whether a weight has changed, one that is frozen included."""
+        return [digests(p.detach().reshape(len(p), -1)) for _, p in self._parameters]
 
     # ------------------------------------------------------------------------------------ subproblems
 
@@ -419,42 +438,51 @@ class Lifted(Method):
     def _release(self) -> None:
         """Forget the variables; the next step initialises them again."""
         for layer in self._layers:
-            layer.pre_activations = layer.activations = self._like
+            layer.release()
         self._bound = ()
         self._fingerprint.forget()
         self._input_gram = self._objective = None
+        self._weights_left = []
 
     @property
     def _shapes(self) -> list[list[int]]:
         return [list(layer.weight.shape) for layer in self._layers]
 
-    def state_dict(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Part]:
+        widths = [len(layer.weight) for layer in self._layers]
+        each = list(zip(self._layers, widths, strict=True))
+        rows = [[len(parameter)] for _, parameter in self._parameters]
         return {
-            **super().state_dict(),
-            "shapes": self._shapes,
-            "samples": list(self._bound),
-            "fingerprint": self._fingerprint.state(),
-            "pre_activations": [z.clone() for z in self.pre_activations],
-            "activations": [a.clone() for a in self.activations],
-            "objective": self._objective,
-            "objective_rose": self.objective_rose,
+            **super()._state(),
+            "shapes": Same(self._shapes, "the shapes of this model's weights"),
+            "pre_activations": Listed(
+                Replaced(layer, "pre_activations", ["samples", width]) for layer, width in each
+            ),
+            "activations": Listed(
+                Replaced(layer, "activations", ["samples", width]) for layer, width in each[:-1]
+            ),
+            "samples": Attribute(self, "_bound", self._checked_shape),
+            "fingerprint": self._fingerprint.state,
+            "objective": Attribute(self, "_objective", or_none(number(-math.inf))),
+            "weights_left": ReplacedList(
+                self, "_weights_left", rows, self._like.to(torch.int64), empty="samples"
+            ),
+            "objective_rose": Attribute(self, "objective_rose", boolean),
         }
+
+    def _checked_shape(self, name: str, value: Any) -> tuple[int, ...]:
+        """The shape of a training set that the model can take, or () before there is one."""
+        shape = tuple(_check.integers(name, value))
+        if shape and math.prod(shape[1:]) != self._layers[0].weight.shape[1]:
+            raise ValueError(f"{name} must be the shape of a training set for this model, but is {shape}.")
+        return shape
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
-        if state["shapes"] != self._shapes:
-            raise ValueError(
-                f"state must be of a model with weights {self._shapes}, but is of one with {state['shapes']}."
-            )
+        held, shape = len(state["pre_activations"][0]), state["samples"]
+        if held != (shape[0] if shape else 0):
+            raise ValueError(f"state's samples must count {held}, as its variables do, but are {shape}.")
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        for layer, z in zip(self._layers, state["pre_activations"], strict=True):
-            layer.pre_activations = z.to(layer.weight).clone()
-        for layer, a in zip(self._layers[:-1], state["activations"], strict=True):
-            layer.activations = a.to(layer.weight).clone()
-        self._bound = tuple(state["samples"])
-        self._fingerprint.load(state["fingerprint"], self.device)
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
         self._input_gram = None
-        self._objective = state["objective"]
-        self.objective_rose = bool(state["objective_rose"])

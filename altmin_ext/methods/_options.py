@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from altmin_ext import _check
+
+_T = TypeVar("_T")
 
 #: Takes an option's name and value; returns the value to keep, or raises.
 Check = Callable[[str, Any], Any]
@@ -152,13 +154,11 @@ class GradientOptions(MethodOptions):
     weight_decay: float = option(0.0)
 
 
-# Names of options and arguments elsewhere, or here in the past -> their names here, if the method has them.
-other_words: dict[str, tuple[str, ...]] = {
+# Names of options and arguments elsewhere, or here in the past -> their names here, if the method has them. Spellings
+# that differ in case, underscores or a final s are the same word, see :func:`plain_spelling`.
+_other_words: dict[str, tuple[str, ...]] = {
     "lr": ("relaxation",),
-    "learning_rate": ("lr", "relaxation"),
-    "learning_rate_init": ("lr", "relaxation"),
-    "step_size": ("lr", "relaxation"),
-    "eta": ("lr", "relaxation"),
+    "learning_rate learning_rate_init lrate step_size eta alpha": ("lr", "relaxation"),
     "weight_decay": ("l2_weights", "shrinkage"),
     "decay": ("weight_decay", "l2_weights", "shrinkage"),
     "l2": ("weight_decay", "l2_weights", "ridge"),
@@ -166,31 +166,44 @@ other_words: dict[str, tuple[str, ...]] = {
     "beta": ("rho",),
     "penalty": ("mu", "rho", "beta"),
     "prior": ("prior_batches",),
-    "label_loss": ("loss",),
-    "criterion": ("loss",),
-    "loss_fn": ("loss",),
-    "loss_function": ("loss",),
-    "optimizer": ("method",),
-    "solver": ("method",),
-    "algorithm": ("method",),
-    "n_epochs": ("epochs",),
-    "num_epochs": ("epochs",),
-    "max_epochs": ("epochs",),
-    "max_iter": ("epochs",),
-    "max_steps": ("steps",),
-    "batchsize": ("batch_size",),
-    "random_state": ("seed",),
-    "random_seed": ("seed",),
-    "validation_data": ("validation",),
-    "validation_set": ("validation",),
-    "validation_split": ("validation_fraction",),
-    "scheduler": ("lr_schedule",),
-    "lr_scheduler": ("lr_schedule",),
-    "verbose": ("progress",),
+    "criterion label_loss loss_fn loss_func loss_function objective": ("loss",),
+    "optimizer optimiser optim solver algorithm": ("method",),
+    "n_epochs num_epochs max_epochs max_iter n_iter num_iter num_iterations max_iterations": ("epochs",),
+    "max_steps n_steps num_steps": ("steps",),
+    "batch bs minibatch minibatch_size mini_batch_size": ("batch_size",),
+    "random_state random_seed rng generator": ("seed",),
+    "validation_data validation_set val val_data val_set valid test_data eval_data eval_set": ("validation",),
+    "validation_split validation_size val_fraction val_split test_size": ("validation_fraction",),
+    "scheduler lr_scheduler learning_rate_schedule": ("lr_schedule",),
+    "verbose verbosity quiet silent progress_bar": ("progress",),
+    "hooks": ("callbacks",),
+    "gpu cuda use_cuda accelerator": ("device",),
+    "cuda_graph use_graph": ("graph",),
+    "nonfinite skip_nan skip_nonfinite": ("on_nonfinite",),
 }
 
-# Options that no method has, and what to do instead.
-unsupported = {
+# Words for what is no option of any method, and what to do instead.
+_unsupported = {
     "sample_weight": "samples cannot be weighted; repeat those that count for more",
     "class_weight": "a loss weighs classes, as loss=torch.nn.CrossEntropyLoss(weight=...) does",
+    "early_stopping patience tol n_iter_no_change": "pass callbacks=[EarlyStopping(...)] of altmin_ext.callbacks",
+    "threads num_threads n_threads n_jobs": "torch.set_num_threads sets the number of CPU threads",
+    "num_workers": "it belongs to a DataLoader, which may be passed as data",
+    "dtype precision": "the model's dtype counts, as model.double() sets it",
+    "activation dropout hidden hidden_layer_sizes layers": "it belongs to the model",
+    "dataset dataloader train_loader train_data": "data is the second argument, in any form",
 }
+
+
+def plain_spelling(word: str) -> str:
+    """A word in lower case, without underscores and a final s: batchSize, batch_sizes and batchsize are the same."""
+    return word.replace("_", "").replace("-", "").lower().removesuffix("s")
+
+
+def by_spelling(words: dict[str, _T]) -> dict[str, _T]:
+    """The meanings of words listed with spaces between them, by each word's plain spelling."""
+    return {plain_spelling(word): meaning for listed, meaning in words.items() for word in listed.split()}
+
+
+#: By their plain spelling: what other words mean here, and what to do where there is no such option.
+other_words, unsupported = by_spelling(_other_words), by_spelling(_unsupported)

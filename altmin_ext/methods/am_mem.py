@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from altmin_ext._state import Attribute, Listed, Part
 from altmin_ext._undo import Undoable
 from altmin_ext.codes import MatrixCode
 from altmin_ext.methods._options import boolean, choice, number, option
@@ -176,10 +177,6 @@ class AMMem(OnlineAM):
     def _undoable(self) -> Sequence[Undoable]:
         return [*super()._undoable(), *self._memories]
 
-    def _copies(self) -> list[Memory]:
-        """Copies of A, and of B if it is kept."""
-        return [(memory.gram.clone(), memory.cross.clone()) for memory in self._memories]
-
     @property
     def memories(self) -> list[Memory]:
         return [memory.state() for memory in self._memories]
@@ -226,22 +223,12 @@ class AMMem(OnlineAM):
         if o.predictor == "adam":
             self._update.update()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "memories": self._copies()}
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        own = [[tuple(m.gram.shape), tuple(m.cross.shape)] for m in self._memories]
-        found = [
-            [tuple(matrix.shape) for matrix in memory]
-            for memory in read_memories("state's memories", state["memories"])
-        ]
-        if found != own:
-            raise ValueError(f"state's memories must have the shapes {own}, but have {found}.")
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._load(state["memories"])
+    def _state(self) -> dict[str, Part]:
+        return {
+            **super()._state(),
+            "memories": Listed(memory.matrices for memory in self._memories),
+            "await_prior": Listed(Attribute(memory, "awaits_prior", boolean) for memory in self._memories),
+        }
 
     def _check_memories(self, stages: Sequence[BoundStage]) -> None:
         """Raise unless the memories that are passed in fit these stages."""

@@ -5,20 +5,26 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.nn.parameter import is_lazy
 
-from altmin_ext import _check
+from altmin_ext import _check, _state
+from altmin_ext._composition import Composition, misplaced
 from altmin_ext._graph import CapturedSteps
 from altmin_ext._guard import Guard, Subject
+from altmin_ext._order import DataOrder
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss, LossLike, make_loss
-from altmin_ext.methods._options import MethodOptions
-from altmin_ext.network import BoundStage
+from altmin_ext.methods._options import MethodOptions, number
+from altmin_ext.network import BoundStage, Unaltered, may_write_input
 from altmin_ext.nn.factors import NonNegativeFactors
 
 Seen = TypeVar("Seen")
@@ -73,6 +79,14 @@ class Method(abc.ABC):
     For a captured method, 4 and 6 are a CUDA graph, and 5 waits until :meth:`raise_if_diverged`. If a step fails in
     any way, for instance by an exception in a user's module, model and method are restored bit for bit.
 
+    :meth:`_state` declares what the method keeps between steps; saving, checking, restoring and copying follow from
+    it.
+
+    A method can be pickled and copied, alone or together with its model. The copy is made anew for its own model,
+    with the options and the state of the first, and goes on to the same bits; CUDA graphs are captured again.
+    Attributes that describe the last step, such as ``code_step_sizes``, begin anew. ``copy.copy`` makes a second
+    method for the same model.
+
     Args:
         model: trained in place.
         options: an instance of ``Options``.
@@ -99,6 +113,7 @@ class Method(abc.ABC):
         steps: the number of minibatches trained on.
         learning_rate_factor: multiplies every learning rate; :func:`altmin_ext.train` sets it from its
             ``lr_schedule`` at the start of each epoch. 1.0 unless set.
+        data_order: the order in which :func:`altmin_ext.train` goes through data, over several calls.
         n_out: outputs of the model; 0 before the first step if only a trial run can tell.
         objective_rose: whether an objective that must never rise did so; None for methods without such an objective.
 
@@ -134,6 +149,12 @@ class Method(abc.ABC):
         self.seed = _check.seed("seed", seed)
         self._graph = _check.boolean("graph", graph)
         where = _check.named_device("device", device)
+        _check_wrappers(model)
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "a method must be made outside torch.inference_mode, but is made within, where its buffers could "
+                "not be written later; leave the context."
+            )
         self.dtype = _check_parameters(model)
         if not self.factorises:
             _check_no_factors(self.name, model)
@@ -146,19 +167,22 @@ class Method(abc.ABC):
         self.model, self.options = model, options
         # Kept in a list, since walking through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
-        self._trainable = [parameter.requires_grad for _, parameter in self._parameters]
         self._stages = self._cut(model)
+        self._unaltered = Unaltered(model) if self._stages else None
         if self._graph:
             self._check_graph(where or self._parameters[0][1].device)
         _check.device("device", where)
 
         self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
+        self.data_order = DataOrder()
+        self._copies_x = may_write_input(model)
         self._step_taken = True
         # Reading a flag waits for the GPU: methods that can defer it look for divergence only now and then.
         self._defers_guard = False
         self._looked_after = 0  # the number of steps at the last look
         with self._moved_to(where):
             self.device: torch.device = self._parameters[0][1].device
+            self._device_type = self.device.type  # to ask for it takes as long as a check in every step
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
@@ -166,6 +190,7 @@ class Method(abc.ABC):
             self._guard = Guard(self._flags(), self.device)
             self._weights = Tensors(p for _, p in self._parameters if p.requires_grad)
             self._buffers = Buffers(model)
+            self._composition = Composition(model, formulas=bool(self._stages))
             self._allocate()
         self._captured = self._new_captures()
 
@@ -229,7 +254,7 @@ class Method(abc.ABC):
         """Train on one minibatch.
 
         Args:
-            x: (B, ...), inputs in the model's dtype, on its device.
+            x: (B, ...), inputs in the model's dtype, on its device; read, never written.
             y: (B,) integer class indices, (B, C) floats for ``loss="mse"``, or the targets of a criterion.
 
         Returns:
@@ -242,15 +267,19 @@ class Method(abc.ABC):
                 the last finite weights. On a GPU, where a check would have to wait, :meth:`raise_if_diverged` raises
                 it; until then the weights do not move.
         """
-        y = self.check_batch(x, y)
+        x, y = self.check_batch(x, y)
         if not self.model.training:
             self.model.train()
         with torch.no_grad():
             run, parts = self._run, self._undoable()
             if self._captured is not None:
                 run, parts = self._captured, ()
-            report = self._all_or_nothing(run, parts, x.detach() if x.requires_grad else x, y)
+            report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
+        # Kernels, CUDA graphs and torch's own batch normalisation write without raising the versions of tensors.
+        increment_version(self._weights.tensors)
+        if self._buffers:
+            increment_version(self._buffers.tensors)
         return report
 
     def _all_or_nothing(
@@ -275,7 +304,7 @@ class Method(abc.ABC):
         if self._defers_guard and self.on_nonfinite == "skip":
             self._guard.lower()  # a flag of an earlier step must not stop this one
         report = self._compute(x, y)
-        self._step_taken = self._defers_guard or not self._diverged()
+        self._step_taken = self._defers_guard or not self._diverged(x, y)
         if self._step_taken:
             self._commit(x.shape[0])  # len() of a tensor is slow
         return report
@@ -332,8 +361,12 @@ class Method(abc.ABC):
         finally:
             self._looked_after = self.steps
 
-    def _diverged(self) -> bool:
-        """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``."""
+    def _diverged(self, *batch: Tensor) -> bool:
+        """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``.
+
+        Args:
+            *batch: x and y, if the flag is known to be of this minibatch.
+        """
         raised = self._guard.raised()
         if raised is None:
             return False
@@ -343,14 +376,27 @@ class Method(abc.ABC):
         variable, stage = raised
         where = "" if stage is None else f" of stage {stage + 1} ({self._stages[stage].name!r})"
         when = f"at step {self.steps + 1}"
-        causes = "x for NaN or Inf"
         if self._defers_guard:
             when = f"at one of the steps {self._looked_after + 1} to {self.steps}"
-            causes += f" and y for labels {f'outside [0, {self.n_out})' if self.n_out else 'out of range'}"
         raise DivergenceError(
-            f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite {when}; check {causes}, or "
-            f"{self._remedy(variable)}."
+            f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite {when}; "
+            f"{self._cause(batch, variable)}."
         )
+
+    def _cause(self, batch: Sequence[Tensor], variable: str) -> str:
+        """What is wrong with the minibatch, or what else to do, as the end of a sentence."""
+        for name, values in zip("xy", batch, strict=False):
+            if not values.isfinite().all():
+                return f"{name} holds NaN or Inf: clean or drop such samples"
+        if batch:
+            try:
+                if self.n_out:  # labels, which kernels on a GPU turn into NaN
+                    self.loss.check_target_values(batch[1], self.n_out)
+            except ValueError as error:
+                return str(error).rstrip(".")
+            return f"x and y are finite, so {self._remedy(variable)}"
+        labels = f"outside [0, {self.n_out})" if self.n_out else "out of range"
+        return f"check x and y for NaN or Inf and y for labels {labels}, or {self._remedy(variable)}"
 
     def _remedy(self, variable: str) -> str:
         """What to do if a variable is not finite although the data are, as the end of a sentence."""
@@ -359,27 +405,36 @@ class Method(abc.ABC):
     # -------------------------------------------------------------------------------------------- checks
 
     def check_model(self) -> None:
-        """Raise a ValueError if a parameter has been frozen or unfrozen, or the model moved or its dtype changed.
+        """Raise a ValueError if the model is no longer made of the modules and parameters that it was made of.
 
-        The method's buffers for the weights, such as moments and gradients, are made once and would not fit any more.
+        Layers and parameters must be the same objects, on the same device, with the same dtypes, shapes and
+        ``requires_grad``, and attributes of layers such as a stride must not have changed: what the method keeps for
+        them, such as moments and gradients, is made once and would not fit any more. Values may have changed, by
+        ``load_state_dict()`` for instance, and so may a rate of dropout.
         """
-        (_, first), trainable = self._parameters[0], [p.requires_grad for _, p in self._parameters]
-        if first.dtype != self.dtype or first.device != self.device:
-            change = f"is {first.dtype} on {first.device} now, and was {self.dtype} on {self.device}"
-        elif trainable != self._trainable:
-            change = next(
-                f"{name!r} has been {'frozen' if before else 'unfrozen'} since"
-                for (name, parameter), before in zip(self._parameters, self._trainable, strict=True)
-                if parameter.requires_grad != before
+        change = self._composition.change()
+        if change is not None:
+            raise ValueError(
+                f"model must be as it was when the method was made, but {change}: make a new method for the model as "
+                "it is now."
             )
-        else:
-            return
-        raise ValueError(
-            f"model must be as it was when the method was made, but {change}: make a new method for the model as it "
-            "is now."
-        )
 
-    def check_batch(self, x: Tensor, y: Tensor) -> Tensor:
+    def _check_surroundings(self) -> None:
+        """Raise a ValueError if a mode of torch, or a hook, would have the model compute something else in a step."""
+        mode = ""
+        if torch.is_autocast_enabled(self._device_type):
+            mode = "torch.autocast"
+        elif torch.is_inference_mode_enabled():
+            mode = "torch.inference_mode"
+        if mode:
+            raise ValueError(
+                f"step must be called outside {mode}, but is called within: a step computes in the model's dtype, "
+                f"{self.dtype}, with derivatives; leave the context."
+            )
+        if self._unaltered is not None:
+            self._unaltered.check()
+
+    def check_batch(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Check that the method can train on a minibatch.
 
         Only types, dtypes, devices and shapes are checked; kernels and the divergence guard check the values.
@@ -389,18 +444,17 @@ class Method(abc.ABC):
             y: the targets, as for :meth:`step`.
 
         Returns:
-            y as the loss takes it, with integers as int64.
+            (x, y) as ordinary tensors that the step may work with: y as the loss takes it, with integers as int64;
+            x copied if the model may write to it.
 
         Raises:
             TypeError: x or y is no tensor, or has a wrong dtype.
             ValueError: x or y is on another device than the model, or has a wrong shape; or the model has changed,
                 see :meth:`check_model`.
         """
+        self._check_surroundings()
         self.check_model()
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor, but is {_check.named_type(x)}.")
-        if not isinstance(y, Tensor):
-            raise TypeError(f"y must be a torch.Tensor, but is {_check.named_type(y)}.")
+        x, y = _check.tensor("x", x), _check.tensor("y", y)
         if x.dtype != self.dtype:
             raise TypeError(f"x must be {self.dtype} like the model, but is {x.dtype}.")
         for name, tensor in (("x", x), ("y", y)):
@@ -408,17 +462,9 @@ class Method(abc.ABC):
                 raise ValueError(
                     f"{name} must be on {self.device} like the model, but is on {tensor.device}."
                 )
-        if x.ndim < 2:
-            raise ValueError(
-                f"x must be (B, ...) with at least two dimensions, but has shape {tuple(x.shape)}."
-            )
-        if x.shape[0] == 0:
-            raise ValueError("x must hold at least one sample, but is empty.")
-        if y.ndim == 0 or y.shape[0] != x.shape[0]:
-            raise ValueError(
-                f"y must have one entry for each of the {len(x)} samples of x, but has shape {tuple(y.shape)}."
-            )
-        return self.loss.check_targets(y, self.dtype)
+        _check.samples(x, y)
+        y = self.loss.check_targets(y, self.dtype)
+        return x.clone() if self._copies_x else x, y
 
     def begin_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:  # noqa: B027  (most do nothing)
         """Do the method's work on the data before the steps of an epoch.
@@ -430,65 +476,158 @@ class Method(abc.ABC):
     def end_epoch(self) -> None:  # noqa: B027  (a method without an epoch schedule has nothing to do)
         """Do the method's work after an epoch, such as raising a penalty."""
 
+    # -------------------------------------------------------------------------------------------- saving
+
+    def _state(self) -> dict[str, _state.Part]:
+        """The entries of :meth:`state_dict`; a subclass adds its own to those of its base."""
+        return {
+            "method": _state.Same(self.name, "the name of this method"),
+            "steps": _state.Attribute(self, "steps", _state.count),
+            "learning_rate_factor": _state.Attribute(self, "learning_rate_factor", number()),
+            "data_order": self.data_order.state(),
+        }
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most entries stand for themselves)
+        """Raise a ValueError unless the entries, each of which has been read, fit each other."""
+
+    def _forget_derived(self) -> None:  # noqa: B027  (some methods derive nothing)
+        """Forget what was derived from the state before another one was loaded."""
+
     def state_dict(self) -> dict[str, Any]:
-        """The method's own state, such as moments, penalty and step count, without the model's weights."""
-        return {"method": self.name, "steps": self.steps, "learning_rate_factor": self.learning_rate_factor}
+        """The method's own state, such as moments, penalty and step count, without the model's weights.
+
+        Returns:
+            A dict of numbers, words, lists and tensors, in memory of its own: later steps do not change it.
+        """
+        return _state.Entries(self._state()).save()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore an earlier state of the method.
+        """Restore an earlier state of the method, of which it makes copies.
 
         Args:
-            state: the result of :meth:`state_dict`.
+            state: the result of :meth:`state_dict`, from a method of the same name for a model of the same
+                architecture and dtype. Its tensors may be on any device.
 
         Raises:
-            TypeError: the state is no dict.
-            ValueError: the state is of another method, is incomplete, or its shapes do not fit; nothing has changed.
+            TypeError: the state is no dict, or an entry has a wrong type or dtype; nothing has changed.
+            ValueError: the state is of another method, lacks an entry or has one too many, its shapes do not fit, or
+                a number cannot be right; nothing has changed.
         """
-        _check_holds("state", state, ["method"])
-        if state["method"] != self.name:
-            raise ValueError(f"state must be of method {self.name!r}, but is of {state['method']!r}.")
-        own = self.state_dict()
-        _check_holds("state", state, own)
-        for key, part in own.items():
-            if isinstance(part, dict):
-                _check_holds(f"state's {key}", state[key], part)
-        self._check_state(state)
-        self._captured = self._new_captures()  # graphs know their tensors by address
-        self._load_state(state)
+        other = state.get("method") if isinstance(state, Mapping) else None
+        if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
+            raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
+        own = _state.Entries(self._state())
+        # Not as tensors of inference mode, which could not be stepped on.
+        with torch.inference_mode(False), torch.no_grad():
+            read = own.read("state", state, {})
+            self._check_state(read)
+            self._captured = self._new_captures()  # graphs know their tensors by address
+            own.load(read)
+            self._guard.lower()
+        self._looked_after = self.steps
+        self._forget_derived()
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (the base's numbers fit every model)
-        """Raise a ValueError unless the state's tensors fit the model; its keys have been checked."""
+    def __getstate__(self) -> dict[str, Any]:
+        self.check_model()
+        return {
+            "model": self.model,
+            "options": self.options,
+            "loss": self.loss,
+            "seed": self.seed,
+            "on_nonfinite": self.on_nonfinite,
+            "graph": self._graph,
+            "state": self.state_dict(),
+            "flags": self._guard.flags.clone(),
+            "looked_after": self._looked_after,
+        }
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that has been checked."""
-        self.steps = int(state["steps"])
-        self.learning_rate_factor = float(state["learning_rate_factor"])
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        made_from = {name: kept[name] for name in ("loss", "seed", "on_nonfinite", "graph")}
+        Method.__init__(self, kept["model"], kept["options"], **made_from)
+        self.load_state_dict(kept["state"])
+        self._guard.flags.copy_(kept["flags"])
+        self._looked_after = kept["looked_after"]
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        ForkingPickler.register(cls, _send)
 
 
-def _check_holds(what: str, found: Any, keys: Iterable[str]) -> None:
-    """Raise unless ``found`` is a mapping with all of the keys."""
-    if not isinstance(found, Mapping):
-        raise TypeError(f"{what} must be a dict, but is {_check.named_type(found)}.")
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise ValueError(f"{what} must hold {', '.join(keys)}, but lacks {', '.join(missing)}.")
+def _send(method: Method) -> tuple[Any, ...]:
+    return _receive, (type(method), method.__getstate__())
+
+
+def _receive(cls: type[Method], kept: dict[str, Any]) -> Method:
+    """The copy of a method in another process.
+
+    What Python's own means of sending to processes pass on of a tensor is its memory, since torch has them share it.
+    The copy's model gets memory of its own, so that two methods never train the same weights.
+    """
+    for tensor in itertools.chain(kept["model"].parameters(), kept["model"].buffers()):
+        tensor.data = tensor.data.clone()
+    method = cls.__new__(cls)
+    method.__setstate__(kept)
+    return method
 
 
 def _check_parameters(model: nn.Module) -> torch.dtype:
-    """The dtype of the model's parameters; raises unless some can be trained, and all have the same dtype."""
-    parameters = list(model.parameters())
-    if not parameters:
+    """The dtype of the model's parameters; raises unless some can be trained, and all are plain and of one dtype."""
+    named = list(model.named_parameters())
+    if not named:
         raise ValueError(f"model must have parameters to train, but {type(model).__name__} has none.")
+    lazy = [name for name, tensor in (*named, *model.named_buffers()) if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"model must know the shapes of its parameters, but {lazy[0]!r} has none yet; call the model once, as in "
+            "model(x[:2])."
+        )
+    _check.model_in_memory(model)
+    for name, parameter in named:
+        if parameter.is_inference():
+            raise ValueError(
+                f"model must be made outside torch.inference_mode, but {name!r} was made within, so that it cannot "
+                "be trained; make it anew outside."
+            )
+        if type(parameter).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            raise TypeError(
+                f"model must have parameters that are plain tensors, but {name!r} is {_check.named_type(parameter)}; "
+                "unwrap or gather it."
+            )
+        if parameter._post_accumulate_grad_hooks:
+            raise ValueError(
+                f"model must have no hooks that wait for accumulated gradients, but {name!r} has one, and no step "
+                "accumulates any; remove it by its handle."
+            )
+    parameters = [parameter for _, parameter in named]
     if not any(parameter.requires_grad for parameter in parameters):
         raise ValueError("model must have a parameter that requires a gradient, but all are frozen.")
     dtypes = {parameter.dtype for parameter in parameters}
     if len(dtypes) > 1 or parameters[0].dtype not in (torch.float32, torch.float64):
         found = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        remedy = "call model.float() or model.double()"
+        if any(dtype.is_complex for dtype in dtypes):
+            remedy = "no method here trains complex ones"
         raise TypeError(
-            f"model must be float32 or float64 throughout, but its parameters are {found}; "
-            "call model.float() or model.double()."
+            f"model must be float32 or float64 throughout, but its parameters are {found}; {remedy}."
+        )
+    where = misplaced(list(model.named_parameters()))
+    if where is not None:
+        raise ValueError(
+            f"model must hold each parameter in contiguous memory of its own, but {where}; copy it, as in "
+            "parameter.data = parameter.data.contiguous().clone()."
         )
     return parameters[0].dtype
+
+
+def _check_wrappers(model: nn.Module) -> None:
+    """Raise a ValueError if a part of the model waits for a ``backward()`` of its own to exchange gradients."""
+    for module in model.modules():
+        name = type(module).__name__
+        if name in ("DistributedDataParallel", "FullyShardedDataParallel"):
+            raise ValueError(
+                f"model must be free of {name}, which exchanges gradients in loss.backward() alone, while a step "
+                "never calls that; pass the module inside, model.module."
+            )
 
 
 def _check_no_factors(name: str, model: nn.Module) -> None:

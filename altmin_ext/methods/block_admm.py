@@ -29,7 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check
+from altmin_ext._fingerprint import digests
 from altmin_ext._guard import Subject
+from altmin_ext._state import Part, Replaced, ReplacedList, Same
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.losses import Loss
 from altmin_ext.methods._options import GradientOptions, choice, integer, number, option
@@ -262,9 +264,7 @@ class Block:
 
     def commit(self) -> None:
         """Update what depends on the encode, such as the running statistics of batch normalisation."""
-        for piece in self.pre.pieces:
-            piece.commit()
-        self.map.commit()
+        self.stage.commit()
 
 
 class LastBlock(Block):
@@ -300,13 +300,6 @@ class LastBlock(Block):
         return self.loss.double() * share if share else torch.zeros_like(self.loss, dtype=torch.float64)
 
 
-class _Threads(ThreadPoolExecutor):
-    """Threads that can be copied with their method; the copy starts threads of its own."""
-
-    def __reduce__(self) -> tuple[type[_Threads], tuple[int]]:
-        return _Threads, (self._max_workers,)
-
-
 class BlockADMM(Method):
     """Stochastic Block-ADMM: backpropagation within blocks, ADMM between them, Adam on the weights.
 
@@ -327,7 +320,10 @@ class BlockADMM(Method):
     def _cut(self, model: nn.Module) -> list[BoundStage]:
         check_surrogates(model)
         self.per_sample = self.options.duals == "stored"
-        return split_at(model, self.options.starts(model))
+        self._starts: list[int] = self.options.starts(
+            model
+        )  # of the modules that begin a block, but the first
+        return split_at(model, self._starts)
 
     def _flags(self) -> Sequence[Subject]:
         count = len(self._stages)
@@ -347,15 +343,18 @@ class BlockADMM(Method):
         self._spectral_norms = SpectralNorms(stages[1:], list(self._scalars), self.seed, self._like)
         self.code_step_sizes = self._like.new_zeros(count, dtype=torch.float64)
         self._step_sizes: list[float] | None = None
+        self._dropping = [block.pre for block in self._blocks[1:] if block.pre.drops]
+        self._step_sizes_are_for: list[float | None] = []
         self._bound_shape: torch.Size | None = None
         self._scalars_are_for: tuple[int, float] | None = None
         self.codes: list[Tensor] = []
         self.duals: list[Tensor] = []
-        self._seen = torch.zeros(
-            0, dtype=torch.bool, device=self.device
-        )  # samples with stored codes and duals
+        # Of every sample: whether it has stored codes and duals, and the digests of its x and y.
+        self._seen = torch.zeros(0, dtype=torch.bool, device=self.device)
+        self._digests = torch.zeros(0, 2, dtype=torch.int64, device=self.device)
         self._index: Tensor | None = None
-        self._map = map if o.workers == 1 else _Threads(o.workers).map
+        self._found = self._digests  # the digests of the minibatch
+        self._map = map if o.workers == 1 else ThreadPoolExecutor(o.workers).map
 
     def _hidden_blocks(self, stages: Sequence[BoundStage]) -> Sequence[Block]:
         proximal = self.options.proximal_map()
@@ -370,13 +369,15 @@ class BlockADMM(Method):
         Args:
             x, y: the minibatch.
             index: (B,) integers from 0, the numbers of these samples in the training set, all different; needed and
-                used only with ``duals="stored"``.
+                used only with ``duals="stored"``. A number stands for the same x and y in every step: a code that was
+                found for other ones is not used.
 
         Returns:
             The report, as in :meth:`Method.step`.
 
         Raises:
             TypeError, ValueError, DivergenceError: as in :meth:`Method.step`, or ``index`` is wrong.
+            MemoryError: there is no memory for codes up to the largest number in ``index``; nothing has changed.
         """
         if self.options.duals == "stored":
             _check_index(index, x)
@@ -394,14 +395,42 @@ class BlockADMM(Method):
             rate, count = self.options.lr * self.learning_rate_factor, len(self._blocks)
             self._update.set_scalars([rate] * count, [1 / len(x)] * count, self.options.weight_decay, 0.0)
             self._scalars_are_for = current
+        if self._index is not None:
+            self._found = torch.stack([digests(x), digests(y)], 1)
+            self._check_samples(self._index, x)
+            self._room = self._with_room(self._index)
         return x, y
+
+    def _check_samples(self, index: Tensor, x: Tensor) -> None:
+        """Raise a ValueError if a sample with stored codes is another than when they were stored."""
+        if len(self._seen) == 0:
+            return
+        at, seen = self._places(index)
+        others = seen & (self._found != self._digests[at]).any(1)
+        others &= x.flatten(1).isfinite().all(1)  # the rest is left to the divergence guard
+        if bool(others.any()):
+            raise ValueError(
+                f"index must give every sample the number that it had before, but number {int(index[others][0])} was "
+                "another sample, or had another y; make a new method for another training set."
+            )
+
+    def _places(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Where samples are stored, and whether they are."""
+        held = len(self._seen)
+        at = index.clamp(max=held - 1)
+        return at, self._seen[at] & (index < held)
 
     def _undoable(self) -> Sequence[Undoable]:
         modules = self._calls_modules  # which duals and spectral norms evaluate after the weights have moved
         parts: list[Undoable] = []
         if self._bound_shape is None or (self._auto and (modules or not self._spectral_norms.ready)):
             parts.append(self._spectral_norms)
-        if modules or self.options.iterations > 1:
+        rate = self.options.lr * self.learning_rate_factor
+        if (
+            modules
+            or self.options.iterations > 1
+            or self._update.may_overflow(rate, self.options.weight_decay)
+        ):
             parts += [self._weights, self._update]
         if modules and self._buffers:
             parts.append(self._buffers)
@@ -513,7 +542,12 @@ class BlockADMM(Method):
 
         If the loss has no bound of its curvature for all logits, they are found anew for every minibatch.
         """
-        if self._step_sizes is None or (self._auto and self.loss.curvature(self.n_out) is None):
+        slopes = [pre.lipschitz for pre in self._dropping]
+        changes = self._auto and (
+            self.loss.curvature(self.n_out) is None or slopes != self._step_sizes_are_for
+        )
+        if self._step_sizes is None or changes:
+            self._step_sizes_are_for = slopes
             if self._auto:
                 self._spectral_norms.begin(batch)
                 self._step_sizes = self._majorising_step_sizes()
@@ -538,13 +572,11 @@ class BlockADMM(Method):
     def _fetch(self) -> None:
         """Restore the stored codes, and the decayed duals, of those samples that have been seen before."""
         assert self._index is not None
-        held = len(self._seen)
-        if held == 0:
+        if len(self._seen) == 0:
             for block in self._hidden:
                 block.dual = torch.zeros_like(block.code)
             return
-        at = self._index.clamp(max=held - 1)
-        seen = self._seen[at] & (self._index < held)
+        at, seen = self._places(self._index)
         for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
             known = seen.view(-1, *[1] * (block.code.ndim - 1))
             block.code = torch.where(known, codes[at], block.code)
@@ -552,61 +584,85 @@ class BlockADMM(Method):
         for below, above in itertools.pairwise(self._blocks):
             above.stand_at(below.above)
 
+    def _with_room(self, index: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """What is stored, with rows for these samples; made before anything moves, since memory may be wanting."""
+        needed, held = int(index.max()) + 1, len(self._seen)
+        if needed <= held:
+            return self.codes, self.duals, self._seen, self._digests
+        size = max(needed, 2 * held)  # at least doubled, so that growing costs little in the long run
+        nothing = [self._like.new_zeros(0, *shape) for shape in self._code_shapes]
+        try:
+            codes, duals = (
+                [_grown(part, size) for part in parts or nothing] for parts in (self.codes, self.duals)
+            )
+            return codes, duals, _grown(self._seen, size), _grown(self._digests, size)
+        except RuntimeError as error:
+            raise MemoryError(
+                f"index must be as low as the numbers of the training set's samples, for each of which {self.name} "
+                f"stores a code, but reaches {needed - 1}: {str(error).splitlines()[0]}."
+            ) from error
+
     def _store(self, index: Tensor) -> None:
         """Store the codes and duals of these samples; at the end of a step, so that a failed one stores nothing."""
-        needed, held = int(index.max()) + 1, len(self._seen)
-        if needed > held:  # at least doubled, so that growing costs little in the long run
-            size = max(needed, 2 * held)
-            nothing = [self._like.new_zeros(0, *shape) for shape in self._code_shapes]
-            self.codes = [_grown(part, size) for part in self.codes or nothing]
-            self.duals = [_grown(part, size) for part in self.duals or nothing]
-            self._seen = _grown(self._seen, size)
-        self._seen[index] = True
+        self.codes, self.duals, self._seen, self._digests = self._room
+        self._seen[index], self._digests[index] = True, self._found
         for codes, duals, block in zip(self.codes, self.duals, self._hidden, strict=True):
             assert block.dual is not None
             codes[index], duals[index] = block.code, block.dual
 
-    @property
-    def _starts(self) -> list[int]:
-        """The numbers of the modules that begin a block, the first block apart."""
-        starts: list[int] = self.options.starts(self.model)
-        return starts
-
-    def state_dict(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Part]:
+        stored = [("stored", ...)] * len(self._hidden)  # the shapes of codes depend on the samples
         return {
-            **super().state_dict(),
-            "starts": self._starts,
-            "update": self._update.state_dict(),
-            "codes": [codes.clone() for codes in self.codes],
-            "duals": [duals.clone() for duals in self.duals],
-            "seen": self._seen.clone(),
-            **self._spectral_norms.state_dict(),
+            **super()._state(),
+            "starts": Same(self._starts, "the modules at which this model is cut"),
+            "update": self._update.state,
+            "seen": Replaced(self, "_seen", ["stored"]),
+            "digests": Replaced(self, "_digests", ["stored", 2]),
+            "codes": ReplacedList(self, "codes", stored, self._like, empty="stored"),
+            "duals": ReplacedList(self, "duals", stored, self._like, empty="stored"),
+            **self._spectral_norms.state.parts,
         }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         super()._check_state(state)
-        if state["starts"] != self._starts:
+        if len(state["seen"]) and self.options.duals != "stored":
+            raise ValueError("state must hold no codes without duals='stored', but holds some.")
+        shapes = [[codes.shape[1:] for codes in state[name]] for name in ("codes", "duals")]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"state must be of a model cut at its modules {self._starts}, but is of one cut at "
-                f"{state['starts']}."
+                f"state's duals must have the shapes of its codes, {_listed(shapes[0])} per sample, but have "
+                f"{_listed(shapes[1])}."
             )
-        self._spectral_norms.check_state(state)
-        self._update.check_state(state["update"])
+        if not self._fit_together(shapes[0]):
+            raise ValueError(
+                f"state's codes must have the shapes of this model's codes, but have {_listed(shapes[0])} per sample."
+            )
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._update.load_state_dict(state["update"])
-        self._spectral_norms.load_state_dict(state)
-        self.codes = [codes.to(self._like).clone() for codes in state["codes"]]
-        self.duals = [duals.to(self._like).clone() for duals in state["duals"]]
-        self._seen = state["seen"].to(self.device).clone()
+    def _fit_together(self, codes: Sequence[torch.Size]) -> bool:
+        """Whether every block makes the code above it of the code below it, for shapes per sample."""
+        try:
+            made = [
+                b.output_shape(code, self._like) for b, code in zip(self._blocks[1:], codes, strict=False)
+            ]
+        except ValueError:
+            return False
+        return made[:-1] == list(codes[1:])
+
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
         self._bound_shape = None
         self._scalars_are_for = None
 
 
+def _listed(shapes: Sequence[torch.Size]) -> list[tuple[int, ...]]:
+    return [tuple(shape) for shape in shapes]
+
+
 def _grown(stored: Tensor, size: int) -> Tensor:
     """The tensor with ``size`` rows; new rows are zero."""
-    return torch.cat([stored, stored.new_zeros(size - len(stored), *stored.shape[1:])])
+    grown = stored.new_zeros(size, *stored.shape[1:])
+    grown[: len(stored)] = stored
+    return grown
 
 
 def _check_index(index: Tensor | None, x: Tensor) -> None:

@@ -32,20 +32,22 @@ published code, and no published number is claimed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext._guard import Subject
+from altmin_ext._state import InPlace, Listed, Part
 from altmin_ext.methods._options import number, option
 from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions
 from altmin_ext.network import BoundStage, leaves, split_at
+from altmin_ext.network.known import known_as
 from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
 from altmin_ext.nn.sign import check_surrogates
 from altmin_ext.ops import MemoryScalar
+from altmin_ext.ops import unversioned as ops
+from altmin_ext.updates import gram_matrix
 
 _unused = 1e-6  # an atom whose A_jj is at most this share of the largest one restarts
 
@@ -146,6 +148,8 @@ class FactorisedBlock(Block):
         needed. Codes then move because of the loss alone. For an exact solution the rest R is orthogonal to the atoms
         in use, and every unused atom has a price, the gradient of the least squares in its code.
         """
+        if eta == 0:  # one over a norm that has overflowed
+            return
         dictionary, codes = self.layer.dictionary, as_rows(self.codes).clone()
         gram = self._rho * dictionary.t() @ dictionary
         gram.diagonal().add_(1 / eta)
@@ -242,6 +246,7 @@ class DeepFacto(BlockADMM):
         """The stages of encoder and head, without the layer between them."""
         check_surrogates(model)
         at, _ = _layer(model)
+        self._starts = [at]
         parts = leaves(model)
         paths = [path for path, _ in parts[:at] + parts[at + 1 :]]
         modules = [module for _, module in parts[:at] + parts[at + 1 :]]
@@ -277,32 +282,24 @@ class DeepFacto(BlockADMM):
         if self.options.lr_dictionary * self.learning_rate_factor > 0:
             self._dictionary.commit()
 
-    @property
-    def _starts(self) -> list[int]:
-        return [_layer(self.model)[0]]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "memory": self.memory}
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        own, found = ([tuple(matrix.shape) for matrix in each] for each in (self.memory, state["memory"]))
-        if found != own:
-            raise ValueError(f"state's memory must have the shapes {own}, but have {found}.")
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        for matrix, kept in zip(
-            (self._dictionary.gram, self._dictionary.cross), state["memory"], strict=True
-        ):
-            matrix.copy_(kept)
+    def _state(self) -> dict[str, Part]:
+        gram, cross = self._dictionary.gram, self._dictionary.cross
+        return {**super()._state(), "memory": Listed([InPlace(gram, gram_matrix), InPlace(cross)])}
 
 
 def _layer(model: nn.Module) -> tuple[int, NonNegativeFactors]:
     """The number of the layer of factors among the model's modules, and the layer; ValueError unless there is one."""
     layers = [
-        (i, module) for i, (_, module) in enumerate(leaves(model)) if isinstance(module, NonNegativeFactors)
+        (i, module)
+        for i, (_, module) in enumerate(leaves(model))
+        if isinstance(module, NonNegativeFactors) and known_as(module) is NonNegativeFactors
     ]
+    held = sum(isinstance(module, NonNegativeFactors) for module in model.modules())
+    if held > len(layers):
+        raise ValueError(
+            f"model must hold its NonNegativeFactors in its chain, as it is, but holds {held - len(layers)} within "
+            "other modules, or with a hook or a forward of its own; take it out, or remove that."
+        )
     if len(layers) != 1:
         raise ValueError(
             f"model must hold one NonNegativeFactors in its chain, but holds {len(layers)}; "

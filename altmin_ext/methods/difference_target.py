@@ -19,15 +19,17 @@ Targets are held as displacements t_l - h_l, since the difference of two nearly 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from altmin_ext._guard import Subject
+from altmin_ext._state import Attribute, Drawn, InPlace, Listed, Part, at_least_zero, count
 from altmin_ext._undo import Generator, Tensors, Undoable
-from altmin_ext.methods._options import GradientOptions, number, option, positive
+from altmin_ext.methods._options import GradientOptions, boolean, number, option, positive
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, Chain, LinearMap, PreMap, split
 from altmin_ext.network.pieces import DropoutPiece, PointwisePiece, ReshapePiece
@@ -93,7 +95,7 @@ class RMSProp:
             torch.mul(before[2], 0.9, out=direction).addcdiv_(g, variance.add_(1e-3).sqrt_())
             if decay != 0:
                 w.mul_(1 - lr * decay)
-            w.sub_(direction, alpha=lr)
+            w.sub_(direction, alpha=lr if lr <= torch.finfo(w.dtype).max else math.inf)
 
     def remember(self) -> Any:
         # A step writes to the other buffers of moments.
@@ -330,9 +332,10 @@ class DifferenceTarget(Method):
         Raises:
             TypeError, ValueError, DivergenceError: as in :meth:`step`.
         """
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         for x, y in batches:
-            y = self.check_batch(x, y)
+            x, y = self.check_batch(x, y)
             parts: list[Undoable] = [*(inverse.update for inverse in self._inverses), self._drawn]
             with torch.no_grad():
                 self._all_or_nothing(self._fit_inverses_alone, parts, x, y)
@@ -342,7 +345,7 @@ class DifferenceTarget(Method):
         *hidden, logits = self._encode(x)
         self._fit_inverses(hidden)
         self._raise_unless_finite(logits.sum(), self._inverses)
-        self._step_taken = not self._diverged()
+        self._step_taken = not self._diverged(x, y)
 
     def end_epoch(self) -> None:
         """Lower the noise to noise / (1 + epochs / noise_epochs)."""
@@ -351,43 +354,22 @@ class DifferenceTarget(Method):
 
     # ------------------------------------------------------------------------------------------ saving
 
-    def _memory(self) -> dict[str, list[Tensor]]:
-        """The state between steps, apart from the model's weights."""
+    def _state(self) -> dict[str, Part]:
         layers = (*self._layers, *self._inverses)
+        inverses = [p.detach() for linear in self.inverses for p in linear.parameters()]
+        moments = [moments for layer in layers for moments in layer.update.moments]
         return {
-            "inverses": [p.detach() for linear in self.inverses for p in linear.parameters()],
-            "moments": [moments for layer in layers for moments in layer.update.moments],
+            **super()._state(),
+            "inverses": Listed(map(InPlace, inverses)),
+            "moments": Listed(InPlace(own, _can_be_moments) for own in moments),
+            "epochs": Attribute(self, "epochs", count),
+            "alternates": Attribute(self, "_alternates", boolean),
+            "generator": Drawn(self._generator),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        memory = {name: [tensor.clone() for tensor in own] for name, own in self._memory().items()}
-        return {
-            **super().state_dict(),
-            **memory,
-            "epochs": self.epochs,
-            "alternates": self._alternates,
-            "generator": self._generator.get_state(),
-        }
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        for name, own in self._memory().items():
-            shapes, found = ([tuple(tensor.shape) for tensor in each] for each in (own, state[name]))
-            if found != shapes:
-                raise ValueError(f"state's {name} must have the shapes {shapes}, but have {found}.")
-        if state["generator"].shape != self._generator.get_state().shape:
-            raise ValueError(
-                f"state must be of a method on {self.device.type}, but its generator is another's."
-            )
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        for name, own in self._memory().items():
-            for tensor, kept in zip(own, state[name], strict=True):
-                tensor.copy_(kept)
-        self.epochs = int(state["epochs"])
-        self._alternates = bool(state["alternates"])
-        self._generator.set_state(state["generator"].cpu())
+def _can_be_moments(name: str, moments: Tensor) -> None:
+    at_least_zero(f"{name}[1]", moments[1])  # the mean of squares
 
 
 def _check_model(stages: Sequence[BoundStage]) -> None:

@@ -23,16 +23,16 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
+from altmin_ext._state import Attribute, Part, Replaced, count
 from altmin_ext.methods._lifted import Lifted, LiftedLayer, LiftedOptions, WeightProblem
 from altmin_ext.methods._options import integer, number, option, positive
 from altmin_ext.ops import Activation
+from altmin_ext.ops import unversioned as ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,11 @@ class DLADMMOptions(LiftedOptions):
 class LastLayer(LiftedLayer):
     """The last layer, whose residual is a constraint with the dual u (N, n_L), in float64."""
 
-    dual = torch.empty(0, dtype=torch.float64)
+    dual: Tensor
+
+    def release(self) -> None:
+        super().release()
+        self.dual = self.pre_activations.double()
 
     def target(self, rows: slice | Tensor) -> Tensor:
         """z + u / rho."""
@@ -185,19 +189,13 @@ class DLADMM(Lifted):
             if rho != self.rho:
                 self._last.rho, self._objective = rho, None
 
-    def _release(self) -> None:
-        super()._release()
-        self._last.dual = self.dual.new_empty(0)
-
-    def state_dict(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Part]:
         return {
-            **super().state_dict(), "rho": self.rho, "dual": self.dual.clone(), "to_raise": self._to_raise
-        }  # fmt: skip
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._last.rho, self._to_raise = float(state["rho"]), int(state["to_raise"])
-        self._last.dual = state["dual"].to(self.device).clone()
+            **super()._state(),
+            "rho": Attribute(self._last, "rho", positive()),
+            "dual": Replaced(self._last, "dual", ["samples", len(self._last.weight)]),
+            "to_raise": Attribute(self, "_to_raise", partial(count, minimum=1)),
+        }
 
 
 def pre_activation(activation: Activation, a: Tensor, center: Tensor, before: Tensor) -> Tensor:

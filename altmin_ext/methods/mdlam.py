@@ -31,15 +31,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from altmin_ext._state import Attribute, Part, ReplacedList
 from altmin_ext._undo import Undoable
 from altmin_ext.methods._lifted import Lifted, LiftedLayer, LiftedOptions, WeightProblem
-from altmin_ext.methods._options import option, positive
+from altmin_ext.methods._options import number, option, positive
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import Activation, CodeScalar
 
@@ -86,7 +86,7 @@ class MDLAM(Lifted):
         self.eps = float(self.options.eps0)
         self._s = 0.0
         self._weights_before = [layer.weight.detach().clone() for layer in self._layers]
-        self._activations_before: list[Tensor] = []
+        self._activations_before = [a.clone() for a in self.activations]
         rows = torch.zeros(len(self._layers) - 1, len(CodeScalar), dtype=torch.float64, device=self.device)
         self._scalars = rows
         self._spectral_norms = SpectralNorms(self._stages[1:], list(rows), self.seed, self._like)
@@ -183,30 +183,20 @@ class MDLAM(Lifted):
 
     def _release(self) -> None:
         super()._release()
-        self._activations_before = []
+        self._activations_before = [a.clone() for a in self.activations]
         self._weights_before = [layer.weight.detach().clone() for layer in self._layers]
 
-    def state_dict(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Part]:
+        weights = [layer.weight.shape for layer in self._layers]
+        activations = [("samples", a.shape[1]) for a in self.activations]
         return {
-            **super().state_dict(),
-            "eps": self.eps,
-            "s": self._s,
-            "weights_before": [weight.clone() for weight in self._weights_before],
-            "activations_before": [a.clone() for a in self._activations_before],
-            **self._spectral_norms.state_dict(),
+            **super()._state(),
+            "eps": Attribute(self, "eps", positive()),
+            "s": Attribute(self, "_s", number()),
+            "weights_before": ReplacedList(self, "_weights_before", weights, self._like),
+            "activations_before": ReplacedList(self, "_activations_before", activations, self._like),
+            **self._spectral_norms.state.parts,
         }
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        self._spectral_norms.check_state(state)
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._spectral_norms.load_state_dict(state)
-        self.eps, self._s = float(state["eps"]), float(state["s"])
-        like = self._layers[0].weight
-        self._weights_before = [weight.to(like).clone() for weight in state["weights_before"]]
-        self._activations_before = [a.to(like).clone() for a in state["activations_before"]]
 
 
 def _next(s: float) -> float:

@@ -7,12 +7,13 @@ time. The weights do not move until the last chunk; the gradients of all chunks 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from altmin_ext._state import Attribute, Part, count
 from altmin_ext.methods._options import option
 from altmin_ext.methods.am_mem import AMMem, AMMemOptions
 from altmin_ext.methods.base import StepReport
@@ -93,6 +94,11 @@ class Offline(OnlineAM):
             if self._guard.raised():
                 return total.report()
         self._moved = total.put_gradients()
+        for l, stage in enumerate(self._stages):
+            # Adam squares gradients: if one overflows, its weights would stay behind while the others move.
+            if not all(bool(gradient.square().sum().isfinite()) for gradient in stage.map.gradients):
+                self._guard.put_up("weight gradient", l)
+                return total.report()
         self._update_weights()
         return total.report()
 
@@ -109,12 +115,8 @@ class Offline(OnlineAM):
         super()._commit(self._chunk)
         self._bound_samples = batch
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "samples": self._bound_samples}
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._bound_samples = int(state["samples"])
+    def _state(self) -> dict[str, Part]:
+        return {**super()._state(), "samples": Attribute(self, "_bound_samples", count)}
 
 
 class _Total:

@@ -16,14 +16,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext._guard import Subject
+from altmin_ext._state import Attribute, Part
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.codes import Code, Flags, FlippedCode, Slot, code_for
 from altmin_ext.methods._options import GradientOptions, choice, integer, number, option, positive
@@ -31,6 +31,7 @@ from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, split
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
+from altmin_ext.ops import unversioned as ops
 from altmin_ext.updates import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
 
 
@@ -180,8 +181,11 @@ class OnlineAM(Method):
         trained = self._stages[self._stages_of_update]
         self._update = self.Update(trained, self._guard, first=len(self._stages) - len(trained))
         self._scalars_are_for: tuple[Any, ...] | None = None
+        self._overflow_is_for, self._overflows = math.nan, False
+        self._moves_in_parts = self._moves_weights_in_parts or (self.options.weight_iterations or 1) > 1
         self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like)
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
+        self._dropping = [stage.pre for stage in self._stages[1:] if stage.pre.drops]
         self._bound_shape: torch.Size | None = None
         self._logits = self._output_residual = self._like
         self._shaped_residual = self._like  # in the shape of the predictor's output
@@ -254,11 +258,19 @@ class OnlineAM(Method):
         parts: list[Undoable] = []
         if modules or self._bound_shape is None or (self._auto and not self._spectral_norms.ready):
             parts.append(self._spectral_norms)
-        if modules or self._moves_weights_in_parts or (self.options.weight_iterations or 1) > 1:
+        if self._moves_in_parts or modules or self._may_overflow():
             parts += [self._weights, self._update]
         if modules and self._buffers:
             parts.append(self._buffers)
         return parts
+
+    def _may_overflow(self) -> bool:
+        """Whether an update may be refused for some weights, after it has moved others."""
+        o, factor = self.options, self.learning_rate_factor
+        if factor != self._overflow_is_for:
+            self._overflow_is_for = factor
+            self._overflows = self._update.may_overflow(max(o.lr, o.lr_out or 0.0) * factor, o.weight_decay)
+        return self._overflows
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         inputs = self._encode(x)
@@ -288,7 +300,7 @@ class OnlineAM(Method):
 
     def _commit(self, batch: int) -> None:
         for stage in self._stages:
-            stage.map.commit()
+            stage.commit()
         if self._auto:
             self._spectral_norms.iterate(batch)
 
@@ -423,8 +435,9 @@ class OnlineAM(Method):
         return torch.cat([terms * share, self._scratch[0].double().reshape(1)])
 
     def _refresh_scalars(self, batch: int) -> None:
-        """Update the parameter blocks if the batch size, mu or the learning rate has changed."""
-        current = (batch, self.mu, self.learning_rate_factor)
+        """Update the parameter blocks if the batch size, mu, the learning rate or a dropout rate has changed."""
+        slopes = [pre.lipschitz for pre in self._dropping]
+        current = (batch, self.mu, self.learning_rate_factor, slopes)
         if current == self._scalars_are_for:
             return
         o = self.options
@@ -463,24 +476,16 @@ class OnlineAM(Method):
         )
         self._scalars_are_for = current
 
-    def state_dict(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Part]:
         return {
-            **super().state_dict(),
-            "mu": self.mu,
-            "update": self._update.state_dict(),
-            **self._spectral_norms.state_dict(),
+            **super()._state(),
+            "mu": Attribute(self, "mu", positive(infinite=True)),
+            "update": self._update.state,
+            **self._spectral_norms.state.parts,
         }
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        self._spectral_norms.check_state(state)
-        self._update.check_state(state["update"])
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self._update.load_state_dict(state["update"])
-        self.mu = float(state["mu"])
-        self._spectral_norms.load_state_dict(state)
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
         self._bound_shape = None
         self._scalars_are_for = None
 

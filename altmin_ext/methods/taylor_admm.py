@@ -26,20 +26,21 @@ implementations' own, written so that the system to be solved is as wide as the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altmin_ext import ops
 from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
+from altmin_ext._state import Attribute, Part, Replaced, ReplacedList, count
 from altmin_ext._undo import Undoable
 from altmin_ext.methods._options import MethodOptions, choice, integer, number, option, positive
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, split
+from altmin_ext.ops import unversioned as ops
 
 Reduce: TypeAlias = Callable[[list[Tensor]], None]
 
@@ -118,11 +119,16 @@ class TaylorLayer:
     Args:
         linear: the module; frozen parameters do not change.
         ridge: see :class:`TaylorADMMOptions`.
+
+    Attributes:
+        features: n.
+        shape: of W~.
     """
 
     def __init__(self, linear: nn.Linear, ridge: float) -> None:
         self._linear, self._ridge = linear, ridge
-        n, bias = linear.in_features, linear.bias
+        self.features = n = linear.in_features
+        bias = linear.bias
         self.shape = (linear.out_features, n + (bias is not None))
         trains_bias = bias is not None and bias.requires_grad
         # The columns that are fitted.
@@ -230,7 +236,7 @@ class TaylorADMM(Method):
         self.codes: list[Tensor] = []
         self.multiplier = self._like.new_zeros(0, self._layers[-1].shape[0])
         self.iterations = 0
-        self._fingerprint = Fingerprint()
+        self._fingerprint = Fingerprint(self.device)
         self._first_gram: Gram | None = None  # of layer 1, whose inputs are the same in every iteration
         self._found: Iteration | None = None
 
@@ -394,29 +400,19 @@ class TaylorADMM(Method):
     def _remedy(self, variable: str) -> str:
         return "lower relaxation or raise ridge"
 
-    def state_dict(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Part]:
+        widths = [layer.shape[0] for layer in self._layers]
+        codes = [("samples", width) for width in widths]
         return {
-            **super().state_dict(),
-            "codes": [z.clone() for z in self.codes],
-            "multiplier": self.multiplier.clone(),
-            "iterations": self.iterations,
-            "fingerprint": self._fingerprint.state(),
+            **super()._state(),
+            "multiplier": Replaced(self, "multiplier", ["samples", widths[-1]]),
+            "codes": ReplacedList(self, "codes", codes, self.multiplier, empty="samples"),
+            "iterations": Attribute(self, "iterations", count),
+            "fingerprint": self._fingerprint.state,
         }
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        super()._check_state(state)
-        if state["codes"]:
-            own = [layer.shape[0] for layer in self._layers]
-            found = [z.shape[1] for z in state["codes"]]
-            if found != own:
-                raise ValueError(f"state's codes must be of widths {own}, but are of {found}.")
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        super()._load_state(state)
-        self.codes = [z.to(self.multiplier).clone() for z in state["codes"]]
-        self.multiplier = state["multiplier"].to(self.multiplier).clone()
-        self.iterations = int(state["iterations"])
-        self._fingerprint.load(state["fingerprint"], self.device)
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
         self._first_gram = None
 
 

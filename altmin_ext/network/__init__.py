@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from altmin_ext.network.activations import activation_of
 from altmin_ext.network.chain import Chain, PreMap
+from altmin_ext.network.inputs import may_write_input
 from altmin_ext.network.maps import EvaluatedMap, Iterations, LinearMap, LocalMap, Map, known_maps
 from altmin_ext.network.pieces import Piece, known_pieces
 from altmin_ext.network.recurrent import ElmanMap, OutputSequenceMap, SequenceMap
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.network.splitting import (
     BoundStage,
+    Unaltered,
     as_chain,
     known_chains,
     leaves,
@@ -39,6 +41,7 @@ __all__ = [
     "PreMap",
     "SequenceMap",
     "SpectralNorms",
+    "Unaltered",
     "activation_of",
     "as_chain",
     "known_chains",
@@ -46,6 +49,7 @@ __all__ = [
     "known_pieces",
     "leaves",
     "map_spans",
+    "may_write_input",
     "split",
     "split_at",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from altmin_ext.network.known import known_as
 from altmin_ext.nn import Sign
 from altmin_ext.ops import Activation
 
@@ -28,7 +29,7 @@ class _Known:
 
     def matches(self, module: nn.Module) -> bool:
         """Whether a module is such a module."""
-        return type(module) is self._module and all(
+        return known_as(module) is self._module and all(
             getattr(module, name) == value for name, value in self._attributes.items()
         )
 

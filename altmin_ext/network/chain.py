@@ -14,6 +14,7 @@ from altmin_ext.network.pieces import (
     Piece,
     PointwisePiece,
     ReshapePiece,
+    WrongOutput,
 )
 from altmin_ext.ops import Activation
 from altmin_ext.ops.activation import fused, identity
@@ -109,6 +110,7 @@ class Chain:
             The shape of its value.
 
         Raises:
+            TypeError: a module returns something else than one tensor.
             ValueError: the chain cannot take such a sample. The message is half a sentence; the caller puts the
                 stage's name in front.
         """
@@ -117,6 +119,8 @@ class Chain:
         try:
             with torch.no_grad(), torch.random.fork_rng():
                 return self.begin(trial).shape[1:]
+        except WrongOutput:
+            raise
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(f"fails with {str(error).splitlines()[0].rstrip('.')!r}") from error
 
@@ -145,6 +149,11 @@ class Chain:
         for piece in reversed(self.pieces):
             v = piece.sample_vjp(v)
         return v
+
+    def commit(self) -> None:
+        """Update what depends on the encode, such as running statistics."""
+        for piece in self.pieces:
+            piece.commit()
 
     @property
     def calls_modules(self) -> bool:
@@ -212,6 +221,11 @@ class PreMap(Chain):
     def keeps_shape(self) -> bool:
         """Whether its pieces are of kinds that turn n features into n features."""
         return all(isinstance(p, PointwisePiece | DropoutPiece | ReshapePiece) for p in self.pieces)
+
+    @property
+    def drops(self) -> bool:
+        """Whether it holds a dropout, whose rate may change between steps."""
+        return any(isinstance(piece, DropoutPiece) for piece in self.pieces)
 
     @property
     def is_identity(self) -> bool:

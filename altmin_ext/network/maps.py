@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext.network.chain import Chain
+from altmin_ext.network.known import known_as
 from altmin_ext.network.pieces import AffinePiece, Piece
 
 Affine: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -339,8 +340,7 @@ class LocalMap(EvaluatedMap):
         return self._chain.sample_vjp(v)
 
     def commit(self) -> None:
-        for piece in self._chain.pieces:
-            piece.commit()
+        self._chain.commit()
 
 
 # The map of a single module of exactly this type. All other modules, and chains of several, get a LocalMap.
@@ -358,5 +358,6 @@ def map_of(modules: Sequence[nn.Module], pieces: Sequence[Piece], like: Tensor) 
     Returns:
         The map of ``known_maps`` for a single module of a known type; else a :class:`LocalMap`.
     """
-    make = known_maps.get(type(modules[0])) if len(modules) == 1 else None
+    kind = known_as(modules[0]) if len(modules) == 1 else None
+    make = known_maps.get(kind) if kind is not None else None
     return LocalMap(pieces, like) if make is None else make(modules[0])

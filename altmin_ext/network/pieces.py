@@ -24,14 +24,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
+from torch.func import jvp
 
+from altmin_ext._check import first_sentence, named_type
 from altmin_ext.network.activations import activation_of
+from altmin_ext.network.inputs import may_write_input
+from altmin_ext.network.known import described, known_as, uncompiled
+from altmin_ext.network.module_state import Changes, ModuleState
+from altmin_ext.nn import Sign
 from altmin_ext.ops import Activation
 
 affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 batch_normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_dropouts = nn.modules.dropout._DropoutNd
 
 
 class Piece(abc.ABC):
@@ -209,7 +213,7 @@ class DropoutPiece(Piece):
 
     @property
     def lipschitz(self) -> float:
-        return 1 / (1 - self.rate)
+        return 1 / (1 - self.rate) if self.rate < 1 else 0.0  # everything is dropped
 
 
 class ReshapePiece(Piece):
@@ -273,21 +277,22 @@ class MaxPoolPiece(Piece):
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
         self.value(self._start + unit * delta)
-        start, before, now = self._start.flatten(2), self._start_places.flatten(2), self._places.flatten(2)
+        # The last two dimensions are the image, whether or not there are channels in front.
+        start, before, now = (t.flatten(-2) for t in (self._start, self._start_places, self._places))
         # The old and the new maximum of a window: if their difference is small, it is exact.
-        apart = (start.gather(2, now) - start.gather(2, before)) / unit
-        return (apart + delta.flatten(2).gather(2, now)).view(self._places.shape)
+        apart = (start.gather(-1, now) - start.gather(-1, before)) / unit
+        return (apart + delta.flatten(-2).gather(-1, now)).view(self._places.shape)
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self.sample_vjp(gradient)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
         places = self._places[: len(v)]
-        return v.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+        return v.flatten(-2).gather(-1, places.flatten(-2)).view(places.shape)
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        spread = torch.zeros_like(self._point[: len(v)]).flatten(2)
-        spread.scatter_add_(2, self._places[: len(v)].flatten(2), v.flatten(2))
+        spread = torch.zeros_like(self._point[: len(v)]).flatten(-2)
+        spread.scatter_add_(-1, self._places[: len(v)].flatten(-2), v.flatten(-2))
         return spread.view(len(v), *self._point.shape[1:])
 
     @property
@@ -323,7 +328,8 @@ class AffinePiece(Piece):
         return m._conv_forward(v, m.weight, None)
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        return self._backward(v, self._point[: len(v)], parameters=False)[0]
+        # At a point of as many samples: where kernels do the piece's work, its own is that of a trial run.
+        return self._backward(v, v.new_zeros(len(v), *self._point.shape[1:]), parameters=False)[0]
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self._backward(gradient, self._point, parameters=False)[0]
@@ -395,6 +401,7 @@ class NormalisationPiece(Piece):
         self._count = 1
 
     def begin(self, a: Tensor) -> Tensor:
+        self._module._check_input_dim(a)
         value = super().begin(a)
         self._start_mean, self._start_factor = self._mean, self._factor
         return value
@@ -464,12 +471,14 @@ class NormalisationPiece(Piece):
 
     def commit(self) -> None:
         m = self._module
-        if not m.training or m.running_mean is None:
+        if not m.training or not m.track_running_stats or m.running_mean is None:
             return
         assert m.running_var is not None
-        assert m.num_batches_tracked is not None
-        m.num_batches_tracked.add_(1)
-        momentum = 1.0 / float(m.num_batches_tracked) if m.momentum is None else m.momentum
+        momentum = 0.0 if m.momentum is None else m.momentum
+        if m.num_batches_tracked is not None:
+            m.num_batches_tracked.add_(1)
+            if m.momentum is None:
+                momentum = 1.0 / float(m.num_batches_tracked)
         variance = self._start_factor**-2 - m.eps
         m.running_mean.lerp_(self._start_mean, momentum)
         m.running_var.lerp_(variance * (self._count / (self._count - 1)), momentum)
@@ -500,48 +509,63 @@ def _without_fused_layers() -> Iterator[None]:
             backend.enabled = was
 
 
-def _drops_out(module: nn.Module) -> bool:
-    """Whether a module itself, apart from its children, draws masks in training mode."""
-    rate = getattr(module, "dropout", 0.0)  # of recurrent layers and of attention
-    return isinstance(module, _dropouts) or (isinstance(rate, float) and rate > 0)
+class WrongOutput(TypeError):
+    """A module returns something that a part of a chain cannot return."""
 
 
 class LocalPiece(Piece):
     """Any other module with one input and one output, differentiated by torch within the stage.
 
-    Buffers such as running statistics are updated once per step, by the encode. A module with dropout draws the same
-    masks at every evaluation of a step. Recurrent layers run without cuDNN: it has no second derivative for them, no
-    first one in evaluation mode, and its masks do not follow torch's generator. They run without oneDNN if a second
-    derivative is needed.
+    Buffers such as running statistics, and other things that the module keeps from call to call, move once per step,
+    by the encode. A module that draws random numbers from torch's generator, such as dropout, draws the same ones at
+    every evaluation of a step. Recurrent layers run without cuDNN: it has no second derivative for them, no first one
+    in evaluation mode, and its masks do not follow torch's generator. They run without oneDNN if a second derivative
+    is needed. What ``torch.compile`` has compiled runs eagerly, for the same reason.
+
+    J v comes from forward mode. Where that fails, or does not agree with the backward pass (as behind a
+    ``torch.no_grad()``, or in a ``torch.autograd.Function`` with a derivative of its own), it comes from the backward
+    pass: g -> J^T g is linear, and J v is the product of v with its transpose.
+
+    In float32 a small change of the value is found by J v. Where the derivative is a surrogate, as behind a sign, the
+    value does not follow it, and its change is the difference of two values, in float64 if the module can run so.
+
+    Args:
+        module: the module.
+        path: of the module in the model, for error messages.
     """
 
     saves_output = True
     calls_module = True
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, path: str = "") -> None:
         super().__init__()
-        self._module = module
+        self._module, self._path = module, path
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self._drops = any(_drops_out(m) for m in module.modules())
         self._recurs = any(isinstance(m, nn.RNNBase) for m in module.modules())
-        self._in_place = any(getattr(m, "inplace", False) for m in module.modules())
-        self._buffers: dict[str, Tensor] = {}
-        self._start_buffers = self._buffers
+        self._in_place = may_write_input(module)
+        self._compiled = any(
+            uncompiled(m) is not m or m._compiled_call_impl is not None for m in module.modules()
+        )
+        self._state = ModuleState(module)
+        self._changes: Changes = []
+        self._start_changes = self._changes
         self._random_state: tuple[Tensor, Tensor | None] | None = None
         self._input = self._output = self._start_value = torch.empty(0)
-
-    def _call(self, a: Tensor) -> Tensor:
-        """The module's output, with copies in place of its buffers."""
-        self._buffers = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
-        output: Tensor = functional_call(self._module, self._buffers, (a.clone() if self._in_place else a,))
-        return output
+        self._start_in_double: Tensor | None = None
+        self._follows_derivative: bool | None = None  # None until it has been tried
+        self._has_forward_mode = True
+        self._is_transpose = False  # whether J v has been found to agree with J^T
 
     def _evaluate(self, a: Tensor, fused: bool = True) -> Tensor:
         """The module's output with the masks of this step; ``fused`` allows layers that lack second derivatives."""
         in_steps = self._recurs and (a.is_cuda or not fused)
-        if self._random_state is None and not in_steps:
-            return self._call(a)
+        a = a.clone() if self._in_place else a
+        if self._random_state is None and not in_steps and not self._compiled:
+            output, self._changes = self._state.call(a)
+            return output
         with _global_state, contextlib.ExitStack() as stack:
+            if self._compiled:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             if in_steps:
                 stack.enter_context(_without_fused_layers())
             if self._random_state is not None:
@@ -550,71 +574,202 @@ class LocalPiece(Piece):
                 torch.set_rng_state(cpu)
                 if gpu is not None:
                     torch.cuda.set_rng_state(gpu, a.device)
-            return self._call(a)
+            output, self._changes = self._state.call(a)
+            return output
 
     def _differentiable(self, a: Tensor) -> Tensor:
         """The same, with derivatives of every order."""
         return self._evaluate(a, fused=False)
 
     def begin(self, a: Tensor) -> Tensor:
-        state = None
-        if self._drops and self._module.training:
-            state = (torch.get_rng_state(), torch.cuda.get_rng_state(a.device) if a.is_cuda else None)
-        self._start, self._random_state = a, None
+        self._start, self._random_state, self._start_in_double = a, None, None
+        cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state(a.device) if a.is_cuda else None
         self._start_value = self.value(a)
-        self._start_buffers, self._random_state = self._buffers, state
+        drew = not torch.equal(torch.get_rng_state(), cpu)
+        if gpu is not None and not drew:
+            drew = not torch.equal(torch.cuda.get_rng_state(a.device), gpu)
+        self._start_changes, self._random_state = self._changes, (cpu, gpu) if drew else None
         return self._start_value
 
     def value(self, a: Tensor) -> Tensor:
         with torch.enable_grad():
             self._input = a.detach().requires_grad_()
             self._output = self._evaluate(self._input)
+        self._check_output(a)
         return self._output.detach()
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        value = self.value(self._start + unit * delta)
-        if delta.dtype == torch.float64:
-            return (value - self._start_value) / unit
-        # The difference of values would be mostly rounding. The derivative half-way has an error of order unit^2.
-        return self._jvp_at(self._start + unit * delta / 2, delta)
+    def _check_output(self, a: Tensor) -> None:
+        """Raise unless the output is one tensor, with a row for each sample, in the dtype of the input."""
+        output, problem = self._output, ""
+        if not isinstance(output, Tensor):
+            problem = f"{named_type(output)}; wrap it in a module that returns the tensor alone"
+        elif output.dtype != a.dtype:
+            problem = f"{output.dtype}; convert its output to {a.dtype}, that of its input"
+        elif output.ndim == 0 or output.shape[0] != a.shape[0]:
+            problem = f"shape {tuple(output.shape)} for {len(a)} samples; samples must come first"
+        if problem:
+            raise WrongOutput(
+                f"model must consist of modules that return one {a.dtype} tensor, with a row for each sample, but "
+                f"{self._path!r} ({described(self._module)}) returns {problem}."
+            )
 
-    def _jvp_at(self, a: Tensor, v: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        if delta.dtype == torch.float64:
+            return (self.value(self._start + unit * delta) - self._start_value) / unit
+        if self._follows_derivative is None:
+            self._follows_derivative = self._compare_with_derivative(delta)
+        change = self.value(self._start + unit * delta) - self._start_value
+        largest = self._start_value.abs().max()
+        if self._follows_derivative is False:
+            precise = self._change_in_double(delta, unit)
+            return (
+                torch.where(change.abs() > _rounding * largest, change / unit, 0)
+                if precise is None
+                else precise
+            )
+        # The difference of values would be mostly rounding. The derivative half-way has an error of order unit^2.
+        derivative = self._jvp_at(self._start + unit * delta / 2, delta)
+        if derivative is None:
+            return change / unit
+        # Where the value bends within the displacement, the difference is far above its rounding.
+        bends = (change - unit * derivative).abs() > _far_above_rounding * largest
+        return torch.where(bends, change / unit, derivative)
+
+    def _change_in_double(self, delta: Tensor, unit: Tensor) -> Tensor | None:
+        """The change of the value over unit, by a difference in float64; None for what can run in float32 alone."""
+        if self._random_state is not None:
+            return None
+        try:
+            if self._start_in_double is None:
+                self._start_in_double = self._state.call(self._start.double(), in_double=True)[0]
+            moved = self._start.double() + unit.double() * delta.double()
+            value = self._state.call(moved, in_double=True)[0]
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError):
+            return None
+        if value.dtype != torch.float64:
+            return None
+        return ((value - self._start_in_double) / unit).to(delta)
+
+    def _compare_with_derivative(self, delta: Tensor) -> bool | None:
+        """Whether the value changes as its derivative says; False for a sign with a surrogate.
+
+        It is tried at a displacement of a hundredth of the input. None if delta is zero, so that it cannot be told.
+        """
+        step = 0.01 * self._start.norm() / delta.norm()
+        if not step.isfinite() or step == 0:
+            return None
+        derivative = self._jvp_at(self._start + step * delta / 2, delta)
+        if derivative is None:
+            return False
+        change, derivative = self.value(self._start + step * delta) - self._start_value, step * derivative
+        return bool((change - derivative).norm() <= 0.1 * (change.norm() + derivative.norm()))
+
+    def _jvp_at(self, a: Tensor, v: Tensor) -> Tensor | None:
+        """J v at a; None if torch cannot find it."""
+        if self._has_forward_mode:
+            product = self._jvp_by_forward_mode(a, v)
+            if product is not None and self._agrees_with_vjp(a, v, product):
+                return product
+        product = self._jvp_by_double_vjp(a, v)
+        if product is None or not self._agrees_with_vjp(a, v, product):
+            return None
+        self._has_forward_mode = False
+        return product
+
+    def _jvp_by_forward_mode(self, a: Tensor, v: Tensor) -> Tensor | None:
         try:
             product: Tensor = jvp(self._differentiable, (a,), (v,))[1]
+        except torch.OutOfMemoryError:
+            raise
         except (NotImplementedError, RuntimeError):
-            # No forward mode. g -> J^T g is linear, and J v is the product of v with its transpose.
-            value, transposed, *_ = vjp(self._differentiable, a)
-            linear = vjp(lambda g: transposed(g)[0], torch.zeros_like(value))
-            product = linear[1](v)[0]
+            return None
         return product.detach()
+
+    def _jvp_by_double_vjp(self, a: Tensor, v: Tensor) -> Tensor | None:
+        with torch.enable_grad():
+            at = a.detach().requires_grad_()
+            value = self._differentiable(at)
+            g = torch.zeros_like(value, requires_grad=True)
+            try:
+                pulled_back = _gradients(value, [at], g, create_graph=True)[0]
+                return _gradients(pulled_back, [g], v)[0].detach()
+            except torch.OutOfMemoryError:
+                raise
+            except (NotImplementedError, RuntimeError):
+                return None
+
+    def _agrees_with_vjp(self, a: Tensor, v: Tensor, product: Tensor) -> bool:
+        """Whether <g, J v> = <J^T g, v> with the J^T of the backward pass; tried until both have not been zero."""
+        if self._is_transpose:
+            return True
+        count = product.numel()
+        # Any direction will do. It is short, since some surrogates clip the gradients that they are given.
+        g = torch.arange(count, device=v.device).cos().to(v).view(product.shape) / 1024
+        pulled_back = self._vjp_at(a, g)
+        one, other = g * product, pulled_back * v
+        scale = float(one.norm() + other.norm())
+        if scale == 0:
+            return True
+        apart = abs(float(one.sum(dtype=torch.float64) - other.sum(dtype=torch.float64)))
+        agrees = apart <= (1e-3 if v.dtype == torch.float32 else 1e-8) * scale
+        self._is_transpose = agrees
+        return agrees
+
+    def _vjp_at(self, a: Tensor, gradient: Tensor) -> Tensor:
+        with torch.enable_grad():
+            at = a.detach().requires_grad_()
+            value = self._differentiable(at)
+        return _gradients(value, [at], gradient)[0]
 
     def vjp(self, gradient: Tensor) -> Tensor:
-        return torch.autograd.grad(self._output, self._input, gradient, retain_graph=True)[0]
+        return self._backward([self._input], gradient)[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        if not self.parameters:
-            return []
-        found = torch.autograd.grad(
-            self._output,
-            self.parameters,
-            gradient,
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return list(found)
+        return self._backward(self.parameters, gradient)
+
+    def _backward(self, inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:
+        try:
+            return _gradients(self._output, inputs, gradient, retain_graph=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"model must be differentiable, but the backward pass of {self._path!r} "
+                f"({described(self._module)}) fails: {first_sentence(error)}."
+            ) from error
 
     def commit(self) -> None:
-        if self._module.training:
-            for name, buffer in self._module.named_buffers():
-                buffer.copy_(self._start_buffers[name])
+        self._state.keep(self._start_changes)
+        self._start_changes = []
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        return self._jvp_at(self._input.detach()[: len(v)], v)
+        product = self._jvp_at(self._input.detach()[: len(v)], v)
+        if product is None:
+            raise ValueError(
+                f"lr_codes must be a number for this model, since torch cannot differentiate the backward pass of "
+                f"{self._path!r} ({described(self._module)}), which lr_codes='auto' needs; set it, or write the "
+                "backward of its torch.autograd.Function in differentiable torch operations."
+            )
+        return product
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        product: Tensor = vjp(self._differentiable, self._input.detach()[: len(v)])[1](v)[0]
-        return product.detach()
+        return self._vjp_at(self._input.detach()[: len(v)], v)
+
+
+# Changes of a value in float32, as shares of the largest value: those that may be rounding, and those that cannot be.
+_rounding, _far_above_rounding = 1e-6, 1e-4
+
+
+def _gradients(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor, **options: bool) -> list[Tensor]:
+    """J^T gradient for every input; zeros where the output does not depend on it."""
+    if not inputs or not output.requires_grad:
+        return [torch.zeros_like(input) for input in inputs]
+    found = torch.autograd.grad(
+        output, inputs, gradient, allow_unused=True, materialize_grads=True, **options
+    )
+    return list(found)
 
 
 # The piece of a module of exactly this type. All other modules get a LocalPiece.
@@ -642,38 +797,49 @@ def piece_of(path: str, module: nn.Module) -> Piece:
     activation = activation_of(module)
     if activation is not None:
         return PointwisePiece(activation)
-    if type(module) is nn.Flatten and module.start_dim == 1:
+    kind = known_as(module)
+    if kind is nn.Flatten and isinstance(module, nn.Flatten) and module.start_dim == 1:
         return ReshapePiece(module)
-    make = known_pieces.get(type(module))
-    if make is not None:
+    make = known_pieces.get(kind) if kind is not None else None
+    if make is not None and not getattr(module, "return_indices", False):  # of a pooling, beside its value
         return make(module)
     _check_inputs(path, module)
-    return LocalPiece(module)
+    return LocalPiece(module, path)
 
 
 def _check_inputs(path: str, module: nn.Module) -> None:
-    """Raise unless a module takes one tensor and, as far as can be known, returns one."""
+    """Raise unless a module takes one tensor and, as far as can be known, returns one, in ways torch can follow."""
+    name = type(module).__name__
+    refusal = f"model cannot be split at {path!r}: "
     if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)) and (
         type(module).forward.__module__.startswith("torch.")
     ):
-        name = type(module).__name__
         ours = {"RNN": "Elman", "GRU": "GRU", "LSTM": "LSTM"}.get(name)
         remedy = "wrap it in a module that takes and returns one tensor"
         if ours is not None:
             remedy = f"use altmin_ext.nn.{ours}, which returns its output sequence alone, or {remedy}"
-        raise ValueError(
-            f"model cannot be split at {path!r}: {name} has more than one output or input; {remedy}."
-        )
+        raise ValueError(f"{refusal}{name} has more than one output or input; {remedy}.")
     if isinstance(module, nn.Embedding):
-        raise ValueError(
-            f"model cannot be split at {path!r}: Embedding takes integers, and codes are real; embed x beforehand."
-        )
+        raise ValueError(f"{refusal}Embedding takes integers, and codes are real; embed x beforehand.")
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{refusal}{name} is or holds a scripted module, whose buffers a step cannot keep still; use the "
+                "module that was scripted."
+            )
+        if isinstance(part, Sign) and part.surrogate == "none":
+            raise ValueError(
+                f"{refusal}{described(module)} is differentiated by torch, and its Sign(surrogate='none') has no "
+                "derivative; choose another surrogate."
+            )
     parameters = inspect.signature(module.forward).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
-    if len(required) != 1:
-        takes = ", ".join(required) or "nothing"
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    has_forward = getattr(module.forward, "__func__", None) is not nn.Module.forward
+    if len(required) != 1 and not (takes_any and not required and has_forward):
+        takes = ", ".join(required) or ("nothing" if has_forward else "nothing, having no forward")
         raise ValueError(
-            f"model cannot be split at {path!r}: {type(module).__name__} takes {takes}, but a part of a chain takes "
-            "one tensor and returns one; wrap it in a module that does."
+            f"{refusal}{name} takes {takes}, but a part of a chain takes one tensor and returns one; wrap it in a "
+            "module that does."
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from altmin_ext.network.activations import activation_of
 from altmin_ext.network.chain import PreMap
+from altmin_ext.network.known import known_as
 from altmin_ext.network.maps import Iterations, LinearMap, Map
 from altmin_ext.network.pieces import PointwisePiece, ReshapePiece, piece_of
 from altmin_ext.network.splitting import BoundStage, Leaves, known_chains
@@ -118,7 +119,7 @@ def elman_stages(leaves: Leaves) -> list[BoundStage] | None:
     sigma = activation_of(rest[1][1]) if len(rest) == 4 else identity
     if len(rest) == 4:
         del rest[1]
-    if [type(module) for _, module in rest] != [Elman, nn.Flatten, nn.Linear] or sigma is None:
+    if [known_as(module) for _, module in rest] != [Elman, nn.Flatten, nn.Linear] or sigma is None:
         return None
     (path, elman), (_, flatten), (end, linear) = rest
     assert isinstance(elman, Elman)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import ops
+from altmin_ext import _check
+from altmin_ext._state import Attribute, Drawn, Entries, Sizes, as_list, at_least_zero, read_tensor
 from altmin_ext.network.splitting import BoundStage
 from altmin_ext.ops import CodeScalar
+from altmin_ext.ops import unversioned as ops
 
 _first_iterations = 20
 _samples = 8  # if Jacobians depend on the sample, those of so many stand for all
@@ -32,6 +34,7 @@ class SpectralNorms:
 
     Attributes:
         ready: whether the first 20 iterations have been made.
+        state: the vectors, the estimates, and the state of the generator that draws further vectors.
     """
 
     def __init__(self, stages: Sequence[BoundStage], rows: Sequence[Tensor], seed: int, like: Tensor) -> None:
@@ -48,6 +51,14 @@ class SpectralNorms:
             assert map.matrix is not None
             self._vectors[i] = self._draw([map.matrix.shape[1]])
         self._collect()
+        self.state = Entries(
+            {
+                "singular_vectors": _Vectors(self),
+                "sigma_squared": _Estimates(self._results, like),
+                "singular_vectors_ready": Attribute(self, "ready", _check.boolean),
+                "singular_vectors_to_draw": Drawn(self._generator),
+            }
+        )
 
     def _collect(self) -> None:
         """Make the arguments of the op, which are the same in every step."""
@@ -70,12 +81,16 @@ class SpectralNorms:
         """
         for i in self._others:
             stage = self._stages[i]
-            alike = stage.pre.lipschitz is not None and stage.map.has_constant_jacobian
-            shape = (1 if alike else _samples, *(inputs[i] if stage.pre.lipschitz is not None else codes[i]))
+            shape = (self._rows(stage), *(inputs[i] if stage.pre.lipschitz is not None else codes[i]))
             if self._vectors[i].numel() != math.prod(shape):
                 self._vectors[i] = self._draw(shape)
                 self.ready = False
             self._vectors[i] = self._vectors[i].view(shape)
+
+    @staticmethod
+    def _rows(stage: BoundStage) -> int:
+        """The number of samples that stand for all."""
+        return 1 if stage.pre.lipschitz is not None and stage.map.has_constant_jacobian else _samples
 
     def begin(self, batch: int) -> None:
         """Make the first iterations before the first step; do nothing later.
@@ -106,40 +121,63 @@ class SpectralNorms:
                 )
             norm = image.norm()
             self._results[i].copy_(norm / v.norm())
-            v.copy_(torch.where(norm > 0, image / norm, v))  # a map of zeros keeps its vector
-
-    def state_dict(self) -> dict[str, Any]:
-        """The vectors, the estimates, and the state of the generator that draws further vectors."""
-        return {
-            "singular_vectors": [v.clone() for v in self._vectors],
-            "sigma_squared": torch.cat([self._like.new_empty(0).double(), *self._results]),
-            "singular_vectors_ready": self.ready,
-            "singular_vectors_to_draw": self._generator.get_state(),
-        }
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise a ValueError unless ``state``, from :meth:`state_dict`, fits these stages."""
-        shapes = [tuple(v.shape) for v in state["singular_vectors"]]
-        own = [tuple(v.shape) for v in self._vectors]
-        if len(shapes) != len(own) or any(shapes[i] != own[i] for i in self._linear):
-            raise ValueError(
-                f"state must be of a model like this one, but its stages take {shapes} features."
-            )
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore ``state``, the result of an earlier :meth:`state_dict`."""
-        for i, kept in enumerate(state["singular_vectors"]):
-            self._vectors[i] = kept.to(self._like).clone()
-        self._collect()
-        for result, kept in zip(self._results, state["sigma_squared"], strict=True):
-            result.copy_(kept)
-        self.ready = bool(state["singular_vectors_ready"])
-        self._generator.set_state(state["singular_vectors_to_draw"].cpu())
+            v.copy_(torch.where((norm > 0) & norm.isfinite(), image / norm, v))  # else it keeps its vector
 
     def remember(self) -> Any:
         """What :meth:`recall` needs, in memory that a step does not write to."""
-        return self.state_dict()
+        return self.state.save()
 
     def recall(self, kept: Any) -> None:
         """Restore the state at :meth:`remember`, bit for bit, from its result ``kept``."""
-        self.load_state_dict(kept)
+        self.state.load(kept)
+
+
+class _Vectors:
+    """The entry of a state with the vectors of the iterations.
+
+    That of a matrix is known by its length. Others have the shape of one sample, which the first minibatch tells;
+    until then they are empty.
+    """
+
+    def __init__(self, norms: SpectralNorms) -> None:
+        self._norms = norms
+
+    def save(self) -> list[Tensor]:
+        return [vector.clone() for vector in self._norms._vectors]
+
+    def read(self, name: str, value: Any, sizes: Sizes) -> list[Tensor]:
+        norms, copies = self._norms, []
+        for i, own in enumerate(as_list(name, value, len(norms._stages))):
+            if i in norms._linear:
+                shape: tuple[Any, ...] = tuple(norms._vectors[i].shape)
+            else:
+                begun = isinstance(own, Tensor) and own.shape != (0,)
+                shape = (norms._rows(norms._stages[i]), ...) if begun else (0,)
+            copy = read_tensor(f"{name}[{i}]", own, norms._like, shape, sizes)
+            if copy.numel() and not 0.5 < float(copy.double().norm()) < 2:
+                raise ValueError(f"{name}[{i}] must have norm 1, but has {float(copy.double().norm()):g}.")
+            copies.append(copy)
+        return copies
+
+    def load(self, value: Sequence[Tensor]) -> None:
+        self._norms._vectors = [vector.clone() for vector in value]
+        self._norms._collect()
+
+
+class _Estimates:
+    """The entry of a state with the estimates of all stages, as one tensor."""
+
+    def __init__(self, results: Sequence[Tensor], like: Tensor) -> None:
+        self._results, self._none = results, like.new_empty(0, dtype=torch.float64)
+
+    def save(self) -> Tensor:
+        return torch.cat([self._none, *self._results])
+
+    def read(self, name: str, value: Any, sizes: Sizes) -> Tensor:
+        copy = read_tensor(name, value, self._none, [len(self._results)], sizes)
+        at_least_zero(name, copy)
+        return copy
+
+    def load(self, value: Tensor) -> None:
+        for result, kept in zip(self._results, value, strict=True):
+            result.copy_(kept)

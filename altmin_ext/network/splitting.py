@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from altmin_ext._check import named_type
 from altmin_ext.network.chain import PreMap
+from altmin_ext.network.known import alteration, described, hook_tables, known_as, runs_as, uncompiled
 from altmin_ext.network.maps import LinearMap, LocalMap, Map, map_of
-from altmin_ext.network.pieces import LocalPiece, affine, batch_normalisations, piece_of
+from altmin_ext.network.pieces import LocalPiece, Piece, batch_normalisations, piece_of
 from altmin_ext.nn import Stage
 
 _normalisations = (
@@ -31,7 +33,7 @@ class BoundStage:
     Attributes:
         name: the path of the map's first module in the model.
         pre, map: its two parts.
-        beyond_kernels: the class name of its first module that the kernels of Linear stages do not compute; "" if the
+        beyond_kernels: what its first module is that the kernels of Linear stages do not compute; "" if the
             stage is a Linear behind an activation.
     """
 
@@ -45,6 +47,11 @@ class BoundStage:
         """Whether an evaluation runs modules whose code may raise anything at any time."""
         return self.pre.calls_modules or self.map.calls_modules
 
+    def commit(self) -> None:
+        """Update what depends on the encode, such as running statistics."""
+        self.pre.commit()
+        self.map.commit()
+
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
         """Find the shape of a sample's code.
 
@@ -56,6 +63,7 @@ class BoundStage:
             The shape.
 
         Raises:
+            TypeError: a module returns something else than one tensor.
             ValueError: the stage cannot take such a sample.
         """
         try:
@@ -77,6 +85,7 @@ def as_chain(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
 
     Raises:
         TypeError: ``model`` is neither.
+        ValueError: it has no forward.
     """
     if isinstance(model, (list, tuple)):
         for i, module in enumerate(model):
@@ -85,31 +94,94 @@ def as_chain(model: nn.Module | Sequence[nn.Module]) -> nn.Module:
         return nn.Sequential(*model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but is {named_type(model)}.")
+    if _has_no_forward(model):
+        raise ValueError(
+            f"model must be an nn.Sequential, or another module with a forward, but is {named_type(model)}, which "
+            "has none; pass a list or an nn.Sequential of its modules."
+        )
     return model
 
 
-def _is_sequential(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+def _has_no_forward(module: nn.Module) -> bool:
+    return getattr(module.forward, "__func__", None) is nn.Module.forward
+
+
+def _global_hooks() -> list[dict[int, Any]]:
+    """The tables of the hooks that torch runs for every module."""
+    module = nn.modules.module
+    return [
+        module._global_forward_hooks,
+        module._global_forward_pre_hooks,
+        module._global_backward_hooks,
+        module._global_backward_pre_hooks,
+    ]
+
+
+class Unaltered:
+    """Watches that the modules of a chain, which a step need not call, go on to compute what they did.
+
+    Args:
+        model: as for :func:`split`, by which it has been accepted.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._named = [(path, module) for path, module in _watched(model, "") if not alteration(module)]
+        self._own = [vars(module) for _, module in self._named]
+        self._hooks = [own.get(table, {}) for own in self._own for table in hook_tables] + _global_hooks()
+
+    def check(self) -> None:
+        """Raise a ValueError if one has a hook or a forward of its own since; takes less than a microsecond."""
+        if not any(self._hooks) and not any(map(operator.contains, self._own, itertools.repeat("forward"))):
+            return
+        _check_global_hooks()
+        path, module = next((path, module) for path, module in self._named if alteration(module))
+        raise ValueError(
+            f"model must be as it was when the method was made, but {path!r} is {described(module)} since; make a "
+            "new method for the model as it is now."
+        )
+
+
+def _watched(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The containers of a chain and the modules in them, but not what is within those."""
+    yield path or "model", module
+    if runs_as(uncompiled(module), nn.Sequential) or runs_as(module, Stage):
+        for name, child in uncompiled(module).named_children():
+            yield from _watched(child, f"{path}.{name}" if path else name)
+
+
+def _check_global_hooks() -> None:
+    if any(_global_hooks()):
+        raise ValueError(
+            "model must be free of hooks that torch runs for every module, but there are some, which parts that are "
+            "evaluated by formula would not call; remove them by the handles that registered them."
+        )
 
 
 def _check_chain(model: nn.Module) -> None:
     """Raise unless the model is a chain: modules that certainly run one after the other."""
-    if not _is_sequential(model) and not isinstance(model, Stage) and any(True for _ in model.children()):
+    _check_global_hooks()
+    module = uncompiled(model)
+    if runs_as(module, nn.Sequential) or runs_as(module, Stage) or not any(True for _ in module.children()):
+        return
+    if isinstance(module, (nn.Sequential, Stage)) and alteration(module):
         raise ValueError(
-            f"model must be an nn.Sequential or a list of stages, but is {named_type(model)}, whose forward can "
-            "be anything; write it as an nn.Sequential, with altmin_ext.Stage around what belongs together."
+            f"model must run its modules one after the other, but is {described(module)}, which may change what it "
+            "computes; remove that, or put it on one of the modules inside, which then stay together."
         )
-    for path, module in _leaves(model, ""):
-        if type(module) in affine and not isinstance(module.weight, nn.Parameter):
-            raise ValueError(
-                "model must hold its weights as parameters, but a hook such as weight_norm computes that of "
-                f"{path!r} from others at every call; remove the hook, for instance by "
-                "torch.nn.utils.remove_weight_norm."
-            )
+    if isinstance(module, nn.DataParallel):
+        raise ValueError(
+            f"model must be an nn.Sequential or a list of stages, but is wrapped in {type(module).__name__}; pass "
+            "model.module."
+        )
+    raise ValueError(
+        f"model must be an nn.Sequential or a list of stages, but is {named_type(module)}, whose forward can "
+        "be anything; write it as an nn.Sequential, with altmin_ext.Stage around what belongs together."
+    )
 
 
 def _leaves(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    if _is_sequential(module):
+    module = uncompiled(module)
+    if runs_as(module, nn.Sequential):
         # named_children() would leave out repetitions
         for name, child in zip(module._modules, module, strict=True):
             yield from _leaves(child, f"{path}.{name}" if path else name)
@@ -133,11 +205,20 @@ class _Open:
         """Make the stage of the modules that have been added."""
         modules = [module for _, module in self.map]
         pre = PreMap([piece_of(path, module) for path, module in self.pre])
-        map = map_of(modules, [piece_of(path, module) for path, module in self.map], like)
-        beyond = [module for module in modules if type(module) is not nn.Linear]
+        map = map_of(modules, _pieces_of_map(self.map), like)
+        beyond = [module for module in modules if known_as(module) is not nn.Linear]
         if pre.activation is None:
-            beyond += [module for _, module in self.pre if type(module) is not nn.Flatten]
-        return BoundStage(self.name, pre, map, type(beyond[0]).__name__ if beyond else "")
+            beyond += [module for _, module in self.pre if known_as(module) is not nn.Flatten]
+        return BoundStage(self.name, pre, map, described(beyond[0]) if beyond else "")
+
+
+def _pieces_of_map(modules: Leaves) -> list[Piece]:
+    """The pieces of a map; a single one if two modules share a parameter, whose gradient is the sum of both."""
+    pieces = [piece_of(path, module) for path, module in modules]
+    parameters = [id(p) for piece in pieces for p in piece.parameters]
+    if len(set(parameters)) < len(parameters):
+        return [LocalPiece(nn.Sequential(*(module for _, module in modules)), modules[0][0])]
+    return pieces
 
 
 # Rules that split certain chains in a special way, and return None for all others.
@@ -174,7 +255,7 @@ def split(model: nn.Module, needs: Collection[str] = ()) -> list[BoundStage]:
     stages: list[BoundStage] = []
     stage = _Open()
     for path, module in _leaves(model, ""):
-        if isinstance(module, Stage):
+        if runs_as(module, Stage):
             if stage.map:
                 stages.append(stage.close(like))
                 stage = _Open()
@@ -274,15 +355,8 @@ def split_at(model: nn.Module, starts: Sequence[int]) -> list[BoundStage]:
             paths = ", ".join(repr(path) for path, _ in part)
             raise ValueError(f"every part of the model must hold parameters, but {paths} holds none.")
         first = acts.index(True)
-        pre, map = (
-            [piece_of(path, module) for path, module in side] for side in (part[:first], part[first:])
-        )
-        parameters = [id(p) for piece in map for p in piece.parameters]
-        if len(set(parameters)) < len(
-            parameters
-        ):  # a parameter that is used twice has one gradient, their sum
-            map = [LocalPiece(nn.Sequential(*(module for _, module in part[first:])))]
-        stages.append(BoundStage(part[first][0], PreMap(pre), LocalMap(map, like)))
+        pre = PreMap([piece_of(path, module) for path, module in part[:first]])
+        stages.append(BoundStage(part[first][0], pre, LocalMap(_pieces_of_map(part[first:]), like)))
     _check_parameters(stages)
     return stages
 
@@ -290,10 +364,10 @@ def split_at(model: nn.Module, starts: Sequence[int]) -> list[BoundStage]:
 def _check_end(rest: _Open) -> None:
     """Raise if a module other than Identity or Flatten follows the last map."""
     for path, module in rest.pre:
-        if not isinstance(module, (nn.Identity, nn.Flatten)):
+        if known_as(module) not in (nn.Identity, nn.Flatten):
             raise ValueError(
-                f"model must end with its last map, whose outputs are the logits; remove {path!r} ({module}) "
-                "behind it."
+                f"model must end with its last map, whose outputs are the logits; remove {path!r} "
+                f"({described(module)}) behind it."
             )
 
 

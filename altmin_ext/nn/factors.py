@@ -10,23 +10,48 @@ from torch import Tensor, nn
 from altmin_ext import _check, ops
 from altmin_ext.ops import MemoryScalar
 
+_no_derivative = (
+    "NonNegativeFactors has no derivative, so nothing below it can learn by backpropagation: "
+    "train the model with method='deepfacto'."
+)
+
 
 class _LeastSquares(torch.autograd.Function):
+    """The codes (N, r) of rows of features (N, C)."""
+
     @staticmethod
-    def forward(context: Any, rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
+    def forward(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
         codes = rows.new_zeros(len(rows), dictionary.shape[1])
         if codes.numel():
             scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=rows.device)
-            gram, cross = dictionary.t() @ dictionary, rows @ dictionary
+            with torch.autocast(rows.device.type, enabled=False):
+                gram, cross = dictionary.t() @ dictionary, rows @ dictionary
             ops.bcd_columns(codes, gram, cross, scalars=scalars, sweeps=sweeps, nonnegative=True)
         return codes
 
     @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        pass
+
+    @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError(
-            "NonNegativeFactors has no derivative, so nothing below it can learn by backpropagation: "
-            "train the model with method='deepfacto'."
-        )
+        raise NotImplementedError(_no_derivative)
+
+    @staticmethod
+    def jvp(context: Any, *tangents: Tensor) -> Any:
+        raise NotImplementedError(_no_derivative)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[int | None, ...], rows: Tensor, dictionary: Tensor, sweeps: int
+    ) -> tuple[Tensor, int]:
+        count: int = info.batch_size
+        rows = rows.movedim(dims[0], 0) if dims[0] is not None else rows.expand(count, *rows.shape)
+        if dims[1] is None:  # rows are independent of one another
+            codes: Tensor = _LeastSquares.apply(rows.flatten(0, 1).contiguous(), dictionary, sweeps)
+            return codes.unflatten(0, rows.shape[:2]), 0
+        pairs = zip(rows, dictionary.movedim(dims[1], 0), strict=True)
+        return torch.stack([_LeastSquares.apply(r.contiguous(), d.contiguous(), sweeps) for r, d in pairs]), 0
 
 
 class NonNegativeFactors(nn.Module):
@@ -80,7 +105,8 @@ class NonNegativeFactors(nn.Module):
                 f"features must be (B, {self.features}, ...) for this NonNegativeFactors, but have shape "
                 f"{tuple(features.shape)}."
             )
-        codes: Tensor = _LeastSquares.apply(as_rows(features), self.dictionary, self.sweeps)
+        rows = as_rows(features).to(self.dictionary.dtype)  # under autocast a layer below may return another
+        codes: Tensor = _LeastSquares.apply(rows, self.dictionary, self.sweeps)
         return as_maps(codes, features)
 
     def reconstruction(self, codes: Tensor) -> Tensor:

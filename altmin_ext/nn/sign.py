@@ -12,16 +12,29 @@ from altmin_ext.ops.activation import sign, surrogates
 
 
 class _StraightThrough(torch.autograd.Function):
+    """The sign with a surrogate for its derivative, in every mode of torch: backward, forward, and under vmap."""
+
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(context: Any, c: Tensor, surrogate: str) -> Tensor:
-        context.save_for_backward(c)
-        context.surrogate = surrogate
+    def forward(c: Tensor, surrogate: str) -> Tensor:
         return sign(c)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        c, context.surrogate = inputs
+        context.save_for_backward(c)
+        context.save_for_forward(c)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (c,) = context.saved_tensors
         return gradient * surrogates[context.surrogate](c), None
+
+    @staticmethod
+    def jvp(context: Any, tangent: Tensor, _: None) -> Tensor:
+        (c,) = context.saved_tensors
+        return tangent * surrogates[context.surrogate](c)
 
 
 class Sign(nn.Module):

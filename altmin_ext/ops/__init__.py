@@ -2,7 +2,9 @@
 
 An op runs a kernel of the native module if there is one for the device of its tensors. Otherwise it runs its twin in
 plain torch, ``ops.reference.<op>``, which takes the same arguments and defines the op. The formulas are in
-``csrc/ops/<op>.h`` as well. Ops write into tensors that they are given, and kernels allocate nothing. Scalars that
+``csrc/ops/<op>.h`` as well. Ops write into tensors that they are given, and kernels allocate nothing. As torch's own
+operations do, they raise the version counters of these tensors, except as ``ops.unversioned.<op>``, which methods use
+on buffers of their own. Scalars that
 change from step to step come in parameter blocks, rows of float64 named by :mod:`altmin_ext.ops.scalars`. A ``guard``
 is a float64 tensor of one flag, raised (set to 1) when a result is not finite; it is never lowered.
 """
@@ -10,6 +12,7 @@ is a float64 tensor of one flag, raised (set to 1) when a result is not finite; 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from altmin_ext.ops import scalars
 from altmin_ext.ops._declaration import backend, declared
@@ -40,6 +43,10 @@ from altmin_ext.ops.weight_residual import weight_residual
 
 names = tuple(declared)
 reference = SimpleNamespace(**{name: op.reference for name, op in declared.items()})
+if TYPE_CHECKING:
+    from altmin_ext import ops as unversioned
+else:
+    unversioned = SimpleNamespace(**{name: op.unversioned for name, op in declared.items()})
 
 __all__ = [
     "LANES",
@@ -72,5 +79,6 @@ __all__ = [
     "sign_flip",
     "softmax_prox",
     "softmax_residual",
+    "unversioned",
     "weight_residual",
 ]

@@ -2,6 +2,10 @@
 
 ``@op`` turns the twin into the function that users call, which runs the native kernel if there is one for the device
 of its tensors, and the twin otherwise. The twin itself is its attribute ``reference``.
+
+Kernels write without torch's knowledge. The function therefore raises the version counters of all that the op writes,
+as torch's own operations do: autograd then refuses to use a saved tensor that has been overwritten. Its attribute
+``unversioned`` does not, and is as fast as a small network needs it.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from types import ModuleType
 from typing import Any, ParamSpec, Protocol, cast
 
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from altmin_ext.errors import unknown_name
 from altmin_ext.ops import _native
@@ -30,11 +35,13 @@ class Op(Protocol[P]):
     Attributes:
         reference: the twin in plain torch, with the same arguments. It works on any device and does not wait for it,
             except to check labels on the CPU.
+        unversioned: the op, which leaves the version counters of what it writes as they are.
         written: the names of the arguments that it writes.
     """
 
     __name__: str
     reference: Callable[P, None]
+    unversioned: Callable[P, None]
     written: tuple[str, ...]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None: ...
@@ -72,9 +79,9 @@ def kernels_for(tensor: Any) -> ModuleType | None:
     """
     if not takes_kernels:
         return None
-    if isinstance(tensor, Tensor) and not (tensor.is_cpu or tensor.is_meta):
-        if not (tensor.is_cuda and _native.has_cuda_kernels):
-            return None
+    elsewhere = isinstance(tensor, Tensor) and not (tensor.is_cpu or tensor.is_meta)
+    if elsewhere and not (tensor.is_cuda and _native.has_cuda_kernels):
+        return None
     if _native.module is None:
         raise ImportError(_native.reason)
     return _native.module
@@ -92,7 +99,7 @@ def {name}({signature}):
     if kernels is None:
         twin({by_name})
     else:
-        kernels.{name}({by_position})
+        kernels.{name}({by_position}){raise_versions}
 """
 
 
@@ -120,14 +127,38 @@ def op(written: Sequence[str]) -> Callable[[Callable[P, None]], Op[P]]:
             first=first,
             by_name=", ".join(by_name),
             by_position=", ".join(p.name for p in parameters),
+            raise_versions="{raise_versions}",
         )
-        scope = {"native": _native, "declaration": sys.modules[__name__], "twin": twin}
-        exec(compile(source, f"<op {name}>", "exec"), scope)
-        function = cast("Op[P]", scope[name])
-        for attribute in ("__doc__", "__module__", "__qualname__", "__annotations__"):
-            setattr(function, attribute, getattr(twin, attribute))
+        raising = "".join(_raising(signature.parameters[argument]) for argument in written)
+        function = cast("Op[P]", _compiled(source.format(raise_versions=raising), twin))
+        function.unversioned = _compiled(source.format(raise_versions=""), twin)
         function.reference, function.written = twin, tuple(written)
         declared[name] = function
         return function
 
     return declare
+
+
+def _raising(parameter: inspect.Parameter) -> str:
+    """The lines of a dispatcher that raise the version counters of an argument, as cheaply as its type allows."""
+    name, annotation = parameter.name, str(parameter.annotation)
+    if annotation.startswith("Sequence"):
+        every = f"[t for t in {name} if t is not None]" if "None" in annotation else name
+        return f"\n        increment_version({every})"
+    if "None" in annotation:
+        return f"\n        if {name} is not None:\n            increment_version({name})"
+    return f"\n        increment_version({name})"
+
+
+def _compiled(source: str, twin: Callable[P, None]) -> Callable[P, None]:
+    scope = {
+        "native": _native,
+        "declaration": sys.modules[__name__],
+        "twin": twin,
+        "increment_version": increment_version,
+    }
+    exec(compile(source, f"<op {twin.__name__}>", "exec"), scope)
+    function = cast("Callable[P, None]", scope[twin.__name__])
+    for attribute in ("__doc__", "__module__", "__qualname__", "__annotations__"):
+        setattr(function, attribute, getattr(twin, attribute))
+    return function

@@ -6,6 +6,7 @@ from altmin_ext.updates.gradient import AdamUpdate, SGDUpdate, WeightUpdate, cop
 from altmin_ext.updates.memory import (
     Memory,
     StageMemory,
+    gram_matrix,
     memory_shapes,
     merge_memories,
     read_memories,
@@ -19,6 +20,7 @@ __all__ = [
     "StageMemory",
     "WeightUpdate",
     "copy_from_host",
+    "gram_matrix",
     "memory_shapes",
     "merge_memories",
     "read_memories",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from altmin_ext import ops
+from altmin_ext import _check, _state
 from altmin_ext._guard import Guard
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import AdamScalar, UpdateScalar
+from altmin_ext.ops import unversioned as ops
 
 
 def copy_from_host(to: Tensor, host: Tensor) -> None:
@@ -34,7 +36,12 @@ class WeightUpdate(abc.ABC):
         stages: the stages whose parameters are trained.
         guard: the flags of the method.
         first: the number of the first of these stages in the guard.
+
+    Attributes:
+        state: what the update keeps between steps.
     """
+
+    state: _state.Part = _state.Entries({})
 
     def __init__(self, stages: Sequence[BoundStage], guard: Guard, first: int = 0) -> None:
         self.weights: list[Tensor] = [p for stage in stages for p in stage.map.parameters]
@@ -65,32 +72,51 @@ class WeightUpdate(abc.ABC):
         copy_from_host(self._scalars, torch.tensor(rows, dtype=torch.float64).reshape(self._scalars.shape))
 
     @abc.abstractmethod
+    def longest_step(self, learning_rate: float) -> float:
+        """Bound the change of a weight in one update, by gradients whose squares are finite.
+
+        Args:
+            learning_rate: of the update.
+
+        Returns:
+            The bound.
+        """
+
+    def may_overflow(self, learning_rate: float, decay: float) -> bool:
+        """Find out whether such an update may be refused for some weights, after it has moved others.
+
+        The largest finite number overflows only by a step of half its distance to the number below.
+
+        Args:
+            learning_rate: of the update.
+            decay: decoupled weight decay.
+
+        Returns:
+            Whether it may.
+        """
+        if not self.weights:
+            return False
+        numbers = torch.finfo(self.weights[0].dtype)
+        return self.longest_step(learning_rate) > numbers.max * numbers.eps / 10 or learning_rate * decay > 1
+
+    @abc.abstractmethod
     def update(self) -> None:
         """Move the weights, unless a flag of the guard is raised."""
 
-    @abc.abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """The state that the update keeps between steps, in tensors of its own."""
-
-    @abc.abstractmethod
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise a ValueError unless the shapes in ``state``, from :meth:`state_dict`, fit the weights."""
-
-    @abc.abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore ``state``, the result of an earlier :meth:`state_dict`."""
-
     def remember(self) -> Any:
         """What :meth:`recall` needs, in memory that a step does not write to."""
-        return self.state_dict()
+        return self.state.save()
 
     def recall(self, kept: Any) -> None:
         """Restore the state at :meth:`remember`, bit for bit, from its result ``kept``."""
-        self.load_state_dict(kept)
+        self.state.load(kept)
 
 
 class SGDUpdate(WeightUpdate):
     """Gradient descent, w <- w - lr g, by :func:`altmin_ext.ops.sgd_update`."""
+
+    def longest_step(self, learning_rate: float) -> float:
+        return learning_rate * math.sqrt(torch.finfo(self.weights[0].dtype).max)
 
     def update(self) -> None:
         ops.sgd_update(
@@ -100,15 +126,6 @@ class SGDUpdate(WeightUpdate):
             guard=self._guard,
             guard_index=self._guard_index,
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        pass
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
 
 
 class AdamUpdate(WeightUpdate):
@@ -125,6 +142,26 @@ class AdamUpdate(WeightUpdate):
         self._adam = torch.zeros(len(AdamScalar), dtype=torch.float64, device=self._device)
         for entry, value in ((AdamScalar.beta1, 0.9), (AdamScalar.beta2, 0.999), (AdamScalar.epsilon, 1e-8)):
             self._adam[entry] = value
+        self.state = _state.Entries(
+            {
+                "first_moments": _state.Listed(map(_state.InPlace, self._first_moments)),
+                "second_moments": _state.Listed(
+                    _state.InPlace(moments, _state.at_least_zero) for moments in self._second_moments
+                ),
+                "updates": _state.Attribute(self, "_updates", _whole),
+            }
+        )
+
+    @property
+    def _updates(self) -> float:
+        return float(self._adam[AdamScalar.step])
+
+    @_updates.setter
+    def _updates(self, updates: float) -> None:
+        self._adam[AdamScalar.step] = updates
+
+    def longest_step(self, learning_rate: float) -> float:
+        return 7.3 * learning_rate  # by the Cauchy-Schwarz inequality, with these betas
 
     def update(self) -> None:
         ops.adam_update(
@@ -138,24 +175,10 @@ class AdamUpdate(WeightUpdate):
             guard_index=self._guard_index,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "first_moments": [m.clone() for m in self._first_moments],
-            "second_moments": [v.clone() for v in self._second_moments],
-            "updates": float(self._adam[AdamScalar.step]),
-        }
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        for name, own in (("first_moments", self._first_moments), ("second_moments", self._second_moments)):
-            shapes = [tuple(t.shape) for t in state[name]]
-            if shapes != [tuple(t.shape) for t in own]:
-                raise ValueError(
-                    f"state's {name} must have the shapes of the model's weights, but have {shapes}."
-                )
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        moments = zip(self._first_moments, state["first_moments"], strict=True)
-        squares = zip(self._second_moments, state["second_moments"], strict=True)
-        for moment, kept in (*moments, *squares):
-            moment.copy_(kept)
-        self._adam[AdamScalar.step] = state["updates"]
+def _whole(name: str, value: Any) -> float:
+    """A count, held as a float."""
+    result = _check.number(name, value, 0.0)
+    if not result.is_integer():
+        raise ValueError(f"{name} must be a whole number, but is {_check.shown(value)}.")
+    return result

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altmin_ext import _check, ops
+from altmin_ext import _check, _state
 from altmin_ext._undo import Tensors
 from altmin_ext.network import Map
 from altmin_ext.network.maps import Affine
 from altmin_ext.ops import MemoryScalar
+from altmin_ext.ops import unversioned as ops
 
 Memory = tuple[Tensor, Tensor]
 
@@ -75,7 +76,7 @@ def read_memories(name: str, memories: object) -> list[Memory]:
         gram, cross = (matrix.detach() for matrix in pair)
         if gram.ndim != 2 or len(gram) != gram.shape[1] or not _may_be_a_gram_matrix(gram):
             raise ValueError(
-                f"{name} must be pairs (A, B) of matrices, A symmetric with a diagonal of at least 0, but the A of "
+                f"{name} must be pairs (A, B) of matrices, A symmetric and positive semidefinite, but the A of "
                 f"number {len(found) + 1}, of shape {tuple(gram.shape)}, is not."
             )
         found.append((gram, cross))
@@ -83,9 +84,29 @@ def read_memories(name: str, memories: object) -> list[Memory]:
 
 
 def _may_be_a_gram_matrix(matrix: Tensor) -> bool:
-    """Whether a matrix is symmetric, up to the rounding of sums in float32, with a diagonal of at least 0."""
-    asymmetry = (matrix - matrix.t()).abs()
-    return bool((matrix.diagonal() >= 0).all() and (asymmetry <= 1e-4 * matrix.abs().max()).all())
+    """Whether a matrix is symmetric and keeps |A_ij|^2 <= A_ii A_jj, up to the rounding of sums in float32."""
+    if matrix.numel() == 0:
+        return True
+    diagonal, rounding = matrix.diagonal(), 1e-4 * matrix.abs().max()
+    if bool((diagonal < 0).any()):
+        return False
+    roots = diagonal.sqrt()
+    excess, asymmetry = matrix.abs() - torch.outer(roots, roots), (matrix - matrix.t()).abs()
+    return bool((excess <= rounding).all() and (asymmetry <= rounding).all())
+
+
+def gram_matrix(name: str, matrix: Tensor) -> None:
+    """Check a matrix that is restored.
+
+    Args:
+        name: of the matrix, for error messages.
+        matrix: (n, n), finite.
+
+    Raises:
+        ValueError: it cannot be a sum of a~ a~^T.
+    """
+    if not _may_be_a_gram_matrix(matrix):
+        raise ValueError(f"{name} must be symmetric and positive semidefinite, but is not.")
 
 
 class StageMemory:
@@ -107,6 +128,7 @@ class StageMemory:
     Attributes:
         gram: A, (n, n).
         cross: B, (m, n); (0, n) if it is not kept.
+        awaits_prior: whether the prior is still to be added, with the next minibatch.
     """
 
     def __init__(
@@ -126,7 +148,7 @@ class StageMemory:
         self._scalars[:, MemoryScalar.threshold] = threshold
         self._scalars[0, MemoryScalar.forgetting] = forgetting
         self._has_prox = threshold > 0 or nonnegative
-        self._awaits_prior = prior > 0
+        self.awaits_prior = prior > 0
         self._before = Tensors([self.gram, self.cross])
 
     @property
@@ -150,7 +172,12 @@ class StageMemory:
         self.gram.copy_(memory[0])
         if len(self.cross):
             self.cross.copy_(memory[1])
-        self._awaits_prior = self._prior > 0 and not bool(self.gram.any())
+        self.awaits_prior = self._prior > 0 and not bool(self.gram.any())
+
+    @property
+    def matrices(self) -> _state.Part:
+        """A, and B if it is kept."""
+        return _state.Listed([_state.InPlace(self.gram, gram_matrix), _state.InPlace(self.cross)])
 
     def state(self) -> Memory:
         """The memory (A, B), in copies."""
@@ -159,11 +186,11 @@ class StageMemory:
 
     def remember(self) -> Any:
         """What :meth:`recall` needs, in memory that a step does not write to."""
-        return self._before.remember(), self._awaits_prior
+        return self._before.remember(), self.awaits_prior
 
     def recall(self, kept: Any) -> None:
         """Restore the state at :meth:`remember`, bit for bit, from its result ``kept``."""
-        matrices, self._awaits_prior = kept
+        matrices, self.awaits_prior = kept
         self._before.recall(matrices)
 
     def observe(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
@@ -182,12 +209,12 @@ class StageMemory:
 
     def _add_prior(self) -> None:
         """Add the prior, once all of the first minibatch is in A."""
-        if self._awaits_prior:
+        if self.awaits_prior:
             prior = self._prior * self.gram.trace()
             self.gram.diagonal().add_(prior)
             if len(self.cross):
                 self.cross += prior * self.weights
-            self._awaits_prior = False
+            self.awaits_prior = False
 
     def solve_targets(self) -> Tensor:
         """Fit the weights to the remembered targets: min tr(W~ A W~^T) / 2 - tr(W~ B^T), equation (7).

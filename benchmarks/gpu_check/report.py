@@ -73,12 +73,13 @@ def _launches(content: Content) -> str:
     rows = []
     for row in content["rows"]:
         cells: list[object] = [row["network"], row["precision"], row["contender"]]
-        counts = [_instead(row), "", ""]
+        counts = [_instead(row), "", "", "", ""]
         if not counts[0]:
             counts = [f"{row[kind]:g}" for kind in ("kernels", "copies", "fills")]
+            counts += [f"{row[of]:.1f}" for of in ("kernel_microseconds", "own_kernel_microseconds")]
         rows.append([*cells, *counts, row.get("predicted_kernels", "")])
-    head = ["network", "precision", "contender", "kernels", "copies", "fills", "kernels foretold"]
-    return table(head, rows)
+    of_kernels = ["kernels", "copies", "fills", "µs in kernels", "of them in ours", "kernels foretold"]
+    return table(["network", "precision", "contender", *of_kernels], rows)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Content], str]]] = {

@@ -1,6 +1,8 @@
 // Registers per thread: at most 80 in float32, 128 in float64.
 #include "ops/memory_update.h"
 
+#include <algorithm>
+
 #include "reduction.h"
 
 namespace altmin::cuda {
@@ -38,19 +40,23 @@ __device__ __forceinline__ Place place_of(int64_t block, int64_t tiles) {
   return {true, row, row + block};
 }
 
+// The blocks of a column of the grid share the samples of a tile. Each leaves its sums in the workspace, and the last
+// one adds them up, in the order of the samples.
 template <typename T>
-__global__ void __launch_bounds__(threads) memory_update_kernel(MemoryUpdate<T> o, int64_t tiles) {
+__global__ void __launch_bounds__(threads)
+    memory_update_kernel(MemoryUpdate<T> o, int64_t tiles, int64_t share, Workspace workspace) {
   __shared__ T left[depth][tile], right[depth][tile];
   const Place place = place_of(blockIdx.x, tiles);
   const int64_t first_row = place.row * tile, first_column = place.column * tile;
   const int thread = threadIdx.x, row = thread / side, column = thread % side;
+  const int64_t begin = blockIdx.y * share, end = o.batch < begin + share ? o.batch : begin + share;
 
   T sums[own][own] = {};
-  for (int64_t start = 0; start < o.batch; start += depth) {
+  for (int64_t start = begin; start < end; start += depth) {
     T slice[own][own] = {};  // added up apart, so that many samples lose no digits
     for (int i = thread; i < depth * tile; i += threads) {
       const int64_t sample = start + i / tile, offset = i % tile;
-      const bool inside = sample < o.batch;
+      const bool inside = sample < end;
       left[i / tile][offset] = !inside         ? T(0)
                                : place.of_gram ? augmented(o, sample, first_row + offset)
                                                : coded(o, sample, first_row + offset);
@@ -71,6 +77,23 @@ __global__ void __launch_bounds__(threads) memory_update_kernel(MemoryUpdate<T> 
     __syncthreads();
   }
 
+  if (gridDim.y > 1) {
+    // A thread reads what threads at its own place have written.
+    double* const partial = workspace.numbers + int64_t{blockIdx.x} * gridDim.y * tile * tile + thread;
+    for (int i = 0; i < own; ++i)
+      for (int j = 0; j < own; ++j)
+        partial[(int64_t{blockIdx.y} * own * own + i * own + j) * threads] = static_cast<double>(sums[i][j]);
+    if (!last_block(workspace.counters + blockIdx.x, gridDim.y)) return;
+    for (int i = 0; i < own; ++i) {
+      for (int j = 0; j < own; ++j) {
+        double sum = 0;
+        for (int64_t block = 0; block < gridDim.y; ++block)
+          sum += partial[(block * own * own + i * own + j) * threads];
+        sums[i][j] = static_cast<T>(sum);
+      }
+    }
+  }
+
   const T forgetting = static_cast<T>(o.scalars->forgetting);
   T* const matrix = place.of_gram ? o.gram : o.cross;
   const int64_t rows = place.of_gram ? o.n_gram : o.n_out;
@@ -86,13 +109,26 @@ __global__ void __launch_bounds__(threads) memory_update_kernel(MemoryUpdate<T> 
   }
 }
 
+// Blocks that share the samples of a tile: enough that all tiles together keep every multiprocessor busy, but each
+// with samples enough to be worth the sums that the last one adds up.
+int64_t blocks_of_a_tile(int64_t batch, int64_t tiles) {
+  constexpr int64_t fewest_samples = 16 * depth, most_blocks = 64;
+  const int64_t wanted = std::min(most_blocks, ceil_divide(4 * multiprocessors(), tiles));
+  return std::max<int64_t>(1, std::min(wanted, batch / fewest_samples));
+}
+
 }  // namespace
 
 template <typename T>
 void memory_update(const MemoryUpdate<T>& o, Stream stream) {
   const int64_t tiles = ceil_divide(o.n_gram, tile);
-  const int64_t blocks = tiles * (tiles + 1) / 2 + ceil_divide(o.n_out, tile) * tiles;
-  if (blocks > 0) launch(memory_update_kernel<T>, static_cast<unsigned>(blocks), threads, stream, o, tiles);
+  const int64_t all = tiles * (tiles + 1) / 2 + ceil_divide(o.n_out, tile) * tiles;
+  if (all == 0) return;
+  const int64_t blocks = blocks_of_a_tile(o.batch, all);
+  const int64_t share = ceil_divide(ceil_divide(o.batch, blocks), depth) * depth;
+  const dim3 grid(static_cast<unsigned>(all), static_cast<unsigned>(blocks));
+  launch(memory_update_kernel<T>, grid, threads, stream, o, tiles, share,
+         Workspace::of(stream, blocks > 1 ? all * blocks * tile * tile : 0));
 }
 
 ALTMIN_INSTANTIATE_CUDA(memory_update, void, MemoryUpdate)

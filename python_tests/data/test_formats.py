@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import struct
 import tarfile
 
 import numpy as np
@@ -25,9 +26,15 @@ def write(tmp_path):
     return write
 
 
-def archive(members):
+def archive(members, mode="w:gz", **more):
+    """A tar archive of files, and of ``more``: names -> changes of the header of a member without content."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        for name, changes in more.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            for key, value in changes.items():
+                setattr(member, key, value)
+            tar.addfile(member)
         for name, content in members.items():
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
@@ -57,11 +64,29 @@ GOOD_IDX = bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 6, 7])
         (GOOD_IDX[:-1], r"shape \(3,\) but holds 2 values"),
         (GOOD_IDX + b"x", r"shape \(3,\) but holds 4 values"),
         (GOOD_IDX[:-1] + b"x", "sha256 of its content is .* instead of"),
+        (GOOD_IDX + bytes(5_000_000), r"shape \(3,\) but holds 5000003 values"),
+        (bytes([0, 0, 8, 1, 0x3F, 0xFF, 0xFF, 0xFF]), r"shape \(1073741823,\) but holds 0 values"),
+        (bytes([0, 0, 8, 1, 0xFF, 0xFF, 0xFF, 0xFF, 1, 2]), "announces 4,294,967,295 bytes in one piece"),
     ],
 )
 def test_idx_malformed(write, content, complaint):
     with pytest.raises(Malformed, match=complaint):
         read_idx(write(gzip.compress(content)), 1, sha256(GOOD_IDX))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "complaint"),
+    [
+        ((2**31, 2**31), "announces 4,611,686,018,427,387,904 bytes in one piece"),
+        ((2**31, 2**31, 2**31), "announces 9,903,520,314,283,042,199,192,993,792 bytes in one piece"),
+        ((2**31, 2**31, 0), "sha256"),
+    ],
+)
+def test_idx_that_announces_more_than_there_is_takes_no_memory(write, sizes, complaint):
+    """The product of the sizes does not fit into 64 bits; or one of them is 0, so that nothing is missing."""
+    content = struct.pack(f">BBBB{len(sizes)}I", 0, 0, 8, len(sizes), *sizes)
+    with pytest.raises(Malformed, match=complaint):
+        read_idx(write(content), len(sizes), sha256(GOOD_IDX))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +129,96 @@ def test_cifar_malformed(write, members, complaint):
         read_cifar(write(archive(members), "cifar.tar.gz"), {"a.bin": sha256(bytes(3073))})
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w"])
+def test_cifar_with_a_pickle_a_folder_and_absolute_names(write, mode):
+    """Only the wanted names count, and nothing is unpacked to disk."""
+    content = cifar_batch(2, seed=1)[2]
+    members = {"../../a.bin": content, "/etc/b.bin": content, "batches.meta": b"\x80\x04."}
+    folder = {"type": tarfile.DIRTYPE}
+    path = write(archive(members, mode, folder=folder), "cifar.tar.gz")
+    batches = read_cifar(path, {"a.bin": sha256(content), "b.bin": sha256(content)})
+    assert [len(labels) for _, labels in batches] == [2, 2]
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"type": tarfile.SYMTYPE, "linkname": "a.bin"}, "lacks a.bin"),
+        ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "lacks a.bin"),
+        ({"type": tarfile.LNKTYPE, "linkname": "cifar-10-batches-bin/a.bin"}, "lacks a.bin"),
+        ({"type": tarfile.FIFOTYPE}, "lacks a.bin"),
+        ({"type": tarfile.CHRTYPE}, "lacks a.bin"),
+        ({"size": 8**11 - 1}, "announces 8,589,934,591 bytes in one piece"),
+        ({"size": 2**80}, "damaged tar archive"),
+        ({"size": 3073}, "damaged tar archive"),
+    ],
+)
+def test_cifar_member_that_is_no_such_file(write, changes, complaint):
+    path = write(archive({}, "w", a=changes)[:1024], "cifar.tar.gz")
+    with open(path, "ab") as file:
+        file.write(bytes(1024) if "type" in changes else b"")
+    with pytest.raises(Malformed, match=complaint):
+        read_cifar(path, {"a.bin": sha256(bytes(3073))})
+
+
+def test_cifar_member_twice(write):
+    content = cifar_batch(1, seed=1)[2]
+    path = write(archive({"a.bin": content, "other/a.bin": content}), "cifar.tar.gz")
+    with pytest.raises(Malformed, match=r"holds a\.bin twice"):
+        read_cifar(path, {"a.bin": sha256(content)})
+
+
+def altered(content, generator):
+    """Content with a few bytes set, removed, inserted or repeated."""
+    content = bytearray(content)
+    for _ in range(generator.integers(1, 4)):
+        at = int(generator.integers(len(content))) if content else 0
+        end = at + int(generator.integers(1, 9))
+        change = generator.integers(4)
+        if change == 0:
+            content[at:end] = generator.integers(0, 256, end - at, np.uint8).tobytes()
+        elif change == 1:
+            del content[at : end if generator.integers(4) else len(content)]
+        elif change == 2:
+            content[at:at] = generator.integers(0, 256, end - at, np.uint8).tobytes()
+        else:
+            content[at:at] = content[at:end] * 100
+    return bytes(content)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "altered before it was packed"])
+@pytest.mark.parametrize("kind", ["idx", "cifar", "csv"])
+def test_altered_files_are_refused_or_read_as_they_were(write, kind, packed):
+    idx = GOOD_IDX
+    batch = cifar_batch(1, seed=1)[2]
+    rows = b"1,0.5,-2e-3\n0,1,.25\n" * 5
+    plain, whole, read = {
+        "idx": (idx, gzip.compress(idx, mtime=0), lambda path: read_idx(path, 1, sha256(idx))),
+        "cifar": (
+            archive({"a.bin": batch}, "w"),
+            archive({"a.bin": batch}),
+            lambda path: read_cifar(path, {"a.bin": sha256(batch)})[0][0],
+        ),
+        "csv": (rows, gzip.compress(rows, mtime=0), lambda path: read_csv(path, 3)),
+    }[kind]
+    right = read(write(whole))
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        content = altered(whole, generator) if packed else gzip.compress(altered(plain, generator))
+        path = write(content)
+        try:
+            found = read(path)
+        except Malformed:
+            refused += 1
+            continue
+        assert np.isfinite(found).all()
+        if kind != "csv" or packed:  # another number in a table is another table
+            np.testing.assert_array_equal(found, right)
+    assert refused > 100
+
+
 def test_cifar_damaged_archive(write):
     content = archive({"a.bin": cifar_batch(4, seed=3)[2]})
     for damaged in (b"", b"<html></html>", content[:-2000], content[:5]):
@@ -128,6 +243,19 @@ def test_csv(write):
         (gzip.compress(b"1,2,3\n4,5\n", mtime=0), "not a table of numbers .*row 2"),
         (gzip.compress(b"1,2,3\n4,5,6\n", mtime=0)[:-4], "damaged gzip file"),
         (b"1,2,3\n4,5,6\n", "damaged gzip file"),
+        (gzip.compress(b"1,2,3\n4,nan,6\n", mtime=0), "holds nan, no finite number, in row 2, column 2"),
+        (gzip.compress(b"1,2,-inf\n4,5,6\n", mtime=0), "holds -inf, no finite number, in row 1, column 3"),
+        (gzip.compress(b"1,2,3\n1e39,5,6\n", mtime=0), "holds inf, no finite number, in row 2, column 1"),
+        (
+            gzip.compress(b"1,2,3\n" + b"9" * 400 + b",5,6\n", mtime=0),
+            "holds inf, no finite number, in row 2",
+        ),
+        (gzip.compress(b"1,2,3\n4,5,6\n7,8,9\n", mtime=0), "holds more than 2 rows instead of 2"),
+        (gzip.compress(b"1,2,3\n4,,6\n", mtime=0), "not a table of numbers .*row 1, column 2"),
+        (gzip.compress(b"1,2,3\n4,\xff,6\n", mtime=0), "not a table of numbers"),
+        (gzip.compress(b"1,2,3\n4,0x10,6\n", mtime=0), "not a table of numbers"),
+        (gzip.compress(b"", mtime=0), "holds 0 rows instead of 2"),
+        (gzip.compress(b"\n\n", mtime=0), "holds 0 rows instead of 2"),
     ],
 )
 def test_csv_malformed(write, content, complaint):

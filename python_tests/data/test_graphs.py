@@ -1,6 +1,8 @@
 """Citation graphs: the reader against a graph written by hand, propagation against the matrices of its definition."""
 
 import contextlib
+import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,6 +79,29 @@ def test_propagation_multiplies_by_the_normalised_adjacency(written):
         ({"edges": np.array([[0, 1], [1, 0], [2, 2]], np.int32)}, "or join a node to itself"),
         ({"train": np.array([3], np.int32)}, "a node of the split has no class"),
         ({"x_indices": np.array([0, 3, 1, 1, 2, 5], np.int32)}, "out of bounds"),
+        ({"x_data": np.array([1, 1, np.nan, 1, 1, 1], np.float32)}, "a number in x_data is not finite"),
+        ({"x_data": np.array([1, 1, np.inf, 1, 1, 1])}, "a number in x_data is not finite"),
+        ({"x_data": np.array([1, 1, 1e300, 1, 1, 1])}, "a number in x_data is not finite"),
+        ({"x_data": np.ones(5, np.float32)}, "its parts do not fit each other"),
+        ({"x_data": np.array(["1"] * 6)}, "x_data holds no numbers, but <U1"),
+        ({"x_data": np.array([None] * 6)}, "x_data holds no numbers, but object"),
+        ({"x_indices": np.array([0, 0, 1, 1, 2, 4])}, "a feature of a node occurs twice"),
+        ({"x_indptr": np.array([0, 3, 2, 3, 6])}, "its parts do not fit each other"),
+        ({"x_indptr": np.array([0, 2, 3, 3, 5])}, "its parts do not fit each other"),
+        ({"x_shape": np.array([4, 2**40])}, r"it announces features of shape \(4, 1099511627776\)"),
+        ({"x_shape": np.array([2**31, 2**31])}, "its parts do not fit each other"),
+        ({"x_shape": np.array([4, -5])}, r"it announces features of shape \(4, -5\)"),
+        ({"x_shape": np.array(4)}, "its parts do not fit each other: x_shape has shape"),
+        ({"edges": np.array(EDGES, np.float32)}, "edges must hold integers, but holds float32"),
+        ({"edges": np.array([[0, 1], [1, 0], [0, 1], [1, 0]])}, "an edge occurs twice"),
+        ({"edges": np.array([[0, 2**63], [2**63, 0]], np.uint64)}, "an integer is out of bounds"),
+        ({"y": np.array([0, 2**40, 1, -1])}, "a number in y is out of bounds"),
+        ({"y": np.array([0, 2, 1, -2], np.int16)}, "a number in y is out of bounds"),
+        ({"val": np.array([0])}, "a node is twice in the split"),
+        (
+            {"train": np.empty(0, int), "val": np.empty(0, int), "test": np.empty(0, int)},
+            "the split is empty",
+        ),
     ],
 )
 def test_a_file_that_holds_no_such_graph_is_refused(written, changes, reason):
@@ -97,10 +122,36 @@ def test_damage_within_what_is_compressed_is_refused(written):
     path = written()
     np.savez_compressed(path, **ARRAYS)
     whole = path.read_bytes()
-    for at in range(30, len(whole), 7):
+    for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-        with contextlib.suppress(ValueError, OSError):  # or what was hit is of no account
-            load_graph("cora")
+        with contextlib.suppress(ValueError):
+            graph = load_graph("cora")
+            # What was hit is of no account, such as a date.
+            assert np.array_equal(graph.features.numpy(), FEATURES)
+            assert graph.edges.T.tolist() == [list(edge) for edge in EDGES]
+            assert (graph.y.tolist(), graph.train.tolist()) == ([0, 2, 1, -1], [0])
+            assert (graph.validation.tolist(), graph.test.tolist()) == ([1], [2])
+
+
+def test_an_array_that_announces_more_than_there_is_takes_no_memory(written):
+    path = written()
+    header = io.BytesIO()
+    announced = {"descr": "<f4", "fortran_order": False, "shape": (2**31, 2**31)}
+    np.lib.format.write_array_header_1_0(header, announced)
+    written(x_data=None)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("x_data.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"x_data announces the shape \(2147483648, 2147483648\)"):
+        load_graph("cora")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", b"PK\x05\x06" + bytes(18)], ids=["empty", "junk", "no files"]
+)
+def test_what_is_no_archive_is_refused(written, content):
+    written().write_bytes(content)
+    with pytest.raises(ValueError, match="must hold a graph as load_graph describes it, but does not: "):
+        load_graph("cora")
 
 
 def test_what_is_not_there_is_said_to_be_missing(written):

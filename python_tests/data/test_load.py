@@ -164,3 +164,12 @@ def test_split_depends_on_its_seed_alone():
 def test_split_refuses(n_x, n_y, fraction, complaint):
     with pytest.raises(ValueError, match=complaint):
         data.split((torch.zeros(n_x, 2), torch.zeros(n_y)), fraction)
+
+
+def test_a_data_set_s_training_part_is_split():
+    x, y = torch.arange(20.0)[:, None], torch.arange(20)
+    small = data.DataSet("small", (x, y), (x[:2], y[:2]), 20)
+    for found, expected in zip(data.split(small, 0.3), data.split((x, y), 0.3), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    with pytest.raises(TypeError, match=r"y must be a torch\.Tensor, but is a ndarray"):
+        data.split((x, y.numpy()), 0.3)

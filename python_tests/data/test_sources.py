@@ -1,10 +1,12 @@
 """Where files are looked for, and downloads, from a web server on this machine."""
 
+import contextlib
 import dataclasses
 import functools
 import gzip
 import hashlib
 import http.server
+import os
 import sys
 import threading
 
@@ -98,6 +100,41 @@ def test_download_fetches_only_what_is_missing(published, server, home):
     server.requests.clear()
     assert_is(data.load("mnist"), published)
     assert server.requests == ["t10k-labels-idx1-ubyte.gz"]
+
+
+def test_download_has_the_permissions_of_any_other_file(published, home):
+    data.load("mnist")
+    (home / "ordinary").write_bytes(b"")
+    for path in (home / "mnist").iterdir():
+        assert path.stat().st_mode == (home / "ordinary").stat().st_mode
+
+
+def test_download_of_a_killed_run_is_cleared_by_the_next(published, home, monkeypatch):
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(_sources, "_check", lambda *_: os._exit(9))
+        with contextlib.suppress(BaseException):
+            data.load("mnist")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(kept(home / "mnist")) == 1
+    data.load("mnist")
+    assert kept(home / "mnist") == sorted(published.files)
+
+
+def test_images_without_labels(tiny_mnist, home, monkeypatch):
+    whole = _sources.registry["mnist"]
+    files = (
+        *whole.files[:1],
+        whole.files[3],
+        *whole.files[2:],
+    )  # the test labels in place of the training labels
+    monkeypatch.setitem(_sources.registry, "mnist", dataclasses.replace(whole, files=files))
+    tiny_mnist.write(home / "mnist")
+    with pytest.raises(
+        ValueError, match=r"mnist must have a label for each of its 5 images, but has 2 \(in "
+    ):
+        data.load("mnist")
 
 
 def test_second_url_where_the_first_fails(published, server, home, monkeypatch):
@@ -214,6 +251,15 @@ def test_higgs_sample_stands_in_for_the_complete_file(tiny_higgs, home):
     [
         (["2" + ",0" * 28] * 5, "higgs must have a class from 0 to 1 in the first column"),
         (["1" + ",0" * 28] * 2, "higgs must have more rows than the 2"),
+        (["1" + ",0" * 28] * 4 + ["0.5" + ",0" * 28], "class .* but has 0.5 in row 5 .in .*higgs"),
+        (
+            [f"1,{i},7" + f",{i}" * 26 for i in range(5)],
+            r"features that can be standardised, but column 3 has the mean 7 and the deviation 0 ",
+        ),
+        (
+            [f"1,{x}e38" + f",{i}" * 27 for i, x in enumerate((-3, -2.9, 3, 3))],
+            "standardised, but column 2 has the mean -2.95e.38",
+        ),
     ],
 )
 def test_higgs_sample_that_makes_no_sense(tiny_higgs, home, rows, complaint):

@@ -93,3 +93,17 @@ def test_bad_numbers() -> None:
         streams.endless(torch.zeros(3, 1), torch.zeros(3), 2.5)
     with pytest.raises(ValueError, match=r"^x must hold samples, but is empty\.$"):
         streams.endless(torch.zeros(0, 1), torch.zeros(0))
+
+
+def test_labels_of_any_width_and_what_is_no_data_set() -> None:
+    x, y = torch.arange(8.0)[:, None], torch.arange(8) % 4
+    for kind in (torch.uint8, torch.uint16, torch.uint64, torch.int8):
+        tasks = streams.class_tasks(data.DataSet("small", (x, y.to(kind)), (x, y.to(kind)), 4), 2)
+        assert [task.train[1].tolist() for task in tasks] == [[0, 1, 0, 1], [2, 3, 2, 3]]
+        _, batch = next(streams.endless(x, y.to(kind), batch_size=8))
+        assert sorted(batch.tolist()) == sorted(y.tolist())
+    for make in (streams.class_tasks, streams.permuted_tasks):
+        with pytest.raises(TypeError, match=r"^data must be a DataSet, .*, but is a str\.$"):
+            make("digits")
+    with pytest.raises(TypeError, match=r"^x must be a torch\.Tensor, but is a ndarray\.$"):
+        streams.endless(x.numpy(), y)

@@ -6,6 +6,7 @@ leaves nothing behind, not even a power iteration, and not a bit may differ.
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -52,6 +53,40 @@ def spoiled(batch: Batch, value: float = float("nan")) -> Batch:
 
 def step(method: Method, batches: list[Batch]) -> list[Tensor]:
     return [value for x, y in batches for value in tensors_of(method.step(x, y))]
+
+
+@every_method
+@eager_and_graph
+def test_a_copy_knows_what_the_first_has_not_told(name: str, graph: bool) -> None:
+    """And each of the two tells it once."""
+    good = epoch(sizes=(32,) * 6)
+    method, undisturbed = built(name, graph), built(name, graph)
+    step(method, good[:3])
+    step(undisturbed, good[:3])
+    method.raise_if_diverged()
+    step(method, [spoiled(good[3])])
+    copied = copy.deepcopy(method)
+    for each in (copied, method):
+        step(each, [good[4]])
+        with refused(DivergenceError, "not finite", "one of the steps 4 to 5"):
+            each.raise_if_diverged()
+        assert same(weights(each), weights(undisturbed))
+    assert same(step(copied, good), step(undisturbed, good))
+
+
+@every_method
+@eager_and_graph
+def test_a_state_loaded_after_a_divergence_is_trained_on(name: str, graph: bool) -> None:
+    good = epoch(sizes=(32,) * 6)
+    method, undisturbed = built(name, graph), built(name, graph)
+    step(method, good[:3])
+    step(undisturbed, good[:3])
+    state = method.state_dict()
+    step(method, [spoiled(good[3])])
+    method.load_state_dict(state)
+    assert same(step(method, good), step(undisturbed, good))
+    method.raise_if_diverged()
+    assert same(weights(method), weights(undisturbed))
 
 
 @every_method

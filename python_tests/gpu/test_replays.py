@@ -6,6 +6,9 @@ add up in an order of their own choosing but always the same, so that not a bit 
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .cases import METHODS, Batch, epoch, epochs, every_method, made, network, run, same, tensors_of, weights
+from .device import needs_gpu
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "am-adam": [
@@ -101,6 +105,29 @@ def test_weights_loaded_between_replays_count(name: str) -> None:
 
 
 @every_method
+@pytest.mark.parametrize("steps", [0, 1, 6])
+def test_a_copy_captures_graphs_of_its_own(name: str, steps: int) -> None:
+    """And goes on to the same bits, while the first one's graphs leave the copy's weights alone."""
+    method, batches = made(name, network(), graph=True), epoch(sizes=(32,) * 12)
+    for x, y in batches[:steps]:
+        method.step(x, y)
+    for copied in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        found = run(copied, [batches[6:]])
+        assert same(found, run(copy.deepcopy(method), [batches[6:]]))
+        assert not same(weights(copied), weights(method))
+
+
+@every_method
+def test_a_graph_held_across_a_replay_is_refused(name: str) -> None:
+    method, batches = made(name, network(), graph=True), epoch(sizes=(32,) * 4)
+    for x, y in batches:
+        logits = method.model(x)
+        method.step(x, y)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            logits.sum().backward()
+
+
+@every_method
 def test_a_model_that_was_moved_away_and_back_is_trained(name: str) -> None:
     """Its weights then lie elsewhere, where the captured graphs do not know them."""
     models = [network(), network()]
@@ -125,3 +152,27 @@ def test_dropout_draws_new_masks_in_every_replay(name: str) -> None:
     ((x, y),) = epoch(sizes=(32,))
     losses = {float(method.step(x, y).loss) for _ in range(10)}
     assert len(losses) == 10
+
+
+@needs_gpu
+def test_a_method_may_become_garbage_during_a_capture() -> None:
+    """Its graphs are destroyed later, as CUDA would end the capture with an error."""
+    (batches,) = epochs(1)
+    expected = run(made("adam", network()), [batches])
+    others = [made("adam", network(), graph=True)]
+    run(others[0], [batches])
+
+    def forget(*_: object) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            others.clear()
+
+    model = network()
+    model.register_forward_hook(forget)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        found = run(made("adam", model, graph=True), [batches])
+    finally:
+        gc.set_threshold(*thresholds)
+    assert not others
+    assert same(found, expected)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import altmin_ext
 from altmin_ext.network import split
@@ -51,6 +52,60 @@ class Scaled(nn.Module):
         return (x @ self.weight) * torch.sin(self.power)
 
 
+class _Clipped(torch.autograd.Function):
+    """A straight-through binariser of the ordinary kind."""
+
+    @staticmethod
+    def forward(context: Any, v: Tensor) -> Tensor:
+        context.save_for_backward(v)
+        return torch.where(v > 0, 1.0, -1.0).to(v.dtype)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (v,) = context.saved_tensors
+        return gradient * (v.abs() <= 1)
+
+
+class Binary(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        value: Tensor = _Clipped.apply(x)
+        return value
+
+
+class BinaryBlock(nn.Module):
+    """A residual block with a binary unit inside."""
+
+    def __init__(self, features: int, unit: nn.Module) -> None:
+        super().__init__()
+        self.first, self.unit, self.second = nn.Linear(features, 6), unit, nn.Linear(6, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.second(self.unit(self.first(x)))
+        return x + inner
+
+
+class Shifted(nn.Linear):
+    """A subclass with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(super().forward(x)) + 1
+
+
+class Skipping(altmin_ext.Stage):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def halved(module: nn.Module) -> nn.Module:
+    """The module with a hook."""
+    module.register_forward_hook(_halve)
+    return module
+
+
+def _halve(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output / 2
+
+
 class Swish(nn.Module):
     """A module of the user's own without parameters."""
 
@@ -74,6 +129,9 @@ def image_chains() -> dict[str, Callable[[], nn.Module]]:
             nn.Conv2d(2, 3, 3), nn.LeakyReLU(0.2), nn.MaxPool2d(3, 2, padding=1), *head(27)
         ),
         "average pool": lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ELU(), nn.AvgPool2d(2), *head(12)),
+        "average pool between convolutions": lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), nn.Tanh(), *head(4)
+        ),
         "stride, dilation, groups": lambda: nn.Sequential(
             nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.Tanh(),
             nn.Conv2d(4, 4, 2, dilation=2, groups=2, bias=False), nn.GELU(), *head(16),
@@ -97,7 +155,35 @@ def image_chains() -> dict[str, Callable[[], nn.Module]]:
             nn.Flatten(), nn.Linear(98, 9, bias=False), nn.LayerNorm(9), Swish(), Scaled(9), nn.PReLU(), nn.Tanh(),
             nn.Linear(9, CLASSES),
         ),
+        "subclasses with a forward of their own": lambda: nn.Sequential(
+            nn.Flatten(), Shifted(98, 8), nn.Tanh(), Skipping(nn.Sigmoid(), nn.Linear(8, 8)), nn.Tanh(),
+            nn.Linear(8, CLASSES),
+        ),
+        "hooks": lambda: nn.Sequential(
+            nn.Flatten(), halved(nn.Linear(98, 8)), halved(nn.Tanh()), nn.Linear(8, 8), nn.Tanh(),
+            halved(nn.Linear(8, CLASSES)),
+        ),
+        "weights computed from others": lambda: nn.Sequential(
+            nn.Flatten(), parametrizations.weight_norm(nn.Linear(98, 8)), nn.Tanh(),
+            parametrizations.orthogonal(nn.Linear(8, 8)), nn.Tanh(), nn.Linear(8, CLASSES),
+        ),
+        "a function of one's own": lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(98, 8), Binary(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, CLASSES)
+        ),
+        "binary blocks": lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(98, 8), nn.Tanh(), BinaryBlock(8, Binary()), nn.Tanh(),
+            BinaryBlock(8, altmin_ext.nn.Sign("clipped")), nn.Tanh(), nn.Linear(8, CLASSES),
+        ),
+        "normalised twice by one module": lambda: _normalised_twice(),
     }  # fmt: skip
+
+
+def _normalised_twice() -> nn.Module:
+    """Whose gain has one gradient, the sum of both places."""
+    norm = nn.LayerNorm(8)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(98, 8), norm, norm, nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, CLASSES)
+    )  # fmt: skip
 
 
 CHAINS = image_chains()
@@ -137,6 +223,18 @@ def test_step(name: str, chain: str, options: str) -> None:
         assert distance(model, reference.model) < TOLERANCE, number
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("chain", ["conv, relu, pool", "one dimension", "residual block"])
+def test_images_of_any_strides(name: str, chain: str) -> None:
+    """Every other number of a larger tensor, or channels last: the same step, bit for bit."""
+    x, y = images(12, 0)
+    layouts = [x, torch.stack([x, -x], -1)[..., 0], x.contiguous(memory_format=torch.channels_last)]
+    models = [seeded(CHAINS[chain]) for _ in layouts]
+    for model, given in zip(models, layouts, strict=True):
+        altmin_ext.make_method(name, model).step(given, y)
+    assert distance(models[0], models[1]) == distance(models[0], models[2]) == 0
+
+
 # --- what a step leaves alone, and what it does once ---
 
 
@@ -174,6 +272,60 @@ def test_running_statistics_are_those_of_one_forward_pass(code_iterations: int) 
             passed(x)
     assert distance(model, passed) < 1e-12
     assert int(model.state_dict()["1.num_batches_tracked"]) == 3
+
+
+class Centred(nn.Module):
+    """A normaliser of the user's own, with a running mean, and parameters or none."""
+
+    def __init__(self, reassigns: bool, learns: bool) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8, dtype=torch.float64))
+        self.scale = nn.Parameter(torch.ones(8, dtype=torch.float64)) if learns else 1.0
+        self.reassigns = reassigns
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reassigns:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        else:
+            self.mean.mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return (x - self.mean) * self.scale
+
+
+KEEPING: dict[str, Callable[[], nn.Module]] = {
+    "in place": lambda: Centred(reassigns=False, learns=True),
+    "reassigned": lambda: Centred(reassigns=True, learns=True),
+    "in place, without parameters": lambda: Centred(reassigns=False, learns=False),
+    "reassigned, without parameters": lambda: Centred(reassigns=True, learns=False),
+    "in place, in evaluation mode": lambda: Centred(reassigns=False, learns=True).eval(),
+    "instance norm": lambda: nn.InstanceNorm1d(2, track_running_stats=True),
+    "instance norm with a gain": lambda: nn.InstanceNorm1d(2, affine=True, track_running_stats=True),
+    "batch norm, cumulative": lambda: nn.BatchNorm1d(2, momentum=None),
+    "batch norm in evaluation mode": lambda: nn.BatchNorm1d(2).eval(),
+}
+
+
+@pytest.mark.parametrize("kind", [*KEEPING, "batch norm, statistics switched off"])
+@pytest.mark.parametrize("name", ["am-adam", "am-sgd", "block-admm", "adam"])
+def test_buffers_are_those_of_one_forward_pass(kind: str, name: str) -> None:
+    def build() -> nn.Module:
+        module = KEEPING.get(kind, lambda: nn.BatchNorm1d(2))()
+        if kind not in KEEPING:
+            module.track_running_stats = False
+        parts = [module] if isinstance(module, Centred) else [nn.Unflatten(1, (2, 4)), module, nn.Flatten()]
+        return nn.Sequential(nn.Flatten(), nn.Linear(98, 8), nn.Tanh(), *parts, nn.Linear(8, CLASSES))
+
+    model = seeded(build)
+    before, passed = copy.deepcopy(model), copy.deepcopy(model)
+    options = {} if name == "adam" else {"code_iterations": 2}
+    method = altmin_ext.make_method(name, model, lr=0.0, **options)
+    for number in range(3):
+        x, y = images(12, number)
+        with torch.no_grad():
+            loss = F.cross_entropy(passed(x), y)
+        assert float(method.step(x, y).loss) == pytest.approx(float(loss), rel=1e-12)
+    assert distance(model, passed) < 1e-12
+    moves = "switched off" not in kind and kind != "batch norm in evaluation mode"
+    assert (distance(model, before) > 0) == moves
 
 
 def test_a_dropout_draws_as_in_one_forward_pass() -> None:
@@ -338,9 +490,18 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
         ("MultiheadAttention",),
     ),
     "integers": (lambda: nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 3)), ("Embedding", "integers")),
-    "a weight that a hook makes": (
-        lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 3)),
-        ("'0'", "remove_weight_norm"),
+    "a hook on the whole": (
+        lambda: halved(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))),
+        ("Sequential with a hook", "remove"),
+    ),
+    "a hook on what is left out": (
+        lambda: nn.Sequential(nn.Linear(4, 3), halved(nn.Identity())),
+        ("'1'", "Identity with a hook"),
+    ),
+    "parallel": (lambda: nn.DataParallel(nn.Linear(4, 3)), ("DataParallel", "model.module")),
+    "a list without a forward": (
+        lambda: nn.Sequential(nn.ModuleList([nn.Linear(4, 4)]), nn.Linear(4, 3)),
+        ("'0'", "ModuleList"),
     ),
     "softmax at the end": (lambda: nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), ("'1'", "Softmax")),
 }

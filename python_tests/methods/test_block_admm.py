@@ -260,9 +260,10 @@ def replay(
     if cut:
         options = {**options, "blocks": starts}
     method = altmin_ext.make_method("block-admm", model, report_objective=True, **options)
+    ((every_x, every_y),) = batches(1, 31, loss)  # the training set that an index refers to
     for (x, y), index in zip(batches(len(indices), size, loss), indices, strict=True):
-        size_of = len(x) if index is None else len(index)
-        x, y = x[:size_of], y[:size_of]
+        if index is not None:
+            x, y = every_x[index], every_y[index]
         report = method.step(x, y) if index is None else method.step(x, y, index=index)
         objective = reference.step(x, y, method.code_step_sizes.tolist(), index)
         torch.testing.assert_close(
@@ -697,12 +698,12 @@ def test_train_refuses_minibatches_of_unknown_samples() -> None:
 def test_stored_duals_are_saved() -> None:
     model = seeded(mlp)
     method = altmin_ext.make_method("block-admm", model, duals="stored")
-    every = list(zip(batches(5), INDICES, strict=True))
+    ((x, y),) = batches(1, 31)
 
     def steps(of: Any, part: list[Any]) -> list[float]:
-        return [float(of.step(x[: len(i)], y[: len(i)], index=i.int()).loss) for (x, y), i in part]
+        return [float(of.step(x[i], y[i], index=i.int()).loss) for i in part]
 
-    steps(method, every[:2])
+    steps(method, INDICES[:2])
     file = io.BytesIO()
     torch.save((model.state_dict(), method.state_dict()), file)
     file.seek(0)
@@ -711,7 +712,7 @@ def test_stored_duals_are_saved() -> None:
     other.load_state_dict(weights)
     resumed = altmin_ext.make_method("block-admm", other, duals="stored", seed=3)
     resumed.load_state_dict(state)
-    assert steps(method, every[2:]) == steps(resumed, every[2:])
+    assert steps(method, INDICES[2:]) == steps(resumed, INDICES[2:])
     assert distance(model, other) == 0
     assert all(torch.equal(*pair) for pair in zip(method.duals, resumed.duals, strict=True))
     assert all(torch.equal(*pair) for pair in zip(method.codes, resumed.codes, strict=True))
@@ -739,6 +740,50 @@ def test_stored_duals_want_an_index(index: Any, error: type[Exception], words: s
         method.step(x, y, index=index)
     assert words in str(raised.value)
     assert distance(model, before) == 0
+
+
+OTHER_SAMPLES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "another x": (lambda x, y: (torch.where(torch.arange(12)[:, None] == 7, x + 1e-9, x), y)),
+    "another y": (lambda x, y: (x, torch.where(torch.arange(12) == 7, (y + 1) % CLASSES, y))),
+    "another order": (lambda x, y: (x[[*range(7), 8, 7, *range(9, 12)]], y)),
+    "signs of two features": (lambda x, y: (torch.where(torch.arange(12)[:, None] == 7, -x, x), y)),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_SAMPLES)
+@pytest.mark.parametrize("saved", [False, True])
+def test_stored_codes_are_for_the_sample_that_they_were_stored_for(case: str, saved: bool) -> None:
+    """A number that stands for another sample is refused before anything moves; also after a save."""
+    method = altmin_ext.make_method("block-admm", seeded(mlp), duals="stored")
+    ((x, y),) = batches(1)
+    index = torch.arange(12) + 20
+    method.step(x, y, index=index)
+    if saved:
+        state, method = (
+            method.state_dict(),
+            altmin_ext.make_method("block-admm", method.model, duals="stored"),
+        )
+        method.load_state_dict(state)
+    model, codes = copy.deepcopy(method.model), [code.clone() for code in method.codes]
+    with pytest.raises(ValueError, match=r"^index must give every sample .*number 27 .*\.$"):
+        method.step(*OTHER_SAMPLES[case](x, y), index=index)
+    assert distance(method.model, model) == 0
+    assert all(torch.equal(*pair) for pair in zip(method.codes, codes, strict=True))
+    method.step(x, y, index=index)
+    method.step(*OTHER_SAMPLES[case](x, y), index=index + 12)  # new samples of the same training set
+
+
+def test_a_number_that_memory_cannot_hold() -> None:
+    """Of a code for each number up to 2^60: nothing has moved, and the next step is an ordinary one."""
+    method = altmin_ext.make_method("block-admm", seeded(mlp), duals="stored")
+    ((x, y),) = batches(1)
+    index = torch.arange(12)
+    method.step(x, y, index=index)
+    model = copy.deepcopy(method.model)
+    with pytest.raises(MemoryError, match=rf"^index must .*{2**60}.*\.$"):
+        method.step(x, y, index=torch.where(index == 5, 2**60, index + 12))
+    assert distance(method.model, model) == 0
+    method.step(x, y, index=index)
 
 
 @pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
@@ -903,9 +948,7 @@ def test_a_state_of_as_many_blocks_cut_elsewhere_is_refused(duals: str) -> None:
     x, y = batches(1)[0]
     method.step(x, y, index=torch.arange(len(x)))
     other = altmin_ext.make_method("block-admm", seeded(mlp), **{**options, "blocks": [1]})
-    with pytest.raises(
-        ValueError, match=r"^state must be of a model cut at its modules \[1\], but is .* \[2\]"
-    ):
+    with pytest.raises(ValueError, match=r"^state's starts must be \[1\], .* is cut, but is \[2\]"):
         other.load_state_dict(method.state_dict())
 
 

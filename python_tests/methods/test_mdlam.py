@@ -4,6 +4,7 @@ problem itself, whose objective and constraints are evaluated from the variables
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -324,6 +325,50 @@ def test_flag_of_a_rise() -> None:
         assert history.objective_rose is rises
 
 
+@pytest.mark.parametrize("name", ["mdlam", "dladmm"])
+@pytest.mark.parametrize("how", ["loaded", "in place", "data", "frozen layer"])
+def test_weights_that_are_put_back_are_no_rise_of_the_method_s(name: str, how: str) -> None:
+    """By whatever means, the objective is that of other weights then; from there on it is compared again."""
+    x, y = clouds()
+    options = {"eps0": 0.1, "eps_min": 0.1} if name == "mdlam" else {"rho": 1.0, "nu": 1.0}
+    model = network(nn.ReLU())
+    model[1].bias.requires_grad_(how != "frozen layer")
+    method = altmin_ext.make_method(name, model, **options)
+    before = copy.deepcopy(model.state_dict())
+    for _ in range(10):
+        method.step(x, y)
+    value = float(method.step(x, y).objective.sum())
+    with torch.no_grad():
+        if how == "loaded":
+            model.load_state_dict(before)
+        elif how == "in place":
+            model[-1].weight.mul_(-3)
+        elif how == "data":
+            model[-1].weight.data.mul_(-3)
+        else:
+            model[1].bias.add_(3)
+    assert float(method.step(x, y).objective.sum()) > value  # a rise, though not the method's
+    assert not method.objective_rose
+    method.options = dataclasses.replace(method.options, relaxation=3.0)
+    for _ in range(30):
+        method.step(x, y)
+    assert method.objective_rose
+
+
+@pytest.mark.parametrize("name", ["mdlam", "dladmm"])
+def test_early_stopping_is_no_rise(name: str) -> None:
+    """It puts the weights of its first epoch back, and training goes on from there."""
+    x, y = clouds()
+    options = {"eps0": 0.1, "eps_min": 0.1} if name == "mdlam" else {"rho": 1.0, "nu": 1.0}
+    model = network(nn.ReLU())
+    method = altmin_ext.make_method(name, model, **options)
+    stop = altmin_ext.callbacks.EarlyStopping(monitor="loss", patience=20, minimum_improvement=1e9)
+    first = altmin_ext.train(model, (x, y), method=method, epochs=30, callbacks=[stop], progress=False)
+    second = altmin_ext.train(model, (x, y), method=method, epochs=10, progress=False)
+    assert stop.best_epoch == 1
+    assert first.objective_rose is second.objective_rose is False
+
+
 def test_rounding_at_the_minimum_is_no_rise() -> None:
     """Of these float32 runs some rise by the last digit of F once they have converged, which says nothing."""
     rises = []
@@ -346,8 +391,9 @@ def test_a_small_rise_is_one(dtype: torch.dtype) -> None:
     method = make(network(nn.ReLU(), dtype), eps0=0.05, eps_min=0.05, l2_weights=10.0)
     for _ in range(100):
         method.step(x, y)
-    state = method.state_dict()
+    state, weights = method.state_dict(), copy.deepcopy(method.model.state_dict())
     for lowered, rose in ((0.0, False), (1e-6, True)):
+        method.model.load_state_dict(weights)
         method.load_state_dict({**state, "objective": state["objective"] * (1 - lowered)})
         method.step(x, y)
         assert method.objective_rose is rose

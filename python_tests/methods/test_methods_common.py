@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
 
 import altmin_ext
@@ -256,12 +257,117 @@ def test_a_copy_goes_on_by_itself(name: str) -> None:
     assert same(second.model.state_dict(), first.model.state_dict())
 
 
-MODEL_CHANGES: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+def held_by_a_graph(tensor: Tensor) -> Tensor:
+    """A sum whose derivative needs the tensor."""
+    return (tensor * torch.ones_like(tensor, requires_grad=True)).sum()
+
+
+@every_method
+def test_a_graph_held_across_a_step_is_refused(name: str) -> None:
+    """By autograd, as after a step of torch.optim: for every weight, and every buffer, that has been overwritten."""
+    case = METHODS[name]
+    model = network(name)
+    if case.normalisation and case.modules:
+        model = nn.Sequential(model[0], nn.BatchNorm1d(FEATURES), Running(), *list(model)[1:])
+    method = make(name, model)
+    moved = set()
+    for _ in range(8):
+        own, before = model.state_dict(keep_vars=True), snapshot(model)
+        tensors = {key: tensor for key, tensor in own.items() if tensor.is_floating_point()}
+        held = {key: held_by_a_graph(tensor) for key, tensor in tensors.items()}
+        logits = model(X)
+        method.step(X, Y)
+        if not case.factors:  # through which no derivative passes anyway
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                logits.sum().backward()
+        for key, value in held.items():
+            if not same_bits(tensors[key], before[key]):
+                moved.add(key)
+                with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                    value.backward()
+    assert moved >= set(dict(model.named_parameters()))
+    held = {key: held_by_a_graph(tensor) for key, tensor in tensors.items()}
+    with pytest.raises(ValueError, match="y must"):
+        method.step(X, Y[:3])
+    for value in held.values():  # nothing has been overwritten
+        value.backward()
+
+
+class Running(nn.Module):
+    """A module of the user's own that keeps a running mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(FEATURES))
+
+    def forward(self, a: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * a.detach().mean(0)
+        return a - self.mean
+
+
+def last_of(model: nn.Module) -> nn.Linear:
+    *_, last = (module for module in model.modules() if isinstance(module, nn.Linear))
+    return last
+
+
+def give(parameter: Tensor, values: Tensor) -> None:
+    """Other memory, without torch's knowledge."""
+    parameter.data = values
+
+
+def swap_children(model: Any) -> None:
+    model._modules["0"], model._modules["1"] = model._modules["1"], model._modules["0"]
+
+
+def tie(model: Any) -> None:
+    model[3].bias = model[1].bias
+
+
+def share_memory_of(model: Any) -> None:
+    give(model[3].bias, model[3].weight.data[0, :12])
+
+
+# What is done to the model, and what the refusal says.
+MODEL_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "frozen": (lambda model: model.get_parameter("3.weight").requires_grad_(False), "'3.weight' .* frozen"),
     "unfrozen": (lambda model: model.get_parameter("1.bias").requires_grad_(True), "'1.bias' .* unfrozen"),
     "all frozen": (lambda model: model.requires_grad_(False), "'1.weight' .* frozen"),
     "double": (lambda model: model.double(), "torch.float64 .* torch.float32"),
-}
+    "one layer is double": (lambda model: model[3].double(), "dtype of '3.weight'"),
+    "one layer is elsewhere": (lambda model: model[3].to("meta"), "'3.weight' "),
+    "a layer is replaced": (lambda model: model.__setitem__(3, nn.Linear(16, 12)), "'3' is another Linear"),
+    "an activation is replaced": (lambda model: model.__setitem__(2, nn.Softsign()), "'2' is a Softsign .* ReLU"),
+    "a new last layer": (lambda model: model.__setitem__(-1, nn.Linear(12, CLASSES)), "is another Linear"),
+    "a layer is appended": (lambda model: model.append(nn.Linear(CLASSES, CLASSES)), "a Linear, is new"),
+    "a layer is inserted": (lambda model: model.insert(2, nn.Tanh()), "'2' is a Tanh"),
+    "a layer is deleted": (lambda model: model.__delitem__(2), "'2' is a Linear now, and was a ReLU"),
+    "two layers change places": (swap_children, "'0' is a Linear now, and was a Flatten"),
+    "assigned": (
+        lambda model: model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True), "is another"
+    ),
+    "a new parameter": (
+        lambda model: setattr(last_of(model), "weight", nn.Parameter(torch.ones(CLASSES, 12))), "is another parameter"
+    ),
+    "one more parameter": (lambda model: model.register_parameter("scale", nn.Parameter(torch.ones(1))), "is new"),
+    "no bias": (lambda model: setattr(last_of(model), "bias", None), "bias' is gone"),
+    "tied": (tie, "'3.bias' is gone"),
+    "memory of another": (share_memory_of, "'3.bias' and '3.weight' share memory|'3.weight' and '3.bias' share"),
+    "wider": (lambda model: give(last_of(model).weight, torch.ones(700, 12)), r"shape of .* is \(700, 12\)"),
+    "shorter": (lambda model: give(model[3].bias, model[3].bias.data[:1]), r"shape of '3.bias' is \(1,\)"),
+    "expanded": (lambda model: give(last_of(model).weight, torch.ones(1, 1).expand(CLASSES, 12)), "not contiguous"),
+    "every other row": (lambda model: give(last_of(model).weight, torch.ones(6, 12)[::2]), "not contiguous"),
+    "pruned": (
+        lambda model: prune.random_unstructured(last_of(model), "weight", 0.5), "weight' is gone|Linear with a hook"
+    ),
+    "parametrised": (
+        lambda model: nn.utils.parametrizations.weight_norm(last_of(model)), "is new"
+    ),
+}  # fmt: skip
+
+
+def values_of(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items() if not value.is_meta}
 
 
 @every_method
@@ -275,7 +381,7 @@ def test_model_that_has_changed_since(name: str, change: str, steps: int) -> Non
     run(method, X, Y, steps)
     apply, words = MODEL_CHANGES[change]
     apply(model)
-    before, state = snapshot(model), method.state_dict()
+    before, state = values_of(model), method.state_dict()
     x = X.to(next(model.parameters()).dtype)
     for use in (
         lambda: method.step(x, Y),
@@ -285,9 +391,125 @@ def test_model_that_has_changed_since(name: str, change: str, steps: int) -> Non
         with pytest.raises(ValueError, match=rf"^model must be .*, but .*{words}.*[.]$") as error:
             use()
         assert_sentence(error, "new method")
-    assert same(model.state_dict(), before)
+    assert same(values_of(model), before)
     assert_same_state(method.state_dict(), state)
-    make(name, model.float().requires_grad_(True)).step(X, Y)
+    if change in ("frozen", "all frozen", "double"):
+        make(name, model.float().requires_grad_(True)).step(X, Y)
+
+
+def in_other_memory(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        give(parameter, parameter.data.clone())
+
+
+def emptied_and_filled(model: nn.Module) -> None:
+    values = snapshot(model)
+    model.to_empty(device="cpu").load_state_dict(values)
+
+
+FOLLOWED: dict[str, Callable[[nn.Module], Any]] = {
+    "in other memory": in_other_memory,
+    "emptied and filled": emptied_and_filled,
+    "in shared memory": nn.Module.share_memory,
+    "loaded": lambda model: model.load_state_dict(snapshot(model)),
+    "moved away and back": lambda model: model.double().float(),
+}
+
+
+@every_method
+@pytest.mark.parametrize("change", FOLLOWED)
+def test_the_same_values_elsewhere_are_trained_on(name: str, change: str) -> None:
+    """To the bits of a method whose model nobody has touched."""
+    model, other = network(name), network(name)
+    method, undisturbed = make(name, model), make(name, other)
+    run(method, X, Y)
+    run(undisturbed, X, Y)
+    FOLLOWED[change](model)
+    assert run(method, X, Y) == run(undisturbed, X, Y)
+    assert same(model.state_dict(), other.state_dict())
+
+
+@every_method
+def test_weights_that_a_user_changes_between_steps_are_those_of_the_next(name: str) -> None:
+    """The report is about the network as it is, and the step moves from there."""
+    model = network(name, torch.float64)
+    x, y = blobs(torch.float64)
+    method = make(name, model)
+    run(method, x, y)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+        expected = nn.functional.cross_entropy(model(x), y)
+    report = method.step(x, y)
+    torch.testing.assert_close(report.loss, expected)
+
+
+READ_ONCE: dict[str, tuple[Callable[[], nn.Module], str, Any, Any]] = {
+    "slope": (lambda: nn.LeakyReLU(0.1), "negative_slope", 0.1, 0.9),
+    "approximation": (nn.GELU, "approximate", "none", "tanh"),
+    "surrogate": (altmin_ext.nn.Sign, "surrogate", "identity", "clipped"),
+    "alpha": (nn.ELU, "alpha", 1.0, 2.0),
+}
+
+
+@pytest.mark.parametrize("case", READ_ONCE)
+@pytest.mark.parametrize("name", ["am-adam", "block-admm", "dtp"])
+def test_an_activation_that_has_changed_since(name: str, case: str) -> None:
+    """Its formula is chosen once: a step is refused until the attribute is what it was."""
+    build, attribute, before, now = READ_ONCE[case]
+    model = nn.Sequential(nn.Linear(FEATURES, 8), build(), nn.Linear(8, CLASSES))
+    method = make(name, model)
+    method.step(X, Y)
+    setattr(model[1], attribute, now)
+    with pytest.raises(
+        ValueError, match=rf"^model must be .*{attribute} of its '1' is {now!r} now, and was {before!r}"
+    ):
+        method.step(X, Y)
+    setattr(model[1], attribute, before)
+    method.step(X, Y)
+
+
+@pytest.mark.parametrize("name", [name for name, case in METHODS.items() if case.dropout])
+@pytest.mark.parametrize("how", ["rate", "mode"])
+def test_a_rate_of_dropout_that_changes(name: str, how: str) -> None:
+    """Without dropout from the third step on: what a method would do on a model whose rate had been 0 all along.
+
+    At a learning rate of zero, and without codes that move, the rate leaves no other trace than the step sizes of the
+    codes, whose bound it is part of.
+    """
+    x, y = blobs(torch.float64)
+    results = []
+    for rate in (0.3, 0.0):
+        model = network(name, torch.float64, dropout=rate)
+        method = make(name, model)
+        method.learning_rate_factor = 0.0
+        run(method, x, y, 2)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                if how == "rate":
+                    module.p = 0.0
+                else:
+                    module.eval()
+        report = method.step(x, y)
+        sizes = getattr(method, "code_step_sizes", torch.zeros(1))
+        results.append([float(report.loss), *sizes.tolist()])
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+
+
+@every_method
+@pytest.mark.parametrize("case", ["expanded", "transposed", "overlapping"])
+def test_parameters_that_cannot_be_written_one_by_one(name: str, case: str) -> None:
+    """Refused before anything moves: kernels and torch's fused optimisers would write beyond them, or twice."""
+    model = network(name)
+    last = last_of(model)
+    if case == "overlapping":
+        give(last.bias, last.weight.data[0, :CLASSES])
+    else:
+        wide = torch.ones(1, 1).expand(CLASSES, 12) if case == "expanded" else torch.ones(12, CLASSES).t()
+        give(last.weight, wide)
+    with pytest.raises(ValueError, match=r"contiguous") as error:
+        make(name, model)
+    assert_sentence(error)
 
 
 @every_method
@@ -374,7 +596,7 @@ def test_state_of_another_width_is_refused(name: str, hidden: int) -> None:
     method = make(name, network(name, hidden=hidden))
     run(method, X, Y)
     state = method.state_dict()
-    if state.keys() == {"method", "steps", "learning_rate_factor"}:  # nothing that has a width
+    if state.keys() == {"method", "steps", "learning_rate_factor", "data_order"}:  # nothing that has a width
         make(name, network(name)).load_state_dict(state)
     else:
         assert_state_refused(name, state)
@@ -663,6 +885,36 @@ def test_divergence_of_the_weights(name: str, more: dict[str, Any]) -> None:
         for each in (after, state):  # Adam counts before it comes to the first weight
             each.get("update", {}).pop("updates", None)
         assert_same_state(after, state)
+
+
+def assert_all_or_nothing(method: Any, x: Tensor, y: Tensor, steps: int = 4) -> None:
+    """A step that is not finite moves no weight, and of others all weights are finite."""
+    for _ in range(steps):
+        before = snapshot(method.model)
+        try:
+            method.step(x, y)
+        except altmin_ext.DivergenceError:
+            assert same(method.model.state_dict(), before)
+            return
+        assert all(bool(value.isfinite().all()) for value in method.model.state_dict().values())
+
+
+@every_method
+@pytest.mark.parametrize("rate", [1e30, 1e33, 1e36, 1e39, 1e300])
+def test_a_learning_rate_that_overflows_is_all_or_nothing(name: str, rate: float) -> None:
+    """Also where only some of the weights would overflow: those whose gradients are the largest."""
+    x, y = blobs()
+    x *= torch.tensor([1.0, 1e-3, 1.0, 1e3, 1.0, 1e-6])
+    assert_all_or_nothing(make(name, network(name), **{own_word(name, "lr"): rate}), x, y)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("am-adam", "am-sgd")])
+@pytest.mark.parametrize("exponent", range(12, 39, 3))
+def test_samples_of_any_size_are_all_or_nothing(name: str, exponent: int) -> None:
+    """Some features are ordinary ones, so that the gradients of their weights have squares that are finite."""
+    x, y = blobs()
+    x[:, :2] *= 10.0**exponent
+    assert_all_or_nothing(make(name, network(name)), x, y)
 
 
 # --- steps that an error ends ---

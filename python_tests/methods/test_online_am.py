@@ -692,13 +692,13 @@ def test_residuals_that_are_not_finite_stop_the_step(at_once: bool, monkeypatch:
     method = altmin_ext.make_method("am-adam", model)
     method._residuals_at_once = at_once
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    weight_residual = ops.weight_residual
+    weight_residual = ops.unversioned.weight_residual
 
     def overflowing(*arguments: Any, guard: Tensor, **keywords: Any) -> None:
         weight_residual(*arguments, guard=guard, **keywords)
         guard[-1] = 1.0
 
-    monkeypatch.setattr(ops, "weight_residual", overflowing)
+    monkeypatch.setattr(ops.unversioned, "weight_residual", overflowing)
     x, y = torch.randn(7, 6), torch.randint(3, (7,))
     with pytest.raises(altmin_ext.DivergenceError, match="weight gradient of stage"):
         method.step(x, y)

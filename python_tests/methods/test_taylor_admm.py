@@ -633,7 +633,7 @@ def test_state_of_other_widths_is_refused() -> None:
     wide.step(*samples())
     with pytest.raises(ValueError, match="codes") as error:
         method.load_state_dict(wide.state_dict())
-    assert_sentence(error, "9")
+    assert_sentence(error, "3 entries", "2")
     assert method.codes == []
 
 

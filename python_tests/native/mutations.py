@@ -224,7 +224,16 @@ BUGS = (
     ),
     Bug(
         "memory update: samples behind the batch", "memory_update.cu",
-        "const bool inside = sample < o.batch;", "const bool inside = true;", "memory_update",
+        "const bool inside = sample < end;", "const bool inside = true;", "memory_update",
+    ),
+    Bug(
+        "memory update: tiles that share a counter", "memory_update.cu",
+        "last_block(workspace.counters + blockIdx.x,", "last_block(workspace.counters,", "memory_update",
+    ),
+    Bug(
+        "memory update: tiles that share their sums", "memory_update.cu",
+        "workspace.numbers + int64_t{blockIdx.x} * gridDim.y * tile * tile + thread",
+        "workspace.numbers + thread", "memory_update",
     ),
     Bug(
         "memory update: diagonal tile written twice", "memory_update.cu",

@@ -139,9 +139,8 @@ def test_start_vectors_are_those_of_the_seed() -> None:
 def test_it_goes_on_from_a_state(case: str) -> None:
     straight, resumed = Chain(case), Chain(case, seed=9)
     straight.iterate(3)
-    state = copy.deepcopy(straight.norms.state_dict())
-    resumed.norms.check_state(state)
-    resumed.norms.load_state_dict(state)
+    state = copy.deepcopy(straight.norms.state.save())
+    resumed.norms.state.load(resumed.norms.state.read("state", state, {}))
     assert resumed.results == straight.results
     for chain in (straight, resumed):
         chain.iterate(2)
@@ -149,8 +148,10 @@ def test_it_goes_on_from_a_state(case: str) -> None:
 
 
 def test_a_state_of_another_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^state must be of a model like this one, .*[.]$"):
-        Chain("linear").norms.check_state(Chain("convolutions").norms.state_dict())
+    with pytest.raises(
+        ValueError, match=r"^state's singular_vectors\[0\] must have the shape .*, but has .*[.]$"
+    ):
+        Chain("linear").norms.state.read("state", Chain("convolutions").norms.state.save(), {})
 
 
 def test_a_map_of_zeros_has_norm_zero_and_may_come_to_life() -> None:

@@ -161,3 +161,29 @@ def test_bad_arguments(arguments: tuple[Any, ...], kind: type[Exception], word: 
 def test_bad_features(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"features must be \(B, 12, ...\)"):
         layer()(features(*shape))
+
+
+def test_under_torch_func() -> None:
+    """vmap gives the codes of one sample after the other; no derivative in any mode."""
+    factors, rows = layer(), features(5, 12)
+    by_sample = torch.func.vmap(lambda row: factors(row[None])[0])
+    torch.testing.assert_close(by_sample(rows), factors(rows))
+    torch.testing.assert_close(torch.func.vmap(factors)(rows.view(5, 1, 12))[:, 0], factors(rows))
+    dictionaries = torch.stack([factors.dictionary, factors.dictionary.flip(1)])
+
+    def with_atoms(dictionary: Tensor) -> Tensor:
+        return torch.func.functional_call(factors, {"dictionary": dictionary}, (rows,))
+
+    found = torch.func.vmap(with_atoms)(dictionaries)
+    torch.testing.assert_close(found, torch.stack([with_atoms(dictionary) for dictionary in dictionaries]))
+    for transform in (torch.func.grad(lambda x: factors(x).sum()), torch.func.jacfwd(factors)):
+        with pytest.raises(NotImplementedError, match=r"no derivative.*deepfacto"):
+            transform(rows)
+
+
+def test_computes_in_the_dtype_of_its_atoms_under_autocast() -> None:
+    factors, rows = layer().float(), features(5, 12).float()
+    expected = factors(rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(factors(rows), expected)
+        assert factors(rows.bfloat16()).dtype == torch.float32

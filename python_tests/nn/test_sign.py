@@ -104,3 +104,61 @@ def test_gradient_of_a_binary_network(surrogate: str) -> None:
     F.cross_entropy(model(x), y, reduction="sum").backward()
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-13)
+
+
+# --- the modes of torch.func ---
+
+POINT = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0], dtype=torch.float64)
+SLOPES = {"identity": [1.0] * 7, "clipped": [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0], "none": [0.0] * 7}
+
+
+@surrogates
+def test_derivatives_by_torch_func(surrogate: str) -> None:
+    """Backward, forward, under vmap and within one another: always the surrogate, whose own derivative is zero."""
+    sign, slopes = Sign(surrogate), torch.tensor(SLOPES[surrogate], dtype=torch.float64)
+    weights = torch.arange(1.0, 8.0, dtype=torch.float64)
+    functions = {
+        "grad": lambda: torch.func.grad(lambda c: (sign(c) * weights).sum())(POINT),
+        "vjp": lambda: torch.func.vjp(sign, POINT)[1](weights)[0],
+        "jvp": lambda: torch.func.jvp(sign, (POINT,), (weights,))[1],
+        "per sample": lambda: torch.func.vmap(torch.func.grad(sign))(POINT) * weights,
+        "jacrev": lambda: torch.func.jacrev(sign)(POINT) @ weights,
+        "jacfwd": lambda: torch.func.jacfwd(sign)(POINT) @ weights,
+        "batched jacfwd": lambda: torch.func.vmap(torch.func.jacfwd(sign))(POINT[:, None])[:, 0, 0] * weights,
+        "autograd": lambda: torch.autograd.functional.jvp(sign, POINT, weights)[1],
+    }
+    for name, function in functions.items():
+        assert torch.equal(function(), slopes * weights), name
+    for hessian in (
+        torch.func.jacfwd(torch.func.jacrev(sign)),
+        torch.func.jacrev(torch.func.jacfwd(sign)),
+        torch.func.jacfwd(torch.func.jacfwd(sign)),
+        torch.func.hessian(sign),
+    ):
+        assert torch.equal(hessian(POINT), torch.zeros(7, 7, 7, dtype=torch.float64))
+
+
+@surrogates
+def test_values_under_vmap(surrogate: str) -> None:
+    sign, c = Sign(surrogate), POINT * torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    expected = torch.where(c > 0, 1.0, -1.0).to(c)
+    assert torch.equal(torch.func.vmap(sign)(c), expected)
+    assert torch.equal(torch.func.vmap(sign, in_dims=1, out_dims=1)(c), expected)
+
+
+def test_gradients_per_sample_of_a_binary_network() -> None:
+    """By vmap, and one sample after the other by autograd."""
+    model = binary_mlp(4, (3, 3), 2, "clipped").double()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(5, 4, generator=generator, dtype=torch.float64), torch.arange(5) % 2
+
+    def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        logits = torch.func.functional_call(model, parameters, (x[None],))
+        return F.cross_entropy(logits, y[None])
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
+    for i in range(5):
+        expected = torch.autograd.grad(F.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), model.parameters())
+        for one, other in zip(found.values(), expected, strict=True):
+            torch.testing.assert_close(one[i], other)

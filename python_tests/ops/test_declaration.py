@@ -5,6 +5,7 @@ The oracle is a native module of the test's own, which remembers what it was giv
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from altmin_ext import ops
 from altmin_ext.ops import _declaration
 from altmin_ext.ops import _native as native
 
-from .calling import refused
+from .calling import Random, call, refused, same_bits
 
 
 class Kernels(SimpleNamespace):
@@ -115,8 +116,8 @@ def test_where_there_is_no_kernel_the_twin_runs(
 def test_what_is_no_tensor_or_has_no_memory_is_the_kernels_to_refuse(
     kernels: Kernels, declared: SimpleNamespace, wrong: Any
 ) -> None:
-    declared.scale(wrong, out=wrong)
-    declared.scale_all(wrong, outs=wrong)
+    declared.scale.unversioned(wrong, out=wrong)
+    declared.scale_all.unversioned(wrong, outs=wrong)
     assert len(kernels.calls) == 2
 
 
@@ -138,3 +139,54 @@ def test_an_op_is_the_function_that_was_declared(declared: SimpleNamespace) -> N
         scale(torch.ones(3), 2.0, torch.ones(3))
     with pytest.raises(TypeError, match=r"scale.*out"):
         scale(torch.ones(3))
+
+
+def tensors_of(arguments: dict[str, Any], names: Sequence[str]) -> list[Tensor]:
+    values = [arguments[name] for name in names]
+    entries = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+    return [entry for entry in entries if isinstance(entry, Tensor)]
+
+
+def arguments_of(op: Any) -> dict[str, Any]:
+    """Good ones, as a call has left them."""
+    case = importlib.import_module(f"..test_{op.__name__}", __name__).kernel_case(Random(0))
+    return vars(call(op.unversioned, case))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("name", ops.names)
+def test_what_an_op_overwrites_is_lost_to_autograd(name: str, backend: str) -> None:
+    """A graph that has saved it is refused, as after torch's own operations; what is only read stays good."""
+    op = getattr(ops, name)
+    arguments = arguments_of(op)
+    written = [t for t in tensors_of(arguments, op.written) if t.is_floating_point()]
+    ids = {id(tensor) for tensor in written}
+    read = [t for t in tensors_of(arguments, list(arguments)) if t.is_floating_point() and id(t) not in ids]
+    held = [[(t * torch.ones_like(t, requires_grad=True)).sum() for t in each] for each in (written, read)]
+    assert written
+    with ops.backend(backend):
+        op(**arguments)
+    for value in held[0]:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            value.backward()
+    for value in held[1]:
+        value.backward()
+
+
+@pytest.mark.parametrize("name", ops.names)
+def test_an_unversioned_op_leaves_the_versions(name: str) -> None:
+    """And is the same op otherwise. Tensors made in inference mode have no version to raise."""
+    op = getattr(ops, name)
+    assert inspect.signature(op.unversioned) == inspect.signature(op)
+    one, other = arguments_of(op), arguments_of(op)
+    versions = [tensor._version for tensor in tensors_of(other, list(other))]
+    op(**one)
+    op.unversioned(**other)
+    assert [tensor._version for tensor in tensors_of(other, list(other))] == versions
+    assert getattr(ops.unversioned, name) is op.unversioned
+    with torch.inference_mode():
+        third = arguments_of(op)
+    op(**third)
+    for same in (other, third):
+        found, expected = tensors_of(same, op.written), tensors_of(one, op.written)
+        assert all(same_bits(*pair) for pair in zip(found, expected, strict=True))

@@ -38,7 +38,7 @@ def arguments(
     }
 
 
-def kernel_case(random: Random, batch: int = 37, n_in: int = 70, n_out: int = 66) -> dict[str, Any]:
+def kernel_case(random: Random, batch: int = 600, n_in: int = 70, n_out: int = 66) -> dict[str, Any]:
     """Large enough for several blocks of a GPU to share the work."""
     past = random.normal(n_in + 1, n_in + 1)
     return {

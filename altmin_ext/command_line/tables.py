@@ -1,0 +1,59 @@
+"""The tables that the command train prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from altmin_ext.callbacks import TrainingState
+from altmin_ext.command_line.streams import say
+
+
+class EpochTable:
+    """Prints a row for every epoch of a run; a callback."""
+
+    def __init__(self, title: str, held_out: str) -> None:
+        self._title = title
+        held_out_columns = f"{held_out} loss", f"{held_out} accuracy"
+        self._columns = ("epoch", "loss", "accuracy", *held_out_columns, "samples/s")
+
+    def on_start(self, state: TrainingState) -> None:
+        say(f"{self._title}\n{_line(self._columns, self._columns)}")
+
+    def on_epoch(self, state: TrainingState) -> None:
+        row = state.history.epochs[-1]
+        numbers = (row[key] for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"))
+        cells = [str(row["epoch"]), *map(decimals, numbers), f"{row['samples_per_second']:,.0f}"]
+        say(_line(cells, self._columns))
+
+    def on_end(self, state: TrainingState) -> None:
+        say()
+
+
+def result_table(results: Sequence[dict[str, Any]]) -> str:
+    """A row for every run, with a word about one that was not completed."""
+    first = max(len("method"), *(len(result["label"]) for result in results))
+    columns = ("epochs", "test loss", "test accuracy", "seconds", "samples/s")
+    lines = [f"{'method':<{first}}  {_line(columns, columns)}"]
+    for result in results:
+        test = result["test"] or {"loss": None, "accuracy": None}
+        cells = (
+            str(len(result["epochs"])),
+            decimals(test["loss"]),
+            decimals(test["accuracy"]),
+            f"{result['seconds']:.2f}",
+            f"{result['samples_per_second']:,.0f}",
+        )
+        ended = "" if result["ended"] == "completed" else f"  {result['ended']}"
+        lines.append(f"{result['label']:<{first}}  {_line(cells, columns)}{ended}")
+    return "\n".join(lines)
+
+
+def decimals(value: float | None) -> str:
+    """A number with four decimals; "-" for None."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _line(cells: Sequence[str], columns: Sequence[str]) -> str:
+    """A row of a table, each cell right-aligned under its heading."""
+    return "  ".join(f"{cell:>{max(len(name), 9)}}" for cell, name in zip(cells, columns, strict=True))

@@ -1,0 +1,264 @@
+"""The command train."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import dataclasses
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altmin_ext import _check, data, methods, training
+from altmin_ext._files import to_json
+from altmin_ext._interrupt import HeldInterrupt
+from altmin_ext.callbacks import EarlyStopping, TrainingState
+from altmin_ext.command_line import networks
+from altmin_ext.command_line.arguments import parse_value
+from altmin_ext.command_line.output import Output
+from altmin_ext.command_line.streams import OutputLost, complain, say
+from altmin_ext.command_line.tables import EpochTable, result_table
+from altmin_ext.errors import DivergenceError
+from altmin_ext.history import History
+from altmin_ext.losses import Loss
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train a network on a known data set by one or several methods."""
+    if arguments.threads is not None:
+        torch.set_num_threads(_check.threads("--threads", arguments.threads))
+    if arguments.patience is not None and not arguments.validation_fraction:
+        raise ValueError(
+            "--patience must come with --validation-fraction: the test set must not decide when to stop."
+        )
+    dataset = data.load(arguments.data)
+    architecture = networks.architecture(arguments, dataset)
+    contest = _Contest(arguments, dataset, architecture, _make_methods(arguments, architecture))
+    try:
+        contest.run()
+    except BaseException:
+        with contextlib.suppress(OutputLost):  # which must not hide what has happened before
+            contest.report()
+        contest.report_failures()
+        raise
+    contest.report()
+    contest.raise_failures()
+
+
+@dataclasses.dataclass
+class _Run:
+    """The training of one method; a callback, which keeps the history when an exception ends the training.
+
+    Attributes:
+        label: of the method.
+        method: the method.
+        history: the record.
+        ended: "completed", "interrupted", "diverged" or "failed".
+        test: what the model reaches on the test set; None before it is tested.
+    """
+
+    label: str
+    method: methods.Method
+    history: History = dataclasses.field(default_factory=History)
+    ended: str = "failed"
+    test: training.Evaluation | None = None
+
+    def on_start(self, state: TrainingState) -> None:
+        self.history = state.history
+
+    def result(self) -> dict[str, Any]:
+        """What is reported."""
+        method, epochs = self.method, self.history.epochs
+        seconds = sum(row["seconds"] for row in epochs)
+        samples = sum(row["seconds"] * row["samples_per_second"] for row in epochs)
+        fields = dataclasses.fields(method.options)
+        return {
+            "label": self.label,
+            "method": method.name,
+            "loss": method.loss.name,
+            "options": {
+                f.name: getattr(method.options, f.name) for f in fields if f.metadata.get("flag", True)
+            },
+            "ended": self.ended,
+            "epochs": epochs,
+            "seconds": seconds,
+            "samples_per_second": samples / seconds,
+            "test": None if self.test is None else dataclasses.asdict(self.test),
+        }
+
+
+class _Contest:
+    """The training of all methods, one after the other; the results so far are written after each.
+
+    However one ends, its model is kept and tested if at least one minibatch was trained on.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        dataset: data.DataSet,
+        architecture: dict[str, Any],
+        contestants: dict[str, methods.Method],
+    ) -> None:
+        self._arguments = arguments
+        self._dataset = dataset
+        self._architecture = architecture
+        self._contestants = contestants
+        self._held_out = "validation" if arguments.validation_fraction else "test"
+        self._runs: list[_Run] = []
+        self._divergences: list[str] = []
+        self._written: list[str] = []
+        self._unwritten: OSError | None = None
+        self._undrawn = ""
+        self._output: Output | None = None
+        if arguments.output is not None:
+            self._output = Output(arguments.output, architecture, contestants)
+            self._output.rehearse(self._first.model)
+
+    @property
+    def _first(self) -> methods.Method:
+        return next(iter(self._contestants.values()))
+
+    def run(self) -> None:
+        """Train all methods. One that diverges does not end the contest, any other exception does."""
+        for label, method in self._contestants.items():
+            contestant = _Run(label, method)
+            try:
+                self._train(contestant)
+                contestant.ended = "completed"
+            except DivergenceError as error:
+                contestant.ended = "diverged"
+                self._divergences.append(f"{label}: {error}" if len(self._contestants) > 1 else str(error))
+            except (KeyboardInterrupt, OutputLost):
+                contestant.ended = "interrupted"
+                raise
+            finally:
+                if contestant.history.steps:
+                    self._finish(contestant)
+
+    def _train(self, contestant: _Run) -> None:
+        arguments, method = self._arguments, contestant.method
+        train_data, test_data = self._parts(method.loss)
+        callbacks: list[Any] = [contestant]
+        if not arguments.quiet and not arguments.json:
+            title = contestant.label
+            if not self._runs:
+                title = f"{networks.describe(self._dataset, self._architecture)}\n\n{title}"
+            callbacks.append(EpochTable(title, self._held_out))
+        if arguments.patience is not None:
+            callbacks.append(EarlyStopping(patience=arguments.patience))
+        batch_size = arguments.batch_size
+        if batch_size is None:
+            batch_size = max(1, min(200, len(train_data[0]) // 50))
+        training.train(
+            method.model,
+            train_data,
+            method=method,
+            epochs=arguments.epochs,
+            batch_size=batch_size,
+            validation=None if arguments.validation_fraction else test_data,
+            validation_fraction=arguments.validation_fraction,
+            seed=arguments.seed,
+            progress=not arguments.quiet and sys.stderr.isatty(),
+            callbacks=callbacks,
+            lr_schedule=arguments.lr_schedule,
+        )
+
+    def _parts(self, loss: Loss) -> list[tuple[Tensor, Tensor]]:
+        """Training and test data with targets as the loss takes them: for mse, one-hot."""
+        return [
+            (x, loss.from_labels(y, self._dataset.classes, x.dtype))
+            for x, y in (self._dataset.train, self._dataset.test)
+        ]
+
+    def _finish(self, contestant: _Run) -> None:
+        """Write the results so far, then test the model."""
+        self._runs.append(contestant)
+        if self._output is not None:
+            with HeldInterrupt(held=True):
+                self._write(self._output)
+        method = contestant.method
+        contestant.test = training.evaluate(method.model, self._parts(method.loss)[1], loss=method.loss)
+
+    def _write(self, output: Output) -> None:
+        histories = {run.label: run.history for run in self._runs}
+        try:
+            self._written = output.write(self._first.model, histories, self._runs[0].ended)
+            self._unwritten = None
+        except OSError as error:  # the disk may have more space when the next method is trained
+            self._unwritten = error
+            return
+        try:
+            self._written.append(output.draw(histories, self._held_out))
+            self._undrawn = ""
+        except Exception as error:
+            # Matplotlib raises almost anything, and a picture is no reason to lose results.
+            self._undrawn = str(error)
+
+    def report(self) -> None:
+        """Print the results so far."""
+        results = [run.result() for run in self._runs]
+        if self._arguments.json and results:
+            say(to_json({**self._architecture, "seed": self._arguments.seed, "methods": results}))
+        elif results:
+            say(result_table(results))
+            if self._output is not None and self._unwritten is None:
+                say(f"\nwritten to {self._output.folder}: {', '.join(sorted(self._written))}")
+        if self._undrawn:
+            complain(f"altmin: learning-curve.png was not drawn: {self._undrawn}")
+
+    def report_failures(self) -> None:
+        """Print what has gone wrong without ending the contest."""
+        for sentence in [*self._divergences, *([str(self._unwritten)] if self._unwritten else [])]:
+            complain(f"altmin: error: {sentence}")
+
+    def raise_failures(self) -> None:
+        """Raise what has gone wrong without ending the contest."""
+        if self._unwritten is not None:
+            raise OSError(" ".join([str(self._unwritten), *self._divergences]))
+        if self._divergences:
+            raise DivergenceError(" ".join(self._divergences))
+
+
+def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -> dict[str, methods.Method]:
+    """By label, --method first, then every --compare, each with its own copy of the same initial weights.
+
+    All are made before one trains, so that a misspelt option costs no run.
+    """
+    options = {
+        name.removeprefix("option."): value
+        for name, value in vars(arguments).items()
+        if name.startswith("option.")
+    }
+    chosen = {arguments.method: (arguments.method, options)}
+    for label in arguments.compare:
+        if label in chosen:
+            raise ValueError(
+                f"--compare must name another method or other options each time, not {label!r} again."
+            )
+        name, _, listed = label.partition(":")
+        pairs = [item.partition("=") for item in listed.split(",") if item]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError(f"--compare must be NAME[:OPTION=VALUE,...], but is {label!r}.")
+        chosen[label] = name, {key.replace("-", "_"): parse_value(value) for key, _, value in pairs}
+
+    device = _check.device("--device", arguments.device)
+    seed = _check.seed("--seed", arguments.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        initial = networks.make(architecture)
+    return {
+        label: methods.make_method(
+            name,
+            copy.deepcopy(initial),
+            seed=seed,
+            device=device,
+            on_nonfinite=arguments.on_nonfinite,
+            graph=arguments.graph,
+            **{"loss": arguments.loss, **options},
+        )
+        for label, (name, options) in chosen.items()
+    }
