@@ -61,13 +61,6 @@ class Tensors:
         for tensor, copy in zip(self.tensors, kept, strict=True):
             tensor.copy_(copy)
 
-    def equal(self, kept: Sequence[Tensor]) -> bool:
-        """Whether the tensors are what they were at :meth:`remember`; False if there is nothing to compare."""
-        return len(kept) == len(self.tensors) and all(
-            tensor.device == other.device and torch.equal(tensor, other)
-            for tensor, other in zip(self.tensors, kept, strict=True)
-        )
-
 
 class Buffers:
     """The buffers of a model, such as the running statistics of batch normalisation.

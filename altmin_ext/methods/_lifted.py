@@ -29,10 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check
-from altmin_ext._fingerprint import Fingerprint
+from altmin_ext._fingerprint import Fingerprint, digests
 from altmin_ext._guard import Subject
-from altmin_ext._state import Attribute, Listed, Part, Replaced, Same, or_none
-from altmin_ext._undo import Tensors, Undo, Undoable
+from altmin_ext._state import Attribute, Listed, Part, Replaced, ReplacedList, Same, or_none
+from altmin_ext._undo import Undo, Undoable
 from altmin_ext.methods._options import MethodOptions, boolean, choice, number, option
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
@@ -195,8 +195,7 @@ class Lifted(Method):
         self._bound: tuple[int, ...] = ()  # the shape of x, () before the first step
         self._fingerprint = Fingerprint(self.device)
         self._objective: float | None = None  # at the end of the last step of the same problem
-        self._all_weights = Tensors(parameter for _, parameter in self._parameters)
-        self._weights_left: Sequence[Tensor] = []  # copies of all weights at that time
+        self._weights_left: list[Tensor] = []  # the digests of all weights at that time
         self._before: float | None = None  # the objective that this step's must not exceed
         self._sweeping = False  # whether the variables are those of a sweep not yet known to be finite
         self.objective_rose = False
@@ -231,7 +230,10 @@ class Lifted(Method):
                 "keeps variables for every one of them."
             )
         self._fingerprint.check(x, y, self.name)
-        self._before = self._last_objective
+        untouched = self._weights_left and all(map(torch.equal, self._weights_left, self._digests()))
+        self._before = (
+            self._objective if untouched else None
+        )  # else a rise would say nothing about the method
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -317,16 +319,11 @@ class Lifted(Method):
         rounding = 4 * torch.finfo(self.dtype).eps * float(terms.abs().sum())
         if self._before is not None and objective > self._before + rounding:
             self.objective_rose = True
-        self._last_objective = objective
+        self._objective, self._weights_left = objective, self._digests()
 
-    @property
-    def _last_objective(self) -> float | None:
-        """The objective at the end of the last step; None if the problem has changed since, or a weight."""
-        return self._objective if self._all_weights.equal(self._weights_left) else None
-
-    @_last_objective.setter
-    def _last_objective(self, objective: float | None) -> None:
-        self._objective, self._weights_left = objective, self._all_weights.remember()
+    def _digests(self) -> list[Tensor]:
+        """What tells whether a weight has changed, one that is frozen included."""
+        return [digests(p.detach().reshape(len(p), -1)) for _, p in self._parameters]
 
     # ------------------------------------------------------------------------------------ subproblems
 
@@ -445,6 +442,7 @@ class Lifted(Method):
         self._bound = ()
         self._fingerprint.forget()
         self._input_gram = self._objective = None
+        self._weights_left = []
 
     @property
     def _shapes(self) -> list[list[int]]:
@@ -453,6 +451,7 @@ class Lifted(Method):
     def _state(self) -> dict[str, Part]:
         widths = [len(layer.weight) for layer in self._layers]
         each = list(zip(self._layers, widths, strict=True))
+        rows = [[len(parameter)] for _, parameter in self._parameters]
         return {
             **super()._state(),
             "shapes": Same(self._shapes, "the shapes of this model's weights"),
@@ -464,7 +463,10 @@ class Lifted(Method):
             ),
             "samples": Attribute(self, "_bound", self._checked_shape),
             "fingerprint": self._fingerprint.state,
-            "objective": Attribute(self, "_last_objective", or_none(number(-math.inf))),
+            "objective": Attribute(self, "_objective", or_none(number(-math.inf))),
+            "weights_left": ReplacedList(
+                self, "_weights_left", rows, self._like.to(torch.int64), empty="samples"
+            ),
             "objective_rose": Attribute(self, "objective_rose", boolean),
         }
 

@@ -79,9 +79,9 @@ def kernels_for(tensor: Any) -> ModuleType | None:
     """
     if not takes_kernels:
         return None
-    if isinstance(tensor, Tensor) and not (tensor.is_cpu or tensor.is_meta):
-        if not (tensor.is_cuda and _native.has_cuda_kernels):
-            return None
+    elsewhere = isinstance(tensor, Tensor) and not (tensor.is_cpu or tensor.is_meta)
+    if elsewhere and not (tensor.is_cuda and _native.has_cuda_kernels):
+        return None
     if _native.module is None:
         raise ImportError(_native.reason)
     return _native.module

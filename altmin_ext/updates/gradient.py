@@ -73,12 +73,26 @@ class WeightUpdate(abc.ABC):
 
     @abc.abstractmethod
     def longest_step(self, learning_rate: float) -> float:
-        """A bound of the change of a weight in one update, by gradients whose squares are finite."""
+        """Bound the change of a weight in one update, by gradients whose squares are finite.
+
+        Args:
+            learning_rate: of the update.
+
+        Returns:
+            The bound.
+        """
 
     def may_overflow(self, learning_rate: float, decay: float) -> bool:
-        """Whether such an update may be refused for some weights, after it has moved others.
+        """Find out whether such an update may be refused for some weights, after it has moved others.
 
         The largest finite number overflows only by a step of half its distance to the number below.
+
+        Args:
+            learning_rate: of the update.
+            decay: decoupled weight decay.
+
+        Returns:
+            Whether it may.
         """
         if not self.weights:
             return False

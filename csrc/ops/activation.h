@@ -241,7 +241,7 @@ template <typename T>
 struct GeluTanh : Smooth<T, GeluTanh<T>> {
   static constexpr double outer = 0.79788456080286535588, cubic = 0.044715;  // outer = sqrt(2 / pi)
   ALTMIN_HOST_DEVICE static T bend(T c) { return hyperbolic_tangent(T(outer) * (c + T(cubic) * c * c * c)); }
-  ALTMIN_HOST_DEVICE T value(T c) const { return c * (T(1) + bend(c)) / T(2); }
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * ((T(1) + bend(c)) / T(2)); }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
     const T t = bend(c);
     return (T(1) + t + c * (T(1) - t * t) * T(outer) * (T(1) + T(3 * cubic) * c * c)) / T(2);

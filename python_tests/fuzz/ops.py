@@ -7,8 +7,9 @@ reads, which stay as they were to the bit; and of a hostile call one sentence an
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,7 @@ def run(seed: int) -> int:
         AssertionError: a number, a refusal or something that was written is wrong; says which.
     """
     draw = Draw(seed)
-    op = draw.choice(ops.names)
-    if op in SELDOM and draw.chance(0.7):
-        op = draw.choice([name for name in ops.names if name not in SELDOM])
+    op = draw.choice([name for name in ops.names for _ in range(1 if name in SELDOM else 3)])
     call = draw_call(draw, op, draw.choice(STYLES))
     threads = draw.choice((1, 2, 3)) if draw.chance(0.1) or _size(call) > 30000 else 1
     before = torch.get_num_threads(), native.module.instruction_set()  # type: ignore[union-attr]
@@ -75,9 +74,19 @@ def run(seed: int) -> int:
         native.module.use_instruction_set(before[1])  # type: ignore[union-attr]
 
 
+def _arrays(call: Call) -> Iterator[Array]:
+    for argument in call.arguments.values():
+        for entry in entries(argument):
+            if isinstance(entry, np.ndarray):
+                yield entry
+
+
 def _size(call: Call) -> int:
-    arrays = (entry for argument in call.arguments.values() for entry in entries(argument))
-    return max((array.size for array in arrays if isinstance(array, np.ndarray)), default=0)
+    return max((array.size for array in _arrays(call)), default=0)
+
+
+def _longest(call: Call) -> int:
+    return max(max(array.shape, default=1) for array in _arrays(call))
 
 
 def _describe(call: Call) -> str:
@@ -189,8 +198,7 @@ class Twin:
 
 def _twins(call: Call) -> tuple[dict[Place, Array], dict[Place, Array]] | None:
     """What the twin makes of a call in float64 and in float32; None of an empty convolution, which torch refuses."""
-    arrays = (value for value in call.arguments.values() if isinstance(value, np.ndarray))
-    if call.op.startswith("convol") and any(array.size == 0 for array in arrays):
+    if call.op.startswith("convol") and any(array.size == 0 for array in _arrays(call)):
         return None
     return Twin(call, torch.float64)(), Twin(call, torch.float32)()
 
@@ -283,6 +291,8 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
         return np.zeros_like(result, bool)  # which infinity or NaN came of it is not said
     if result.dtype.kind != "f":
         return result != exact
+    if name == "guard" and wild and _may_lose(call, name):
+        return np.zeros_like(result, bool)
     if name == "guard":
         return (result != exact) & (exact == plain if call.floating is np.float32 else True)
     result, plain = result.astype(np.float64), plain.astype(np.float64)
@@ -295,7 +305,13 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
             plain_error = np.maximum(plain_error, 4 * np.abs(plains["code", 0] - code))
         if call.op == "bcd_columns":  # a column is added to what it is replaced by
             size = np.maximum(size, np.abs(call.arguments["weight"]))
-        if call.op == "code_step" and wild and name in ("displacement", "velocity"):
+        if call.op == "elman_encode" and name == "product":
+            size = 4 * size  # a step of the sequence after the other
+        if (
+            call.op == "code_step"
+            and name in ("displacement", "velocity")
+            and call.arguments["sigma"].name != "sigmoid"
+        ):
             size = size + np.abs(_pull(call, exacts))  # a derivative is about 1, or rounded as if it were
         if name == "activation" and wild and code is not None:
             # Not sigma of what overflows in float32 alone. What is left of a sigmoid was rounded where it was 1.
@@ -306,8 +322,9 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
         # Of numbers of all sizes each is judged by itself, and plain torch's own error may be small by luck.
         allowed = (16 if wild else 2) * plain_error + (8 if wild else 4) * np.finfo(np.float32).eps * size
         if call.floating is np.float64:
-            # It errs like float32, with more digits; but that may sum up in float64, and the twin errs as well.
-            allowed = 8 * allowed * (np.finfo(np.float64).eps / np.finfo(np.float32).eps)
+            # It errs like float32, with more digits; but that sums up in float64, and torch in pairs.
+            more = max(8, math.sqrt(_longest(call)))
+            allowed = more * allowed * (np.finfo(np.float64).eps / np.finfo(np.float32).eps)
         if name == "activation_displacement":  # which the twin may compute as a difference
             unit = exacts["scalars", 0][CodeScalar.unit]
             values = np.maximum(1, np.nan_to_num(np.abs(call.arguments["code"])))
@@ -336,10 +353,10 @@ def _pull(call: Call, exacts: Numbers) -> Array:
 
 
 def _may_lose(call: Call, name: str) -> bool | Array:
-    """Where a kernel may have a number though the twin has none."""
+    """Where a kernel may have a number though the twin has none, and no reason to raise its guard."""
     if call.op == "code_step":
         return name.startswith("activation")  # of a code that fell to minus infinity
-    if call.op == "softmax_prox":  # with an infinite center
+    if call.op == "softmax_prox" and name == "out":  # with an infinite center
         return ~np.isnan(call.arguments["center"]).any(1, keepdims=True)
     return call.op.startswith("convol")  # torch multiplies the padding, too
 

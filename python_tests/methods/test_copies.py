@@ -46,12 +46,19 @@ class Case:
         return make(self.name, model.to(dtype), **self.options)
 
     def batch(self, method: Any, number: int = 0, size: int = 12) -> tuple[Any, ...]:
-        """A minibatch, the same one if the method takes a whole training set in every step, or keeps its samples."""
-        number = 0 if method.full_batch or method.per_sample else number
-        generator = torch.Generator().manual_seed(number)
-        x = torch.randn(size, *self.shape, generator=generator, dtype=torch.float64).to(method.dtype)
-        y = torch.randint(CLASSES, (size,), generator=generator)
-        return (x, y, torch.arange(size)) if method.per_sample else (x, y)
+        """A minibatch, the same one if the method takes a whole training set in every step.
+
+        Where the method keeps something for every sample, it is of one training set, and comes with an index.
+        """
+        fixed = method.full_batch or method.per_sample
+        generator = torch.Generator().manual_seed(0 if fixed else number)
+        samples = 2 * size if method.per_sample else size
+        x = torch.randn(samples, *self.shape, generator=generator, dtype=torch.float64).to(method.dtype)
+        y = torch.randint(CLASSES, (samples,), generator=generator)
+        if not method.per_sample:
+            return x, y
+        index = torch.randperm(samples, generator=torch.Generator().manual_seed(number))[:size]
+        return x[index], y[index], index
 
 
 def dense(*between: nn.Module) -> nn.Sequential:

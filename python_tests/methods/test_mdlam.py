@@ -391,8 +391,9 @@ def test_a_small_rise_is_one(dtype: torch.dtype) -> None:
     method = make(network(nn.ReLU(), dtype), eps0=0.05, eps_min=0.05, l2_weights=10.0)
     for _ in range(100):
         method.step(x, y)
-    state = method.state_dict()
+    state, weights = method.state_dict(), copy.deepcopy(method.model.state_dict())
     for lowered, rose in ((0.0, False), (1e-6, True)):
+        method.model.load_state_dict(weights)
         method.load_state_dict({**state, "objective": state["objective"] * (1 - lowered)})
         method.step(x, y)
         assert method.objective_rose is rose

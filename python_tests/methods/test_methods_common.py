@@ -358,7 +358,7 @@ MODEL_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "expanded": (lambda model: give(last_of(model).weight, torch.ones(1, 1).expand(CLASSES, 12)), "not contiguous"),
     "every other row": (lambda model: give(last_of(model).weight, torch.ones(6, 12)[::2]), "not contiguous"),
     "pruned": (
-        lambda model: prune.random_unstructured(last_of(model), "weight", 0.5), "(weight' is gone|with a hook since)"
+        lambda model: prune.random_unstructured(last_of(model), "weight", 0.5), "weight' is gone|Linear with a hook"
     ),
     "parametrised": (
         lambda model: nn.utils.parametrizations.weight_norm(last_of(model)), "is new"

@@ -1,7 +1,7 @@
 """Every op with its first, second, ... allocation failing; prints a line of JSON for each op and number of threads.
 
-Run with failing_allocator.cpp preloaded, whose path is the argument. Each call is made by a new thread, which has none
-of the memory that earlier calls left to theirs.
+Run with failing_allocator.cpp preloaded, whose path is the argument. Each call is made by a new thread, which has
+none of the memory that earlier calls left to theirs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tensors without a number, of whatever other extents: an op ends at once, and its sums are zero.
 
-Oracle: the definition of a sum over nothing. The other extents are so large that a loop over them would never end, and
-that no memory could be had for them.
+Oracle: the definition of a sum over nothing. The other extents are so large that a loop over them would never end,
+and that no memory could be had for them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .calling import adam_block, code_block, memory_block, update_blocks
 
 MANY = 2**40
 RELU = Activation("relu")
-pytestmark = pytest.mark.usefixtures("wide_cpu_kernels")
+pytestmark = pytest.mark.usefixtures("wide_kernels")
 
 
 def empty(*shape: int) -> Tensor:
