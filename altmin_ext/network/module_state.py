@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
@@ -18,8 +19,10 @@ Entries = dict[Any, Any]
 #: what it holds after the call.
 Changes = list[tuple[Any, Entries, Entries, Entries]]
 
-_fixed = ("_parameters", "_modules")
-_dicts, _sequences = (dict, OrderedDict, defaultdict), (list, deque)
+_fixed = vars(nn.Module()).keys() - {"_buffers"}  # what torch keeps there, such as hooks, no call changes
+_sequences = (list, deque)
+_generators = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_kinds = {dict, OrderedDict, defaultdict, set, *_sequences, *_generators}
 
 
 class ModuleState:
@@ -58,23 +61,28 @@ class ModuleState:
             copy = value.double() if in_double and value.is_floating_point() else value.clone()
             return copies.setdefault(id(value), copy)
 
-        given = [{name: copied(value) for name, value in entries.items()} for entries in before]
+        given = []
+        for entries in before:
+            tensors = {name: copied(value) for name, value in entries.items() if isinstance(value, Tensor)}
+            given.append(entries | tensors if tensors else entries)
         parameters = (
             {name: p.detach().double() for name, p in self._module.named_parameters()} if in_double else {}
         )
         try:
-            for owner, entries in zip(owners, given, strict=True):
-                _fill(owner, entries)
+            for owner, held, entries in zip(owners, before, given, strict=True):
+                if entries is not held:
+                    _fill(owner, entries)
             output: Tensor = functional_call(self._module, parameters, (a,)) if in_double else self._module(a)
             # A kernel may have written to a tensor without raising its version, as that of batch normalisation does.
             changes = [
                 (owner, held, entries, after)
                 for owner, held, entries in zip(owners, before, given, strict=True)
-                if _may_differ(entries, after := _entries(owner))
+                if not _is_same(entries, after := _entries(owner)) or entries is not held
             ]
         finally:
             for owner, entries in zip(owners, before, strict=True):
-                _fill(owner, entries)
+                if not _is_same(entries, _entries(owner)):
+                    _fill(owner, entries)
         return output, changes
 
     @staticmethod
@@ -109,21 +117,16 @@ def _owners(module: nn.Module) -> Iterator[Any]:
 
     def within(values: Iterable[Any]) -> Iterator[Any]:
         for value in values:
-            kind = type(value)
-            is_container = kind in _dicts or kind in _sequences or kind is set
-            if (is_container or isinstance(value, _generators)) and id(value) not in seen:
+            if type(value) in _kinds and id(value) not in seen:
                 seen.add(id(value))
                 yield value
-                if is_container:
-                    yield from within(list(value.values() if kind in _dicts else value))
+                if not isinstance(value, _generators):
+                    yield from within(list(value.values() if isinstance(value, dict) else value))
 
     for part in module.modules():
         own = vars(part)
         yield own
         yield from within([value for name, value in own.items() if name not in _fixed])
-
-
-_generators = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def _entries(owner: Any) -> Entries:
@@ -163,8 +166,6 @@ def _fill(owner: Any, entries: Entries) -> None:
         owner.setstate(entries["state"])
 
 
-def _may_differ(entries: Entries, after: Entries) -> bool:
-    return entries.keys() != after.keys() or any(
-        value is not entries[name] or (isinstance(value, Tensor) and not isinstance(value, nn.Parameter))
-        for name, value in after.items()
-    )
+def _is_same(entries: Entries, others: Entries) -> bool:
+    """Whether they are the very same objects; tensors may still have been changed in place."""
+    return entries.keys() == others.keys() and all(map(operator.is_, entries.values(), others.values()))
