@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 DATA ?= digits
 TEST_JOBS ?= auto
+SECONDS ?= 600
+FUZZ_JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 
 # The GPUs here, by compute capability: the CUDA kernels are compiled for them alone, and where there is none not at all.
 gpus := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+\.[0-9]+$$' | sort -u)
@@ -34,7 +36,7 @@ package := $(VENV)/.package
 tools := $(VENV)/.tools
 sources := CMakeLists.txt pyproject.toml altmin_ext/_version.py $(shell find csrc -type f)
 
-.PHONY: help demo test test-gpu gpu-check lint ruff mypy clang-format bench clean
+.PHONY: help demo test test-gpu gpu-check lint ruff mypy clang-format fuzz bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +45,7 @@ help:
 	@echo "make lint                        ruff, mypy and clang-format alone"
 	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
 	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
+	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles"
 	@echo "make bench                       micro and macro benchmarks, into runs/benchmarks/"
 	@echo "make clean                       remove .venv, the build and the caches"
 
@@ -102,6 +105,10 @@ test-gpu: $(package) $(tools)
 
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
+
+# FUZZ=training, for instance, for one target.
+fuzz: $(package) $(tools)
+	OMP_NUM_THREADS=1 $(python) -m python_tests.fuzz $(FUZZ) --seconds $(SECONDS) --jobs $(FUZZ_JOBS)
 
 bench: $(package) $(tools)
 	$(python) -m benchmarks

@@ -133,7 +133,9 @@ def _to_tensor(name: str, value: Any) -> Tensor:
     native = np.asarray(value).astype(value.dtype.newbyteorder("="), copy=False)
     if native.dtype == np.longdouble:
         native = native.astype(np.float64)
-    return torch.from_numpy(np.require(native, requirements=["C", "W"]))
+    array = np.require(native, requirements=["C", "W"])
+    # NumPy takes a single sample for C-contiguous whatever its stride.
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
 
 
 def _check_floating(x: Tensor) -> None:

@@ -165,11 +165,13 @@ def misplaced(named: Named) -> str | None:
         named: the parameters by name, each once.
 
     Returns:
-        The first that is not contiguous, such as an expanded one, or that shares memory with another; None if none
-        does.
+        The first that is lazily negated, is not contiguous, such as an expanded one, or shares memory with another;
+        None if none does.
     """
     spans = []
     for name, parameter in named:
+        if parameter.is_neg():
+            return f"{name!r} is lazily negated"
         if not parameter.is_contiguous():
             return f"{name!r} is not contiguous"
         if parameter.numel():

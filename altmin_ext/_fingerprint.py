@@ -34,7 +34,9 @@ def digests(values: Tensor) -> Tensor:
     factors = factors.to(rows.device)
     result = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     for part, own in zip(rows.split(_chunk), result.split(_chunk), strict=True):
-        torch.sum(part.contiguous().view(torch.int32) * factors, 1, out=own)
+        # Not contiguous(), which leaves a single number the stride that it has.
+        part = part.clone(memory_format=torch.contiguous_format)
+        torch.sum(part.view(torch.int32) * factors, 1, out=own)
     return result
 
 

@@ -45,7 +45,7 @@ class Part(Protocol):
         """
 
     def load(self, value: Any) -> None:
-        """Restore a value that :meth:`save` or :meth:`read` has returned."""
+        """Restore a value that :meth:`save` or :meth:`read` has returned; it is the part's own from now on."""
 
 
 class Entries:
@@ -187,7 +187,7 @@ class Replaced:
         return read_tensor(name, value, getattr(self._owner, self._attribute), self._shape, sizes)
 
     def load(self, value: Tensor) -> None:
-        setattr(self._owner, self._attribute, value.clone())
+        setattr(self._owner, self._attribute, value)
 
 
 class ReplacedList:
@@ -223,7 +223,7 @@ class ReplacedList:
         ]
 
     def load(self, value: Sequence[Tensor]) -> None:
-        setattr(self._owner, self._attribute, [tensor.clone() for tensor in value])
+        setattr(self._owner, self._attribute, list(value))
 
 
 class Drawn:

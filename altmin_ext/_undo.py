@@ -77,7 +77,7 @@ class Buffers:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The buffers at present."""
+        """The buffers at present, apart from those that a module has given up."""
         return [buffer for owner in self._owners for buffer in owner.values() if buffer is not None]
 
     def remember(self) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]]:

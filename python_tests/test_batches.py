@@ -227,6 +227,26 @@ def test_samples_are_those_handed_out_and_nothing_is_written(form: str, entry: s
     assert found == set(kept[:, 0].tolist())
 
 
+@pytest.mark.parametrize("samples", [1, 5])
+@pytest.mark.parametrize("use", ["train", "evaluate", "validation"])
+def test_arrays_backwards(samples: int, use: str) -> None:
+    """Even of a single sample, which NumPy takes for contiguous; the same as a copy of it."""
+    rng = np.random.default_rng(0)
+    backwards = rng.normal(size=(samples, 6))[::-1], rng.integers(3, size=samples)[::-1]
+    results = []
+    for data in (backwards, tuple(array.copy() for array in backwards)):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Linear(6, 3).double()
+        if use == "evaluate":
+            results.append(evaluate(model, data).loss)
+        else:
+            validation = data if use == "validation" else None
+            history = train(nn.Sequential(model), data, method="adam", validation=validation, progress=False)
+            results.append(history.epochs[0]["validation_loss" if use == "validation" else "loss"])
+    assert results[0] == results[1]
+
+
 def test_own_shuffling_is_left_to_torch() -> None:
     """A DataLoader with shuffle=True and no generator draws its order from torch's, as in a loop written out."""
     data = TensorDataset(*numbered(20, 1))

@@ -166,3 +166,16 @@ def test_train_with_another_training_set(name: str, form: str) -> None:
     x[101, 3] += 1
     with pytest.raises(ValueError, match=r"^x must hold"):
         altmin_ext.train(method.model, given, method=method, epochs=2, progress=False)
+
+
+@every_name
+@pytest.mark.parametrize("count", [1, 129])
+def test_a_single_number_of_any_stride(name: str, count: int) -> None:
+    """Samples of one feature, the last of which may stand alone: every other number of a larger tensor."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 1, 2, generator=generator, dtype=torch.float64)[..., 0]
+    method = altmin_ext.make_method(name, altmin_ext.models.mlp(1, (4,), 3).double(), loss="cross_entropy")
+    method.step(x, torch.arange(count) % 3)
+    method.step(x.clone(), torch.arange(count) % 3)
+    with pytest.raises(ValueError, match="x must hold the samples of the first step"):
+        method.step(x + 1, torch.arange(count) % 3)

@@ -74,7 +74,8 @@ def step_from(method: Any, case: Case, path: Path) -> None:
     except altmin_ext.DivergenceError:
         pass
     except ValueError as error:
-        if path[0] != "fingerprint" or "must hold the samples of the first step" not in str(error):
+        refusal = {"fingerprint": "must hold the samples of the first step", "digests": "was another sample"}
+        if path[0] not in refusal or refusal[path[0]] not in str(error):
             raise
 
 
@@ -229,6 +230,25 @@ def test_what_must_be_refused(case: str) -> None:
     words = str(error.value)
     assert words.startswith(f"state's {path[0]}"), words
     assert_same_state(method.state_dict(), state)
+
+
+@pytest.mark.parametrize("widths", [(5, 12), (16, 5), (5, 5)], ids=str)
+def test_codes_of_another_model_are_refused(widths: tuple[int, int]) -> None:
+    """Which no single entry tells, if the weights are those of this one."""
+    method = CASES["block-admm, stored"].made(3)
+    state = method.state_dict()
+    codes = [torch.ones(len(own), width) for own, width in zip(state["codes"], widths, strict=True)]
+    with pytest.raises(ValueError, match=r"^state's codes must have the shapes of this model's codes, but"):
+        method.load_state_dict({**state, "codes": codes, "duals": [2 * own for own in codes]})
+    assert_same_state(method.state_dict(), state)
+
+
+def test_entries_that_nobody_knows_are_refused() -> None:
+    method = CASES["am-adam"].made(1)
+    state = method.state_dict()
+    for wrong in ({**state, "more": 1}, {**state, 3: 1}, {**state, "update": {**state["update"], "more": 1}}):
+        with pytest.raises(ValueError, match=r"^state.* must hold .*, but holds .* as well[.]$"):
+            method.load_state_dict(wrong)
 
 
 @every_case

@@ -104,7 +104,7 @@ class ConvolutionCode(Code):
         return dict(vars(self))
 
     def _interleaved(self, rows: Tensor, lanes: Tensor) -> Tensor:
-        ops.interleave(rows.reshape(self._batch, -1), lanes.view(len(lanes), -1, LANES))
+        ops.interleave(rows.reshape(self._batch, -1).contiguous(), lanes.view(len(lanes), -1, LANES))
         return lanes
 
     def _deinterleave(self, lanes: Tensor | None, rows: Tensor | None) -> None:

@@ -265,7 +265,7 @@ class _OptimizerState:
         return {"state": moments, "param_groups": [read]}
 
     def load(self, value: Any) -> None:
-        self._optimizer.load_state_dict(copy.deepcopy(value))  # torch would keep the tensors themselves
+        self._optimizer.load_state_dict(value)  # which keeps the tensors themselves
 
     def _read_group(self, name: str, group: Any, own: dict[str, Any]) -> dict[str, Any]:
         check_keys(name, group, own)

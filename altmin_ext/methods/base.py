@@ -182,6 +182,7 @@ class Method(abc.ABC):
         self._looked_after = 0  # the number of steps at the last look
         with self._moved_to(where):
             self.device: torch.device = self._parameters[0][1].device
+            self._device_type = self.device.type  # to ask for it takes as long as a check in every step
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
@@ -421,7 +422,7 @@ class Method(abc.ABC):
     def _check_surroundings(self) -> None:
         """Raise a ValueError if a mode of torch, or a hook, would have the model compute something else in a step."""
         mode = ""
-        if torch.is_autocast_enabled(self.device.type):
+        if torch.is_autocast_enabled(self._device_type):
             mode = "torch.autocast"
         elif torch.is_inference_mode_enabled():
             mode = "torch.inference_mode"
@@ -516,10 +517,8 @@ class Method(abc.ABC):
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
         own = _state.Entries(self._state())
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # tensors of inference mode could not be stepped on
+        # Not as tensors of inference mode, which could not be stepped on.
+        with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
             self._captured = self._new_captures()  # graphs know their tensors by address

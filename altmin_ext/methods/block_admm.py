@@ -633,12 +633,20 @@ class BlockADMM(Method):
                 f"state's duals must have the shapes of its codes, {_listed(shapes[0])} per sample, but have "
                 f"{_listed(shapes[1])}."
             )
-        for block, code, above in zip(self._blocks[1:], shapes[0], shapes[0][1:], strict=False):
-            if block.output_shape(code, self._like) != above:
-                raise ValueError(
-                    f"state's codes must have shapes that the model can give, but have {_listed(shapes[0])} per "
-                    "sample."
-                )
+        if not self._fit_together(shapes[0]):
+            raise ValueError(
+                f"state's codes must have the shapes of this model's codes, but have {_listed(shapes[0])} per sample."
+            )
+
+    def _fit_together(self, codes: Sequence[torch.Size]) -> bool:
+        """Whether every block makes the code above it of the code below it, for shapes per sample."""
+        try:
+            made = [
+                b.output_shape(code, self._like) for b, code in zip(self._blocks[1:], codes, strict=False)
+            ]
+        except ValueError:
+            return False
+        return made[:-1] == list(codes[1:])
 
     def _forget_derived(self) -> None:
         super()._forget_derived()

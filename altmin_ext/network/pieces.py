@@ -328,7 +328,8 @@ class AffinePiece(Piece):
         return m._conv_forward(v, m.weight, None)
 
     def sample_vjp(self, v: Tensor) -> Tensor:
-        return self._backward(v, self._point[: len(v)], parameters=False)[0]
+        # At a point of as many samples: where kernels do the piece's work, its own is that of a trial run.
+        return self._backward(v, v.new_zeros(len(v), *self._point.shape[1:]), parameters=False)[0]
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self._backward(gradient, self._point, parameters=False)[0]

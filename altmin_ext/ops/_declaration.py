@@ -79,7 +79,8 @@ def kernels_for(tensor: Any) -> ModuleType | None:
     """
     if not takes_kernels:
         return None
-    if isinstance(tensor, Tensor) and not tensor.is_cpu and not (tensor.is_cuda and _native.has_cuda_kernels):
+    elsewhere = isinstance(tensor, Tensor) and not (tensor.is_cpu or tensor.is_meta)
+    if elsewhere and not (tensor.is_cuda and _native.has_cuda_kernels):
         return None
     if _native.module is None:
         raise ImportError(_native.reason)
@@ -87,7 +88,8 @@ def kernels_for(tensor: Any) -> ModuleType | None:
 
 
 # Ops of small networks take less than a microsecond, so there is only this one function between the user and a CPU
-# kernel. Arguments that are no tensors go to the kernel, too, which has the best error message for them.
+# kernel. Arguments that are no tensors or have no memory go to the kernel, too, which has the best error message for
+# them.
 _dispatcher = """
 def {name}({signature}):
     tensor = {first}

@@ -12,12 +12,14 @@ def raise_unless_finite(guard: Tensor | None, value: Tensor) -> None:
         guard.logical_or_(~torch.isfinite(value))
 
 
-def keep_finite(new: Tensor, other_new: Tensor, guard: Tensor | None, index: int) -> Tensor:
-    """Where all of an update is finite and it may be taken. Raises the tensor's flag unless that is everywhere."""
+def keep_finite(
+    new: Tensor, other_new: Tensor, go: Tensor | bool, guard: Tensor | None, index: int
+) -> Tensor:
+    """Where an update that may go on is finite. Raises the tensor's flag unless that is everywhere."""
     finite = torch.isfinite(new) & torch.isfinite(other_new)
     if guard is not None:
-        guard[index] = torch.maximum(guard[index], (~finite.all()).to(guard.dtype))
-    return finite
+        guard[index] = torch.maximum(guard[index], (~finite.all() & go).to(guard.dtype))
+    return finite & go
 
 
 def no_flag_is_up(guard: Tensor | None) -> Tensor | bool:

@@ -25,8 +25,8 @@ def adam_update(
 ) -> None:
     """Adam (Kingma & Ba 2015) with decoupled weight decay and a soft threshold, on all tensors in one call.
 
-    Does nothing if a flag of the guard is up. An element whose weight or moment would not be finite keeps its
-    old values and raises the flag of its tensor.
+    Does nothing if a flag of the guard is up, or without a tensor. An element whose weight or moment would not be finite
+    keeps its old values and raises the flag of its tensor.
 
     Args:
         weights, gradients, first_moments, second_moments: lists of contiguous tensors. The i-th entries of all lists
@@ -39,6 +39,8 @@ def adam_update(
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
     """
+    if not weights:
+        return
     go = no_flag_is_up(guard)
     beta1, beta2, epsilon = adam[AdamScalar.beta1], adam[AdamScalar.beta2], adam[AdamScalar.epsilon]
     adam[AdamScalar.step] += go
@@ -53,6 +55,6 @@ def adam_update(
         step = lr / (1 - beta1**t) * new_m / (new_v.sqrt() / (1 - beta2**t).sqrt() + epsilon)
         new_w = (1 - lr * row[UpdateScalar.decay]) * w - step
         new_w = soft_threshold(new_w, lr * row[UpdateScalar.threshold])
-        take = keep_finite(new_w, new_v, guard, index) & go
+        take = keep_finite(new_w, new_v, go, guard, index)
         for old, new in ((w, new_w), (m, new_m), (v, new_v)):
             old.copy_(torch.where(take, new, old))

@@ -100,7 +100,7 @@ def elman_code_step(
     r = unit / scalars[s.scale] * (delta + before @ recurrent_weight.T)
     scalars[s.residual_square] = r.double().square().sum()
     h = F.pad(h0 + unit * moved, (0, 0, 1, 0))[:, :steps]
-    a = torch.cat([h, x, torch.ones_like(x[..., :1])], 2).flatten(0, 1)
+    a = torch.cat([h, x, x.new_ones(batch, steps, 1)], 2).flatten(0, 1)
     cross.copy_(r.flatten(0, 1).T @ a)
     if gram is not None:
         gram.copy_(a.T @ a)

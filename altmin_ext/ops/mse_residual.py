@@ -35,7 +35,7 @@ def mse_residual(
     """
     z = logits if bias is None else logits + bias
     loss.copy_(F.mse_loss(z, targets))
-    residual.copy_((2 / logits.shape[1]) * (z - targets))
+    residual.copy_((2 / max(1, logits.shape[1])) * (z - targets))
     if bias_gradient is not None:
         torch.sum(residual, 0, out=bias_gradient)
     raise_unless_finite(guard, loss)

@@ -34,9 +34,9 @@ def relu_prox(
             is not positive and finite.
     """
 
-    def objective(z: Tensor) -> Tensor:
-        return gamma * (activation - torch.relu(z)) ** 2 + beta * (z - center) ** 2
-
     right = torch.relu((gamma * activation + beta * center) / (gamma + beta))
-    out.copy_(torch.where((center < 0) & (objective(center) < objective(right)), center, right))
+    # What the center loses to `right` in the first term, and gains in the second.
+    loss = torch.where(right > 0, gamma * right * (2 * activation - right), 0)
+    gain = beta * (right - center) ** 2
+    out.copy_(torch.where((center < 0) & (loss < gain), center, right))
     raise_unless_finite(guard, (out * 0).sum())

@@ -43,5 +43,5 @@ def sgd_update(
         lr = row[UpdateScalar.learning_rate]
         new_w = (1 - lr * row[UpdateScalar.decay]) * w - lr * row[UpdateScalar.gradient_factor] * gradient
         new_w = soft_threshold(new_w, lr * row[UpdateScalar.threshold])
-        take = keep_finite(new_w, new_w, guard, index) & go
+        take = keep_finite(new_w, new_w, go, guard, index)
         w.copy_(torch.where(take, new_w, w))

@@ -44,17 +44,33 @@ bool is_contiguous(const Tensor& tensor) {
   const dlpack::Tensor& view = tensor.view;
   if (!view.strides) return true;
   int64_t expected = 1;
+  if (tensor.size() == 0) return true;
   for (int i = view.dimensions - 1; i >= 0; --i) {
-    if (view.shape[i] != 1 && view.strides[i] != expected) return tensor.size() == 0;
+    if (view.shape[i] != 1 && view.strides[i] != expected) return false;
     expected *= view.shape[i];
   }
   return true;
 }
 
+// Lazily negated, as the imaginary part of a conjugate is: the memory holds the opposite of what it stands for. Such a
+// part is contiguous only if it is a single number.
+bool is_negated(const Tensor& tensor) {
+  return tensor.size() == 1 && tensor.object.attr("is_neg")().cast<bool>();
+}
+
+// The lowest page is never mapped: there lie views of storages without memory.
+constexpr uintptr_t lowest_address = 65536;
+
 bool is_permitted(const Argument& a, const Argument& b) {
   for (const void* other : a.permitted)
     if (other && (other == b.tensor || (other == b.list && a.index != b.index))) return true;
   return false;
+}
+
+[[noreturn]] void raise_without_memory(const Argument& argument) {
+  raise_value_error(argument.full_name(), " must have memory that a kernel can read, but is a ",
+                    type_name(argument.tensor->object),
+                    " without any, as within a transform of torch.func; pass a plain torch.Tensor.");
 }
 
 void check_presence(const Argument& argument, Traits traits) {
@@ -64,9 +80,11 @@ void check_presence(const Argument& argument, Traits traits) {
   if (!exchange_api(tensor.object))
     raise_type_error(argument.full_name(), " must be a torch.Tensor, but is of type ", type_name(tensor.object),
                      ".");
+  const std::string device = py::str(tensor.object.attr("device")),
+                    layout = py::str(tensor.object.attr("layout"));
+  if (layout == "torch.strided" && device != "meta") raise_without_memory(argument);
   raise_value_error(argument.full_name(), " must be a dense tensor on the CPU or a GPU, but is on device ",
-                    std::string(py::str(tensor.object.attr("device"))), " with layout ",
-                    std::string(py::str(tensor.object.attr("layout"))), ".");
+                    device, " with layout ", layout, ".");
 }
 
 [[noreturn]] void raise_sharing(const Argument& a, const Argument& b) {
@@ -137,12 +155,18 @@ Argument& Call::add(const Argument& given, const Shape& shape, Traits traits) {
   if (!is_contiguous(tensor))
     raise_value_error(argument.full_name(), " must be contiguous; pass ", argument.full_name(),
                       ".contiguous().");
-  const int64_t bytes = tensor.size() * tensor.view.dtype.bits / 8;
+  const int64_t element = tensor.view.dtype.bits / 8, bytes = tensor.size() * element;
   argument.begin = tensor.data<char>();
   argument.end = argument.begin + bytes;
-  if (!argument.begin && bytes > 0)
-    raise_value_error(argument.full_name(), " must have memory, but is a ", type_name(tensor.object),
-                      " without any; pass a plain torch.Tensor.");
+  const auto address = reinterpret_cast<uintptr_t>(argument.begin);
+  if (bytes > 0 && address < lowest_address) raise_without_memory(argument);
+  if (bytes > 0 && address % static_cast<uintptr_t>(element) != 0)
+    raise_value_error(argument.full_name(), " must begin at a multiple of its ", element,
+                      " bytes per number, but begins at address ", address, "; pass ", argument.full_name(),
+                      ".clone().");
+  if (!(traits & (float64 | int64 | uint8)) && is_negated(tensor))
+    raise_value_error(argument.full_name(), " must not be lazily negated; pass ", argument.full_name(),
+                      ".resolve_neg().");
   check_device(argument, traits);
   return argument;
 }
@@ -204,8 +228,11 @@ int64_t integer(const char* name, py::handle value) {
   }
   int overflow = 0;
   const long long result = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-  if (overflow) raise_value_error(name, " must fit into 64 bits, but is ", std::string(py::str(index)), ".");
-  return result;
+  if (!overflow) return result;
+  const auto digits = py::reinterpret_steal<py::object>(PyObject_Str(index.ptr()));
+  PyErr_Clear();  // Python writes no number of more than some thousand digits
+  raise_value_error(name, " must fit into 64 bits, but ",
+                    digits ? "is " + std::string(py::str(digits)) : "has thousands of digits", ".");
 }
 
 int count(const char* name, py::handle value) {
@@ -223,10 +250,15 @@ std::pair<int64_t, int64_t> integers(const char* name, py::handle pair) {
 }
 
 double positive(const char* name, py::handle value) {
-  const double result = PyBool_Check(value.ptr()) ? -1.0 : PyFloat_AsDouble(value.ptr());
-  if (PyBool_Check(value.ptr()) || (result == -1.0 && PyErr_Occurred())) {
+  double result = PyBool_Check(value.ptr()) ? -1.0 : PyFloat_AsDouble(value.ptr());
+  const bool too_large = PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError);
+  if (PyBool_Check(value.ptr()) || (PyErr_Occurred() && !too_large)) {
     PyErr_Clear();
     raise_type_error(name, " must be a number, but is of type ", type_name(value), ".");
+  }
+  if (too_large) {
+    PyErr_Clear();
+    result = std::numeric_limits<double>::infinity();
   }
   if (!(std::isnormal(result) && result > 0))
     raise_value_error(name, " must be positive and finite, but is ", result, ".");

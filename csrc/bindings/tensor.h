@@ -32,8 +32,9 @@ template <typename... Parts>
 
 inline const char* type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
 
-// The table that the type of a tensor publishes, or null if it is no tensor; that of the tensor seen last serves all.
+// The table that the type of a tensor publishes, or null if it is no tensor.
 const dlpack::ExchangeApi* exchange_api(py::handle object);
+// That of the tensor seen last, which serves all.
 const dlpack::ExchangeApi* exchange_api_in_use();
 
 // A torch tensor seen from C++, which Python keeps alive. Empty where Python passed None.
@@ -54,10 +55,11 @@ class Tensor {
   T* data() const {
     return readable ? reinterpret_cast<T*>(static_cast<char*>(view.data) + view.byte_offset) : nullptr;
   }
+  // Unsigned, since what is zero in the end may overflow before.
   int64_t size() const {
-    int64_t size = 1;
-    for (int i = 0; i < view.dimensions; ++i) size *= view.shape[i];
-    return size;
+    uint64_t size = 1;
+    for (int i = 0; i < view.dimensions; ++i) size *= static_cast<uint64_t>(view.shape[i]);
+    return static_cast<int64_t>(size);
   }
   int64_t shape(int i) const { return view.shape[i]; }
 };

@@ -36,8 +36,8 @@ double activate_rows(const Activate<T>& o, int64_t begin, int64_t end) {
 template <typename T>
 void activate(const Activate<T>& o) {
   const double sum = parallel_sum(
-      o.batch, threads_for(o.batch * o.width),
-      [&](int64_t begin, int64_t end) { return activate_rows(o, begin, end); }, 1);
+      o.width > 0 ? o.batch : 0, threads_for(o.batch * o.width),
+      [&](int, int64_t begin, int64_t end) { return activate_rows(o, begin, end); }, 1);
   raise_unless_finite(sum, o.guard);
 }
 

@@ -112,6 +112,7 @@ class ColumnSweep {
 template <typename T>
 void bcd_columns(const BcdColumns<T>& o) {
   const int64_t n = o.columns;
+  if (n == 0) return;
   T largest = 0;
   for (int64_t j = 0; j < n; ++j) largest = std::max(largest, o.gram[j * n + j]);
   const T smallest = largest * std::numeric_limits<T>::epsilon();
@@ -124,10 +125,12 @@ void bcd_columns(const BcdColumns<T>& o) {
     T* to = gram + column * n;
     for (int64_t k = 0; k < n; ++k, to += columns) std::copy_n(o.gram + k * n + column, columns, to);
   });
+  const int threads = threads_for(o.rows * n);
+  const Scratch<T> rows(threads, ColumnSweep<T>::size_of(n));
   parallel_ranges(
-      parts, threads_for(o.rows * n),
-      [&](int, int64_t begin, int64_t end) {
-        ColumnSweep<T> sweep(o, gram, smallest, scratch<T>(ColumnSweep<T>::size_of(n)));
+      parts, threads,
+      [&](int thread, int64_t begin, int64_t end) {
+        ColumnSweep<T> sweep(o, gram, smallest, rows[thread]);
         for (int64_t part = begin; part < end; ++part)
           sweep.run(part * groups_together, std::min(groups_of(o.rows), (part + 1) * groups_together));
       },

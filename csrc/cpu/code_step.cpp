@@ -121,7 +121,7 @@ void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const T* _
 template <typename T>
 void code_step(const CodeStep<T>& o) {
   const CodeStepFactors<T> f = factors_of(o);
-  const double sum = parallel_sum(o.size, threads_for(o.size), [&](int64_t begin, int64_t end) {
+  const double sum = parallel_sum(o.size, threads_for(o.size), [&](int, int64_t begin, int64_t end) {
     double square = 0;
     T gradient[code_chunk], limited[code_chunk];
     for (int64_t i = begin; i < end; i += code_chunk) {

@@ -15,6 +15,7 @@ constexpr int64_t expanded_strip_bytes = 131072;
 template <typename T>
 void convolution_vjp(const ConvolutionVjp<T>& o) {
   const ConvolutionShape& s = o.shape;
+  if (s.groups == 0 || s.inputs == 0 || s.height == 0 || s.width == 0) return;
   const Filters<T> filters(
       s.inputs, s.outputs, s.kernel_height, s.kernel_width,
       [&](int64_t input, int64_t output, int64_t i, int64_t j) {
@@ -28,9 +29,12 @@ void convolution_vjp(const ConvolutionVjp<T>& o) {
   const int64_t fitting = expanded_strip_bytes / std::max<int64_t>(1, row_bytes) - s.kernel_height + 1;
   const int64_t strip = std::max<int64_t>(1, std::min(fitting, s.height)),
                 strips = (s.height + strip - 1) / strip;
+  const int threads = threads_for_convolution(s);
+  const int64_t reach = std::min(height, strip + s.kernel_height - 1);  // of a strip among the convolved rows
+  const Scratch<T> memory(threads, s.pool > 1 ? s.outputs * (reach * width + 1) * lanes : 0);
   parallel_ranges(
-      s.groups * strips, threads_for_convolution(s),
-      [&](int, int64_t begin, int64_t end) {
+      s.groups * strips, threads,
+      [&](int thread, int64_t begin, int64_t end) {
         for (int64_t item = begin; item < end; ++item) {
           const int64_t group = item / strips, first_row = item % strips * strip;
           const int64_t last_row = std::min(first_row + strip, s.height);
@@ -42,7 +46,7 @@ void convolution_vjp(const ConvolutionVjp<T>& o) {
             top = std::min(height, std::max<int64_t>(0, first_row - padding_height));
             bottom = std::max(top, std::min(height, last_row - padding_height + s.kernel_height - 1));
             const int64_t channel = ((bottom - top) * width + 1) * lanes;
-            T* const expanded = scratch<T>(s.outputs * channel);
+            T* const expanded = memory[thread];
             for (int64_t c = 0; c < s.outputs; ++c)
               for (int64_t y = top; y < bottom; ++y) {
                 T* const row = expanded + c * channel + (y - top) * width * lanes;

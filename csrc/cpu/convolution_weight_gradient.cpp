@@ -161,6 +161,15 @@ void residual_rows(const ConvolutionWeightGradient<T>& o, const ResidualFactors<
 template <typename T>
 void convolution_weight_gradient(const ConvolutionWeightGradient<T>& o) {
   const ConvolutionShape& s = o.shape;
+  const int64_t weights = s.outputs * s.taps();
+  const bool no_code = s.outputs * s.code_height() * s.code_width() == 0;
+  const bool no_image = s.inputs * s.height * s.width == 0;
+  if (s.groups == 0 || s.outputs == 0 || (no_code && no_image)) {
+    if (o.weight_gradient) std::fill_n(o.weight_gradient, weights, T(0));
+    if (o.bias_gradient) std::fill_n(o.bias_gradient, s.outputs, T(0));
+    o.scalars->residual_square = 0;
+    return;
+  }
   const double unit_below = o.below ? o.below->unit : 1.0;
   const ResidualFactors<T> factors = {static_cast<T>(o.scalars->unit / o.scalars->scale),
                                       static_cast<T>(unit_below / o.scalars->scale)};
@@ -169,18 +178,18 @@ void convolution_weight_gradient(const ConvolutionWeightGradient<T>& o) {
   const int64_t image = s.height * s.width * lanes;
   const int64_t row_bytes = std::max<int64_t>(1, filters.block * row_size * sizeof(T));
   const int64_t strip = std::min(height, std::max(s.pool, residual_strip_bytes / row_bytes / s.pool * s.pool));
-  const int64_t strips = strip > 0 ? (height + strip - 1) / strip : 0;
-  const int64_t weights = s.outputs * s.taps();
+  const int64_t strips = (height + strip - 1) / strip;
   const int threads = threads_for_convolution(s);
   static thread_local std::vector<double> memory;
   memory.assign(static_cast<size_t>(threads * (weights + s.outputs)), 0.0);
   double* const all_totals = memory.data();
+  const Scratch<T> residuals(threads, filters.block * strip * row_size);
   double squares[max_threads] = {};
   parallel_ranges(
       s.groups * strips, threads,
       [&](int thread, int64_t begin, int64_t end) {
         double* const totals = all_totals + thread * (weights + s.outputs);
-        T* const residual = scratch<T>(filters.block * strip * row_size);
+        T* const residual = residuals[thread];
         double square = 0;
         for (int64_t item = begin; item < end; ++item) {
           const int64_t group = item / strips, top = item % strips * strip,

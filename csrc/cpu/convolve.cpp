@@ -66,14 +66,17 @@ void activate_row(const Convolve<T>& o, int64_t place, int64_t n) {
 template <typename T>
 void convolve(const Convolve<T>& o) {
   const ConvolutionShape& s = o.shape;
-  const Filters<T> filters = filters_of(s, o.weight);
   const int64_t rows = s.code_height(), codes = s.code_width() * lanes, image = s.height * s.width * lanes;
+  if (s.groups == 0 || s.outputs == 0 || rows == 0 || codes == 0) return;
+  const Filters<T> filters = filters_of(s, o.weight);
   const int64_t columns = s.convolved_width(), windows = s.pool * columns * lanes;
+  const int threads = threads_for_convolution(s);
+  const Scratch<T> memory(threads, s.pool == 1 ? 0 : filters.block * windows);
   const double sum = parallel_sum(
-      s.groups * rows, threads_for_convolution(s),
-      [&](int64_t begin, int64_t end) {
+      s.groups * rows, threads,
+      [&](int thread, int64_t begin, int64_t end) {
         T finite = 0;
-        T* const convolved = s.pool == 1 ? nullptr : scratch<T>(filters.block * windows);
+        T* const convolved = s.pool == 1 ? nullptr : memory[thread];
         for (int64_t item = begin; item < end; ++item) {
           const int64_t group = item / rows, row = item % rows;
           const Images<T> images = {o.input + group * s.inputs * image, s.height, s.width, image};

@@ -1,6 +1,6 @@
 #include "ops/elman_code_step.h"
 
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "activation_loops.h"
@@ -46,12 +46,29 @@ struct ElmanShared {
   }
 };
 
+// What a sweep takes, in numbers. All parts are whole cache lines long, as long as they begin at one. Vectors that lie
+// across two would take a tenth longer.
+template <typename T>
+struct SweepSizes {
+  int64_t code, pair, sums, totals, memory;
+
+  explicit SweepSizes(const ElmanCodeStep<T>& o) {
+    const int64_t inputs = o.width + o.n_in + 1;
+    code = o.width * lanes;
+    pair = (o.width + inputs) * lanes;
+    totals = (o.gram ? o.width + inputs : o.width) * inputs;
+    sums = totals * lanes;
+    memory = 9 * code + step_block * (pair + 2 * code) + 2 * o.n_out * lanes + sums;
+  }
+};
+
 // One thread's way through its groups, from the last time step of each to the first.
 template <typename T>
 class BackwardSweep {
  public:
-  // output_gradient: (n_out, steps * width) zeros, or null.
-  BackwardSweep(const ElmanShared<T>& shared, T* output_gradient)
+  // `memory` lends SweepSizes::memory numbers; `totals`, for SweepSizes::totals, has the sums of [r; a] a^T in units of
+  // delta in the end. output_gradient: (n_out, steps * width) zeros, or null.
+  BackwardSweep(const ElmanShared<T>& shared, T* memory, double* totals, T* output_gradient)
       : shared_(shared),
         o_(shared.o),
         d_(o_.width),
@@ -60,20 +77,14 @@ class BackwardSweep {
         pull_(d_, o_.n_out, o_.steps * d_),
         through_(d_, d_, d_),
         gradient_(o_.n_out, lanes, o_.n_out, step_block * d_, o_.steps * d_),
-        sums_(o_.gram ? d_ + inputs_ : d_, inputs_, (d_ + inputs_) * lanes, d_),
+        sums_(o_.gram ? d_ + inputs_ : d_, inputs_, (d_ + inputs_) * lanes, d_, memory, totals),
         output_gradient_(output_gradient) {
-    const int64_t pair = (d_ + inputs_) * lanes;
-    // All parts are whole cache lines long. Vectors that lie across two would take a tenth longer.
-    constexpr size_t line = 64;
-    size_t space =
-        static_cast<size_t>(9 * n_ + step_block * (pair + 2 * n_) + 2 * o_.n_out * lanes) * sizeof(T) + line;
-    memory_.resize(space / sizeof(T));
-    void* start = memory_.data();
-    T* next = static_cast<T*>(std::align(line, space - line, start, space));
+    const SweepSizes<T> sizes(o_);
+    T* next = memory + sizes.sums;
     const auto take = [&next](int64_t size) { return std::exchange(next, next + size); };
     for (T** own : {&pulled_, &back_, &force_, &velocity_, &delta_, &delta_above_, &moved_, &slope_, &reading_})
       *own = take(n_);
-    pairs_ = take(step_block * pair);
+    pairs_ = take(step_block * sizes.pair);
     outputs_ = take(step_block * n_);
     output_rows_ = take(step_block * n_);
     displacement_ = take(o_.n_out * lanes);
@@ -113,8 +124,6 @@ class BackwardSweep {
 
   double square() const { return square_; }
   double residual_square() const { return residual_square_; }
-  // Of [r; a] a^T, in units of delta.
-  const std::vector<double>& totals() const { return sums_.totals(); }
 
  private:
   T* pair(int64_t i) { return pairs_ + i * (d_ + inputs_) * lanes; }
@@ -225,7 +234,6 @@ class BackwardSweep {
   const Product<T, 1> gradient_;
   LaneContraction<T> sums_;
   T* const output_gradient_;
-  std::vector<T> memory_;
   T *pulled_, *back_, *force_, *velocity_, *delta_, *delta_above_, *moved_, *slope_, *reading_;
   T *pairs_, *outputs_, *output_rows_, *displacement_, *residual_;
   int64_t pairs_there_ = 0;
@@ -237,22 +245,30 @@ class BackwardSweep {
 template <typename T>
 void elman_code_step(const ElmanCodeStep<T>& o) {
   const ElmanShared<T> shared(o);
-  const int threads = threads_for(o.size);
+  const SweepSizes<T> sizes(o);
+  // Nothing is swept without a code, of whatever size the rest is, unless there are inputs to sum up.
+  const int64_t groups = o.size > 0 || o.gram ? groups_of(o.batch) : 0;
+  // Each has a group, or there would be no totals of the first.
+  const int threads = static_cast<int>(std::min<int64_t>(threads_for(o.size), std::max<int64_t>(1, groups)));
   const int64_t size = o.n_out * o.steps * o.width, inputs = o.width + o.n_in + 1;
   // The first thread's part of the output gradient is where the others' are added to it.
   std::vector<T> gradients(static_cast<size_t>(o.output_gradient ? (threads - 1) * size : 0));
-  std::vector<std::vector<double>> totals(static_cast<size_t>(threads));
+  const Scratch<T> memory(threads, groups > 0 ? sizes.memory : 0);
+  const Scratch<double, 1> totals(threads, sizes.totals);
   double squares[max_threads] = {}, residual_squares[max_threads] = {};
+  int64_t swept[max_threads] = {};
+  std::fill_n(totals[0], sizes.totals, 0.0);
   if (o.output_gradient) std::fill_n(o.output_gradient, size, T(0));
   parallel_ranges(
-      groups_of(o.batch), threads,
+      groups, threads,
       [&](int thread, int64_t begin, int64_t end) {
+        if (begin == end) return;
         T* const gradient = !o.output_gradient ? nullptr
                             : thread == 0      ? o.output_gradient
                                                : gradients.data() + (thread - 1) * size;
-        BackwardSweep<T> sweep(shared, gradient);
+        BackwardSweep<T> sweep(shared, memory[thread], totals[thread], gradient);
         for (int64_t group = begin; group < end; ++group) sweep.run(group);
-        totals[static_cast<size_t>(thread)] = sweep.totals();
+        swept[thread] = end - begin;
         squares[thread] = sweep.square();
         residual_squares[thread] = sweep.residual_square();
       },
@@ -260,8 +276,7 @@ void elman_code_step(const ElmanCodeStep<T>& o) {
   for (int thread = 1; thread < threads; ++thread) {
     squares[0] += squares[thread];
     residual_squares[0] += residual_squares[thread];
-    for (size_t i = 0; i < totals[static_cast<size_t>(thread)].size(); ++i)
-      totals[0][i] += totals[static_cast<size_t>(thread)][i];
+    for (int64_t i = 0; swept[thread] > 0 && i < sizes.totals; ++i) totals[0][i] += totals[thread][i];
     for (int64_t i = 0; o.output_gradient && i < size; ++i)
       o.output_gradient[i] += gradients[static_cast<size_t>((thread - 1) * size + i)];
   }
@@ -269,10 +284,8 @@ void elman_code_step(const ElmanCodeStep<T>& o) {
   conclude(o, squares[0]);
   const double factor = o.scalars->unit / o.scalars->scale;
   o.scalars->residual_square = factor * factor * residual_squares[0];
-  totals[0].resize(static_cast<size_t>((o.width + inputs) * inputs), 0.0);
-  for (int64_t i = 0; i < o.width * inputs; ++i)
-    o.cross[i] = static_cast<T>(factor * totals[0][static_cast<size_t>(i)]);
-  const double* const gram = totals[0].data() + o.width * inputs;
+  for (int64_t i = 0; i < o.width * inputs; ++i) o.cross[i] = static_cast<T>(factor * totals[0][i]);
+  const double* const gram = totals[0] + o.width * inputs;
   for (int64_t i = 0; o.gram && i < inputs; ++i)
     for (int64_t j = 0; j <= i; ++j)
       o.gram[i * inputs + j] = o.gram[j * inputs + i] = static_cast<T>(gram[i * inputs + j]);

@@ -39,14 +39,20 @@ std::vector<T> columns_of(const ElmanEncode<T>& o) {
 template <typename T>
 void elman_encode(const ElmanEncode<T>& o) {
   const int64_t d = o.width, n = d * lanes;
+  if (o.batch == 0) return;
+  if (o.steps == 0 || d == 0) {
+    std::fill_n(o.product, o.batch * o.n_out, T(0));
+    return;
+  }
   const std::vector<T> weight = columns_of(o),
                        output_weight = transposed(o.output_weight, o.n_out, o.steps * d);
   const LaneProduct<T> encode(d, d + o.n_in + 1, d), read(o.n_out, d, o.n_out);
+  const int threads = threads_for(o.batch * o.steps * d);
+  const Scratch<T> memory(threads, (2 * d + o.n_in + 1 + o.n_out) * lanes);
   parallel_ranges(
-      groups_of(o.batch), threads_for(o.batch * o.steps * d),
-      [&](int, int64_t begin, int64_t end) {
-        std::vector<T> memory(static_cast<size_t>((2 * d + o.n_in + 1 + o.n_out) * lanes));
-        T* const below = memory.data();  // [h_{t-1}; x_t; 1]
+      groups_of(o.batch), threads,
+      [&](int thread, int64_t begin, int64_t end) {
+        T* const below = memory[thread];  // [h_{t-1}; x_t; 1]
         T* const activation = below + (d + o.n_in + 1) * lanes;
         T* const product = activation + n;
         for (int64_t group = begin; group < end; ++group) {

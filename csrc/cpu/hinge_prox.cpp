@@ -27,8 +27,9 @@ T map_range(const HingeProx<T>& o, const HingeProxMap<T> map, int64_t begin, int
 template <typename T>
 void hinge_prox(const HingeProx<T>& o) {
   const HingeProxMap<T> map(o);
-  const double zero = parallel_sum(o.size, threads_for(o.size),
-                                   [&](int64_t begin, int64_t end) { return map_range(o, map, begin, end); });
+  const double zero = parallel_sum(o.size, threads_for(o.size), [&](int, int64_t begin, int64_t end) {
+    return map_range(o, map, begin, end);
+  });
   raise_unless_finite(zero, o.guard);
 }
 

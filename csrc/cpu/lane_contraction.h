@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
 #include "lane_product.h"
 
@@ -56,15 +55,21 @@ class LaneContraction {
   static constexpr auto tiles = tiles_of(std::make_integer_sequence<int, side * side>{});
 
  public:
-  // What lies above the diagonal that begins at `symmetric_from` of the first column need not be summed up.
-  LaneContraction(int64_t rows, int64_t columns, int64_t stride, int64_t symmetric_from)
+  // `sums` lends memory for rows * columns * lanes numbers; `totals`, for rows * columns, has the sums in the end. What
+  // lies above the diagonal that begins at `symmetric_from` of the first column need not be summed up.
+  LaneContraction(int64_t rows, int64_t columns, int64_t stride, int64_t symmetric_from, T* sums,
+                  double* totals)
       : cut_rows_(rows, side),
         cut_columns_(columns, side),
         columns_(columns),
         symmetric_from_(symmetric_from),
         stride_(stride),
-        sums_(static_cast<size_t>(rows * columns * lanes)),
-        totals_(static_cast<size_t>(rows * columns)) {}
+        size_(rows * columns),
+        sums_(sums),
+        totals_(totals) {
+    std::fill_n(sums_, size_ * lanes, T(0));
+    std::fill_n(totals_, size_, 0.0);
+  }
 
   void add(const T* left, const T* right, int64_t count) {
     cut_columns_.each([&](int64_t column, int64_t columns) {
@@ -72,28 +77,26 @@ class LaneContraction {
         if (row >= symmetric_from_ && column >= row + rows - symmetric_from_) return;
         tiles[static_cast<size_t>((rows - 1) * side + columns - 1)](
             left + row * lanes, right + column * lanes, stride_, count,
-            sums_.data() + (row * columns_ + column) * lanes, columns_ * lanes);
+            sums_ + (row * columns_ + column) * lanes, columns_ * lanes);
       });
     });
   }
 
   // Ends a group.
   void close() {
-    for (size_t i = 0; i < totals_.size(); ++i) {
+    for (int64_t i = 0; i < size_; ++i) {
       T sum = 0;
-      for (int64_t lane = 0; lane < lanes; ++lane) sum += sums_[i * lanes + static_cast<size_t>(lane)];
+      for (int64_t lane = 0; lane < lanes; ++lane) sum += sums_[i * lanes + lane];
       totals_[i] += sum;
     }
-    std::fill(sums_.begin(), sums_.end(), T(0));
+    std::fill_n(sums_, size_ * lanes, T(0));
   }
-
-  const std::vector<double>& totals() const { return totals_; }
 
  private:
   Tiles cut_rows_, cut_columns_;
-  int64_t columns_, symmetric_from_, stride_;
-  std::vector<T> sums_;
-  std::vector<double> totals_;
+  int64_t columns_, symmetric_from_, stride_, size_;
+  T* sums_;
+  double* totals_;
 };
 
 }  // namespace altmin::cpu::ALTMIN_ISA

@@ -19,18 +19,21 @@ constexpr int64_t most_samples = 256;
 template <typename T>
 inline constexpr int64_t panel = 2 * vector_width<T>;
 
-// What the samples [begin, end) add: products of panels, which are some columns of [a~ c] for all of them.
+// What some samples add: products of panels, which are some columns of [a~ c] for all of them.
 template <typename T>
 class Block {
  public:
-  Block(const MemoryUpdate<T>& o, int64_t begin, int64_t end)
+  explicit Block(const MemoryUpdate<T>& o)
       : o_(o),
-        begin_(begin),
-        samples_(end - begin),
         gram_panels_((o.n_gram + panel<T> - 1) / panel<T>),
         panels_(gram_panels_ + (o.n_out + panel<T> - 1) / panel<T>),
-        copies_(new T[static_cast<size_t>(panels_ * panel<T> * samples_)]) {}
+        copies_(new T[static_cast<size_t>(panels_ * panel<T> * std::min(o.batch, most_samples))]) {}
 
+  // The samples [begin, end).
+  void take(int64_t begin, int64_t end) {
+    begin_ = begin;
+    samples_ = end - begin;
+  }
   int64_t panels() const { return panels_; }
 
   void copy(int64_t p) {
@@ -106,7 +109,8 @@ class Block {
   }
 
   const MemoryUpdate<T>& o_;
-  const int64_t begin_, samples_, gram_panels_, panels_;
+  const int64_t gram_panels_, panels_;
+  int64_t begin_ = 0, samples_ = 0;
   const std::unique_ptr<T[]> copies_;  // (panels, samples, panel)
 };
 
@@ -114,11 +118,13 @@ class Block {
 
 template <typename T>
 void memory_update(const MemoryUpdate<T>& o) {
+  if (o.n_gram == 0) return;
   // Not one minus it, whose last digits a float would lose: a small share would be another one.
   T forgetting = static_cast<T>(o.scalars->forgetting);
   const int threads = threads_for((o.n_gram + o.n_out) * o.n_gram);
+  Block<T> block(o);
   for (int64_t begin = 0; begin == 0 || begin < o.batch; begin += most_samples, forgetting = T(0)) {
-    Block<T> block(o, begin, std::min(o.batch, begin + most_samples));
+    block.take(begin, std::min(o.batch, begin + most_samples));
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)

@@ -1,7 +1,6 @@
 #include "ops/power_iteration.h"
 
 #include <cmath>
-#include <vector>
 
 #include "parallel.h"
 
@@ -35,16 +34,14 @@ void add_row(const T* w, const T* __restrict v, T* __restrict t, int64_t n) {
 }
 
 // t += w (w . v) for every row w, which is used twice while it is in the cache. Threads own ranges of rows and a t
-// each.
+// each, side by side in `sums`.
 template <typename T>
-void iterate(const PowerIterationMatrix<T>& o) {
+void iterate(const PowerIterationMatrix<T>& o, T* sums) {
   const int64_t n = o.columns;
   const int threads = threads_for(o.rows * n);
-  static thread_local std::vector<T> buffer;  // grows once, to the largest stage
-  buffer.assign(static_cast<size_t>(threads * n), T(0));
-  T* const sums = buffer.data();
+  std::fill_n(sums, threads * n, T(0));
   parallel_ranges(
-      o.rows, threads,
+      n > 0 ? o.rows : 0, threads,
       [&](int thread, int64_t begin, int64_t end) {
         T* const t = sums + thread * n;
         int64_t i = begin;
@@ -67,7 +64,11 @@ void iterate(const PowerIterationMatrix<T>& o) {
 
 template <typename T>
 void power_iteration(const PowerIteration<T>& o) {
-  for (const PowerIterationMatrix<T>& matrix : o.matrices) iterate(matrix);
+  int64_t size = 0;
+  for (const PowerIterationMatrix<T>& matrix : o.matrices)
+    size = std::max(size, threads_for(matrix.rows * matrix.columns) * matrix.columns);
+  const Scratch<T> sums(1, size);
+  for (const PowerIterationMatrix<T>& matrix : o.matrices) iterate(matrix, sums[0]);
 }
 
 ALTMIN_INSTANTIATE(power_iteration, void, PowerIteration)

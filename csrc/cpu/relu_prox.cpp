@@ -27,8 +27,9 @@ T map_range(const ReluProx<T>& o, const ReluProxMap<T> map, int64_t begin, int64
 template <typename T>
 void relu_prox(const ReluProx<T>& o) {
   const ReluProxMap<T> map(o);
-  const double zero = parallel_sum(o.size, threads_for(o.size),
-                                   [&](int64_t begin, int64_t end) { return map_range(o, map, begin, end); });
+  const double zero = parallel_sum(o.size, threads_for(o.size), [&](int, int64_t begin, int64_t end) {
+    return map_range(o, map, begin, end);
+  });
   raise_unless_finite(zero, o.guard);
 }
 

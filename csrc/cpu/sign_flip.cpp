@@ -39,8 +39,8 @@ void sign_flip(const SignFlip<T>& o) {
   const T factor = pull_factor(o);
   const int64_t batch = o.width > 0 ? o.size / o.width : 0;
   const double sum = parallel_sum(
-      batch, threads_for(o.size), [&](int64_t begin, int64_t end) { return flip_rows(o, factor, begin, end); },
-      1);
+      batch, threads_for(o.size),
+      [&](int, int64_t begin, int64_t end) { return flip_rows(o, factor, begin, end); }, 1);
   raise_unless_finite(sum, o.guard);
   conclude(o, sum);
 }

@@ -127,10 +127,12 @@ int64_t softmax_prox(const SoftmaxProx<T>& o) {
   const int64_t classes = o.classes;
   for (int64_t row = 0; row < o.batch; ++row)
     if (o.labels[row] < 0 || o.labels[row] >= classes) return row;
+  const int threads = threads_for(effort * o.batch * classes);
+  const Scratch<double> differences(threads, o.batch > 0 ? classes * lanes : 0);
   const double zero = parallel_sum(
-      o.batch, threads_for(effort * o.batch * classes),
-      [&](int64_t begin, int64_t end) {
-        RowBlock<T> block(o, scratch<double>(classes * lanes));
+      o.batch, threads,
+      [&](int thread, int64_t begin, int64_t end) {
+        RowBlock<T> block(o, differences[thread]);
         double sum = 0;
         for (int64_t row = begin; row < end; row += lanes) sum += block.solve(row, std::min(lanes, end - row));
         return sum;

@@ -39,22 +39,15 @@ void residual_row(const WeightResidualStage<T>& o, const T of_displacement, cons
 // Threads own ranges of rows, where a column range each would have them fetch half of every row from the other's
 // cache. Their column sums are added in thread order.
 template <typename T>
-void stage_residual(const WeightResidualStage<T>& o, const int64_t batch) {
+void stage_residual(const WeightResidualStage<T>& o, const int64_t batch, T* all_blocks, double* all_totals) {
   CodeScalars& s = *o.scalars;
   const T of_displacement = static_cast<T>(s.unit / s.scale);
   const T of_product = static_cast<T>((o.below ? o.below->unit : 1.0) / s.scale);
   const int threads = threads_for(batch * o.width);
-  static thread_local std::vector<T> blocks;  // grow once, to the largest stage
-  static thread_local std::vector<double> totals;
-  if (o.bias_gradient) {
-    blocks.resize(static_cast<size_t>(threads * o.width));
-    totals.assign(static_cast<size_t>(threads * o.width), 0.0);
-  }
-  T* const all_blocks = blocks.data();
-  double* const all_totals = totals.data();
+  if (o.bias_gradient) std::fill_n(all_totals, threads * o.width, 0.0);
   double squares[max_threads] = {};
   parallel_ranges(
-      batch, threads,
+      o.width > 0 ? batch : 0, threads,
       [&](int thread, int64_t begin, int64_t end) {
         const int64_t place = thread * o.width;
         ColumnSums<T> sums(all_blocks + place, all_totals + place, o.bias_gradient ? o.width : 0);
@@ -83,7 +76,12 @@ void stage_residual(const WeightResidualStage<T>& o, const int64_t batch) {
 
 template <typename T>
 void weight_residual(const WeightResidual<T>& o) {
-  for (const WeightResidualStage<T>& stage : o.stages) stage_residual(stage, o.batch);
+  int64_t size = 0;
+  for (const WeightResidualStage<T>& stage : o.stages)
+    if (stage.bias_gradient) size = std::max(size, threads_for(o.batch * stage.width) * stage.width);
+  const Scratch<T> blocks(1, size);
+  const Scratch<double, 1> totals(1, size);
+  for (const WeightResidualStage<T>& stage : o.stages) stage_residual(stage, o.batch, blocks[0], totals[0]);
 }
 
 ALTMIN_INSTANTIATE(weight_residual, void, WeightResidual)

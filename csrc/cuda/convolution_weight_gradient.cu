@@ -144,7 +144,10 @@ __global__ void __launch_bounds__(convolution_threads, 1)
 }  // namespace
 
 template <typename T>
-void convolution_weight_gradient(const ConvolutionWeightGradient<T>& o, Stream stream) {
+void convolution_weight_gradient(const ConvolutionWeightGradient<T>& given, Stream stream) {
+  ConvolutionWeightGradient<T> o = given;
+  if (o.shape.groups * o.shape.outputs == 0 && o.shape.taps() == 0 && !o.bias_gradient)
+    o.shape.outputs = 0;  // which may be any
   const ConvolutionShape& s = o.shape;
   const int64_t rows = s.groups * s.convolved_height(), columns = std::min<int64_t>(s.outputs, 65535);
   const int64_t blocks = std::min(rows, ceil_divide(4 * multiprocessors(), std::max<int64_t>(1, columns)));

@@ -234,14 +234,20 @@ __global__ void __launch_bounds__(lanes* output_columns) output_kernel(ElmanCode
 }  // namespace
 
 template <typename T>
-void elman_code_step(const ElmanCodeStep<T>& o, Stream stream) {
+void elman_code_step(const ElmanCodeStep<T>& given, Stream stream) {
+  ElmanCodeStep<T> o = given;
+  if (o.size == 0 && !o.gram) {
+    // Nothing is summed up, of any number of samples, time steps and inputs.
+    o.batch = o.steps = 0;
+    if (o.width == 0) o.n_in = 0;
+  }
   const int64_t groups = groups_of(o.batch), steps = groups * o.steps, inputs = o.steps * o.width;
   const int64_t places = steps * o.width * lanes;
   const unsigned residual_blocks = blocks_for(ceil_divide(places, 256));
   const int64_t tall = ceil_divide(o.width + (o.gram ? o.width + o.n_in + 1 : 0), tile);
   const int64_t tiles = tall * ceil_divide(o.width + o.n_in + 1, tile);
-  Passed<T> passed(o,
-                   std::max<int64_t>(1, std::min<int64_t>(steps, ceil_divide(4 * multiprocessors(), tiles))));
+  Passed<T> passed(o, std::max<int64_t>(1, std::min<int64_t>(steps, ceil_divide(4 * multiprocessors(),
+                                                                                std::max<int64_t>(1, tiles)))));
   const int64_t blocks = std::max<int64_t>(std::max<int64_t>(1, groups), residual_blocks);
   const Workspace workspace = Workspace::of(stream, blocks + passed.numbers(o));
   passed.place(o, workspace.numbers + blocks);
@@ -253,7 +259,8 @@ void elman_code_step(const ElmanCodeStep<T>& o, Stream stream) {
              dim3(lanes, output_columns), stream, o, phi);
   });
   launch(residual_kernel<T>, residual_blocks, 256, stream, o, passed, workspace);
-  launch(sums_kernel<T>, static_cast<unsigned>(tiles * passed.splits), side * side, stream, o, passed);
+  if (tiles > 0)
+    launch(sums_kernel<T>, static_cast<unsigned>(tiles * passed.splits), side * side, stream, o, passed);
   launch(total_kernel<T>, blocks_for(ceil_divide(passed.rows * passed.columns, 256)), 256, stream, o, passed);
 }
 

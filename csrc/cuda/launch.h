@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -13,6 +14,10 @@
 namespace altmin::cuda {
 
 inline void check(cudaError_t error, const char* what) {
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // which would be taken for that of the next launch
+    throw std::bad_alloc();
+  }
   if (error != cudaSuccess)
     throw std::runtime_error(std::string(what) + " failed: " + cudaGetErrorString(error) + ".");
 }

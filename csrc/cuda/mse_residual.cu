@@ -38,7 +38,9 @@ __global__ void __launch_bounds__(tile_threads)
 }  // namespace
 
 template <typename T>
-void mse_residual(const MseResidual<T>& o, Stream stream) {
+void mse_residual(const MseResidual<T>& given, Stream stream) {
+  MseResidual<T> o = given;
+  if (o.batch == 0 && !o.bias_gradient) o.width = 0;  // which may be any
   const bool whole = o.width % pack_width<T> == 0 && aligned(o.logits, o.targets, o.bias, o.residual);
   const Tiling tiling(o.batch, o.width, whole ? pack_width<T> : 1, 2 * multiprocessors());
   const auto kernel = whole ? mse_residual_kernel<pack_width<T>, T> : mse_residual_kernel<1, T>;

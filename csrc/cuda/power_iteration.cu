@@ -95,10 +95,11 @@ void launch_all(void (*kernel)(Matrices<T>, Workspace), const PowerIterationMatr
   unsigned blocks = 0;
   int64_t numbers = 0;
   for (int i = 0; i < count; ++i) {
-    all.matrix[i] = first[i];
-    all.end[i] = blocks += blocks_for(pieces(first[i]));
+    PowerIterationMatrix<T>& matrix = all.matrix[i] = first[i];
+    if (matrix.columns == 0) matrix.rows = 0;  // which may be any
+    all.end[i] = blocks += blocks_for(pieces(matrix));
     all.numbers[i] = numbers;
-    numbers += first[i].rows + first[i].columns;
+    numbers += matrix.rows + matrix.columns;
   }
   launch(kernel, blocks, dim3(warp_size, warps), stream, all, Workspace::of(stream, numbers));
 }

@@ -81,6 +81,8 @@ void weight_residual(const WeightResidual<T>& o, Stream stream) {
     int64_t numbers = 0;
     for (int l = 0; l < stages.count; ++l) {
       stages.stage[l] = o.stages[first + l];
+      // Without a sample the width may be any, unless it is that of a gradient.
+      if (o.batch == 0 && !stages.stage[l].bias_gradient) stages.stage[l].width = 0;
       const int64_t width = stages.stage[l].width;
       stages.tiling[l] = Tiling(o.batch, width, pack, 2 * multiprocessors());
       stages.end[l] = blocks += stages.tiling[l].blocks();

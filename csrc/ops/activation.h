@@ -98,6 +98,10 @@ ALTMIN_HOST_DEVICE inline float exponential(float x) {
 #endif
 }
 
+// Below it an exponential is no normal number, and that of float saturates.
+template <typename T>
+inline constexpr T lowest_power = sizeof(T) == 4 ? T(-87) : T(-708);
+
 ALTMIN_HOST_DEVICE inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
 ALTMIN_HOST_DEVICE inline float hyperbolic_tangent(float x) {
@@ -214,9 +218,10 @@ struct Tanh {
 template <typename T>
 struct Sigmoid : Smooth<T, Sigmoid<T>> {
   ALTMIN_HOST_DEVICE T value(T c) const { return logistic(c); }
+  // Without the difference of one and sigma(c), of which float has nothing left beyond a code of 17.
   ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T a = logistic(c);
-    return a * (T(1) - a);
+    const T fall = exponential(c < T(0) ? c : -c);
+    return fall / ((T(1) + fall) * (T(1) + fall));
   }
 };
 
@@ -225,7 +230,9 @@ struct Gelu : Smooth<T, Gelu<T>> {
   ALTMIN_HOST_DEVICE static T normal(T c) { return (T(1) + T(std::erf(c * T(0.70710678118654752440)))) / T(2); }
   ALTMIN_HOST_DEVICE T value(T c) const { return c * normal(c); }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
-    return normal(c) + c * T(0.39894228040143267794) * exponential(-c * c / T(2));
+    const T power = -c * c / T(2);
+    const T bell = power < lowest_power<T> ? T(0) : exponential(power);  // c may be 1e38
+    return normal(c) + c * T(0.39894228040143267794) * bell;
   }
 };
 
@@ -234,7 +241,7 @@ template <typename T>
 struct GeluTanh : Smooth<T, GeluTanh<T>> {
   static constexpr double outer = 0.79788456080286535588, cubic = 0.044715;  // outer = sqrt(2 / pi)
   ALTMIN_HOST_DEVICE static T bend(T c) { return hyperbolic_tangent(T(outer) * (c + T(cubic) * c * c * c)); }
-  ALTMIN_HOST_DEVICE T value(T c) const { return c * (T(1) + bend(c)) / T(2); }
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * ((T(1) + bend(c)) / T(2)); }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
     const T t = bend(c);
     return (T(1) + t + c * (T(1) - t * t) * T(outer) * (T(1) + T(3 * cubic) * c * c)) / T(2);
@@ -243,9 +250,10 @@ struct GeluTanh : Smooth<T, GeluTanh<T>> {
 
 template <typename T>
 struct Silu : Smooth<T, Silu<T>> {
-  ALTMIN_HOST_DEVICE T value(T c) const { return c * logistic(c); }
+  ALTMIN_HOST_DEVICE static T gate(T c) { return c < lowest_power<T> ? T(0) : logistic(c); }  // c may be -1e38
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * gate(c); }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T s = logistic(c);
+    const T s = gate(c);
     return s * (T(1) + c * (T(1) - s));
   }
 };

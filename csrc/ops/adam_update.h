@@ -4,7 +4,7 @@
 //   m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2
 //   w <- soft(w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon), lr threshold)
 //
-// Does nothing if a flag of the guard is raised. An element that would become non-finite keeps its weight and
+// Does nothing if a flag of the guard is raised, or without a tensor. An element that would become non-finite keeps its weight and
 // moments, and raises the flag of its tensor. Nothing may overlap.
 #pragma once
 

@@ -56,6 +56,12 @@ struct ElmanCodeStep {
 
 inline namespace ALTMIN_ISA {
 
+// There is no threshold that would need a unit of one.
+template <typename T>
+ALTMIN_HOST_DEVICE inline double unit_of(const ElmanCodeStep<T>& o) {
+  return o.above->scale;
+}
+
 template <typename T>
 ALTMIN_HOST_DEVICE inline double step_of(const ElmanCodeStep<T>& o) {
   const CodeScalars& s = *o.scalars;

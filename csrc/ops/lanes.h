@@ -12,6 +12,6 @@ namespace altmin {
 
 inline constexpr int64_t lanes = 16;
 
-inline constexpr int64_t groups_of(int64_t batch) { return (batch + lanes - 1) / lanes; }
+inline constexpr int64_t groups_of(int64_t batch) { return batch / lanes + (batch % lanes > 0); }
 
 }  // namespace altmin

@@ -177,6 +177,7 @@ class LocalObjectives:
         self.l1_codes, self.l1_weights = l1_codes, l1_weights
 
         self.displacements: list[float] = []  # of the last step: RMS of c_l^0 - c_l, one per code
+        self.scales: list[float] = []  # what displacement scaling divides the stages' weight objectives by
         self._masks: dict[int, Tensor] = {}
 
     # The network.
@@ -252,8 +253,20 @@ class LocalObjectives:
             return self._loss(output, y)
         squares = (output - code).square()
         objective = squares.sum() / (2 * len(y)) if self.paper else squares.mean()
-        # A code that has not moved at all leaves an objective of zero, whatever it is divided by.
-        return objective / (self.displacements[index] or 1.0) if self.displacement else objective
+        return objective / self.scales[index] if self.displacement else objective
+
+    def _scales_of(self, displacements: list[float]) -> list[float]:
+        """The displacements; for a code that has not moved the scale of the one above it, and 1 for the top one.
+
+        Where the loss is next to nothing and the top code moves by less than 1e-8, all stages move less, too.
+        """
+        scales: list[float] = []
+        top = displacements[-1] if displacements else 0.0
+        damping = max(1.0, 1e-8 / top) if top > 0 else 1.0
+        for displacement in reversed(displacements):
+            unmoved = scales[0] if scales and not self.l1_codes else 1.0
+            scales.insert(0, displacement * damping if displacement > 0 else unmoved)
+        return scales
 
     @torch.no_grad()
     def _reported_objective(self, index: int, below: Tensor, code: Tensor | None, y: Tensor) -> float:
@@ -284,6 +297,7 @@ class LocalObjectives:
         codes = self._update_codes(starts, y, etas)
         moved = [start - code for start, code in zip(starts, codes, strict=True)]
         self.displacements = [float(difference.square().mean().sqrt()) for difference in moved]
+        self.scales = self._scales_of(self.displacements)
 
         sides = list(zip([x, *codes], [*codes, None], strict=True))
         objective = [self._reported_objective(i, below, code, y) for i, (below, code) in enumerate(sides)]

@@ -68,7 +68,7 @@ class MemoryObjectives(LocalObjectives):
             now = output(module, a, weights)
             residual = now - code
             if refreshed:
-                residual = self.rate * residual / (self.displacements[index] if self.displacement else 1.0)
+                residual = self.rate * residual / (self.scales[index] if self.displacement else 1.0)
             gradient = derivative(lambda w: (output(module, a, w) * residual).sum(), weights)
         cross = weights @ gram - gradient  # of what the output is asked to be
         before, targets = self.memories.get(index, (torch.zeros_like(gram), torch.zeros_like(cross)))
@@ -85,7 +85,9 @@ class MemoryObjectives(LocalObjectives):
         self.memories[index] = memory
         d = self.damping * memory[0].diagonal().mean()
         sides = memory[0] + d * torch.eye(len(memory[0]), dtype=torch.float64), memory[1] + d * weights
-        solution = torch.linalg.solve(sides[0], sides[1].T).T if self.exact else None
+        solution = None
+        if self.exact:  # where nothing at all has been seen, weights stay
+            solution = torch.linalg.solve(sides[0], sides[1].T).T if sides[0].any() else weights
         if solution is None:
             solution = self._sweep(
                 weights, *sides, module.bias is not None, self.nonnegative and code is not None

@@ -129,6 +129,9 @@ def image_chains() -> dict[str, Callable[[], nn.Module]]:
             nn.Conv2d(2, 3, 3), nn.LeakyReLU(0.2), nn.MaxPool2d(3, 2, padding=1), *head(27)
         ),
         "average pool": lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.ELU(), nn.AvgPool2d(2), *head(12)),
+        "average pool between convolutions": lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), nn.Tanh(), *head(4)
+        ),
         "stride, dilation, groups": lambda: nn.Sequential(
             nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.Tanh(),
             nn.Conv2d(4, 4, 2, dilation=2, groups=2, bias=False), nn.GELU(), *head(16),
@@ -218,6 +221,18 @@ def test_step(name: str, chain: str, options: str) -> None:
         objective = [float(value) for value in report.objective]
         assert objective == pytest.approx(expected.objective, rel=TOLERANCE, abs=TOLERANCE), number
         assert distance(model, reference.model) < TOLERANCE, number
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("chain", ["conv, relu, pool", "one dimension", "residual block"])
+def test_images_of_any_strides(name: str, chain: str) -> None:
+    """Every other number of a larger tensor, or channels last: the same step, bit for bit."""
+    x, y = images(12, 0)
+    layouts = [x, torch.stack([x, -x], -1)[..., 0], x.contiguous(memory_format=torch.channels_last)]
+    models = [seeded(CHAINS[chain]) for _ in layouts]
+    for model, given in zip(models, layouts, strict=True):
+        altmin_ext.make_method(name, model).step(given, y)
+    assert distance(models[0], models[1]) == distance(models[0], models[2]) == 0
 
 
 # --- what a step leaves alone, and what it does once ---

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 EMULATOR = Path(__file__).parent / "emulator"
 KEPT = ROOT / "build" / "emulator"
 NVCC = ROOT / "build" / "nvcc"
+SANITIZED = ROOT / "build" / "sanitized"
 COMPILER = "g++"
 
 COMMON = ("-std=c++17", "-fPIC", "-g1", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
@@ -191,6 +192,13 @@ def module(flavour: str = "emulator") -> tuple[Path, Path]:
     return _run([COMPILER, *link, *objects, library, "-o"], KEPT / f"_C-{key}.so"), library
 
 
+def failing_allocator() -> Path:
+    """The operator new that fails on demand."""
+    source = Path(__file__).with_name("failing_allocator.cpp")
+    command = [COMPILER, "-std=c++17", "-O1", "-shared", "-fPIC", source.relative_to(ROOT), "-o"]
+    return _run(command, KEPT / f"failing_allocator-{_hash([], [source])}.so")
+
+
 def address_environment() -> dict[str, str]:
     """What a Python process that loads the flavour "address" must have in its environment."""
 
@@ -216,21 +224,27 @@ def _cmake(*arguments: str | Path, log: Path) -> None:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{log.read_text()[-8000:]}")
 
 
-def cpu_module(source: Path, folder: Path) -> Path:
+def cpu_module(source: Path, folder: Path, *options: str) -> Path:
     """The module ``_C`` of a source tree, without CUDA, built in a folder that the caller has locked.
 
-    Warnings are errors.
+    Warnings are errors. The options are CMake's.
     """
     log = folder / "build.log"
     folder.mkdir(parents=True, exist_ok=True)
     _cmake(
         *("-S", source, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"),
-        *("-DALTMIN_CUDA=OFF", "-DALTMIN_WERROR=ON"),
+        *("-DALTMIN_CUDA=OFF", "-DALTMIN_WERROR=ON", *options),
         *(f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"),
         log=log,
     )
     _cmake("--build", folder, log=log)
     return folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def sanitized_cpu_module() -> Path:
+    """The module ``_C`` with the CPU's kernels under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    with locked(SANITIZED):
+        return cpu_module(ROOT, SANITIZED, "-DALTMIN_SANITIZE=address,undefined")
 
 
 def cuda_module() -> tuple[Path, dict[str, str]]:

@@ -76,7 +76,7 @@ class Layer:
     def inputs(self, h: Tensor) -> Tensor:
         """[h_{t-1}; x_t; 1] for all t, where h holds h_1, ..., h_T."""
         before = torch.cat([torch.zeros_like(h[:, :1]), h], 1)[:, : self.x.shape[1]]
-        return torch.cat([before, self.x, torch.ones_like(self.x[..., :1])], 2)
+        return torch.cat([before, self.x, self.x.new_ones(*self.x.shape[:2], 1)], 2)
 
     def codes(self) -> Tensor:
         """(B, T, d), those of the encode."""

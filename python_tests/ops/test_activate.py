@@ -88,6 +88,20 @@ def test_far_from_zero(sigma: Activation) -> None:
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "elu", "tanh", "sigmoid", "softplus", "relu"])
+def test_the_largest_codes(name: str) -> None:
+    """All of these are 0 or constant far below zero, and c or constant far above."""
+    sigma = Activation(name, 1.0)
+    code = torch.tensor([[-3e38, -1e30, -1e20, -200.0, 200.0, 1e20, 1e30, 3e38]]).double()
+    result = call(ops.activate, {"code": code, "activation": Output((1, 8)), "sigma": sigma}, torch.float32)
+    at_200 = oracle.value(sigma, torch.tensor([-200.0, 200.0]).double())
+    below = at_200[0].expand(4)
+    above = code[0, 4:].float().double() if at_200[1] == 200 else at_200[1].expand(4)
+    exact = torch.cat([below, above])
+    assert torch.allclose(result.activation[0].double(), exact, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_in_place_is_the_same(dtype: torch.dtype) -> None:
     random = Random(2)

@@ -13,7 +13,16 @@ from altmin_ext import ops
 from altmin_ext.ops import AdamScalar, UpdateScalar, reference
 
 from . import oracle
-from .calling import Random, adam_block, assert_accurate, assert_close, call, same_bits, update_blocks
+from .calling import (
+    Random,
+    adam_block,
+    assert_accurate,
+    assert_close,
+    call,
+    call_refused,
+    same_bits,
+    update_blocks,
+)
 from .refusals import assert_refuses_bad_tensors, assert_refuses_shared_memory
 from .updates import SHAPES, assert_refuses_bad_indices, assert_refuses_bad_lists, parameters
 
@@ -262,3 +271,23 @@ def test_bad_arguments_are_refused() -> None:
         any_length=("guard",),
     )
     assert_refuses_shared_memory(ops.adam_update, good)
+
+
+def test_a_guard_without_a_flag_is_refused() -> None:
+    good = {name: [torch.ones(3)] for name in ("weights", "gradients", "first_moments", "second_moments")}
+    rest = {
+        "scalars": update_blocks([{}]),
+        "adam": adam_block(),
+        "guard": torch.zeros(0, dtype=torch.float64),
+    }
+    call_refused(ops.adam_update, good | rest, ValueError, "guard must have at least one flag")
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_stopped_update_raises_no_flag() -> None:
+    """It does nothing, and its twin neither."""
+    for op in (ops.adam_update, reference.adam_update):
+        arguments = kernel_case(Random(9), (5, 3))
+        arguments["gradients"][1][0] = float("nan")
+        result = call(op, {**arguments, "guard": torch.tensor([1.0, 0.0])})
+        assert result.guard.tolist() == [1, 0]

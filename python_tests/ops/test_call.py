@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.masked import masked_tensor
 
 from altmin_ext import ops
 from altmin_ext.ops import Activation, reference
@@ -105,12 +106,143 @@ def test_what_is_no_list_is_refused(wrong: Any) -> None:
             ops.sgd_update(**lists, scalars=update_blocks([{}]))
 
 
-def test_tensors_without_memory_are_refused() -> None:
-    code = torch.ones(2, 3)
+class Interpreted(Tensor):
+    """A subclass that says itself what operations on it are; what it stands for need not lie in its memory."""
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError("nothing is asked of it")
+
+
+class Wrapper(Interpreted):
+    @staticmethod
+    def __new__(cls, shape: tuple[int, ...]) -> Wrapper:
+        return Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32)
+
+
+class Named(Tensor):
+    """A subclass with memory, and operations that are torch's."""
+
+
+def _fake(*shape: int) -> Tensor:
     with FakeTensorMode():
-        fake = torch.ones(2, 3)
-    with refused(ValueError, "activation", "FakeTensor", "torch.Tensor"):
-        ops.activate(code, activation=fake, sigma=Activation("relu"))
+        return torch.ones(*shape)
+
+
+def _released() -> Tensor:
+    tensor = torch.ones(2, 3)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+# Of shape (2, 3), and float32.
+WITHOUT_MEMORY: dict[str, Callable[[], Tensor]] = {
+    "fake": lambda: _fake(2, 3),
+    "part of a fake": lambda: _fake(100, 2, 3)[50],
+    "wrapper": lambda: Wrapper((2, 3)),
+    "interpreted": lambda: Tensor._make_subclass(Interpreted, torch.ones(2, 3)),
+    "masked": lambda: masked_tensor(torch.ones(2, 3), torch.ones(2, 3, dtype=torch.bool)),
+    "zeros without storage": lambda: torch._efficientzerotensor(2, 3),
+    "released": _released,
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(2)]),
+    "meta": lambda: torch.ones(2, 3, device="meta"),
+    "sparse": lambda: torch.ones(2, 3).to_sparse(),
+    "sparse rows": lambda: torch.ones(2, 3).to_sparse_csr(),
+    "mkldnn": lambda: torch.ones(2, 3).to_mkldnn(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", WITHOUT_MEMORY)
+def test_tensors_without_memory_are_refused(kind: str) -> None:
+    """As an argument, in a list, and as the first argument, whose device chooses what runs."""
+    tensor = WITHOUT_MEMORY[kind]()
+    plain, relu = torch.ones(2, 3), Activation("relu")
+    with refused(ValueError, "activation must"):
+        ops.activate(plain, activation=tensor, sigma=relu)
+    with refused(ValueError, "gradients[1] must"):
+        ops.sgd_update([plain, plain.clone()], [plain.clone(), tensor], scalars=update_blocks([{}] * 2))
+    with refused(ValueError, "code must"):
+        ops.activate(tensor, activation=torch.empty(2, 3), sigma=relu)
+    assert plain.eq(1).all()
+
+
+def test_an_empty_fake_is_refused_all_the_same() -> None:
+    with refused(ValueError, "activation must", "FakeTensor"):
+        ops.activate(torch.ones(0, 3), activation=_fake(0, 3), sigma=Activation("relu"))
+
+
+@pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.grad, torch.func.functionalize])
+def test_tensors_within_a_transform_are_refused(transform: Callable[..., Any]) -> None:
+    def squares(x: Tensor) -> Tensor:
+        y = x.square()
+        ops.activate(y, activation=torch.empty(2, 3), sigma=Activation("relu"))
+        return y.sum()
+
+    with refused(ValueError, "code must have memory", "torch.func"):
+        transform(squares)(torch.ones(5, 2, 3) if transform is torch.func.vmap else torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("kind", ["subclass", "requires grad", "inference"])
+def test_tensors_with_memory_are_taken(kind: str) -> None:
+    if kind == "subclass":
+        activation = torch.empty(2, 3).as_subclass(Named)
+    elif kind == "requires grad":
+        activation = torch.empty(2, 3, requires_grad=True)
+    else:
+        with torch.inference_mode():
+            activation = torch.empty(2, 3)
+    ops.activate(torch.full((2, 3), 2.0), activation=activation, sigma=Activation("relu"))
+    assert torch.equal(activation.detach().as_subclass(Tensor), torch.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_misaligned_tensors_are_refused(dtype: torch.dtype) -> None:
+    memory = bytearray(100)
+    place = -np.frombuffer(memory, np.uint8).__array_interface__["data"][0] % 8 + 1
+    mask = torch.frombuffer(memory, dtype=dtype, count=6, offset=place).view(2, 3)
+    good = {"code": torch.ones(2, 3, dtype=dtype), "activation": torch.ones(2, 3, dtype=dtype)}
+    words = ("mask must begin at a multiple", f"{dtype.itemsize} bytes", "mask.clone()")
+    call_refused(ops.activate, {**good, "mask": mask, "sigma": Activation("relu")}, ValueError, *words)
+
+
+def test_a_lazily_negated_number_is_refused() -> None:
+    """Its memory holds the opposite."""
+    code = torch.complex(torch.ones(1, 1), torch.ones(1, 1)).conj().imag
+    assert code.is_neg()
+    assert code.is_contiguous()
+    with refused(ValueError, "code must not be lazily negated", "code.resolve_neg()"):
+        ops.activate(code, activation=torch.empty(1, 1), sigma=Activation("relu"))
+
+
+class Broken(Sequence[Tensor]):
+    """A list that raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, i: Any) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("mine"), MemoryError("mine"), KeyboardInterrupt("mine")], ids=repr
+)
+def test_what_a_list_raises_reaches_its_owner(error: BaseException) -> None:
+    with pytest.raises(type(error), match="mine"):
+        ops.sgd_update(Broken(error), [torch.ones(3)], scalars=update_blocks([{}]))
+
+
+@pytest.mark.parametrize("parameter", [None, "0.1", math.nan, math.inf], ids=str)
+def test_parameters_of_activations(parameter: Any) -> None:
+    error = ValueError if isinstance(parameter, float) else TypeError
+    sigma = Activation("leaky_relu", parameter)
+    with refused(error, "sigma.parameter must be"):
+        ops.activate(torch.ones(2, 3), activation=torch.ones(2, 3), sigma=sigma)
 
 
 @pytest.mark.parametrize("name", INTEGERS)
@@ -123,6 +255,7 @@ def test_integers(name: str) -> None:
         call_refused(op, {**good, name: low}, ValueError, f"{name} must be at least 1, but is {low}.")
     for high in (2**31, HUGE, -HUGE):
         call_refused(op, {**good, name: high}, ValueError, name, str(high))
+    call_refused(op, {**good, name: 10**5000}, ValueError, name, "thousands of digits")
     same = call(op, {**case(Random(0)), name: 3}), call(op, {**case(Random(0)), name: np.int64(3)})
     written = [[t for t in vars(result).values() if isinstance(t, Tensor)] for result in same]
     assert all(map(same_bits, *written))
@@ -134,7 +267,7 @@ def test_positive_numbers(name: str) -> None:
     good = arguments(case)
     for wrong in ("2", None, True, [1.0]):
         call_refused(op, {**good, name: wrong}, TypeError, f"{name} must be a number", type(wrong).__name__)
-    for value in (0.0, -1, math.inf, math.nan):
+    for value in (0.0, -1, math.inf, math.nan, 10**400):
         call_refused(op, {**good, name: value}, ValueError, f"{name} must be positive and finite")
     for value in (2, np.float32(2), np.int8(2)):
         found, expected = call(op, {**case(Random(0)), name: value}), call(op, {**case(Random(0)), name: 2.0})

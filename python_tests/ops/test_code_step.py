@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -502,3 +503,28 @@ def test_bad_arguments_are_refused() -> None:
         assert_refuses_bad_tensors(ops.code_step, arguments, optional=optional, chooses_backend="code")
         allowed = [("displacement", "pulled_back")] if first else []
         assert_refuses_shared_memory(ops.code_step, arguments, allowed=allowed)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("name", ["sigmoid", "silu", "gelu", "tanh", "softplus"])
+def test_the_slope_far_from_zero(name: str) -> None:
+    """Of a code by itself. That of the sigmoid is accurate however small it is; of the others, to what a slope of 1
+    is rounded to."""
+    random = Random(0)
+    for place in (-1e30, -60.0, -20.0, 20.0, 60.0, 1e30):
+        code = torch.full((1, 1), place).double()
+        slope, factor = (
+            call(
+                ops.code_step,
+                case(random, 1, 1, sigma) | {"code": code, "pulled_back": torch.ones(1, 1).double()},
+                torch.float32,
+            )
+            for sigma in (Activation(name, 1.0), Activation("identity"))
+        )
+        found = float(slope.displacement / factor.displacement)
+        if name == "sigmoid":
+            exact = math.exp(-abs(place)) / (1 + math.exp(-abs(place))) ** 2
+            assert found == pytest.approx(exact, rel=1e-5, abs=1e-37), place
+        else:
+            exact = float(oracle.derivative(Activation(name, 1.0), code))
+            assert found == pytest.approx(exact, abs=1e-6), place

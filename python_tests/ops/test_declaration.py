@@ -83,13 +83,19 @@ def test_the_twin_is_the_reference(kernels: Kernels, declared: SimpleNamespace) 
     assert kernels.calls == []
 
 
+class Cuda(Tensor):
+    """What says of itself that it is on a GPU."""
+
+    is_cpu, is_cuda = False, True
+
+
 @pytest.mark.parametrize("xs", [[], [torch.ones(2)], (torch.ones(2),)], ids=["empty", "list", "tuple"])
 def test_the_first_entry_of_a_list_decides(
     kernels: Kernels, declared: SimpleNamespace, xs: Sequence[Tensor]
 ) -> None:
     declared.scale_all(xs, outs=[])
     assert len(kernels.calls) == 1
-    declared.scale_all(type(xs)(x.to("meta") for x in xs), outs=[x.to("meta") for x in xs])
+    declared.scale_all(type(xs)(x.as_subclass(Cuda) for x in xs), outs=[x.clone() for x in xs])
     assert len(kernels.calls) == (2 if len(xs) == 0 else 1)
 
 
@@ -97,12 +103,7 @@ def test_where_there_is_no_kernel_the_twin_runs(
     kernels: Kernels, declared: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another device's tensors; a CUDA tensor is one of them unless there are CUDA kernels."""
-
-    class Cuda(Tensor):
-        is_cpu, is_cuda = False, True
-
     x, out = torch.ones(3).as_subclass(Cuda), torch.zeros(3)
-    declared.scale(torch.ones(3, device="meta"), out=torch.zeros(3, device="meta"))
     declared.scale(x, out=out)
     assert out.tolist() == [2, 2, 2]
     assert kernels.calls == []
@@ -111,8 +112,8 @@ def test_where_there_is_no_kernel_the_twin_runs(
     assert len(kernels.calls) == 1
 
 
-@pytest.mark.parametrize("wrong", [None, 3, "x", [1.0]])
-def test_what_is_no_tensor_is_the_kernels_to_refuse(
+@pytest.mark.parametrize("wrong", [None, 3, "x", [1.0], torch.ones(3, device="meta")], ids=str)
+def test_what_is_no_tensor_or_has_no_memory_is_the_kernels_to_refuse(
     kernels: Kernels, declared: SimpleNamespace, wrong: Any
 ) -> None:
     declared.scale.unversioned(wrong, out=wrong)

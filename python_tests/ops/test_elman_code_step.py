@@ -359,3 +359,41 @@ def test_bad_arguments_are_refused() -> None:
 
 def _allocated(arguments: dict[str, Any]) -> dict[str, Tensor]:
     return {name: torch.zeros(value.shape) for name, value in arguments.items() if isinstance(value, Output)}
+
+
+@pytest.mark.usefixtures("wide_cpu_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [5, 20])
+def test_more_threads_than_groups(batch: int, dtype: torch.dtype) -> None:
+    """Long sequences are work for several threads, but of a group of 16 samples only one can take a part."""
+    random = Random(14)
+    arguments = case(random, Layer.random(random, batch, 150, 1, 50, 2, RELU))
+    alone, shared = (call(ops.elman_code_step, arguments, dtype, threads=threads) for threads in (1, 4))
+    for name in (*SUMS, "output", "scalars"):
+        assert_close(getattr(shared, name), getattr(alone, name), 64 * torch.finfo(dtype).eps, name)
+
+
+@pytest.mark.usefixtures("wide_kernels")
+def test_a_threshold_has_no_meaning() -> None:
+    random = Random(15)
+    layer = Layer.random(random, 3, 4, 2, 5, 6, RELU)
+    arguments = case(random, layer, iterations=2)
+    with_threshold = {**arguments, "scalars": arguments["scalars"].clone()}
+    with_threshold["scalars"][CodeScalar.threshold] = 0.3
+    results = [call(ops.elman_code_step, one) for one in (arguments, with_threshold)]
+    for name in (*SUMS, "output"):
+        assert same_bits(*(getattr(result, name) for result in results)), name
+    assert results[1].scalars[CodeScalar.unit] == results[0].scalars[CodeScalar.unit]
+
+
+@pytest.mark.usefixtures("wide_kernels")
+def test_inputs_without_a_number() -> None:
+    """What remains of a_t is [h_{t-1}; 1]."""
+    random = Random(16)
+    layer = Layer.random(random, 3, 4, 0, 5, 2, RELU)
+    arguments = case(random, layer)
+    exact = expected(layer, arguments)
+    for op in (ops.elman_code_step, ops.reference.elman_code_step):
+        result = call(op, arguments)
+        check(result, exact, 1e-12)
+        assert result.gram[-1, -1] == 3 * 4

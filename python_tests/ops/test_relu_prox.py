@@ -176,3 +176,12 @@ def test_bad_arguments_are_refused() -> None:
     for name, value in itertools.product(("gamma", "beta"), (0.0, -1.0, NAN, INF)):
         arguments = {**good, "out": torch.zeros(3, 4), name: value}
         call_refused(ops.relu_prox, arguments, ValueError, name, "positive")
+
+
+def test_the_twin_where_a_square_absorbs_the_difference() -> None:
+    """With an activation below zero a negative center is the minimum, however far below."""
+    activation, center = torch.tensor([[-1.0, -1e9, -1e30, 0.0]]), torch.full((1, 4), -1e-6)
+    for op in (ops.relu_prox, reference.relu_prox):
+        out = torch.empty(1, 4)
+        op(activation, center, out=out, gamma=1.0, beta=1.0)
+        assert torch.equal(out, center)

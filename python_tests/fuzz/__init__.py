@@ -1,0 +1,3 @@
+"""Differential fuzzing of the library; see __main__.py."""
+
+TARGETS = ("ops", "training", "files")
