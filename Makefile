@@ -45,7 +45,8 @@ help:
 	@echo "make lint                        ruff, mypy and clang-format alone"
 	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
 	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
-	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles"
+	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles; under"
+	@echo "                                 sanitizers with SANITIZE=1"
 	@echo "make bench                       micro and macro benchmarks, into runs/benchmarks/"
 	@echo "make clean                       remove .venv, the build and the caches"
 
@@ -106,9 +107,11 @@ test-gpu: $(package) $(tools)
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
 
-# FUZZ=training, for instance, for one target.
+# FUZZ=training, for instance, for one target. SANITIZE=1 compiles the CPU's kernels with AddressSanitizer and
+# UndefinedBehaviorSanitizer for it, and gives them a second thread.
 fuzz: $(package) $(tools)
-	OMP_NUM_THREADS=1 $(python) -m python_tests.fuzz $(FUZZ) --seconds $(SECONDS) --jobs $(FUZZ_JOBS)
+	OMP_NUM_THREADS=$(if $(SANITIZE),2,1) $(if $(SANITIZE),$(python) -m python_tests.native.sanitized) \
+	$(python) -m python_tests.fuzz $(FUZZ) --seconds $(SECONDS) --jobs $(FUZZ_JOBS)
 
 bench: $(package) $(tools)
 	$(python) -m benchmarks
