@@ -45,7 +45,8 @@ help:
 	@echo "make lint                        ruff, mypy and clang-format alone"
 	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
 	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
-	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles"
+	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles; under"
+	@echo "                                 sanitizers with SANITIZE=1"
 	@echo "make bench                       micro and macro benchmarks, into runs/benchmarks/"
 	@echo "make clean                       remove .venv, the build and the caches"
 

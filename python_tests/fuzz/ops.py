@@ -20,11 +20,8 @@ from altmin_ext import ops
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import _native as native
 
-from ..native import sanitized
 from .op_arguments import FLOAT64, Array, Call, Draw, draw_call, entries
 from .op_refusals import hostile_arguments
-
-sanitized.use()
 
 NAME = "ops"
 STYLES = ("normal", "normal", "normal", "grid", "tiny", "large", "wild")
