@@ -107,11 +107,15 @@ test-gpu: $(package) $(tools)
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
 
-# FUZZ=training, for instance, for one target. SANITIZE=1 compiles the CPU's kernels with AddressSanitizer and
-# UndefinedBehaviorSanitizer for it, and gives them a second thread.
+# FUZZ=training, for instance, for one target. SANITIZE=1: that of the ops, on two threads of kernels that are compiled
+# with AddressSanitizer and UndefinedBehaviorSanitizer.
 fuzz: $(package) $(tools)
-	OMP_NUM_THREADS=$(if $(SANITIZE),2,1) $(if $(SANITIZE),$(python) -m python_tests.native.sanitized) \
-	$(python) -m python_tests.fuzz $(FUZZ) --seconds $(SECONDS) --jobs $(FUZZ_JOBS)
+ifdef SANITIZE
+	OMP_NUM_THREADS=2 $(python) -m python_tests.native.sanitized \
+	$(python) -m python_tests.fuzz ops --seconds $(SECONDS) --jobs $(FUZZ_JOBS)
+else
+	OMP_NUM_THREADS=1 $(python) -m python_tests.fuzz $(FUZZ) --seconds $(SECONDS) --jobs $(FUZZ_JOBS)
+endif
 
 bench: $(package) $(tools)
 	$(python) -m benchmarks

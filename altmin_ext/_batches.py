@@ -82,11 +82,24 @@ def _tensors_of(source: Any) -> tuple[Tensor, ...] | None:
     tensors = _tensors_of(source.dataset)
     if tensors is None:
         return None
-    rows = torch.tensor([operator.index(i) for i in source.indices], dtype=torch.int64)
+    rows = torch.tensor([_sample_number(i) for i in source.indices], dtype=torch.int64)
     try:
         return tuple(tensor[rows] for tensor in tensors)
     except IndexError as error:
         raise ValueError(f"a Subset must hold numbers of samples, but {error}.") from error
+
+
+def _sample_number(value: Any) -> int:
+    # A mask is refused: its entries would be taken for the numbers 0 and 1.
+    try:
+        if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"a Subset must hold numbers of samples, but holds {_check.shown(value)}; numpy.flatnonzero makes them "
+            "of a mask."
+        ) from None
 
 
 def _is_pair(source: tuple[Any, ...] | list[Any]) -> bool:

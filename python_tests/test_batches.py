@@ -508,6 +508,19 @@ class Unsized(Dataset[Any]):
             ValueError,
             "a Subset must hold numbers of samples, but index 99",
         ),
+        *(
+            (
+                Subset(TensorDataset(x, y), entries),
+                TypeError,
+                "a Subset must hold numbers of samples, but holds",
+            )
+            for entries in (
+                [True] * len(x),
+                np.ones(len(x), bool),
+                torch.ones(len(x), dtype=torch.bool),
+                [0.0],
+            )
+        ),
     ],
     ids=lambda _: None,
 )

@@ -161,6 +161,12 @@ def test_no_hidden_layer(capsys):
     assert run_json(capsys, "train", "--method", "sgd", "--epochs", "1", "--hidden")["hidden"] == []
 
 
+@pytest.mark.parametrize("width", [10**11, 2**62, 10**30])
+def test_widths_beyond_memory(capsys, width):
+    said = failure(capsys, "train", "--hidden", width)
+    assert "--hidden must be widths whose weights fit into memory" in said
+
+
 def test_early_stopping_keeps_the_best_weights(capsys):
     """Learning rate 0: no epoch is better than the first."""
     arguments = ["--lr", "0", "--epochs", "9", "--validation-fraction", ".1", "--patience", "2"]

@@ -144,11 +144,12 @@ def test_samples_that_are_changed_without_torch_s_knowledge(name: str) -> None:
 
 
 @every_name
-def test_a_state_s_samples_are_not_taken_for_those_of_the_last_step(name: str) -> None:
+@pytest.mark.parametrize("number", [100, 101, 102])
+def test_a_state_s_samples_are_not_taken_for_those_of_the_last_step(name: str, number: int) -> None:
     """Samples that had passed before a state was loaded are compared with those of the state, every one."""
     method, (x, y) = started(name), samples()
     other = altmin_ext.make_method(name, altmin_ext.models.mlp(6, (5,), 3))
-    changed = with_one_changed(x, 101, lambda row: row + 1)
+    changed = with_one_changed(x, number, lambda row: row + 1)
     for _ in range(2):
         other.step(changed, y)
     other.load_state_dict(method.state_dict())

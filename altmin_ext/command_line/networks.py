@@ -65,8 +65,22 @@ def architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[s
 
 
 def make(architecture: dict[str, Any]) -> nn.Module:
-    """Make a network, with weights of torch's global generator, from the result of :func:`architecture`."""
-    return _networks[architecture["network"]][1](architecture)
+    """Make a network, with weights of torch's global generator, from the result of :func:`architecture`.
+
+    Raises:
+        MemoryError: the weights do not fit into memory.
+    """
+    try:
+        return _networks[architecture["network"]][1](architecture)
+    except (
+        RuntimeError,
+        TypeError,
+        OverflowError,
+    ) as error:  # torch's for memory that cannot be had or counted
+        raise MemoryError(
+            f"--hidden must be widths whose weights fit into memory, but is {architecture['hidden']}; choose smaller "
+            "ones."
+        ) from error
 
 
 def describe(dataset: data.DataSet, architecture: dict[str, Any]) -> str:

@@ -231,9 +231,8 @@ class Lifted(Method):
             )
         self._fingerprint.check(x, y, self.name)
         untouched = self._weights_left and all(map(torch.equal, self._weights_left, self._digests()))
-        self._before = (
-            self._objective if untouched else None
-        )  # else a rise would say nothing about the method
+        # Otherwise a rise would say nothing about the method.
+        self._before = self._objective if untouched else None
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:

@@ -65,6 +65,8 @@ class _Backprop(Method):
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         rate = self.options.lr * self.learning_rate_factor
+        if self._defers_guard and rate > torch.finfo(torch.float32).max:
+            rate = math.inf  # the optimiser reads it from a float32 tensor, and takes no step
         self._limit = self._largest_gradient(rate)
         if self._defers_guard:
             self._limit_on_gpu.fill_(self._limit)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import random
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-#: What a call has made of a module: the owner of an entry, its name, its value, and whether that is the copy of the
-#: tensor that was there before, perhaps changed in place.
-Changes = list[tuple[dict[str, Any], str, Any, bool]]
+Entries = dict[Any, Any]
 
-_missing = object()
+#: What a call has made of a module: an owner of entries, what it held before the call, what it was given for it, and
+#: what it holds after the call.
+Changes = list[tuple[Any, Entries, Entries, Entries]]
+
 _fixed = ("_parameters", "_modules")
+_dicts, _sequences = (dict, OrderedDict, defaultdict), (list, deque)
 
 
 class ModuleState:
-    """What a module keeps from call to call, apart from its parameters: buffers, and attributes that forward sets.
+    """What a module keeps from call to call, apart from its parameters.
+
+    That is buffers, attributes that forward sets, what attributes hold in dicts, lists, deques and sets, and the
+    states of the module's own generators of random numbers, be they torch's, NumPy's or Python's.
 
     Within a step a module is evaluated several times, and must be the same function each time. What one forward pass
     would have made of it is kept by :meth:`keep`, once.
@@ -39,41 +48,33 @@ class ModuleState:
         Returns:
             Its output, and what the call would have changed.
         """
-        # Buffers, and attributes; also those that an attribute holds in a dict.
-        owners = [
-            owner
-            for module in self._module.modules()
-            for owner in (
-                vars(module),
-                *(d for name, d in vars(module).items() if type(d) is dict and name not in _fixed),
-            )
-        ]
-        before = [owner.copy() for owner in owners]
+        owners = list(_owners(self._module))
+        before = [_entries(owner) for owner in owners]
         copies: dict[int, Tensor] = {}  # a tensor of two names stays one
-        for owner, kept in zip(owners, before, strict=True):
-            for name, value in kept.items():
-                if isinstance(value, Tensor):
-                    copy = value.double() if in_double and value.is_floating_point() else value.clone()
-                    owner[name] = copies.setdefault(id(value), copy)
-        given = [owner.copy() for owner in owners]
+
+        def copied(value: Any) -> Any:
+            if not isinstance(value, Tensor) or isinstance(value, nn.Parameter):
+                return value
+            copy = value.double() if in_double and value.is_floating_point() else value.clone()
+            return copies.setdefault(id(value), copy)
+
+        given = [{name: copied(value) for name, value in entries.items()} for entries in before]
         parameters = (
             {name: p.detach().double() for name, p in self._module.named_parameters()} if in_double else {}
         )
         try:
+            for owner, entries in zip(owners, given, strict=True):
+                _fill(owner, entries)
             output: Tensor = functional_call(self._module, parameters, (a,)) if in_double else self._module(a)
             # A kernel may have written to a tensor without raising its version, as that of batch normalisation does.
             changes = [
-                (owner, name, value, value is kept.get(name, _missing))
-                for owner, kept in zip(owners, given, strict=True)
-                for name, value in owner.items()
-                if value is not kept.get(name, _missing) or isinstance(value, Tensor)
+                (owner, held, entries, after)
+                for owner, held, entries in zip(owners, before, given, strict=True)
+                if _may_differ(entries, after := _entries(owner))
             ]
         finally:
-            for owner, kept in zip(owners, before, strict=True):
-                if len(owner) > len(kept):
-                    for name in owner.keys() - kept.keys():
-                        del owner[name]
-                owner.update(kept)
+            for owner, entries in zip(owners, before, strict=True):
+                _fill(owner, entries)
         return output, changes
 
     @staticmethod
@@ -83,9 +84,87 @@ class ModuleState:
         Args:
             changes: the second result of :meth:`call`.
         """
-        for owner, name, value, in_place in changes:
-            if in_place:
-                if not torch.equal(owner[name], value):
-                    owner[name].copy_(value)
-            else:
-                owner[name] = value.detach() if isinstance(value, Tensor) else value
+        originals = {
+            id(copy): before[name]
+            for _, before, given, _ in changes
+            for name, copy in given.items()
+            if isinstance(copy, Tensor)
+        }
+        for owner, *_, after in changes:
+            entries = {}
+            for name, value in after.items():
+                original = originals.get(id(value))
+                if original is None:
+                    entries[name] = value.detach() if type(value) is Tensor else value
+                    continue
+                if original is not value and not torch.equal(original, value):
+                    original.copy_(value)
+                entries[name] = original
+            _fill(owner, entries)
+
+
+def _owners(module: nn.Module) -> Iterator[Any]:
+    """All that holds what a module keeps: dicts, lists, deques, sets, generators."""
+    seen = set()
+
+    def within(values: Iterable[Any]) -> Iterator[Any]:
+        for value in values:
+            kind = type(value)
+            is_container = kind in _dicts or kind in _sequences or kind is set
+            if (is_container or isinstance(value, _generators)) and id(value) not in seen:
+                seen.add(id(value))
+                yield value
+                if is_container:
+                    yield from within(list(value.values() if kind in _dicts else value))
+
+    for part in module.modules():
+        own = vars(part)
+        yield own
+        yield from within([value for name, value in own.items() if name not in _fixed])
+
+
+_generators = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def _entries(owner: Any) -> Entries:
+    """What an owner holds at present."""
+    if isinstance(owner, dict):
+        return dict(owner)
+    if isinstance(owner, (*_sequences, set)):
+        return dict(enumerate(owner))
+    if isinstance(owner, torch.Generator):
+        return {"state": owner.get_state()}
+    if isinstance(owner, np.random.Generator):
+        return {"state": owner.bit_generator.state}
+    if isinstance(owner, np.random.RandomState):
+        return {"state": owner.get_state()}
+    return {"state": owner.getstate()}
+
+
+def _fill(owner: Any, entries: Entries) -> None:
+    """Have an owner hold these entries."""
+    if isinstance(owner, dict):
+        for name in owner.keys() - entries.keys():
+            del owner[name]
+        owner.update(entries)
+    elif isinstance(owner, _sequences):
+        owner.clear()
+        owner.extend(entries.values())
+    elif isinstance(owner, set):
+        owner.clear()
+        owner.update(entries.values())
+    elif isinstance(owner, torch.Generator):
+        owner.set_state(entries["state"])
+    elif isinstance(owner, np.random.Generator):
+        owner.bit_generator.state = entries["state"]
+    elif isinstance(owner, np.random.RandomState):
+        owner.set_state(entries["state"])
+    else:
+        owner.setstate(entries["state"])
+
+
+def _may_differ(entries: Entries, after: Entries) -> bool:
+    return entries.keys() != after.keys() or any(
+        value is not entries[name] or (isinstance(value, Tensor) and not isinstance(value, nn.Parameter))
+        for name, value in after.items()
+    )

@@ -25,8 +25,8 @@ def adam_update(
 ) -> None:
     """Adam (Kingma & Ba 2015) with decoupled weight decay and a soft threshold, on all tensors in one call.
 
-    Does nothing if a flag of the guard is up, or without a tensor. An element whose weight or moment would not be finite
-    keeps its old values and raises the flag of its tensor.
+    Does nothing if a flag of the guard is up, or without a tensor. An element whose weight or moment would not be
+    finite keeps its old values and raises the flag of its tensor.
 
     Args:
         weights, gradients, first_moments, second_moments: lists of contiguous tensors. The i-th entries of all lists

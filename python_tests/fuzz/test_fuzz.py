@@ -9,7 +9,7 @@ import pytest
 from . import TARGETS, frame
 
 # About five seconds each.
-CASES = {"ops": 1500, "training": 50, "files": 800}
+CASES = {"ops": 400, "training": 50, "files": 800}
 
 
 @pytest.mark.parametrize("target", TARGETS)

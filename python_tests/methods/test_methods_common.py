@@ -349,6 +349,9 @@ MODEL_CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a new parameter": (
         lambda model: setattr(last_of(model), "weight", nn.Parameter(torch.ones(CLASSES, 12))), "is another parameter"
     ),
+    "a parameter of the last layer": (
+        lambda model: last_of(model).register_parameter("scale", nn.Parameter(torch.ones(1))), "scale' is new"
+    ),
     "one more parameter": (lambda model: model.register_parameter("scale", nn.Parameter(torch.ones(1))), "is new"),
     "no bias": (lambda model: setattr(last_of(model), "bias", None), "bias' is gone"),
     "tied": (tie, "'3.bias' is gone"),
@@ -472,7 +475,7 @@ def test_an_activation_that_has_changed_since(name: str, case: str) -> None:
 @pytest.mark.parametrize("name", [name for name, case in METHODS.items() if case.dropout])
 @pytest.mark.parametrize("how", ["rate", "mode"])
 def test_a_rate_of_dropout_that_changes(name: str, how: str) -> None:
-    """Without dropout from the third step on: what a method would do on a model whose rate had been 0 all along.
+    """Without dropout after a dozen steps: what a method would do on a model whose rate had been 0 all along.
 
     At a learning rate of zero, and without codes that move, the rate leaves no other trace than the step sizes of the
     codes, whose bound it is part of.
@@ -483,7 +486,7 @@ def test_a_rate_of_dropout_that_changes(name: str, how: str) -> None:
         model = network(name, torch.float64, dropout=rate)
         method = make(name, model)
         method.learning_rate_factor = 0.0
-        run(method, x, y, 2)
+        run(method, x, y, 12)
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 if how == "rate":
@@ -900,11 +903,11 @@ def assert_all_or_nothing(method: Any, x: Tensor, y: Tensor, steps: int = 4) -> 
 
 
 @every_method
-@pytest.mark.parametrize("rate", [1e30, 1e33, 1e36, 1e39, 1e300])
+@pytest.mark.parametrize("rate", [1e30, 3e37, 1e39, 1e300])
 def test_a_learning_rate_that_overflows_is_all_or_nothing(name: str, rate: float) -> None:
     """Also where only some of the weights would overflow: those whose gradients are the largest."""
     x, y = blobs()
-    x *= torch.tensor([1.0, 1e-3, 1.0, 1e3, 1.0, 1e-6])
+    x[:, :2] *= 1e4
     assert_all_or_nothing(make(name, network(name), **{own_word(name, "lr"): rate}), x, y)
 
 

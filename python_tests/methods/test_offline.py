@@ -185,3 +185,17 @@ def test_nothing_is_left_of_a_step_that_was_not_finite(name: str) -> None:
     for one, other in zip(getattr(method, "memories", []), memories, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     method.step(x, y)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_whose_square_overflows_moves_nothing(name: str) -> None:
+    """It is finite itself, as are the codes, and the squares of the gradients of ordinary features."""
+    torch.manual_seed(0)
+    model = altmin_ext.models.mlp(6, (8, 8), 3)
+    x, y = torch.randn(40, 6), torch.arange(40) % 3
+    x[:, 3:] *= 1e21
+    before = copy.deepcopy(model.state_dict())
+    method = altmin_ext.make_method(name, model)
+    with pytest.raises(altmin_ext.DivergenceError, match=r"weight gradient of stage 1 .* step 1;"):
+        method.step(x, y)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -6,10 +6,13 @@ torch.autograd.grad; and surrogate derivatives written down by hand.
 
 from __future__ import annotations
 
+import collections
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,6 +68,37 @@ class PlainAttributes(nn.Module):
         return (x - self.mean) * self.calls + self.memory["first"]
 
 
+class Collections(nn.Module):
+    """Keeps a tensor in a list that it changes in place, a deque, a set, and a list within a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = [torch.zeros(WIDTH, dtype=torch.float64)]
+        self.calls: set[int] = set()
+        self.memory: dict[str, Any] = {"recent": collections.deque(maxlen=3), "all": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean[0].lerp_(x.detach().mean(0), 0.1)
+        self.calls.add(len(self.calls))
+        for kept in self.memory.values():
+            kept.append(float(x.detach().sum()))
+        return (x - self.mean[0]) * len(self.calls) + sum(self.memory["recent"]) + len(self.memory["all"])
+
+
+class OwnGenerators(nn.Module):
+    """Draws from generators of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.Generator().manual_seed(0)
+        self.calls = [np.random.default_rng(0), np.random.RandomState(0)]
+        self.memory = {"python": random.Random(0)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.rand(x.shape, generator=self.mean, dtype=x.dtype)
+        return x * noise + self.calls[0].random() + self.calls[1].rand() + self.memory["python"].random()
+
+
 class Late(nn.Module):
     """Makes its buffer in the first call."""
 
@@ -82,6 +116,8 @@ KEEPING: dict[str, Callable[[], nn.Module]] = {
     "in place": InPlace,
     "reassigned": Reassigned,
     "plain attributes": PlainAttributes,
+    "collections": Collections,
+    "own generators": OwnGenerators,
     "late": Late,
     "instance norm": lambda: nn.Sequential(
         nn.Unflatten(1, (1, WIDTH)), nn.InstanceNorm1d(1, track_running_stats=True), nn.Flatten()
@@ -95,7 +131,18 @@ def kept_by(module: nn.Module) -> list[Any]:
     """All that a module holds besides its parameters."""
     own = ("mean", "calls", "memory")
     found = [vars(part)[name] for part in module.modules() for name in own if name in vars(part)]
-    return [*found, *(buffer.clone() for buffer in module.buffers())]
+    return [*map(comparable, found), *(buffer.clone() for buffer in module.buffers())]
+
+
+def comparable(kept: Any) -> Any:
+    """What is kept, where generators stand for what they draw next."""
+    if isinstance(kept, torch.Generator):
+        return kept.get_state()
+    if isinstance(kept, (np.random.Generator, np.random.RandomState, random.Random)):
+        return float(copy.deepcopy(kept).random())
+    if isinstance(kept, dict):
+        return {name: comparable(value) for name, value in kept.items()}
+    return [comparable(value) for value in kept] if isinstance(kept, (list, collections.deque, set)) else kept
 
 
 @pytest.mark.parametrize("kind", KEEPING)
