@@ -128,6 +128,7 @@ class Call:
         floating: the op's floating-point type.
         style: what its numbers are like: "normal"; "grid", multiples of 1/8 whose products and sums are exact in
             float32; "tiny" or "large"; or "wild", some of which are not finite, huge or subnormal.
+        threads: how many the op may use.
     """
 
     op: str
@@ -135,6 +136,7 @@ class Call:
     sizes: dict[str, Any]
     floating: type
     style: str
+    threads: int = 1
 
     @property
     def written(self) -> tuple[str, ...]:

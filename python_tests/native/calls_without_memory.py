@@ -75,7 +75,7 @@ def tensors(arguments: dict[str, Any]) -> list[torch.Tensor]:
     return [value for value in values if isinstance(value, torch.Tensor)]
 
 
-def failures(library: ctypes.CDLL, op: str, dtype: torch.dtype) -> int:
+def failures(library: ctypes.CDLL, op: str, dtype: torch.dtype, threads: int) -> int:
     """Call until no allocation fails; returns how many there were to fail."""
     arguments = concrete(op, case(op, Random(1)), dtype)
     before = [tensor.clone() for tensor in tensors(arguments)]
@@ -83,6 +83,7 @@ def failures(library: ctypes.CDLL, op: str, dtype: torch.dtype) -> int:
 
     def attempt(count: int) -> None:
         raised = None
+        torch.set_num_threads(threads)  # of this thread alone
         library.fail_after(count)
         try:
             function(**arguments)
@@ -109,9 +110,10 @@ def main(path: str) -> None:
     library.fail_after.argtypes = (ctypes.c_long,)
     library.fail_no_more.restype = ctypes.c_bool
     for threads in THREADS:
-        torch.set_num_threads(threads)
         for op in ops.names:
-            found = {str(dtype): failures(library, op, dtype) for dtype in (torch.float32, torch.float64)}
+            found = {
+                str(dtype): failures(library, op, dtype, threads) for dtype in (torch.float32, torch.float64)
+            }
             print(json.dumps({"op": op, "threads": threads, "allocations": found}), flush=True)
 
 
