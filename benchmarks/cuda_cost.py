@@ -129,10 +129,14 @@ def _bytes(value: Any) -> int:
 def _cost_in_torch(
     function: Any, arguments: Sequence[Any], keywords: dict[str, Any], result: Any
 ) -> Cost | None:
-    """Reads each tensor argument and writes each result once, in one launch; None for a view or fresh memory."""
+    """Reads each argument and writes each result once, in one launch; None for what no GPU does, such as a view."""
     schema = function._schema
     name = schema.name.removeprefix("aten::")
-    if function.is_view or function.namespace != "aten" or name.startswith(("empty", "new_empty")):
+    if (
+        function.is_view
+        or function.namespace != "aten"
+        or name.startswith(("empty", "new_empty", "is_set_to"))
+    ):
         return None
     given = dict(zip((formal.name for formal in schema.arguments), arguments, strict=False)) | keywords
     loaded = stored = 0

@@ -10,7 +10,7 @@ namespace altmin::cuda {
 
 namespace {
 
-constexpr int tile_columns = 32, tile_numbers = 2048, warps = convolution_threads / warp_size;
+constexpr int tile_columns = 32, warps = convolution_threads / warp_size;
 
 // The displacement of the code that (y, x) is pooled into if it is the winner there, else zero. `displacement` and
 // `winner` are the channel's.
@@ -34,34 +34,19 @@ __device__ __forceinline__ double sum_of_residuals(const T* residual, int size, 
   return warp_sum(sum);
 }
 
-// A row of an output channel's residuals, before pooling.
-struct Row {
-  int64_t group;
-  int y;
-
-  __device__ __forceinline__ Row(int64_t row, int64_t height)
-      : group(row / height), y(static_cast<int>(row % height)) {}
-  __device__ __forceinline__ void advance(int64_t height) {
-    if (++y < height) return;
-    y = 0;
-    ++group;
-  }
-};
-
-// The blocks of a column of the grid share the rows of an output channel's residuals. Of a tile of `tile_rows` rows,
+// The blocks of a column of the grid share the rows of an output channel's residuals. Of a tile of a row at a time,
 // in shared memory, each warp adds up the products with every eighth tap: partial sums (outputs, blocks, taps + 2), of
 // the products, of the residuals and of their squares.
 template <typename T>
 __global__ void __launch_bounds__(convolution_threads, 1)
-    convolution_weight_gradient_kernel(ConvolutionWeightGradient<T> o, int64_t tile_rows,
-                                       double* partial_sums) {
-  __shared__ T residual[tile_numbers];
+    convolution_weight_gradient_kernel(ConvolutionWeightGradient<T> o, double* partial_sums) {
+  __shared__ T residual[tile_columns * lanes];
   __shared__ T of_displacement, of_product;  // quotients in double: once per block is enough
   const ConvolutionShape& s = o.shape;
   const int kernel_width = static_cast<int>(s.kernel_width), kernel_height = static_cast<int>(s.kernel_height);
   const int taps = static_cast<int>(s.taps()), sums = taps + 2, width = static_cast<int>(s.convolved_width());
   const int warp = threadIdx.x / warp_size, own = threadIdx.x % warp_size;
-  const int64_t height = s.convolved_height(), rows = s.groups * height, image = s.height * s.width * lanes;
+  const int64_t rows = s.groups * s.convolved_height(), image = s.height * s.width * lanes;
   const int64_t codes = s.code_height() * s.code_width() * lanes;
   if (threadIdx.x == 0) {
     of_displacement = static_cast<T>(o.scalars->unit / o.scalars->scale);
@@ -72,45 +57,37 @@ __global__ void __launch_bounds__(convolution_threads, 1)
   for (int64_t output = blockIdx.y; output < s.outputs; output += gridDim.y) {
     double* const partial = partial_sums + (output * gridDim.x + blockIdx.x) * sums;
     for (int tap = warp; own == 0 && tap < sums; tap += warps) partial[tap] = 0;
-    for (int64_t first = blockIdx.x * tile_rows; first < rows; first += gridDim.x * tile_rows) {
-      const int held = static_cast<int>(rows - first < tile_rows ? rows - first : tile_rows);
+    for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+      const int64_t group = row / s.convolved_height(), channel = (group * s.outputs + output) * codes;
+      const uint8_t* winner = s.pool == 1 ? nullptr : o.winner + channel;
+      const int y = static_cast<int>(row % s.convolved_height());
       for (int begin = 0; begin < width; begin += tile_columns) {
         const int size = min(width - begin, tile_columns) * static_cast<int>(lanes);
-        for (int k = threadIdx.x; k < held * size; k += convolution_threads) {
-          const Row row(first + k / size, height);
-          const int place = k % size, lane = place % static_cast<int>(lanes);
-          const int x = begin + place / static_cast<int>(lanes);
-          const int64_t channel = (row.group * s.outputs + output) * codes;
-          const uint8_t* winner = s.pool == 1 ? nullptr : o.winner + channel;
-          T r = of_displacement * expanded(s, o.displacement + channel, winner, row.y, x, lane);
+        for (int k = threadIdx.x; k < size; k += convolution_threads) {
+          const int x = begin + k / static_cast<int>(lanes), lane = k % static_cast<int>(lanes);
+          T r = of_displacement * expanded(s, o.displacement + channel, winner, y, x, lane);
           if (o.input_displacement)
-            r += of_product * convolved(s, o.input_displacement + row.group * s.inputs * image,
-                                        o.weight + output * taps, row.y, x, lane);
+            r += of_product * convolved(s, o.input_displacement + group * s.inputs * image,
+                                        o.weight + output * taps, y, x, lane);
           residual[k] = r;
         }
         __syncthreads();
         for (int tap = warp; tap < sums; tap += warps) {
-          const double before = own == 0 ? partial[tap] : 0;  // on its way during the products
           double of_tile = 0;
           if (tap < taps) {
             const int j = tap % kernel_width, i = tap / kernel_width % kernel_height;
-            const int64_t left = begin + j - s.padding_width;
+            const int64_t source = y + i - s.padding_height, left = begin + j - s.padding_width;
             const Taps inside(left * lanes, size, s.width * lanes);
-            const T* images = o.input + tap / kernel_width / kernel_height * image + left * lanes;
-            Row row(first, height);
+            const T* images = o.input + (group * s.inputs + tap / kernel_width / kernel_height) * image +
+                              (source * s.width + left) * lanes;
             T sum = 0;
-            for (int held_row = 0; held_row < held; ++held_row, row.advance(height)) {
-              const int64_t source = row.y + i - s.padding_height;
-              if (source < 0 || source >= s.height) continue;
-              const T* pixels = images + row.group * s.inputs * image + source * s.width * lanes;
-              for (int k = inside.begin + own; k < inside.end; k += warp_size)
-                sum += residual[held_row * size + k] * pixels[k];
-            }
+            if (source >= 0 && source < s.height)
+              for (int k = inside.begin + own; k < inside.end; k += warp_size) sum += residual[k] * images[k];
             of_tile = static_cast<double>(warp_sum(sum));
           } else {
-            of_tile = sum_of_residuals(residual, held * size, own, tap > taps);
+            of_tile = sum_of_residuals(residual, size, own, tap > taps);
           }
-          if (own == 0) partial[tap] = before + of_tile;
+          if (own == 0) partial[tap] += of_tile;
         }
         __syncthreads();
       }
@@ -151,10 +128,6 @@ void convolution_weight_gradient(const ConvolutionWeightGradient<T>& given, Stre
   const ConvolutionShape& s = o.shape;
   const int64_t rows = s.groups * s.convolved_height(), columns = std::min<int64_t>(s.outputs, 65535);
   const int64_t blocks = std::min(rows, ceil_divide(4 * multiprocessors(), std::max<int64_t>(1, columns)));
-  // As many as fit into the shared memory, unless some blocks would have none.
-  const int64_t row_numbers = std::min<int64_t>(s.convolved_width(), tile_columns) * lanes;
-  const int64_t tile_rows = std::clamp<int64_t>(tile_numbers / std::max<int64_t>(1, row_numbers), 1,
-                                                std::max<int64_t>(1, rows / std::max<int64_t>(1, blocks)));
   const int64_t partial_sums = s.outputs * blocks * (s.taps() + 2);
   const unsigned totals = blocks_for(ceil_divide(s.outputs * (s.taps() + 2), convolution_threads));
   Workspace workspace = Workspace::of(stream, totals + partial_sums);
@@ -162,7 +135,7 @@ void convolution_weight_gradient(const ConvolutionWeightGradient<T>& given, Stre
   if (partial_sums > 0)
     launch(convolution_weight_gradient_kernel<T>,
            dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns)), convolution_threads, stream, o,
-           tile_rows, partial);
+           partial);
   launch(convolution_weight_total_kernel<T>, totals, convolution_threads, stream, o,
          static_cast<const double*>(partial), blocks, workspace);
 }

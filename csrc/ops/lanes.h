@@ -12,6 +12,9 @@ namespace altmin {
 
 inline constexpr int64_t lanes = 16;
 
-inline constexpr int64_t groups_of(int64_t batch) { return batch / lanes + (batch % lanes > 0); }
+// Without a sign, since the sum may be too large for one.
+inline constexpr int64_t groups_of(int64_t batch) {
+  return static_cast<int64_t>((static_cast<uint64_t>(batch) + lanes - 1) / lanes);
+}
 
 }  // namespace altmin

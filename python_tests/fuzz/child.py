@@ -15,8 +15,6 @@ import sys
 import traceback
 from typing import Any
 
-from ..native import sanitized
-
 
 def main(module: str, first: int, step: int, count: int) -> None:
     """Run the seeds first, first + step, ...; ``count`` of them, or without end if it is negative."""
@@ -28,7 +26,6 @@ def main(module: str, first: int, step: int, count: int) -> None:
         channel.write(json.dumps(what) + "\n")
         channel.flush()
 
-    sanitized.use()
     run = importlib.import_module(module).run
     say(ready=True)
     for seed in itertools.islice(itertools.count(first, step), None if count < 0 else count):
