@@ -63,6 +63,2051 @@ class Fault:
 
 # kind, what, file, before, after, tests
 BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
+    (
+        "1",
+        "a mask in a Subset is taken for the numbers 0 and 1",
+        "altmin_ext/_batches.py",
+        (
+            "        if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and valu"
+            "e.dtype == torch.bool):\n"
+            "            raise TypeError\n"
+        ),
+        "",
+        [
+            "python_tests/test_batches.py::test_other_wrong_data",
+        ],
+    ),
+    (
+        "2",
+        "what a module keeps in lists is not held still within a step",
+        "altmin_ext/network/module_state.py",
+        "_sequences = (list, deque)",
+        "_sequences = (deque,)",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "a module's own generators draw anew at every evaluation of a step",
+        "altmin_ext/network/module_state.py",
+        "set, *_sequences, *_generators}",
+        "set, *_sequences}",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "1",
+        "a subclass of TensorDataset is read past its __getitem__",
+        "altmin_ext/_batches.py",
+        "if type(source) is TensorDataset:",
+        "if isinstance(source, TensorDataset):",
+        [
+            "python_tests/test_batches.py::test_samples_are_those_handed_out_and_nothing_is_written",
+        ],
+    ),
+    (
+        "1",
+        "a subclass of Subset is read past its __getitem__",
+        "altmin_ext/_batches.py",
+        "if type(source) is not Subset:",
+        "if not isinstance(source, Subset):",
+        [
+            "python_tests/test_batches.py::test_samples_are_those_handed_out_and_nothing_is_written",
+        ],
+    ),
+    (
+        "1",
+        "a user's DataLoader draws the seed of its workers from torch's generator",
+        "altmin_ext/_batches.py",
+        "if not isinstance(source, DataLoader) or source.generator is not None:",
+        "if True:",
+        [
+            "python_tests/test_batches.py::test_samples_are_those_handed_out_and_nothing_is_written",
+        ],
+    ),
+    (
+        "1",
+        "workers draw the same numbers in every pass",
+        "altmin_ext/_batches.py",
+        "if source.num_workers > 0 and self.generator is not None:",
+        "if False:",
+        [
+            "python_tests/test_batches.py::test_workers_draw_new_numbers_in_every_pass",
+        ],
+    ),
+    (
+        "1",
+        "a step lets the model write to x",
+        "altmin_ext/methods/base.py",
+        "return x.clone() if self._copies_x else x, y",
+        "return x, y",
+        [
+            "python_tests/test_batches.py::test_samples_are_those_handed_out_and_nothing_is_written",
+        ],
+    ),
+    (
+        "1",
+        "an evaluation lets the model write to x",
+        "altmin_ext/training.py",
+        "x.clone() if copies else x",
+        "x",
+        [
+            "python_tests/test_batches.py::test_samples_are_those_handed_out_and_nothing_is_written",
+        ],
+    ),
+    (
+        "1",
+        "a trial lets the model write to the first sample",
+        "altmin_ext/training.py",
+        "_logits(model, x[:1].clone())",
+        "_logits(model, x[:1])",
+        [
+            "python_tests/test_batches.py::test_samples_are_those_handed_out_and_nothing_is_written",
+        ],
+    ),
+    (
+        "1",
+        "hooks are not thought to write",
+        "altmin_ext/network/inputs.py",
+        "if module._forward_pre_hooks or module._forward_hooks:",
+        "if False:",
+        [
+            "python_tests/network/test_inputs.py",
+        ],
+    ),
+    (
+        "1",
+        "a user's module is not thought to write",
+        "altmin_ext/network/inputs.py",
+        'if not ours or getattr(module, "inplace", False)',
+        'if getattr(module, "inplace", False)',
+        [
+            "python_tests/network/test_inputs.py",
+        ],
+    ),
+    (
+        "1",
+        "a user's module within a stage is differentiated at a leaf",
+        "altmin_ext/network/pieces.py",
+        "self._in_place = may_write_input(module)",
+        "self._in_place = False",
+        [
+            "python_tests/network/test_inputs.py",
+        ],
+    ),
+    (
+        "1",
+        "a criterion may write to the targets",
+        "altmin_ext/losses.py",
+        "y if self._is_torch_s else y.clone()",
+        "y",
+        [
+            "python_tests/test_batches.py::test_a_criterion_may_write_to_its_targets",
+        ],
+    ),
+    (
+        "1",
+        "lazily negated tensors are taken as they lie in memory",
+        "altmin_ext/_check.py",
+        "value = value.resolve_conj().resolve_neg()",
+        "pass",
+        [
+            "python_tests/test_check.py::test_other_tensors_become_ordinary",
+        ],
+    ),
+    (
+        "1",
+        "tensors of inference mode are kept for autograd",
+        "altmin_ext/_check.py",
+        "if value.is_inference():",
+        "if False:",
+        [
+            "python_tests/test_check.py::test_other_tensors_become_ordinary",
+            "python_tests/test_batches.py::test_samples_are_those_handed_out_and_nothing_is_written",
+        ],
+    ),
+    (
+        "1",
+        "NaN in targets in memory is not looked for",
+        "altmin_ext/losses.py",
+        "        else:\n            self.check_finite(y, n_out)",
+        "",
+        [
+            "python_tests/test_batches.py::test_nan_in_targets_is_found_beforehand_and_y_is_blamed",
+        ],
+    ),
+    (
+        "1",
+        "x is blamed for NaN in y",
+        "altmin_ext/methods/base.py",
+        'zip("xy", batch, strict=False)',
+        'zip("x", batch, strict=False)',
+        [
+            "python_tests/test_batches.py::test_nan_in_targets_is_found_beforehand_and_y_is_blamed",
+        ],
+    ),
+    (
+        "1",
+        "a function that leaves out NaN is refused",
+        "altmin_ext/losses.py",
+        "if self._is_torch_s or not self.mean(",
+        "if True or not self.mean(",
+        [
+            "python_tests/test_batches.py::test_a_function_may_leave_out_missing_targets",
+        ],
+    ),
+    (
+        "1",
+        "negative labels are left to torch, which skips -100",
+        "altmin_ext/losses.py",
+        "if len(y) and int(y.min()) < 0:",
+        "if False:",
+        [
+            "python_tests/test_batches.py::test_a_missing_label_is_refused_by_every_method",
+        ],
+    ),
+    (
+        "1",
+        "labels of 64 unsigned bits wrap around",
+        "altmin_ext/losses.py",
+        "if y.dtype == torch.uint64 and (y.view(torch.int64) < 0).any():",
+        "if False:",
+        [
+            "python_tests/test_batches.py::test_wrong_data_are_refused_in_a_sentence",
+        ],
+    ),
+    (
+        "1",
+        "x and y of different lengths pass",
+        "altmin_ext/_check.py",
+        "if y.ndim == 0 or y.shape[0] != count:",
+        "if y.ndim == 0:",
+        [
+            "python_tests/test_batches.py::test_lengths_are_not_broadcast",
+            "python_tests/test_batches.py::test_wrong_data_are_refused_in_a_sentence",
+        ],
+    ),
+    (
+        "1",
+        "a criterion broadcasts targets",
+        "altmin_ext/losses.py",
+        "if isinstance(self._function, self._elementwise) and y.shape != logits.shape:",
+        "if False:",
+        [
+            "python_tests/test_batches.py::test_criteria_do_not_broadcast",
+        ],
+    ),
+    (
+        "1",
+        "masked entries are taken",
+        "altmin_ext/_batches.py",
+        "if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):",
+        "if False:",
+        [
+            "python_tests/test_batches.py::test_wrong_data_are_refused_in_a_sentence",
+        ],
+    ),
+    (
+        "1",
+        "validation moves torch's generators",
+        "altmin_ext/training.py",
+        "with _modes_kept(model), torch.random.fork_rng([like.device] if like.is_cuda else []):",
+        "with _modes_kept(model):",
+        [
+            "python_tests/test_batches.py::test_validation_changes_nothing",
+        ],
+    ),
+    (
+        "1",
+        "validation moves the model's buffers",
+        "altmin_ext/training.py",
+        "buffers.recall(kept)",
+        "pass",
+        [
+            "python_tests/test_batches.py::test_validation_changes_nothing",
+        ],
+    ),
+    (
+        "1",
+        "validation moves NumPy's generator",
+        "altmin_ext/training.py",
+        "np.random.set_state(numpy)",
+        "pass",
+        [
+            "python_tests/test_batches.py::test_validation_changes_nothing",
+        ],
+    ),
+    (
+        "1",
+        "validation of a full-batch method takes all samples at once",
+        "altmin_ext/training.py",
+        "validated = _open(method, held_out, _EVALUATION_BATCH)",
+        "validated = _open(method, held_out, 10**9)",
+        [
+            "python_tests/test_batches.py::test_validation_goes_through_the_model_in_minibatches",
+        ],
+    ),
+    (
+        "5",
+        "a last minibatch of one is met at the end of the epoch",
+        "altmin_ext/training.py",
+        "if batches.last != 1 or len(x) < 2",
+        "if True or len(x) < 2",
+        [
+            "python_tests/test_batches.py::test_a_last_minibatch_of_one_is_found_before_the_first_step",
+        ],
+    ),
+    (
+        "5",
+        "outputs of NaN pass the trial",
+        "altmin_ext/training.py",
+        'return None if bool(logits.isfinite().all()) else "its outputs are not finite"',
+        "return None",
+        [
+            "python_tests/test_batches.py::test_a_last_minibatch_of_one_is_found_before_the_first_step",
+        ],
+    ),
+    (
+        "5",
+        "a last minibatch that is never reached is refused",
+        "altmin_ext/training.py",
+        " or (steps is not None and steps < (batches.steps or 0))",
+        "",
+        [
+            "python_tests/test_batches.py::test_a_last_minibatch_of_one_is_found_before_the_first_step",
+        ],
+    ),
+    (
+        "5",
+        "every call of train repeats the order of the first",
+        "altmin_ext/_order.py",
+        "if seed != self.seed:",
+        "if True:",
+        [
+            "python_tests/test_batches.py::test_a_second_call_goes_on_with_the_order",
+        ],
+    ),
+    (
+        "5",
+        "another seed goes on with the old order",
+        "altmin_ext/_order.py",
+        "if seed != self.seed:",
+        "if self.seed is None:",
+        [
+            "python_tests/test_batches.py::test_another_seed_starts_a_new_order",
+        ],
+    ),
+    (
+        "5",
+        "the order is not part of the state",
+        "altmin_ext/methods/base.py",
+        '            "data_order": self.data_order.state(),\n',
+        "",
+        [
+            "python_tests/test_batches.py::test_a_second_call_goes_on_with_the_order",
+        ],
+    ),
+    (
+        "9",
+        "errors of a validation stream do not say so",
+        "altmin_ext/training.py",
+        'with _naming("validation"), _without_trace(method.model, method._like):',
+        "with _without_trace(method.model, method._like):",
+        [
+            (
+                "python_tests/test_training.py::test_iterable_that_cannot_start_anew_is_named_when_it_"
+                "is_found_empty"
+            ),
+        ],
+    ),
+    (
+        "9",
+        "a list of validation minibatches is checked after the first epoch",
+        "altmin_ext/training.py",
+        "if isinstance(held_out, (list, tuple)) and isinstance(validated, StreamBatches):",
+        "if False:",
+        [
+            "python_tests/test_batches.py::test_wrong_data_are_refused_in_a_sentence",
+        ],
+    ),
+    (
+        "9",
+        "a zip is thought to start anew",
+        "altmin_ext/_batches.py",
+        "isinstance(source, Iterator) and type(source).__module__ in iterators",
+        "type(source).__name__ == 'generator'",
+        [
+            "python_tests/test_training.py::test_bad_input_is_one_sentence_and_leaves_the_model_as_it_was",
+        ],
+    ),
+    (
+        "5",
+        "model.pt's checksum is not compared",
+        "altmin_ext/command_line/output.py",
+        'if description["files"]["model.pt"] != _sha256(weights):',
+        "if False:",
+        [
+            "python_tests/test_command_line.py::test_model_and_description_of_different_runs_are_refused",
+        ],
+    ),
+    (
+        "5",
+        "model.json's own seal is not compared",
+        "altmin_ext/_files.py",
+        'if document.pop("sha256", None) != _seal(document):',
+        'if document.pop("sha256", None) is None:',
+        [
+            "python_tests/test_command_line.py::test_a_description_that_has_been_altered_is_refused",
+            "python_tests/test_files.py",
+            "python_tests/test_history.py",
+        ],
+    ),
+    (
+        "5",
+        "an interrupted method is not written",
+        "altmin_ext/command_line/train.py",
+        "                if contestant.history.steps:\n",
+        '                if contestant.ended == "completed":\n',
+        [
+            (
+                "python_tests/test_command_line.py::test_what_was_trained_before_a_signal_is_written_t"
+                "ested_and_reported"
+            ),
+        ],
+    ),
+    (
+        "5",
+        "a divergence ends the contest",
+        "altmin_ext/command_line/train.py",
+        '                contestant.ended = "diverged"\n',
+        (
+            '                contestant.ended = "diverged"\n'
+            "                raise\n"
+        ),
+        [
+            "python_tests/test_command_line.py::test_a_contestant_that_diverges_does_not_hide_the_others",
+        ],
+    ),
+    (
+        "5",
+        "results are written without a rehearsal",
+        "altmin_ext/command_line/train.py",
+        "            self._output.rehearse(self._first.model)\n",
+        "",
+        [
+            "python_tests/test_command_line.py::test_an_output_that_cannot_be_written_is_refused_beforehand",
+        ],
+    ),
+    (
+        "5",
+        "a signal is not held back while results are written",
+        "altmin_ext/command_line/train.py",
+        "with HeldInterrupt(held=True):",
+        "with HeldInterrupt():",
+        [
+            "python_tests/test_command_line.py::test_a_signal_while_results_are_written_waits",
+        ],
+    ),
+    (
+        "5",
+        "a full disk later hides the results",
+        "altmin_ext/command_line/train.py",
+        (
+            "            self._unwritten = error\n"
+            "            return\n"
+        ),
+        "            raise\n",
+        [
+            "python_tests/test_command_line.py::test_a_disk_that_fills_later_costs_no_results",
+        ],
+    ),
+    (
+        "5",
+        "a picture that fails hides the results",
+        "altmin_ext/command_line/train.py",
+        "except Exception as error:",
+        "except ImportError as error:",
+        [
+            (
+                "python_tests/test_command_line.py::test_a_picture_that_cannot_be_drawn_is_no_reason_t"
+                "o_lose_results"
+            ),
+        ],
+    ),
+    (
+        "5",
+        "SIGTERM is not heard",
+        "altmin_ext/_interrupt.py",
+        (
+            "                    signal.signal(number, handler)\n"
+            "                    changed.append(number)\n"
+        ),
+        (
+            "                    signal.signal(number, signal.SIG_IGN)\n"
+            "                    changed.append(number)\n"
+        ),
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "SIGTERM is raised within a step",
+        "altmin_ext/_interrupt.py",
+        "for number in (signal.SIGINT, *_terminations):",
+        "for number in (signal.SIGINT,):",
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "a second termination is raised, too",
+        "altmin_ext/_interrupt.py",
+        "            self._told = True\n",
+        "",
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "an interrupt is lost with a failed step",
+        "altmin_ext/_interrupt.py",
+        "if not isinstance(error, KeyboardInterrupt):",
+        "if error is None:",
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "nohup is not respected",
+        "altmin_ext/_interrupt.py",
+        "if signal.getsignal(number) is signal.SIG_DFL:",
+        "if True:",
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "the minibatch of the interrupt is not recorded",
+        "altmin_ext/training.py",
+        "            report = step(x, y)\n            record.add(",
+        (
+            "            report = step(x, y)\n"
+            "            interrupt.release()\n"
+            "            record.add("
+        ),
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "best weights are half put back",
+        "altmin_ext/training.py",
+        "            held.held = True\n            _call(self.hooks.on_end",
+        "            _call(self.hooks.on_end",
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "an epoch cut short has no row",
+        "altmin_ext/history.py",
+        (
+            "        if self.samples == 0:\n"
+            "            return\n"
+            "        self._fetch()"
+        ),
+        (
+            "        if self.samples == 0 or _[0] is not None:\n"
+            "            return\n"
+            "        self._fetch()"
+        ),
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "a progress bar needs standard error",
+        "altmin_ext/training.py",
+        "if not show or sys.stderr is None:",
+        "if not show:",
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "a progress bar that cannot be drawn ends the run",
+        "altmin_ext/training.py",
+        "file=Unfailing(sys.stderr)",
+        "file=sys.stderr",
+        [
+            "python_tests/test_interrupt.py",
+        ],
+    ),
+    (
+        "5",
+        "closed streams are left closed",
+        "altmin_ext/_streams.py",
+        "                setattr(sys, name, nowhere)\n",
+        "                pass\n",
+        [
+            "python_tests/test_command_line.py::test_closed_streams",
+        ],
+    ),
+    (
+        "5",
+        "a broken pipe is an ordinary error",
+        "altmin_ext/command_line/__init__.py",
+        "141 if error.reader_gone else 2",
+        "2",
+        [
+            "python_tests/test_command_line.py::test_when_nobody_can_read_on_what_was_trained_is_written",
+        ],
+    ),
+    (
+        "5",
+        "standard output that fails fails again at the end",
+        "altmin_ext/_streams.py",
+        "        os.dup2(nowhere, stream.fileno())\n",
+        "",
+        [
+            "python_tests/test_command_line.py::test_a_reader_that_leaves_ends_the_run_quietly",
+        ],
+    ),
+    (
+        "7",
+        "several files get their names one by one",
+        "altmin_ext/_files.py",
+        "                        os.fsync(unfinished.file.fileno())\n",
+        (
+            "                        os.fsync(unfinished.file.fileno())\n"
+            "                        os.replace(unfinished.name, unfinished.target)\n"
+            "                        unfinished.name.touch()\n"
+        ),
+        [
+            "python_tests/test_files.py",
+            (
+                "python_tests/test_command_line.py::test_a_run_killed_while_it_writes_leaves_the_old_r"
+                "esult_or_the_new_or_none"
+            ),
+        ],
+    ),
+    (
+        "7",
+        "left-over files stay",
+        "altmin_ext/_files.py",
+        "            _remove_abandoned(target.parent)\n",
+        "",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "files of a live writer are removed",
+        "altmin_ext/_files.py",
+        "            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n            name.unlink()",
+        "            name.unlink()",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "a link is replaced",
+        "altmin_ext/_files.py",
+        "    return Path(os.path.realpath(path)), earlier",
+        "    return path, earlier",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "permissions are not kept",
+        "altmin_ext/_files.py",
+        "                os.fchmod(file.fileno(), stat.S_IMODE(earlier.st_mode))\n",
+        "",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "a pipe is replaced",
+        "altmin_ext/_files.py",
+        "    if not stat.S_ISREG(earlier.st_mode):\n",
+        "    if stat.S_ISDIR(earlier.st_mode):\n",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "a read-only file is replaced",
+        "altmin_ext/_files.py",
+        "    if not earlier.st_mode & 0o222 or not os.access(path, os.W_OK):",
+        "    if False:",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "a pipe is waited for",
+        "altmin_ext/_files.py",
+        (
+            "    if not stat.S_ISREG(mode):\n"
+            "        _refuse(Path(path), mode)\n"
+            "    return open"
+        ),
+        "    return open",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "a name twice in JSON passes",
+        "altmin_ext/_files.py",
+        "    if len(document) < len(pairs):",
+        "    if False:",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "infinity in JSON passes",
+        "altmin_ext/_files.py",
+        "    if math.isinf(number):",
+        "    if False:",
+        [
+            "python_tests/test_files.py",
+        ],
+    ),
+    (
+        "7",
+        "null in a row stays None",
+        "altmin_ext/history.py",
+        (
+            "    if value is None:\n"
+            "        return math.nan\n"
+        ),
+        (
+            "    if value is None:\n"
+            "        return value\n"
+        ),
+        [
+            "python_tests/test_history.py",
+        ],
+    ),
+    (
+        "7",
+        "lengths of the step records are not compared",
+        "altmin_ext/history.py",
+        "                if len(record) != len(history.step_loss):",
+        "                if False:",
+        [
+            "python_tests/test_history.py",
+        ],
+    ),
+    (
+        "7",
+        "True is a number",
+        "altmin_ext/history.py",
+        "if isinstance(value, bool) or not isinstance(value, (int, float)):",
+        "if not isinstance(value, (int, float)):",
+        [
+            "python_tests/test_history.py",
+        ],
+    ),
+    (
+        "7",
+        "more steps recorded than there were",
+        "altmin_ext/history.py",
+        "        if len(history.step_loss) > history.steps:",
+        "        if False:",
+        [
+            "python_tests/test_history.py",
+        ],
+    ),
+    (
+        "7",
+        "accuracy over samples that are not classified",
+        "altmin_ext/history.py",
+        "self._correct / classified,",
+        "self._correct / counted,",
+        [
+            "python_tests/test_history.py",
+        ],
+    ),
+    (
+        "7",
+        "product of an IDX header's sizes wraps around",
+        "altmin_ext/data/_formats.py",
+        "        announced = math.prod(shape)\n",
+        "        announced = int(np.prod(shape, dtype=np.int64))\n",
+        [
+            "python_tests/data/test_formats.py",
+        ],
+    ),
+    (
+        "7",
+        "an IDX header's size is believed",
+        "altmin_ext/data/_formats.py",
+        "        if size > _MOST:\n",
+        "        if False:\n",
+        [
+            "python_tests/data/test_formats.py",
+        ],
+    ),
+    (
+        "7",
+        "links in an archive count as files",
+        "altmin_ext/data/_formats.py",
+        'if header[156:157] in (b"0", b"\\0") and name in wanted else None',
+        "if name in wanted else None",
+        [
+            "python_tests/data/test_formats.py",
+        ],
+    ),
+    (
+        "7",
+        "the second of two members wins",
+        "altmin_ext/data/_formats.py",
+        "            if name in members:\n",
+        "            if False:\n",
+        [
+            "python_tests/data/test_formats.py",
+        ],
+    ),
+    (
+        "7",
+        "NaN in a table passes",
+        "altmin_ext/data/_formats.py",
+        "    if not finite.all():",
+        "    if False:",
+        [
+            "python_tests/data/test_formats.py",
+        ],
+    ),
+    (
+        "7",
+        "a feature that never varies becomes NaN",
+        "altmin_ext/data/_tensors.py",
+        "    if not standardised.all():",
+        "    if False:",
+        [
+            "python_tests/data/test_sources.py",
+        ],
+    ),
+    (
+        "7",
+        "a graph's shape is believed",
+        "altmin_ext/data/graphs.py",
+        "    if len(values) != math.prod(shape) * kind.itemsize:",
+        "    if False:",
+        [
+            "python_tests/data/test_graphs.py",
+        ],
+    ),
+    (
+        "7",
+        "an edge twice passes",
+        "altmin_ext/data/graphs.py",
+        "    if len(np.unique(there)) < len(there):",
+        "    if False:",
+        [
+            "python_tests/data/test_graphs.py",
+        ],
+    ),
+    (
+        "7",
+        "training and test nodes overlap",
+        "altmin_ext/data/graphs.py",
+        "    if len(np.unique(split)) < len(split):",
+        "    if False:",
+        [
+            "python_tests/data/test_graphs.py",
+        ],
+    ),
+    (
+        "7",
+        "fractions are truncated to nodes",
+        "altmin_ext/data/graphs.py",
+        'if key != "x_data" and array.dtype.kind == "f":',
+        "if False:",
+        [
+            "python_tests/data/test_graphs.py",
+        ],
+    ),
+    (
+        "9",
+        "an empty history has no table",
+        "altmin_ext/history.py",
+        "columns = None if self.epochs else list(_row)",
+        "columns = None",
+        [
+            "python_tests/test_history.py",
+        ],
+    ),
+    (
+        "9",
+        "spellings are not recognised",
+        "altmin_ext/methods/_options.py",
+        '.lower().removesuffix("s")',
+        "",
+        [
+            "python_tests/test_check.py",
+        ],
+    ),
+    (
+        "9",
+        "near words among the arguments are not found",
+        "altmin_ext/methods/__init__.py",
+        ", similar=_arguments",
+        "",
+        [
+            "python_tests/test_check.py",
+        ],
+    ),
+    (
+        "9",
+        "flags of other programs are not recognised",
+        "altmin_ext/command_line/arguments.py",
+        "(other := _other_flags.get(plain_spelling(option)))",
+        "(other := None)",
+        [
+            "python_tests/test_command_line.py::test_wrong_arguments_are_one_sentence",
+        ],
+    ),
+    (
+        "1",
+        "arrays backwards: a single sample is taken for contiguous",
+        "altmin_ext/_batches.py",
+        "array.copy() if min(array.strides, default=0) < 0 else array",
+        "array",
+        [
+            "python_tests/test_batches.py::test_arrays_backwards",
+        ],
+    ),
+    (
+        "2",
+        "images of other strides reach the kernels",
+        "altmin_ext/codes/convolution.py",
+        "rows.reshape(self._batch, -1).contiguous()",
+        "rows.reshape(self._batch, -1)",
+        [
+            "python_tests/methods/test_any_chain.py::test_images_of_any_strides",
+        ],
+    ),
+    (
+        "2",
+        "mean pooling between convolutions: the trial run's point",
+        "altmin_ext/network/pieces.py",
+        "v.new_zeros(len(v), *self._point.shape[1:])",
+        "self._point[: len(v)]",
+        [
+            "python_tests/methods/test_any_chain.py",
+        ],
+    ),
+    (
+        "1",
+        "fingerprint: contiguous() of a single number",
+        "altmin_ext/_fingerprint.py",
+        "part.clone(memory_format=torch.contiguous_format)",
+        "part.contiguous()",
+        [
+            "python_tests/test_fingerprint.py::test_a_single_number_of_any_stride",
+        ],
+    ),
+    (
+        "fuzzing",
+        "mu is raised beyond mu_max at the end of an epoch",
+        "altmin_ext/methods/online_am.py",
+        "self.mu = min(self.mu * self.options.mu_multiplier, self.options.mu_max)",
+        "self.mu = self.mu * self.options.mu_multiplier",
+        [
+            "python_tests/fuzz/test_fuzz.py::test_a_short_run[training]",
+        ],
+    ),
+    (
+        "fuzzing",
+        "dladmm: a dual that does not know rho",
+        "altmin_ext/methods/dladmm.py",
+        "self.dual[rows] += self.rho * gap",
+        "self.dual[rows] += gap",
+        [
+            "python_tests/fuzz/test_fuzz.py::test_a_short_run[training]",
+        ],
+    ),
+    (
+        "fuzzing",
+        "mdlam: activations without momentum",
+        "altmin_ext/methods/mdlam.py",
+        "start = old + w * (old - before)",
+        "start = old",
+        [
+            "python_tests/methods/test_mdlam.py::test_iterations_are_those_of_the_paper",
+        ],
+    ),
+    (
+        "fuzzing",
+        "dtp: another decay of the first moment",
+        "altmin_ext/methods/difference_target.py",
+        "torch.lerp(before[0], g, 0.05, out=mean)",
+        "torch.lerp(before[0], g, 0.1, out=mean)",
+        [
+            "python_tests/fuzz/test_fuzz.py::test_a_short_run[training]",
+        ],
+    ),
+    (
+        "fuzzing",
+        "evaluate: minibatches are not weighed by their samples",
+        "altmin_ext/training.py",
+        "loss.mean(logits, y).double() * labelled",
+        "loss.mean(logits, y).double()",
+        [
+            "python_tests/fuzz/test_fuzz.py::test_a_short_run[training]",
+        ],
+    ),
+    (
+        "fuzzing",
+        "IDX: the checksum is not compared",
+        "altmin_ext/data/_formats.py",
+        "    if actual != expected:",
+        "    if False:",
+        [
+            "python_tests/fuzz/test_fuzz.py::test_a_short_run[files]",
+        ],
+    ),
+    (
+        "fuzzing",
+        "an iteration of the frame loses a crash",
+        "python_tests/fuzz/frame.py",
+        "        if begun is not None:",
+        "        if begun is None:",
+        [
+            "python_tests/fuzz/test_frame.py",
+        ],
+    ),
+    (
+        "3",
+        "identities of modules and parameters are not compared",
+        "altmin_ext/_composition.py",
+        "all(map(operator.is_, _entries(self._places), self._held))",
+        "True",
+        [
+            "python_tests/methods/test_methods_common.py::test_model_that_has_changed_since",
+        ],
+    ),
+    (
+        "3",
+        "one entry more at the end goes unnoticed",
+        "altmin_ext/_composition.py",
+        "[*_places(self._modules.values()), end]",
+        "[*_places(self._modules.values())]",
+        [
+            "python_tests/methods/test_methods_common.py::test_model_that_has_changed_since",
+        ],
+    ),
+    (
+        "3",
+        "the layout in memory is not compared",
+        "altmin_ext/_composition.py",
+        "and all(map(Tensor.is_set_to, self._parameters, self._views))",
+        "",
+        [
+            "python_tests/methods/test_methods_common.py::test_model_that_has_changed_since",
+        ],
+    ),
+    (
+        "3",
+        "other memory of the same layout is refused",
+        "altmin_ext/_composition.py",
+        "        return misplaced(self._named)",
+        "        return misplaced(self._named) or 'lies elsewhere'",
+        [
+            "python_tests/methods/test_methods_common.py::test_the_same_values_elsewhere_are_trained_on",
+        ],
+    ),
+    (
+        "3",
+        "a slope that changes is not seen",
+        "altmin_ext/_composition.py",
+        "and [take(own) for _, _, take, own in self._attributes] == self._values",
+        "",
+        [
+            "python_tests/methods/test_methods_common.py::test_an_activation_that_has_changed_since",
+        ],
+    ),
+    (
+        "3",
+        "parameters that overlap are taken",
+        "altmin_ext/_composition.py",
+        "if place == other_place and start < end:",
+        "if False:",
+        [
+            "python_tests/methods/test_methods_common.py::test_parameters_that_cannot_be_written_one_by_one",
+        ],
+    ),
+    (
+        "3",
+        "expanded parameters are taken",
+        "altmin_ext/_composition.py",
+        "if not parameter.is_contiguous():",
+        "if False:",
+        [
+            "python_tests/methods/test_methods_common.py::test_parameters_that_cannot_be_written_one_by_one",
+        ],
+    ),
+    (
+        "3",
+        "step sizes of codes keep an old rate of dropout",
+        "altmin_ext/methods/online_am.py",
+        "current = (batch, self.mu, self.learning_rate_factor, slopes)",
+        "current = (batch, self.mu, self.learning_rate_factor)",
+        [
+            "python_tests/methods/test_methods_common.py::test_a_rate_of_dropout_that_changes",
+        ],
+    ),
+    (
+        "3",
+        "block-admm keeps an old rate of dropout",
+        "altmin_ext/methods/block_admm.py",
+        "slopes != self._step_sizes_are_for",
+        "False",
+        [
+            "python_tests/methods/test_methods_common.py::test_a_rate_of_dropout_that_changes",
+        ],
+    ),
+    (
+        "3",
+        "weights put back are taken for a rise",
+        "altmin_ext/methods/_lifted.py",
+        "self._before = self._objective if untouched else None",
+        "self._before = self._objective",
+        [
+            "python_tests/methods/test_mdlam.py::test_weights_that_are_put_back_are_no_rise_of_the_method_s",
+        ],
+    ),
+    (
+        "3",
+        "frozen weights that change are overlooked",
+        "altmin_ext/methods/_lifted.py",
+        "return [digests(p.detach().reshape(len(p), -1)) for _, p in self._parameters]",
+        "return [digests(p.detach().reshape(len(p), -1)) for _, p in self._parameters if p.requires_grad]",
+        [
+            "python_tests/methods/test_mdlam.py::test_weights_that_are_put_back_are_no_rise_of_the_method_s",
+        ],
+    ),
+    (
+        "3",
+        "torch's versions are not asked",
+        "altmin_ext/_fingerprint.py",
+        "tensor.is_set_to(other) and version == earlier",
+        "tensor.is_set_to(other)",
+        [
+            "python_tests/test_fingerprint.py::test_samples_that_are_changed_in_place",
+        ],
+    ),
+    (
+        "3",
+        "always the same hundred samples",
+        "altmin_ext/_fingerprint.py",
+        "self._turn += 1",
+        "self._turn += 0",
+        [
+            "python_tests/test_fingerprint.py::test_samples_that_are_changed_without_torch_s_knowledge",
+        ],
+    ),
+    (
+        "3",
+        "samples that passed before a load count as passed",
+        "altmin_ext/_fingerprint.py",
+        "if digests_passed is self._kept and",
+        "if",
+        [
+            (
+                "python_tests/test_fingerprint.py::test_a_state_s_samples_are_not_taken_for_those_of_t"
+                "he_last_step"
+            ),
+        ],
+    ),
+    (
+        "3",
+        "digests of even factors",
+        "altmin_ext/_fingerprint.py",
+        ".mul_(2).add_(1)",
+        ".mul_(2**40)",
+        [
+            "python_tests/test_fingerprint.py::test_other_samples_are_refused",
+        ],
+    ),
+    (
+        "3",
+        "stored codes of another sample are used",
+        "altmin_ext/methods/block_admm.py",
+        "        if bool(others.any()):",
+        "        if False:",
+        [
+            (
+                "python_tests/methods/test_block_admm.py::test_stored_codes_are_for_the_sample_that_th"
+                "ey_were_stored_for"
+            ),
+        ],
+    ),
+    (
+        "8",
+        "expanded gradients reach fused optimisers",
+        "altmin_ext/methods/backprop.py",
+        "return [None if gradient is None else gradient.contiguous() for gradient in found]",
+        "return list(found)",
+        [
+            "python_tests/methods/test_backprop.py::test_gradients_of_any_strides",
+        ],
+    ),
+    (
+        "8",
+        "no gradient is too large",
+        "altmin_ext/methods/backprop.py",
+        "surely_finite = largest < self._limit",
+        "surely_finite = True",
+        [
+            "python_tests/methods/test_backprop.py::test_gradients_of_any_size_are_all_or_nothing",
+            "python_tests/methods/test_backprop.py::test_a_step_that_overflows_is_not_taken",
+        ],
+    ),
+    (
+        "8",
+        "Adam's learning rate has no bound",
+        "altmin_ext/methods/backprop.py",
+        "10 * rate < self._longest_step and rate * self.options.weight_decay <= 1",
+        "rate * self.options.weight_decay <= 1",
+        [
+            "python_tests/methods/test_backprop.py::test_a_step_that_overflows_is_not_taken",
+        ],
+    ),
+    (
+        "8",
+        "a decay that overflows is not foreseen",
+        "altmin_ext/methods/backprop.py",
+        "10 * rate < self._longest_step and rate * self.options.weight_decay <= 1",
+        "10 * rate < self._longest_step",
+        [
+            "python_tests/methods/test_backprop.py::test_a_decay_that_overflows_is_not_taken",
+        ],
+    ),
+    (
+        "8",
+        "moments are not restored",
+        "altmin_ext/methods/backprop.py",
+        (
+            "        for tensor, before in zip(self.tensors, copies, strict=True):\n"
+            "            tensor.copy_(before)\n"
+        ),
+        "",
+        [
+            "python_tests/methods/test_backprop.py::test_a_step_that_overflows_is_not_taken",
+        ],
+    ),
+    (
+        "8",
+        "a step counted is not taken back",
+        "altmin_ext/methods/backprop.py",
+        "                count.sub_(1)",
+        "                pass",
+        [
+            (
+                "python_tests/methods/test_backprop.py::test_an_optimiser_that_fails_before_it_moves_w"
+                "eights_has_counted_nothing"
+            ),
+        ],
+    ),
+    (
+        "8",
+        "an update of codes' methods that overflows is left half done",
+        "altmin_ext/methods/online_am.py",
+        "if self._moves_in_parts or modules or self._may_overflow():",
+        "if self._moves_in_parts or modules:",
+        [
+            (
+                "python_tests/methods/test_methods_common.py::test_a_learning_rate_that_overflows_is_a"
+                "ll_or_nothing"
+            ),
+        ],
+    ),
+    (
+        "8",
+        "dtp: a rate beyond its dtype",
+        "altmin_ext/methods/difference_target.py",
+        "alpha=lr if lr <= torch.finfo(w.dtype).max else math.inf",
+        "alpha=lr",
+        [
+            (
+                "python_tests/methods/test_methods_common.py::test_a_learning_rate_that_overflows_is_a"
+                "ll_or_nothing"
+            ),
+        ],
+    ),
+    (
+        "8",
+        "a squared gradient that overflows moves the other weights, off",
+        "altmin_ext/methods/offline.py",
+        "if not all(bool(gradient.square().sum().isfinite()) for gradient in stage.map.gradients):",
+        "if False:",
+        [
+            "python_tests/methods/test_offline.py::test_a_gradient_whose_square_overflows_moves_nothing",
+        ],
+    ),
+    (
+        "2",
+        "hooks are passed over",
+        "altmin_ext/network/known.py",
+        "    if any(own.get(table) for table in hook_tables):\n",
+        "    if False:\n",
+        [
+            "python_tests/network/test_known.py",
+        ],
+    ),
+    (
+        "2",
+        "backward hooks are passed over",
+        "altmin_ext/network/known.py",
+        '"_forward_hooks", "_backward_pre_hooks", "_backward_hooks")',
+        '"_forward_hooks")',
+        [
+            "python_tests/network/test_known.py",
+        ],
+    ),
+    (
+        "2",
+        "an instance's forward is passed over",
+        "altmin_ext/network/known.py",
+        '    if "forward" in own:\n',
+        "    if False:\n",
+        [
+            "python_tests/network/test_known.py",
+        ],
+    ),
+    (
+        "2",
+        "a subclass is its parent",
+        "altmin_ext/network/known.py",
+        "    return None if alteration(module) else type(module)",
+        (
+            "    return None if alteration(module) else next((b for b in type(module).__mro__ if b"
+            ".__module__.startswith(('torch.', 'altmin_ext.'))), None)"
+        ),
+        [
+            "python_tests/network/test_known.py",
+        ],
+    ),
+    (
+        "2",
+        "a hook on a parameter is passed over",
+        "altmin_ext/network/known.py",
+        "parameter is not None and parameter._backward_hooks",
+        "False",
+        [
+            "python_tests/network/test_known.py",
+        ],
+    ),
+    (
+        "2",
+        "a container's own iteration is passed over",
+        "altmin_ext/network/known.py",
+        '("forward", "__call__", "__iter__")',
+        '("forward", "__call__")',
+        [
+            "python_tests/network/test_known.py",
+        ],
+    ),
+    (
+        "2",
+        "a Stage with a forward of its own is a Stage",
+        "altmin_ext/network/splitting.py",
+        "        if runs_as(module, Stage):\n            if stage.map:",
+        "        if isinstance(module, Stage):\n            if stage.map:",
+        [
+            "python_tests/network/test_known.py",
+        ],
+    ),
+    (
+        "2",
+        "global hooks are passed over",
+        "altmin_ext/network/splitting.py",
+        "    if any(_global_hooks()):",
+        "    if False:",
+        [
+            "python_tests/network/test_known.py",
+        ],
+    ),
+    (
+        "2",
+        "a hook that comes later is passed over",
+        "altmin_ext/network/splitting.py",
+        "        if not any(self._hooks) and not any(",
+        "        if not any(",
+        [
+            "python_tests/methods/test_altered_models.py",
+        ],
+    ),
+    (
+        "2",
+        "an Identity that computes something is left out at the end",
+        "altmin_ext/network/splitting.py",
+        "        if known_as(module) not in (nn.Identity, nn.Flatten):",
+        "        if type(module) not in (nn.Identity, nn.Flatten):",
+        [
+            "python_tests/methods/test_any_chain.py",
+        ],
+    ),
+    (
+        "2",
+        "pre-maps keep nothing",
+        "altmin_ext/network/splitting.py",
+        "        self.pre.commit()\n",
+        "",
+        [
+            "python_tests/methods/test_any_chain.py",
+        ],
+    ),
+    (
+        "2",
+        "in evaluation mode nothing is kept",
+        "altmin_ext/network/pieces.py",
+        "        self._state.keep(self._start_changes)\n",
+        (
+            "        if self._module.training:\n"
+            "            self._state.keep(self._start_changes)\n"
+        ),
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "the last evaluation is kept, not the encode",
+        "altmin_ext/network/pieces.py",
+        "        self._state.keep(self._start_changes)\n",
+        "        self._state.keep(self._changes)\n",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "batch normalisation with statistics switched off moves them",
+        "altmin_ext/network/pieces.py",
+        "if not m.training or not m.track_running_stats or m.running_mean is None:",
+        "if not m.training or m.running_mean is None:",
+        [
+            "python_tests/methods/test_any_chain.py",
+        ],
+    ),
+    (
+        "2",
+        "masks are drawn anew in each evaluation",
+        "altmin_ext/network/pieces.py",
+        "(cpu, gpu) if drew else None",
+        "None",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "a backward pass that cannot be transposed is believed",
+        "altmin_ext/network/pieces.py",
+        "        self._is_transpose = agrees\n        return agrees",
+        "        self._is_transpose = agrees\n        return True",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "float32 follows a surrogate",
+        "altmin_ext/network/pieces.py",
+        "        if self._follows_derivative is False:\n",
+        "        if False:\n",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "forward mode alone",
+        "altmin_ext/network/pieces.py",
+        "        product = self._jvp_by_double_vjp(a, v)\n",
+        "        product = None\n",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "a tuple is an output",
+        "altmin_ext/network/pieces.py",
+        "        if problem:\n",
+        "        if False:\n",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "a parameter used twice has two gradients",
+        "altmin_ext/network/splitting.py",
+        "    if len(set(parameters)) < len(parameters):",
+        "    if False:",
+        [
+            "python_tests/methods/test_any_chain.py",
+        ],
+    ),
+    (
+        "2",
+        "a compiled module runs compiled",
+        "altmin_ext/network/pieces.py",
+        '                stack.enter_context(torch.compiler.set_stance("force_eager"))\n',
+        "                pass\n",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
+        "autocast is passed over",
+        "altmin_ext/methods/base.py",
+        "        if torch.is_autocast_enabled(self._device_type):",
+        "        if False:",
+        [
+            "python_tests/methods/test_altered_models.py",
+        ],
+    ),
+    (
+        "2",
+        "inference mode is passed over",
+        "altmin_ext/methods/base.py",
+        "        elif torch.is_inference_mode_enabled():",
+        "        elif False:",
+        [
+            "python_tests/methods/test_altered_models.py",
+        ],
+    ),
+    (
+        "2",
+        "DistributedDataParallel is taken",
+        "altmin_ext/methods/base.py",
+        '        if name in ("DistributedDataParallel", ',
+        '        if name in ("", ',
+        [
+            "python_tests/methods/test_altered_models.py",
+        ],
+    ),
+    (
+        "2",
+        "lazy parameters are taken",
+        "altmin_ext/methods/base.py",
+        "    if lazy:\n",
+        "    if False:\n",
+        [
+            "python_tests/methods/test_altered_models.py",
+        ],
+    ),
+    (
+        "2",
+        "begin_epoch wakes what is in evaluation mode",
+        "altmin_ext/methods/difference_target.py",
+        (
+            "        if not self.model.training:\n"
+            "            self.model.train()\n"
+        ),
+        "        self.model.train()\n",
+        [
+            "python_tests/methods/test_altered_models.py",
+        ],
+    ),
+    (
+        "2",
+        "Sign has no forward mode",
+        "altmin_ext/nn/sign.py",
+        "        return tangent * surrogates[context.surrogate](c)",
+        "        return tangent",
+        [
+            "python_tests/nn/test_sign.py",
+        ],
+    ),
+    (
+        "2",
+        "Sign has no vmap",
+        "altmin_ext/nn/sign.py",
+        "    generate_vmap_rule = True\n",
+        "",
+        [
+            "python_tests/nn/test_sign.py",
+        ],
+    ),
+    (
+        "2",
+        "vmap of factors mixes samples",
+        "altmin_ext/nn/factors.py",
+        "        rows = rows.movedim(dims[0], 0) if dims[0] is not None",
+        "        rows = rows.flip(0) if dims[0] is not None",
+        [
+            "python_tests/nn/test_factors.py",
+        ],
+    ),
+    (
+        "2",
+        "an altered layer of factors is taken",
+        "altmin_ext/methods/deepfacto.py",
+        "        if isinstance(module, NonNegativeFactors) and known_as(module) is NonNegativeFactors\n",
+        "        if isinstance(module, NonNegativeFactors)\n",
+        [
+            "python_tests/methods/test_altered_models.py",
+        ],
+    ),
+    (
+        "6",
+        "subclasses that interpret operations are read",
+        "csrc/bindings/tensor.cpp",
+        "if (!api || interprets_operations(type)) return nullptr;",
+        "if (!api) return nullptr;",
+        [
+            "python_tests/ops/test_call.py::test_tensors_without_memory_are_refused",
+        ],
+    ),
+    (
+        "6",
+        "views of released storages are read",
+        "csrc/bindings/call.cpp",
+        "address < lowest_address",
+        "false",
+        [
+            "python_tests/ops/test_call.py::test_tensors_without_memory_are_refused",
+        ],
+    ),
+    (
+        "6",
+        "misaligned tensors are taken",
+        "csrc/bindings/call.cpp",
+        "address % static_cast<uintptr_t>(element) != 0",
+        "false",
+        [
+            "python_tests/ops/test_call.py::test_misaligned_tensors_are_refused",
+        ],
+    ),
+    (
+        "6",
+        "lazily negated numbers are taken as they lie",
+        "csrc/bindings/call.cpp",
+        "tensor.size() == 1 && tensor.object",
+        "false && tensor.object",
+        [
+            "python_tests/ops/test_call.py::test_a_lazily_negated_number_is_refused",
+        ],
+    ),
+    (
+        "6",
+        "what a list raises is lost",
+        "csrc/bindings/tensor.cpp",
+        "if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError)) throw error_already_set();",
+        "",
+        [
+            "python_tests/ops/test_call.py::test_what_a_list_raises_reaches_its_owner",
+        ],
+    ),
+    (
+        "6",
+        "an entry of a list may be another's memory",
+        "csrc/bindings/call.cpp",
+        "if (!same || !(is_permitted(**a, **b) || is_permitted(**b, **a)))",
+        "if (!same)",
+        [
+            "python_tests/ops/test_call.py::test_entries_that_share_memory_are_refused",
+        ],
+    ),
+    (
+        "6",
+        "infinite parameters of activations are taken",
+        "csrc/bindings/tensor.cpp",
+        "if (!std::isfinite(slope))",
+        "if (false)",
+        [
+            "python_tests/ops/test_call.py::test_parameters_of_activations",
+        ],
+    ),
+    (
+        "6",
+        "a number too large for a float is of a wrong type",
+        "csrc/bindings/call.cpp",
+        "const bool too_large = PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_OverflowError);",
+        "const bool too_large = false;",
+        [
+            "python_tests/ops/test_call.py::test_positive_numbers",
+        ],
+    ),
+    (
+        "6",
+        "memory is taken in a parallel region",
+        "csrc/cpu/softmax_prox.cpp",
+        "RowBlock<T> block(o, differences[thread]);",
+        (
+            "const std::unique_ptr<double[]> own(new double[static_cast<size_t>(classes * lanes)])"
+            ";\n"
+            "        RowBlock<T> block(o, own.get());\n"
+            "        (void)thread;"
+        ),
+        [
+            "python_tests/native/test_no_memory.py::test_every_allocation_may_fail",
+        ],
+    ),
+    (
+        "6",
+        "memory is taken after the first matrix is written",
+        "csrc/cpu/power_iteration.cpp",
+        "iterate(matrix, sums[0]);",
+        "iterate(matrix, Scratch<T, 1>(1, threads_for(matrix.rows * matrix.columns) * matrix.columns)[0]);",
+        [
+            "python_tests/native/test_no_memory.py::test_every_allocation_may_fail",
+        ],
+    ),
+    (
+        "6",
+        "an empty batch takes memory",
+        "csrc/cpu/softmax_prox.cpp",
+        "o.batch > 0 ? classes * lanes : 0",
+        "classes * lanes",
+        [
+            "python_tests/native/test_no_memory.py::test_an_empty_batch_takes_no_memory",
+        ],
+    ),
+    (
+        "6",
+        "an empty convolution takes memory",
+        "csrc/cpu/convolution_weight_gradient.cpp",
+        "if (s.groups == 0 || s.outputs == 0 || (no_code && no_image)) {",
+        "if (s.outputs == 0 || (no_code && no_image)) {",
+        [
+            "python_tests/ops/test_empty.py",
+        ],
+    ),
+    (
+        "6",
+        "a guard without a flag is taken",
+        "csrc/bindings/update.h",
+        "if (guard && count == 0 && tensors > 0)",
+        "if (false)",
+        [
+            "python_tests/ops/test_sgd_update.py::test_a_guard_without_a_flag_is_refused",
+        ],
+    ),
+    (
+        "6",
+        "meta tensors go to the twin",
+        "altmin_ext/ops/_declaration.py",
+        "not (tensor.is_cpu or tensor.is_meta)",
+        "not tensor.is_cpu",
+        [
+            "python_tests/ops/test_call.py::test_tensors_without_memory_are_refused",
+        ],
+    ),
+    (
+        "fuzz",
+        "a threshold changes the unit of an Elman layer's codes",
+        "csrc/ops/elman_code_step.h",
+        "  return o.above->scale;",
+        "  return o.scalars->threshold > 0 ? 1.0 : o.above->scale;",
+        [
+            "python_tests/ops/test_elman_code_step.py::test_a_threshold_has_no_meaning",
+        ],
+    ),
+    (
+        "fuzz",
+        "the sigmoid's slope is lost far from zero",
+        "csrc/ops/activation.h",
+        "    return fall / ((T(1) + fall) * (T(1) + fall));",
+        "    return (T(1) - fall / (T(1) + fall)) * (T(1) - T(1) / (T(1) + fall));",
+        [
+            "python_tests/ops/test_code_step.py::test_the_slope_far_from_zero",
+        ],
+    ),
+    (
+        "fuzz",
+        "a wide row's squares are added up in float",
+        "csrc/cpu/mse_residual.cpp",
+        "constexpr int64_t most_columns = 256;",
+        "constexpr int64_t most_columns = int64_t{1} << 40;",
+        [
+            "python_tests/ops/test_mse_residual.py::test_the_mean_of_wide_rows",
+        ],
+    ),
+    (
+        "fuzz",
+        "a stopped update's twin raises flags",
+        "altmin_ext/ops/_twins.py",
+        "(~finite.all() & go).to(guard.dtype)",
+        "(~finite.all()).to(guard.dtype)",
+        [
+            "python_tests/ops/test_sgd_update.py::test_a_stopped_update_raises_no_flag",
+        ],
+    ),
+    (
+        "fuzz",
+        "the twin's objectives absorb what differs",
+        "altmin_ext/ops/relu_prox.py",
+        "gain = beta * (right - center) ** 2",
+        "gain = ((activation ** 2 + beta * (right - center) ** 2) - activation ** 2)",
+        [
+            "python_tests/ops/test_relu_prox.py::test_the_twin_where_a_square_absorbs_the_difference",
+        ],
+    ),
+    (
+        "fuzz",
+        "the fuzzer does not look beside the outputs",
+        "python_tests/fuzz/ops.py",
+        'assert not changed.any(), f"it wrote beside',
+        'assert True, f"it wrote beside',
+        [
+            "python_tests/fuzz/test_ops.py",
+        ],
+    ),
+    (
+        "fuzz",
+        "the fuzzer excuses every number",
+        "python_tests/fuzz/ops.py",
+        (
+            "        if not suspects:\n"
+            "            return\n"
+            "    for (name, i)"
+        ),
+        "        return\n    for (name, i)",
+        [
+            "python_tests/fuzz/test_ops.py",
+        ],
+    ),
+    (
+        "4",
+        "weights keep their versions",
+        "altmin_ext/methods/base.py",
+        "        increment_version(self._weights.tensors)\n",
+        "",
+        [
+            "python_tests/methods/test_methods_common.py::test_a_graph_held_across_a_step_is_refused",
+        ],
+    ),
+    (
+        "4",
+        "buffers keep their versions",
+        "altmin_ext/methods/base.py",
+        "            increment_version(self._buffers.tensors)\n",
+        "            pass\n",
+        [
+            "python_tests/methods/test_methods_common.py::test_a_graph_held_across_a_step_is_refused",
+        ],
+    ),
+    (
+        "4",
+        "ops leave versions",
+        "altmin_ext/ops/_declaration.py",
+        "source.format(raise_versions=raising)",
+        'source.format(raise_versions="")',
+        [
+            "python_tests/ops/test_declaration.py::test_what_an_op_overwrites_is_lost_to_autograd",
+        ],
+    ),
+    (
+        "4",
+        "lists of outputs leave versions",
+        "altmin_ext/ops/_declaration.py",
+        '        return f"\\n        increment_version({every})"',
+        '        return ""',
+        [
+            "python_tests/ops/test_declaration.py::test_what_an_op_overwrites_is_lost_to_autograd",
+        ],
+    ),
+    (
+        "4",
+        "a copy begins anew",
+        "altmin_ext/methods/base.py",
+        '        self.load_state_dict(kept["state"])\n',
+        "",
+        [
+            "python_tests/methods/test_copies.py::test_a_copy_goes_on_to_the_same_bits",
+        ],
+    ),
+    (
+        "4",
+        "another process trains the sender's model",
+        "altmin_ext/methods/base.py",
+        "        tensor.data = tensor.data.clone()\n",
+        "        pass\n",
+        [
+            "python_tests/methods/test_copies.py::test_another_process_goes_on_to_the_same_bits",
+        ],
+    ),
+    (
+        "4",
+        "a model that has changed is copied",
+        "altmin_ext/methods/base.py",
+        (
+            "    def __getstate__(self) -> dict[str, Any]:\n"
+            "        self.check_model()\n"
+        ),
+        "    def __getstate__(self) -> dict[str, Any]:\n",
+        [
+            "python_tests/methods/test_copies.py::test_a_model_that_has_changed_is_not_copied",
+        ],
+    ),
+    (
+        "4",
+        "a state is loaded before it is checked as a whole",
+        "altmin_ext/methods/base.py",
+        "            self._check_state(read)\n",
+        (
+            "            own.load(read)\n"
+            "            self._check_state(read)\n"
+        ),
+        [
+            "python_tests/test_state.py",
+        ],
+    ),
+    (
+        "4",
+        "loaded in inference mode",
+        "altmin_ext/methods/base.py",
+        "with torch.inference_mode(False), torch.no_grad():",
+        "with torch.no_grad():",
+        [
+            "python_tests/test_state.py::test_saving_and_loading_copy",
+        ],
+    ),
+    (
+        "4",
+        "a saved state moves with the method",
+        "altmin_ext/_state.py",
+        "        return self._tensor.detach().clone()\n",
+        "        return self._tensor.detach()\n",
+        [
+            "python_tests/test_state.py::test_saving_and_loading_copy",
+        ],
+    ),
+    (
+        "4",
+        "NaN is loaded",
+        "altmin_ext/_state.py",
+        "    if not bool(copy.isfinite().all()):\n",
+        "    if False:\n",
+        [
+            "python_tests/test_state.py",
+        ],
+    ),
+    (
+        "4",
+        "any shape is loaded",
+        "altmin_ext/_state.py",
+        "    if not _fits(tuple(value.shape), shape, sizes):\n",
+        "    if False:\n",
+        [
+            "python_tests/test_state.py",
+        ],
+    ),
+    (
+        "4",
+        "sizes need not agree",
+        "altmin_ext/_state.py",
+        "sizes.setdefault(own, size) if isinstance(own, str) else own",
+        "size if isinstance(own, str) else own",
+        [
+            "python_tests/test_state.py",
+        ],
+    ),
+    (
+        "4",
+        "any dtype is loaded",
+        "altmin_ext/_state.py",
+        "    if value.dtype != like.dtype:\n",
+        "    if False:\n",
+        [
+            "python_tests/test_state.py",
+        ],
+    ),
+    (
+        "4",
+        "unknown entries are ignored",
+        "altmin_ext/_state.py",
+        "    if unknown := [_check.shown(key) for key in found if key not in keys]:\n",
+        "    if unknown := []:\n",
+        [
+            "python_tests/test_state.py::test_entries_that_nobody_knows_are_refused",
+        ],
+    ),
+    (
+        "4",
+        "negative squares are loaded",
+        "altmin_ext/_state.py",
+        "    if not bool((tensor >= 0).all()):\n",
+        "    if False:\n",
+        [
+            "python_tests/test_state.py",
+        ],
+    ),
+    (
+        "4",
+        "the optimiser's moments are the caller's",
+        "altmin_ext/_state.py",
+        "    copy = torch.empty(value.shape, dtype=like.dtype, device=like.device).copy_(value.detach())\n",
+        "    copy = value.detach()\n",
+        [
+            "python_tests/test_state.py::test_saving_and_loading_copy",
+        ],
+    ),
+    (
+        "4",
+        "momentum of some parameters only",
+        "altmin_ext/methods/backprop.py",
+        'if "momentum" in read and len(value["state"]) !=',
+        'if False and len(value["state"]) !=',
+        [
+            "python_tests/test_state.py",
+        ],
+    ),
+    (
+        "4",
+        "a used-up prior is added again",
+        "altmin_ext/methods/am_mem.py",
+        (
+            '            "await_prior": Listed(Attribute(memory, "awaits_prior", boolean) for memo'
+            "ry in self._memories),\n"
+        ),
+        "",
+        [
+            "python_tests/methods/test_copies.py::test_what_a_model_cannot_tell_is_copied_too",
+        ],
+    ),
+    (
+        "4",
+        "stored codes of another model",
+        "altmin_ext/methods/block_admm.py",
+        "        if not self._fit_together(shapes[0]):\n",
+        "        if False:\n",
+        [
+            "python_tests/test_state.py",
+        ],
+    ),
 ]  # fmt: skip
 
 
