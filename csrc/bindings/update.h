@@ -18,7 +18,8 @@ class UpdateFlags {
     call.in_out("guard", guard, {count}, float64 | optional);
     call.in("guard_index", guard_index, {tensors}, int64 | optional | on_cpu);
     if (!guard) count.value = 0;
-    if (guard && count == 0 && tensors > 0) raise_value_error("guard must have at least one flag, but has none.");
+    if (guard && count == 0 && tensors > 0)
+      raise_value_error("guard must have at least one flag, but has none.");
     for (int64_t i = 0; guard && guard_index && i < tensors; ++i) {
       const int64_t index = guard_index.data<int64_t>()[i];
       if (index < 0 || index >= count)
