@@ -347,7 +347,7 @@ class OnlineAM(Method):
     def _encode(self, x: Tensor) -> Tensor:
         """c_l <- W_l sigma(c_{l-1}) + b_l with the current weights; returns the input of the first map."""
         pre = self._stages[0].pre
-        activation = inputs = x if pre.is_identity else pre.begin(x)
+        activation = inputs = (x if pre.is_identity else pre.begin(x)).contiguous()
         for code in self._codes:
             activation = code.encode(activation)
         self._keep_logits(self._predictor.encode(activation, self._logits))
