@@ -326,8 +326,8 @@ class Method(abc.ABC):
 
         Returns:
             A :class:`StepReport` of all steps: ``loss`` and ``correct`` are (steps,), ``objective`` is
-            (steps, stages). Each entry is the report of the step at the weights before it, so that the losses are those of
-            prequential evaluation: test first, then train.
+            (steps, stages). Each entry is the report of the step at the weights before it, so that the losses are
+            those of prequential evaluation: test first, then train.
 
         Raises:
             TypeError, ValueError: as for :meth:`step`; or the method trains on more than minibatches. Steps that came
