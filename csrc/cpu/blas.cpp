@@ -75,6 +75,12 @@ bool processor_is_not_intels() {
 #endif
 }
 
+bool may_use_blas() {
+  if (matmul_backend_in_use == MatMulBackend::own || !has_blas()) return false;
+  const bool own = instruction_set_in_use >= InstructionSet::avx2 && processor_is_not_intels();
+  return matmul_backend_in_use == MatMulBackend::blas || !own;
+}
+
 template <typename T>
 void blas_matmul(const MatMul<T>& o) {
   // BLAS has columns first, so what has rows first is computed transposed; a single column is the same either way, and
