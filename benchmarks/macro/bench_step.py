@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.macro.contenders import contenders, minibatches, networks, published
+from benchmarks.macro.contenders import contenders
+from benchmarks.macro.networks import minibatches, networks, published
 
 
 @pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads} threads")

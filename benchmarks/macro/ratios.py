@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.macro import processor
-from benchmarks.macro.contenders import contenders, entries, networks, published
+from benchmarks.macro.contenders import contenders, entries
+from benchmarks.macro.networks import networks, published
 from benchmarks.macro.turns import ratio, take_turns
 
 base = "autograd, Adam(fused)"
