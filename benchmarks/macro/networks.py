@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import models
+from altmin_ext.nn import Stage
 
 classes = 10
 
@@ -34,6 +35,51 @@ class Network:
     plain: bool = False
     pool: int = 100
     classes: int = classes
+
+
+class Residual(nn.Module):
+    """x + f(x), as users write it: the package knows nothing of this class."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.inner(x)
+        return x + inner
+
+
+def _wide_convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(128 * 64, classes),
+    )  # fmt: skip
+
+
+def _stages() -> nn.Module:
+    def stage(pre: nn.Module | None, n_in: int, n_out: int) -> Stage:
+        return Stage(pre, nn.Conv2d(n_in, n_out, 3, padding=1))
+
+    pooled = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(
+        stage(None, 3, 16), stage(nn.ReLU(), 16, 32), stage(pooled, 32, 64), stage(pooled, 64, 64),
+        nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 16, classes),
+    )  # fmt: skip
+
+
+def _residual() -> nn.Module:
+    blocks = [module for _ in range(3) for module in (Residual(32), nn.ReLU())]
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        *blocks, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(32 * 64, classes),
+    )  # fmt: skip
 
 
 def mlp(widths: tuple[int, ...], batch: int = 200, activation: str = "relu") -> Network:
@@ -74,6 +120,9 @@ networks = {
     "2x500, softplus": mlp(wide, activation="softplus"),
     "8-16-4, batch 1": mlp((8, 16, 4), 1),
     "30-64-64-2, batch 1": mlp((30, 64, 64, 2), 1),
+    "convolutions 64-128": Network(_wide_convolutions, (3, 32, 32), 8, pool=20),
+    "vgg of stages": Network(_stages, (3, 32, 32), 32, pool=8),
+    "residual, batch norm": Network(_residual, (3, 32, 32), 32, pool=8),
 }
 published = list(networks)[: list(networks).index("elman 50") + 1]
 
