@@ -55,22 +55,23 @@ def _array(parameter: Tensor) -> Any:
     return jnp.array(parameter.detach().numpy())
 
 
+def _bias(module: nn.Linear | nn.Conv2d) -> dict[str, Any]:
+    return {} if module.bias is None else {"bias": _array(module.bias)}
+
+
 def _linear(module: nn.Linear) -> tuple[Any, Apply]:
-    parameters = {"weight": _array(module.weight.t()), "bias": _array(module.bias)}
-    return parameters, lambda p, x: x @ p["weight"] + p["bias"]
+    parameters = {"weight": _array(module.weight.t()), **_bias(module)}
+    return parameters, lambda p, x: x @ p["weight"] + p.get("bias", 0)
 
 
 def _convolution(module: nn.Conv2d) -> tuple[Any, Apply]:
-    parameters = {"weight": _array(module.weight.permute(2, 3, 1, 0)), "bias": _array(module.bias)}  # type: ignore[arg-type]
+    parameters = {"weight": _array(module.weight.permute(2, 3, 1, 0)), **_bias(module)}
     padding = [(p, p) for p in module.padding]  # type: ignore[union-attr]
 
     def apply(p: Any, x: Any) -> Any:
-        return (
-            jax.lax.conv_general_dilated(
-                x, p["weight"], module.stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            + p["bias"]
-        )
+        return jax.lax.conv_general_dilated(
+            x, p["weight"], module.stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ) + p.get("bias", 0)
 
     return parameters, apply
 

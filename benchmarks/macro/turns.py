@@ -86,5 +86,7 @@ class Quartiles:
 def ratio(times: Mapping[str, Sequence[float]], name: str, base: str) -> Quartiles:
     """Quartiles of one contender's time over another's, round by round."""
     return Quartiles(
-        *statistics.quantiles([a / b for a, b in zip(times[name], times[base], strict=True)], n=4)
+        *statistics.quantiles(
+            [a / b for a, b in zip(times[name], times[base], strict=True)], n=4, method="inclusive"
+        )
     )
