@@ -29,6 +29,7 @@ from benchmarks.macro.trainers import (
     needs_plain,
     needs_single_samples,
     needs_widths,
+    weights_of,
 )
 from benchmarks.macro.turns import Entry
 
@@ -37,7 +38,8 @@ released_code = "ALTMIN_RELEASED_CODE"
 
 def _method(name: str, **options: object) -> Maker:
     def make(network: Network) -> Trainer:
-        return Trainer(altmin_ext.make_method(name, made(network), **options).step)
+        net = made(network)
+        return Trainer(altmin_ext.make_method(name, net, **options).step, weights=weights_of(net))
 
     return make
 
@@ -77,7 +79,7 @@ def _autograd(make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], comp
             evaluate(x, y).backward()
             optimizer.step()
 
-        return Trainer(step)
+        return Trainer(step, weights=weights_of(net))
 
     return make
 
@@ -144,7 +146,10 @@ def _by_hand(adam: bool) -> Maker:
             v += 0.001 * (g * g - v)
             w -= lr_adam / (1 - 0.9**t) * m / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
 
-        return Trainer(step, lambda x, y: (x[0].numpy(), int(y[0])))
+        def weights() -> list[Tensor]:
+            return [torch.tensor(part) for pair in zip(W, b, strict=True) for part in pair]
+
+        return Trainer(step, lambda x, y: (x[0].numpy(), int(y[0])), weights)
 
     return make
 

@@ -51,7 +51,8 @@ def cores() -> list[int]:
 
 def heading(*packages: str) -> str:
     """One line for above a table: the processor, its cores, and the versions of packages that are installed."""
-    parts = [name(), f"{len(cores()) or os.cpu_count()} cores"]
+    count = len(cores()) or os.cpu_count() or 1
+    parts = [name(), f"{count} core{'s' if count > 1 else ''}"]
     for package in packages:
         try:
             parts.append(f"{package} {importlib.metadata.version(package)}")

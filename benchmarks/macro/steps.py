@@ -1,6 +1,6 @@
 """The step of am-adam beside everything that trains the same network, one table for all networks.
 
-    python -m benchmarks.macro.steps [--rows ROW ...] [--threads 1 2] [--rounds 30] [--output FILE.md]
+    python -m benchmarks.macro.steps [--rows ROW ...] [--threads 1 2] [--without compile] [--output FILE.md]
 
 Every row is a process of its own on as many cores as threads, in which the contenders take turns: eager autograd with
 Adam(fused), am-adam, its matrix products alone, ``jax.jit`` with optax, torch.compile, and at batch 1 numpy by hand.
@@ -73,7 +73,9 @@ others = {
 }
 
 
-def figures(name: str, rounds: int, seconds: float, cpu_time: bool = False) -> dict[str, Any]:
+def figures(
+    name: str, rounds: int, seconds: float, cpu_time: bool = False, without: Sequence[str] = ()
+) -> dict[str, Any]:
     """The ratios of a row, in this process and with its threads.
 
     Args:
@@ -81,12 +83,14 @@ def figures(name: str, rounds: int, seconds: float, cpu_time: bool = False) -> d
         rounds: how often every contender is timed.
         seconds: how long a turn is.
         cpu_time: count processor time.
+        without: columns that stay empty.
 
     Returns:
         "microseconds" of the base; "ratios", quartiles per contender and over the base; "over jax", those of am-adam
         over ``jax.jit``, or None; "left out", a reason per contender.
     """
-    ready, left_out = entries(networks[rows[name].network], [base, ours, *others.values()])
+    beside = [contender for column, contender in others.items() if column not in without]
+    ready, left_out = entries(networks[rows[name].network], [base, ours, *beside])
     times = take_turns(ready, rounds, seconds, time.process_time if cpu_time else time.perf_counter)
     return {
         "microseconds": 1e6 * statistics.median(times[base]),
@@ -152,6 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=30, help="at least 2")
     parser.add_argument("--seconds", type=float, default=round_seconds, help="of a turn")
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument(
+        "--without", nargs="+", choices=list(others), default=[], help="columns to leave empty"
+    )
     parser.add_argument("--output", type=Path, help="write the table to a file, too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -160,10 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if cores := processor.cores():
             os.sched_setaffinity(0, cores[-threads:])
         torch.set_num_threads(threads)
-        print(json.dumps(figures(arguments.worker, arguments.rounds, arguments.seconds, arguments.cpu_time)))
+        chosen = (arguments.rounds, arguments.seconds, arguments.cpu_time, arguments.without)
+        print(json.dumps(figures(arguments.worker, *chosen)))
         return 0
     options = ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
     options += ["--cpu-time"] if arguments.cpu_time else []
+    options += ["--without", *arguments.without] if arguments.without else []
     lines: list[str] = []
 
     def tell(text: str) -> None:

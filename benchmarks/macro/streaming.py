@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.macro.networks import Network, made
-from benchmarks.macro.trainers import Trainer, imported, lr_sgd, needs_plain, needs_single_samples
+from benchmarks.macro.trainers import Trainer, imported, lr_sgd, needs_plain, needs_single_samples, weights_of
 
 
 def partial_fit(network: Network) -> Trainer:
@@ -30,7 +30,12 @@ def partial_fit(network: Network) -> Trainer:
             own[:] = weight.detach().t()
         for own, bias in zip(learner.intercepts_, parameters[1::2], strict=True):
             own[:] = bias.detach()
-    return Trainer(learner.partial_fit, lambda x, y: (x.numpy(), y.numpy()))
+
+    def weights() -> list[Tensor]:
+        pairs = zip(learner.coefs_, learner.intercepts_, strict=True)
+        return [torch.tensor(part) for weight, bias in pairs for part in (weight.T, bias)]
+
+    return Trainer(learner.partial_fit, lambda x, y: (x.numpy(), y.numpy()), weights)
 
 
 def river(network: Network) -> Trainer:
@@ -48,7 +53,7 @@ def river(network: Network) -> Trainer:
     def convert(x: Tensor, y: Tensor) -> tuple[Any, Any]:
         return {f"x{i:04d}": value for i, value in enumerate(x[0].tolist())}, int(y[0])
 
-    return Trainer(learner.learn_one, convert)
+    return Trainer(learner.learn_one, convert, weights_of(learner.module))
 
 
 def capymoa(network: Network) -> Trainer:
@@ -68,4 +73,4 @@ def capymoa(network: Network) -> Trainer:
     def convert(x: Tensor, y: Tensor) -> tuple[Any, Any]:
         return core.LabeledInstance.from_array(schema, x[0].double().numpy(), int(y[0])), None
 
-    return Trainer(lambda instance, _: learner.train(instance), convert)
+    return Trainer(lambda instance, _: learner.train(instance), convert, weights_of(learner.model))

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 
 import altmin_ext
+from benchmarks.macro import processor
 
 batch, hidden, epochs = 200, (100, 100), 3
 
@@ -42,23 +44,30 @@ def train(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     return min(epoch["seconds"] for epoch in history.epochs), time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    x, y = altmin_ext.data.load("mnist").train
+def in_turns(x: torch.Tensor, y: torch.Tensor, rounds: int) -> list[tuple[float, ...]]:
+    """The throughput of an epoch of `train`, and of its whole call, over that of the bare loop, round by round."""
     bare_loop(x, y)
-    ratios: list[list[float]] = []
-    for number in range(arguments.rounds):
+    ratios = []
+    for number in range(rounds):
         if number % 2:
             loop, whole = bare_loop(x, y), train(x, y)
         else:
             whole, loop = train(x, y), bare_loop(x, y)
-        ratios.append([a / b for a, b in zip(loop, whole, strict=True)])
+        ratios.append(tuple(a / b for a, b in zip(loop, whole, strict=True)))
+    return ratios
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="at least 2")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    print(f"{processor.heading('torch')}; {arguments.threads} threads, 784-100-100-10, batch {batch}")
+    x, y = altmin_ext.data.load("mnist").train
+    ratios = in_turns(x, y, arguments.rounds)
     for what, values in zip(("an epoch", "the whole call"), zip(*ratios, strict=True), strict=True):
         low, middle, high = statistics.quantiles(values, n=4)
         print(f"throughput of {what} over the bare loop: {middle:.3f} (quartiles {low:.3f} to {high:.3f})")

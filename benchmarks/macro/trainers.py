@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.macro.networks import Network
 
@@ -27,14 +27,21 @@ class Trainer:
     Attributes:
         step: trains by one minibatch.
         convert: makes the arguments of ``step`` from a minibatch; not timed.
+        weights: returns copies of its parameters, in the order of the module's; empty if it does not tell them.
     """
 
     step: Callable[[Any, Any], object]
     convert: Callable[[Tensor, Tensor], tuple[Any, Any]] = _as_they_are
+    weights: Callable[[], list[Tensor]] = list
 
     def converted(self, data: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Any, Any]]:
         """All minibatches as arguments of ``step``."""
         return [self.convert(x, y) for x, y in data]
+
+
+def weights_of(net: nn.Module) -> Callable[[], list[Tensor]]:
+    """Of a contender that trains a torch module."""
+    return lambda: [parameter.detach().clone() for parameter in net.parameters()]
 
 
 Maker: TypeAlias = Callable[[Network], Trainer]
