@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 tables = ["steps", "single", "throughput", "stages", "versions"]
-_quick = {"steps": ["--rounds", "2", "--seconds", "0.001"], "throughput": ["--rounds", "2"]}
-_quick |= {"single": _quick["steps"], "stages": _quick["steps"], "versions": _quick["throughput"]}
+_quick = {
+    "steps": ["--rounds", "2", "--seconds", "0.001"],
+    "throughput": ["--rounds", "2", "--samples", "2000"],
+}
+_quick |= {"single": _quick["steps"], "stages": _quick["steps"], "versions": ["--rounds", "2"]}
 
 
 def write(table: str, options: Sequence[str], file: Path) -> int:

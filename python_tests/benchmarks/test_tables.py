@@ -3,6 +3,8 @@ of a ratio; for the stages in parallel the formulas of their step, and one threa
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 import altmin_ext
-from benchmarks.macro import processor, ratios, single, stages, steps, throughput
+from benchmarks.macro import processor, ratios, single, stages, steps, throughput, versions
 from benchmarks.macro.__main__ import main as all_tables
 from benchmarks.macro.networks import networks
 from benchmarks.macro.turns import Entry, Quartiles, ratio, take_turns
@@ -243,3 +245,9 @@ def test_all_tables_are_written_by_one_command(tmp_path: Path, capsys: pytest.Ca
 def test_a_table_that_fails_is_not_passed_over(tmp_path: Path) -> None:
     arguments = ["--quick", "--tables", "versions", "--output", str(tmp_path)]
     assert all_tables([*arguments, "--before", str(tmp_path / "no-python")]) != 0
+
+
+def test_the_other_version_needs_nothing_of_this_one(tmp_path: Path) -> None:
+    """Its process finds the package alone, not the benchmarks beside it."""
+    command = [sys.executable, "-P", versions.__file__, "--worker"]
+    assert subprocess.run(command, cwd=tmp_path, input="", text=True).returncode == 0
