@@ -3,6 +3,7 @@ of a ratio; for the stages in parallel the formulas of their step, and one threa
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -248,6 +249,9 @@ def test_a_table_that_fails_is_not_passed_over(tmp_path: Path) -> None:
 
 
 def test_the_other_version_needs_nothing_of_this_one(tmp_path: Path) -> None:
-    """Its process finds the package alone, not the benchmarks beside it."""
+    """The benchmarks that its process finds are its own, here without any."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
     command = [sys.executable, "-P", versions.__file__, "--worker"]
-    assert subprocess.run(command, cwd=tmp_path, input="", text=True).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    assert subprocess.run(command, cwd=tmp_path, env=environment, input="", text=True).returncode == 0
