@@ -17,9 +17,9 @@ from torch.nn.parameter import is_lazy
 
 from altmin_ext import _check, _state
 from altmin_ext._composition import Composition, misplaced
-from altmin_ext._graph import CapturedSteps
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._order import DataOrder
+from altmin_ext._plan import CapturedSteps, PlannedSteps, ReplayedSteps
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss, LossLike, make_loss
@@ -104,6 +104,8 @@ class Method(abc.ABC):
         factorises: whether it trains NonNegativeFactors, also on samples without a label, -1.
         captures: whether its steps can become a CUDA graph: ``_compute`` and ``_commit`` launch the same kernels in
             every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
+        plans: whether its steps on a CPU can be recorded and replayed: ``_compute`` makes the same calls in every step.
+            See :attr:`why_not_planned`.
         default_loss: the name of its default loss.
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
             "proximal".
@@ -126,6 +128,7 @@ class Method(abc.ABC):
     per_sample = False
     factorises: ClassVar[bool] = False
     captures: ClassVar[bool] = False
+    plans: ClassVar[bool] = False
     default_loss: ClassVar[str] = "cross_entropy"
     needs: ClassVar[tuple[str, ...]] = ()
     objective_rose: bool | None = None
@@ -192,7 +195,7 @@ class Method(abc.ABC):
             self._buffers = Buffers(model)
             self._composition = Composition(model, formulas=bool(self._stages))
             self._allocate()
-        self._captured = self._new_captures()
+        self._replayed = self._new_replays()
 
     # ------------------------------------------------------------------------------------ how it is made
 
@@ -271,9 +274,7 @@ class Method(abc.ABC):
         if not self.model.training:
             self.model.train()
         with torch.no_grad():
-            run, parts = self._run, self._undoable()
-            if self._captured is not None:
-                run, parts = self._captured, ()
+            run, parts = self._replayed or self._run, () if self._graph else self._undoable()
             report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
         # Kernels, CUDA graphs and torch's own batch normalisation write without raising the versions of tensors.
@@ -337,11 +338,37 @@ class Method(abc.ABC):
     def _finish(self) -> None:  # noqa: B027  (most methods keep no books)
         """Do the bookkeeping after a successful step on the host, such as raising a penalty."""
 
-    def _new_captures(self) -> CapturedSteps[StepReport] | None:
-        if not self._graph:
-            return None
+    def _new_replays(self) -> ReplayedSteps[StepReport] | None:
         parameters = [parameter for _, parameter in self._parameters]
-        return CapturedSteps(self._run, self._captured_buffers, parameters, self.device)
+        if self._graph:
+            return CapturedSteps(self._run, self._captured_buffers, self.device, parameters, self._baked)
+        if self.why_not_planned is None:
+            return PlannedSteps(self, self._plans_commit, parameters, self._baked)
+        return None
+
+    @property
+    def why_not_planned(self) -> str | None:
+        """Why steps are not recorded and replayed by one call, as the end of a sentence; None if they are."""
+        if self.device.type != "cpu":
+            return f"the model trains on {self.device}"
+        if not self.plans:
+            return f"no step of {self.name} is"
+        if not self.loss.captured:
+            return f"the loss {self.loss.name!r} is differentiated by torch"
+        return self._why_not_planned()
+
+    def _why_not_planned(self) -> str | None:
+        """The reason why steps with this model and options cannot be recorded; only for methods with ``plans``."""
+        return None
+
+    @property
+    def _plans_commit(self) -> bool:
+        """Whether ``_commit`` makes the same calls in every step, too, and becomes a part of the plan."""
+        return True
+
+    def _baked(self) -> tuple[Any, ...]:
+        """What a recorded step depends on, though it may change, such as a rate of dropout."""
+        return ()
 
     def _captured_buffers(self) -> Any:
         """The buffers of a captured step that the method might replace later; the CUDA graph keeps them alive."""
@@ -521,7 +548,7 @@ class Method(abc.ABC):
         with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
-            self._captured = self._new_captures()  # graphs know their tensors by address
+            self._replayed = self._new_replays()  # recordings know their tensors by address
             own.load(read)
             self._guard.lower()
         self._looked_after = self.steps

@@ -40,18 +40,6 @@ std::string describe_shape(const Tensor& tensor) {
   return text + (tensor.view.dimensions == 1 ? ",)" : ")");
 }
 
-bool is_contiguous(const Tensor& tensor) {
-  const dlpack::Tensor& view = tensor.view;
-  if (!view.strides) return true;
-  int64_t expected = 1;
-  if (tensor.size() == 0) return true;
-  for (int i = view.dimensions - 1; i >= 0; --i) {
-    if (view.shape[i] != 1 && view.strides[i] != expected) return false;
-    expected *= view.shape[i];
-  }
-  return true;
-}
-
 // Lazily negated, as the imaginary part of a conjugate is: the memory holds the opposite of what it stands for. Such a
 // part is contiguous only if it is a single number.
 bool is_negated(const Tensor& tensor) {
@@ -96,6 +84,18 @@ void check_presence(const Argument& argument, Traits traits) {
 }
 
 }  // namespace
+
+bool is_contiguous(const Tensor& tensor) {
+  const dlpack::Tensor& view = tensor.view;
+  if (!view.strides) return true;
+  int64_t expected = 1;
+  if (tensor.size() == 0) return true;
+  for (int i = view.dimensions - 1; i >= 0; --i) {
+    if (view.shape[i] != 1 && view.strides[i] != expected) return false;
+    expected *= view.shape[i];
+  }
+  return true;
+}
 
 std::string describe_device(const dlpack::Device& device) {
   if (device.type == dlpack::cpu_device) return "the CPU";
