@@ -80,20 +80,22 @@ class RMSProp:
         self._weights, self._gradients = list(weights), list(gradients)
         self.moments = [w.new_zeros(3, *w.shape, requires_grad=False) for w in weights]  # m, v, d
         self._moments_before = [torch.zeros_like(moments) for moments in self.moments]
+        largest = max((w.detach() for w in weights), key=torch.numel, default=torch.empty(0))
+        room = torch.empty_like(largest).flatten()
+        self._deviations = [room[: w.numel()].view(w.shape) for w in weights]
         self._weights_before = Tensors(weights)
 
     def step(self, lr: float, decay: float = 0.0) -> None:
         """Move the weights, after shrinking them by lr * decay."""
         self.moments, self._moments_before = self._moments_before, self.moments
-        for w, g, moments, before in zip(
-            self._weights, self._gradients, self.moments, self._moments_before, strict=True
-        ):
+        buffers = zip(self._gradients, self.moments, self._moments_before, self._deviations, strict=True)
+        for w, (g, moments, before, deviation) in zip(self._weights, buffers, strict=True):
             mean, square, direction = moments
             torch.lerp(before[0], g, 0.05, out=mean)
             torch.mul(before[1], 0.95, out=square).addcmul_(g, g, value=0.05)
             # A variance can be negative only by rounding, but for large gradients the root would then be NaN.
-            variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
-            torch.mul(before[2], 0.9, out=direction).addcdiv_(g, variance.add_(1e-3).sqrt_())
+            torch.addcmul(square, mean, mean, value=-1, out=deviation).clamp_(min=0).add_(1e-3).sqrt_()
+            torch.mul(before[2], 0.9, out=direction).addcdiv_(g, deviation)
             if decay != 0:
                 w.mul_(1 - lr * decay)
             w.sub_(direction, alpha=lr if lr <= torch.finfo(w.dtype).max else math.inf)
@@ -129,20 +131,20 @@ class TargetLayer:
 
     def encode(self, h: Tensor) -> Tensor:
         """Evaluate f(h) (B, n_out) at h (B, n_in), where the layer stands from now on."""
-        self._input = self._front.begin(h)
+        self._input = self._front.begin(h).contiguous()
         self._code, value = self._evaluate(self._input)
         return value
 
     def stand_at(self, h: Tensor) -> None:
         """Move to h (B, n_in), without f(h)."""
-        self._input = self._front.begin(h)
+        self._input = self._front.begin(h).contiguous()
         self._code = self._map.forward(self._input, None)
         if self._map.bias is not None:
             self._code.add_(self._map.bias)
 
     def __call__(self, h: Tensor) -> Tensor:
         """f(h), without moving the point that :meth:`difference` and :meth:`differentiate` refer to."""
-        return self._evaluate(self._front.value(h))[1]
+        return self._evaluate(self._front.value(h).contiguous())[1]
 
     def difference(self, displacement: Tensor) -> Tensor:
         """f(h + displacement) - f(h) without cancellation, with h where the layer stands."""
@@ -180,7 +182,8 @@ class DifferenceTarget(Method):
 
     The authors alternate a pass over the data that fits the inverses with one that fits the layers. So does
     :func:`altmin_ext.train` if the data are finite, see :meth:`begin_epoch`; otherwise a step does both.
-    Memory: eight numbers for every weight of the layers and of the inverses.
+    Memory: eight numbers for every weight of the layers and of the inverses, and one more for the largest matrix of
+    each.
 
     Attributes:
         epochs: the number of epochs that have ended.
