@@ -195,7 +195,9 @@ class _Watch(TorchDispatchMode):
                         kept.copy_(new)
 
         reads = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        reads += [t for value in args if isinstance(value, (tuple, list)) for t in value if isinstance(t, Tensor)]
+        reads += [
+            t for value in args if isinstance(value, (tuple, list)) for t in value if isinstance(t, Tensor)
+        ]
         self._plan.add_call(call, reads)
         return result
 

@@ -149,7 +149,11 @@ class TargetLayer:
     def difference(self, displacement: Tensor) -> Tensor:
         """f(h + displacement) - f(h) without cancellation, with h where the layer stands."""
         moved = self._map.move(self._front.move(displacement, self._one), self._one, None)
-        return self._activation.difference(self._code, -moved, 1.0)
+        difference = torch.empty_like(moved)
+        ops.activation_difference(
+            self._code, moved, unit=self._one, difference=difference, sigma=self._activation
+        )
+        return difference
 
     def differentiate(self, residual: Tensor) -> None:
         """Write the gradients in W and b for :attr:`update`.
@@ -158,7 +162,7 @@ class TargetLayer:
             residual: (B, n_out), the derivative in f(h); it is overwritten.
         """
         if self._activation != identity:
-            residual.mul_(self._activation.derivative(self._code))
+            ops.activation_vjp(self._code, residual, out=residual, sigma=self._activation)
         self._map.weight_gradients(residual, self._input)
         if self._map.bias_gradient is not None:
             torch.sum(residual, 0, out=self._map.bias_gradient)
