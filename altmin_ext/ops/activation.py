@@ -22,7 +22,8 @@ surrogates: dict[str, Callable[[Tensor], Tensor]] = {
 
 def sign(c: Tensor) -> Tensor:
     """-1 for c <= 0, +1 for c > 0; NaN stays NaN."""
-    return torch.where(c > 0, 1, torch.where(c <= 0, -1, c))
+    # Not by torch.where, which takes six times as long.
+    return torch.maximum(2 * (c > 0).to(c.dtype) - 1, c.clamp(max=-1))
 
 
 def _normal(c: Tensor) -> Tensor:
