@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from altmin_ext.ops import _declaration, _native
 
+_refused = getattr(_native.module, "Recording", None) and _native.module.Recording.refused  # type: ignore[union-attr]
+_flagged = getattr(_native.module, "Recording", None) and _native.module.Recording.flagged  # type: ignore[union-attr]
 _most_recordings = 8  # a stream whose minibatches are never alike must not fill the memory
 
 
@@ -148,20 +150,46 @@ class Plan:
         self._parts += [call, _native.module.Recording(self.x, self.y)]  # type: ignore[union-attr]
         self._parts[-1].resume()
 
-    def run(self, x: Tensor, y: Tensor) -> int:
-        """Make all calls for a minibatch of the plan's shape; returns the outcome, one of those of a Recording."""
-        if self._reads_x or not x.is_contiguous():
-            self.x.copy_(x)
-            x = self.x
-        outcome: int = 0
-        for part in self._parts:
-            if isinstance(part, _native.module.Recording):  # type: ignore[union-attr]
-                outcome = part.run(x, y)
+    def finish(self, loss: Tensor, correct: Tensor | None) -> None:
+        """End the recording.
+
+        Args:
+            loss: 0-d, where the step writes the mean loss.
+            correct: 0-d, where it writes the count of correct samples; or None.
+        """
+        self._parts[-1].report(loss, correct)
+
+    def run(
+        self, x: Tensor, y: Tensor, first: int, batches: int, losses: Tensor, counts: Tensor, row: int
+    ) -> tuple[int, int]:
+        """Make all calls for minibatches of the plan's shape, one after the other.
+
+        Args:
+            x, y: minibatches, contiguous.
+            first, batches: the number of the first one to take, and how many to take.
+            losses, counts: the results of :meth:`finish` are copied to their entries.
+            row: the first of these entries.
+
+        Returns:
+            How many were completed, and the outcome of the last one, as a Recording gives it.
+        """
+        if self.native is not None:
+            done, outcome = self.native.run(x, y, first, batches, losses, counts, row)
+            return done, outcome
+        size, outcome = len(self.x), 0
+        for i in range(batches):
+            own_x, own_y = (t[(first + i) * size : (first + i + 1) * size] for t in (x, y))
+            if self._reads_x:
+                own_x = self.x.copy_(own_x)
+            for part in self._parts:
+                if callable(part):
+                    part()
+                    continue
+                report = (losses, counts) if part is self._parts[-1] else (None, None)
+                outcome = part.run(own_x, own_y, 0, 1, *report, row + i)[1]
                 if outcome:
-                    break
-            else:
-                part()
-        return outcome
+                    return i, outcome
+        return batches, outcome
 
 
 class _Watch(TorchDispatchMode):
@@ -224,6 +252,7 @@ class PlannedSteps(ReplayedSteps[Report]):
 
     Attributes:
         reason: why the last step could not be recorded, as the end of a sentence; None if it could be.
+        latest: the plan that was replayed last; None if the last step was not a replay.
     """
 
     def __init__(
@@ -236,6 +265,7 @@ class PlannedSteps(ReplayedSteps[Report]):
         super().__init__(parameters, baked)
         self._method, self._commits = method, commits
         self.reason: str | None = None
+        self.latest: PlannedStep[Report] | None = None
 
     def _ordinary(self, x: Tensor, y: Tensor) -> Report:
         report: Report = self._method._run(x, y)
@@ -247,7 +277,7 @@ class PlannedSteps(ReplayedSteps[Report]):
         method, plan, generator = self._method, Plan(x, y), torch.get_rng_state()
         try:
             with plan.recording():
-                report: Report = method._compute(plan.x, plan.y)
+                report: Any = method._compute(plan.x, plan.y)
         except Unplannable as error:
             self.reason = str(error)
             torch.set_rng_state(generator)  # the masks of dropout have been drawn in vain
@@ -261,30 +291,87 @@ class PlannedSteps(ReplayedSteps[Report]):
                 method._commit(x.shape[0])
         else:
             method._commit(x.shape[0])
-        return report.copied(), _Planned(method, plan, report, self._commits)
+        plan.finish(report.loss, report.correct)
+        return report.copied(), PlannedStep(self, method, plan, report, self._commits)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Planned(Generic[Report]):
-    """The replay of a plan."""
+class PlannedStep(Generic[Report]):
+    """The replay of a plan.
 
-    method: Any
-    plan: Plan
-    report: Report
-    commits: bool
+    Args:
+        steps: of which it is one.
+        method: as for :class:`PlannedSteps`.
+        plan: the plan.
+        report: what the step reported when it was recorded.
+        commits: as for :class:`PlannedSteps`.
+
+    Attributes:
+        batch: samples of a minibatch.
+        counts_correct: whether a report says how many samples were classified correctly.
+    """
+
+    def __init__(
+        self, steps: PlannedSteps[Report], method: Any, plan: Plan, report: Any, commits: bool
+    ) -> None:
+        self._steps, self._method, self._plan, self._commits = steps, method, plan, commits
+        self._baked, self._layout = method._baked(), method._composition.layout
+        self._kind, self.counts_correct, self.batch = type(report), report.correct is not None, len(plan.x)
+        self._loss = report.loss
+        self._new_rows()
+
+    def _new_rows(self) -> None:
+        """Memory for the reports of the next steps, which is made at once."""
+        self._losses = self._loss.new_empty(64)
+        self._counts = torch.zeros(64, dtype=torch.int64)
+        with torch.enable_grad():  # torch lets no view of several be written to in place that was made without
+            rows = zip(range(64), self._losses.unbind(), self._counts.unbind(), strict=True)
+        self._rows = list(rows)
+
+    def takes(self, x: Any, y: Any) -> bool:
+        """Whether a step on this minibatch is a single native call, with nothing left to check but the model."""
+        native = self._plan.native
+        return native is not None and self._commits and native.takes(x, y) and _declaration.takes_kernels
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the weights lie where the plan knows them, and nothing has changed that it has taken as fixed."""
+        method = self._method
+        return method._composition.layout is self._layout and method._baked() == self._baked
 
     def __call__(self, x: Tensor, y: Tensor) -> Report:
-        method = self.method
-        outcome = self.plan.run(x, y)
-        if outcome == 2:
-            # An ordinary step says what is wrong with the minibatch; nothing but scratch memory has been written yet.
-            report: Report = method._run(x, y)
-            return report
-        method._step_taken = outcome == 0 or not method._diverged(x, y)
-        if method._step_taken and not self.commits:
+        if not _declaration.takes_kernels:
+            return self._steps._ordinary(x, y)
+        if not self._rows:
+            self._new_rows()
+        row, loss, correct = self._rows.pop()
+        x, y = x.contiguous(), y.contiguous()
+        _, outcome = self._plan.run(x, y, 0, 1, self._losses, self._counts, row)
+        if outcome == _refused:
+            # An ordinary step says what is wrong with the minibatch; only scratch memory has been written yet.
+            return self._steps._ordinary(x, y)
+        method = self._method
+        method._step_taken = outcome != _flagged or not method._diverged(x, y)
+        if method._step_taken and not self._commits:
             method._commit(x.shape[0])
-        copied: Report = self.report.copied()  # the next replay overwrites the recorded one
-        return copied
+        self._steps.latest = self
+        report: Report = self._kind(loss, correct if self.counts_correct else None)
+        return report
+
+    def run(self, x: Tensor, y: Tensor, first: int, batches: int, losses: Tensor, counts: Tensor) -> int:
+        """Make steps on minibatches of the plan's size, one after the other, until one cannot be taken.
+
+        Args:
+            x, y: minibatches, contiguous, of the dtypes of the plan's.
+            first, batches: the number of the first one to take, and how many to take.
+            losses, counts: the mean losses and the counts of correct samples, by the number of the minibatch.
+
+        Returns:
+            How many steps have been taken. If that is fewer than ``batches``, the next one has changed nothing.
+        """
+        done, outcome = self._plan.run(x, y, first, batches, losses, counts, first)
+        if outcome == _flagged:
+            self._method._guard.lower()
+        return done
 
 
 # ------------------------------------------------------------------------------------------------- graphs

@@ -308,6 +308,10 @@ class OnlineAM(Method):
     def _finish(self) -> None:
         self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)
 
+    @property
+    def _finish_repeats(self) -> bool:
+        return self.options.mu_increment == 0 or self.mu >= self.options.mu_max
+
     def _remedy(self, variable: str) -> str:
         return "lower lr or lr_codes"
 

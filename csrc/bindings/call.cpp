@@ -40,12 +40,6 @@ std::string describe_shape(const Tensor& tensor) {
   return text + (tensor.view.dimensions == 1 ? ",)" : ")");
 }
 
-// Lazily negated, as the imaginary part of a conjugate is: the memory holds the opposite of what it stands for. Such a
-// part is contiguous only if it is a single number.
-bool is_negated(const Tensor& tensor) {
-  return tensor.size() == 1 && tensor.object.attr("is_neg")().cast<bool>();
-}
-
 // The lowest page is never mapped: there lie views of storages without memory.
 constexpr uintptr_t lowest_address = 65536;
 
@@ -95,6 +89,12 @@ bool is_contiguous(const Tensor& tensor) {
     expected *= view.shape[i];
   }
   return true;
+}
+
+// Such a part is contiguous only if it is a single number.
+bool is_negated(const Tensor& tensor) {
+  return tensor.size() == 1 && tensor.view.dtype.code == dlpack::float_code &&
+         tensor.object.attr("is_neg")().cast<bool>();
 }
 
 std::string describe_device(const dlpack::Device& device) {

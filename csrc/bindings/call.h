@@ -148,6 +148,8 @@ class Call {
 };
 
 bool is_contiguous(const Tensor& tensor);
+// Lazily negated, as the imaginary part of a conjugate is: the memory holds the opposite of what it stands for.
+bool is_negated(const Tensor& tensor);
 std::string describe_device(const dlpack::Device& device);
 
 // Scalars, for which Python may pass any number of the kind.

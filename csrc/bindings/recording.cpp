@@ -76,7 +76,8 @@ bool Recording::takes(const Tensor& x, const Tensor& y) const {
     const dlpack::Tensor& view = tensor.view;
     return tensor && view.device.type == dlpack::cpu_device && view.dtype.code == source.dtype.code &&
            view.dtype.bits == source.dtype.bits && view.dimensions == static_cast<int>(source.shape.size()) &&
-           std::equal(source.shape.begin(), source.shape.end(), view.shape) && is_contiguous(tensor);
+           std::equal(source.shape.begin(), source.shape.end(), view.shape) && is_contiguous(tensor) &&
+           !is_negated(tensor);
   };
   return fits(x, x_) && fits(y, y_);
 }
@@ -94,22 +95,35 @@ Recording::Outcome Recording::run_at(const char* x, const char* y) {
   return completed;
 }
 
-Recording::Outcome Recording::run(const Tensor& x, const Tensor& y) {
-  py::gil_scoped_release release;
-  return run_at(x.data<char>(), y.data<char>());
+void Recording::report(const py::object& loss, const py::object& correct) {
+  kept_.insert(kept_.end(), {loss, correct});
+  loss_ = seen(loss, "loss");
+  if (!correct.is_none()) correct_ = seen(correct, "correct");
 }
 
-std::pair<int64_t, Recording::Outcome> Recording::run_many(const Tensor& x, const Tensor& y, int64_t first,
-                                                 int64_t batches, const Tensor& loss, const Tensor& correct,
-                                                 const Tensor& losses, const Tensor& counts) {
-  const size_t loss_bytes = bytes_of(loss), count_bytes = bytes_of(correct);
-  py::gil_scoped_release release;
-  for (int64_t i = first; i < first + batches; ++i) {
-    const auto number = static_cast<size_t>(i);
+namespace {
+
+// Copies a number to an entry of a tensor of its type.
+void copy_entry(const Tensor& number, const Tensor& to, int64_t entry) {
+  if (!number || !to) return;
+  const size_t bytes = number.view.dtype.bits / 8;
+  std::memcpy(to.data<char>() + static_cast<size_t>(entry) * bytes, number.data<char>(), bytes);
+}
+
+}  // namespace
+
+std::pair<int64_t, Recording::Outcome> Recording::run(const Tensor& x, const Tensor& y, int64_t first,
+                                                      int64_t batches, const Tensor& losses,
+                                                      const Tensor& counts, int64_t row) {
+  const py::gil_scoped_release release;
+  for (int64_t i = 0; i < batches; ++i) {
+    const auto number = static_cast<size_t>(first + i);
     const Outcome outcome = run_at(x.data<char>() + number * x_.bytes, y.data<char>() + number * y_.bytes);
-    if (outcome != completed) return {i - first, outcome};
-    std::memcpy(losses.data<char>() + number * loss_bytes, loss.data<char>(), loss_bytes);
-    std::memcpy(counts.data<char>() + number * count_bytes, correct.data<char>(), count_bytes);
+    if (outcome != refused) {
+      copy_entry(loss_, losses, row + i);
+      copy_entry(correct_, counts, row + i);
+    }
+    if (outcome != completed) return {i, outcome};
   }
   return {batches, completed};
 }
@@ -127,11 +141,11 @@ const Registration registration_of_recording([](py::module_& module) {
       .def("add_check", &Recording::add_check)
       .def("read_elsewhere", &Recording::read_elsewhere)
       .def("takes", &Recording::takes)
-      .def("run", [](Recording& self, const Tensor& x, const Tensor& y) { return int{self.run(x, y)}; })
-      .def("run_many",
+      .def("report", &Recording::report)
+      .def("run",
            [](Recording& self, const Tensor& x, const Tensor& y, int64_t first, int64_t batches,
-              const Tensor& loss, const Tensor& correct, const Tensor& losses, const Tensor& counts) {
-             const auto [done, outcome] = self.run_many(x, y, first, batches, loss, correct, losses, counts);
+              const Tensor& losses, const Tensor& counts, int64_t row) {
+             const auto [done, outcome] = self.run(x, y, first, batches, losses, counts, row);
              return std::make_pair(done, int{outcome});
            })
       .def("__len__", &Recording::size);

@@ -53,15 +53,16 @@ class Recording {
   // That calls from elsewhere read the minibatch where it was.
   void read_elsewhere() { copies_x_ = true; }
 
+  // The mean loss and, or null, the count of correct samples that the calls write.
+  void report(const py::object& loss, const py::object& correct);
+
   // Whether a minibatch has the types, shapes and layout of the recorded one.
   bool takes(const Tensor& x, const Tensor& y) const;
-  // Runs all steps for a minibatch that it takes.
-  Outcome run(const Tensor& x, const Tensor& y);
-  // Runs steps for `batches` minibatches that lie one after the other, beginning with that of number `first`, until one
-  // is not completed. After each, its loss and its count of correct samples are copied to rows of its number.
-  std::pair<int64_t, Outcome> run_many(const Tensor& x, const Tensor& y, int64_t first, int64_t batches,
-                                       const Tensor& loss, const Tensor& correct, const Tensor& losses,
-                                       const Tensor& counts);
+  // Makes all calls for each of `batches` minibatches, which lie one after the other in x and y, beginning with that of
+  // number `first`, until one is not completed; returns how many were, and the outcome of the last. What each reports
+  // is copied to the entries of `losses` and `counts` from number `row` on, unless these are null.
+  std::pair<int64_t, Outcome> run(const Tensor& x, const Tensor& y, int64_t first, int64_t batches,
+                                  const Tensor& losses, const Tensor& counts, int64_t row);
   size_t size() const { return steps_.size(); }
 
  private:
@@ -104,6 +105,8 @@ class Recording {
   void note_inputs(const Call& call, const std::vector<const void**>& pointers);
   bool lies_in_x(const void* address) const;
   Outcome run_at(const char* x, const char* y);
+
+  Tensor loss_, correct_;
 
   static thread_local Recording* current_;
   std::vector<std::unique_ptr<Step>> steps_;
