@@ -245,7 +245,7 @@ class LinearMap(EvaluatedMap):
 
     def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
         out = activation.new_empty(activation.shape[0], self.n_out) if out is None else out
-        ops.matmul(activation, self.weight, out=out, transpose_b=True)
+        ops.matmul(activation.contiguous(), self.weight, out=out, transpose_b=True)
         return out
 
     def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
@@ -253,12 +253,13 @@ class LinearMap(EvaluatedMap):
 
     def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
         out = residual.new_empty(residual.shape[0], self.n_in) if out is None else out
-        ops.matmul(residual, self.weight, out=out)
+        ops.matmul(residual.contiguous(), self.weight, out=out)
         return out
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         if self._weight_gradient is not None:
-            ops.matmul(residual, activation, out=self._weight_gradient, transpose_a=True)
+            a, r = activation.contiguous(), residual.contiguous()
+            ops.matmul(r, a, out=self._weight_gradient, transpose_a=True)
 
     @property
     def matrix(self) -> Tensor:  # type: ignore[override]

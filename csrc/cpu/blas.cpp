@@ -66,10 +66,10 @@ bool use_matmul_backend(const char* name) {
 
 bool has_blas() { return blas().sgemm && blas().dgemm; }
 
-bool blas_keeps_to_avx2() {
+bool processor_is_not_intels() {
 #if defined(ALTMIN_WITH_AVX2)
-  static const bool amd = __builtin_cpu_is("amd");
-  return amd;
+  static const bool others = !__builtin_cpu_is("intel");
+  return others;
 #else
   return false;
 #endif

@@ -61,6 +61,11 @@ SHAPES: dict[str, dict[str, str]] = {
     | {"hidden": "groups(B), T, d, 16", "product": "B, m"},
     "hinge_prox": dict.fromkeys(("center", "targets", "multiplier", "out"), ROWS),
     "interleave": {"rows": ROWS, "lanes": "groups(B), n, 16"},
+    "matmul": {
+        "a": "*((n, B) if transpose_a else (B, n)),",
+        "b": "*((m, n) if transpose_b else (n, m)),",
+        "out": "B, m",
+    },
     "memory_update": {
         "activation": ROWS,
         "code": "B, m",
@@ -117,7 +122,7 @@ SPECIALS = (np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-45, -1e-39, 1e-20)
 HUGE = (1e30, -1e30)  # and whose squares float32 holds, where numbers are multiplied with each other
 HUGE_FACTORS = (1e18, -1e18)
 PRODUCTS = ("convolution_vjp", "convolution_weight_gradient", "convolve", "elman_code_step", "elman_encode")
-PRODUCTS += ("memory_update", "power_iteration")
+PRODUCTS += ("matmul", "memory_update", "power_iteration")
 
 
 @dataclasses.dataclass
@@ -288,7 +293,7 @@ def _sizes(draw: Draw, op: str) -> dict[str, Any]:
             fewest = max(0, sizes[kernel] - 2 * sizes[padding])
             sizes[image] = fewest + draw.choice((0, 0, 1, 2, 3, 5, 8, 12))
         return sizes
-    most = 40 if op.startswith("elman") else 129 if op == "bcd_columns" else 1025
+    most = 40 if op.startswith("elman") else 129 if op in ("bcd_columns", "matmul") else 1025
     sizes |= {name: draw.extent(most) for name in "BmnTd"}
     if op.startswith("elman"):
         sizes["T"] = min(sizes["T"], 8) if draw.chance(0.8) else sizes["T"]
@@ -296,6 +301,8 @@ def _sizes(draw: Draw, op: str) -> dict[str, Any]:
             sizes["B"], sizes["T"], sizes["d"] = draw.choice(LARGE_SEQUENCES)
     elif op not in ("bcd_columns", "memory_update") and draw.chance(LARGE_SHARE):
         sizes["B"], sizes["n"] = draw.choice(LARGE)
+    if op == "matmul":
+        sizes |= {name: draw.chance(0.5) for name in ("transpose_a", "transpose_b")}
     if op.startswith("soft"):
         sizes["n"] = max(1, sizes["n"])
     return sizes
@@ -316,6 +323,8 @@ def _scalar(draw: Draw, call: Call, name: str) -> Any:
         return sizes["p"], sizes["q"]
     if name == "pool":
         return sizes["pool"]
+    if name in ("transpose_a", "transpose_b"):
+        return sizes[name]
     if name in ("iterations", "sweeps"):
         return draw.choice((1, 2, 3))
     if name in ("first", "has_bias", "nonnegative"):

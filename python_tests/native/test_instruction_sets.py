@@ -29,7 +29,7 @@ from altmin_ext.ops import _native
 from .emulated_steps import NETWORKS
 
 ROOT = Path(__file__).parents[2]
-WIDE = re.compile(r"^ALTMIN_WIDE_OP\((\w+),", re.MULTILINE)
+WIDE = re.compile(r"^ALTMIN_WIDE_(?:CPU_)?OP\((\w+),", re.MULTILINE)
 
 needs_x86 = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="only x86-64 has several instruction sets"

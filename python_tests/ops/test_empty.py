@@ -222,3 +222,12 @@ def test_convolutions(extents: tuple[int, int, int, int, int], pool: int) -> Non
     )
     assert gradient.count_nonzero() == 0
     assert (scalars[CodeScalar.residual_square], flag) == (0, 0)
+
+
+def test_products() -> None:
+    out = torch.ones(2, 3)
+    ops.matmul(empty(2, 0), empty(0, 3), out=out)
+    assert out.count_nonzero() == 0
+    ops.matmul(empty(0, MANY), empty(MANY, 0), out=empty(0, 0))
+    ops.matmul(empty(0, 3), torch.ones(3, 2), out=empty(0, 2))
+    ops.matmul(empty(MANY, 0), empty(0, 0), out=empty(MANY, 0))
