@@ -1,4 +1,4 @@
-"""Steps that are recorded once for every shape of minibatch, and then replayed: as plans on a CPU, as CUDA graphs on a GPU.
+"""Steps that are recorded for every shape of minibatch, and then replayed: plans on a CPU, CUDA graphs on a GPU.
 
 A step works on buffers that stay where they are, so a recording of its calls is right for every further minibatch of
 its shape. Values that change between steps, such as learning rates, are in the method's parameter blocks, which the
@@ -323,7 +323,9 @@ class PlannedStep(Generic[Report]):
         """Memory for the reports of the next steps, which is made at once."""
         self._losses = self._loss.new_empty(64)
         self._counts = torch.zeros(64, dtype=torch.int64)
-        with torch.enable_grad():  # torch lets no view of several be written to in place that was made without
+        with (
+            torch.enable_grad()
+        ):  # torch lets no view of several be written to in place that was made without
             rows = zip(range(64), self._losses.unbind(), self._counts.unbind(), strict=True)
         self._rows = list(rows)
 

@@ -105,8 +105,8 @@ class Method(abc.ABC):
         factorises: whether it trains NonNegativeFactors, also on samples without a label, -1.
         captures: whether its steps can become a CUDA graph: ``_compute`` and ``_commit`` launch the same kernels in
             every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
-        plans: whether its steps on a CPU can be recorded and replayed: ``_compute`` makes the same calls in every step.
-            See :attr:`why_not_planned`.
+        plans: whether its steps on a CPU can be recorded and replayed: ``_compute`` makes the same calls in every
+            step. See :attr:`why_not_planned`.
         default_loss: the name of its default loss.
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
             "proximal".
@@ -325,9 +325,9 @@ class Method(abc.ABC):
             batch_size: samples per step; the last minibatch has what is left.
 
         Returns:
-            A :class:`StepReport` of all steps: ``loss`` and ``correct`` are (steps,), ``objective`` is (steps, stages).
-            Each entry is the report of the step at the weights before it, so that the losses are those of
-            prequential evaluation: test first, then train.
+            A :class:`StepReport` of all steps: ``loss`` and ``correct`` are (steps,), ``objective`` is
+            (steps, stages). Each entry is the report of the step at the weights before it, so that the losses are
+            those of prequential evaluation: test first, then train.
 
         Raises:
             TypeError, ValueError: as for :meth:`step`; or the method trains on more than minibatches. Steps that came
@@ -340,8 +340,8 @@ class Method(abc.ABC):
                 "keeps variables of every sample; call step."
             )
         size = _check.integer("batch_size", batch_size)
-        x, y = (t.contiguous() for t in self.check_batch(x, y))
-        return StepReport(*Stream(self, x, y, size).learn())
+        x, y = self.check_batch(x, y)
+        return StepReport(*Stream(self, x.contiguous(), y.contiguous(), size).learn())
 
     def repeat(
         self,
@@ -576,7 +576,7 @@ class Method(abc.ABC):
 
         Returns:
             (x, y) as ordinary tensors that the step may work with: y as the loss takes it, with integers as int64;
-            x copied if the model may write to it.
+            x contiguous, and copied if the model may write to it.
 
         Raises:
             TypeError: x or y is no tensor, or has a wrong dtype.
@@ -595,7 +595,7 @@ class Method(abc.ABC):
                 )
         _check.samples(x, y)
         y = self.loss.check_targets(y, self.dtype)
-        return x.clone() if self._copies_x else x, y
+        return x.clone() if self._copies_x else x.contiguous(), y
 
     def begin_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:  # noqa: B027  (most do nothing)
         """Do the method's work on the data before the steps of an epoch.

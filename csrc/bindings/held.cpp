@@ -79,15 +79,15 @@ class Held {
         a.device.type != b.device.type || a.device.id != b.device.id || a.dtype.code != b.dtype.code ||
         a.dtype.bits != b.dtype.bits || !same(own.shape, a.shape) || !same(own.strides, a.strides))
       return false;
-    const auto trained =
-        py::reinterpret_steal<py::object>(PyObject_GetAttr(own.tensor.ptr(), requires_grad));
+    const auto trained = py::reinterpret_steal<py::object>(PyObject_GetAttr(own.tensor.ptr(), requires_grad));
+    if (!trained) throw py::error_already_set();
     return trained.ptr() == own.requires_grad.ptr();
   }
   static bool same_value(const Attribute& own) {
     PyObject* now = PyDict_GetItemWithError(own.dict.ptr(), own.name.ptr());
     if (now == own.value.ptr()) return true;
     const int same = now ? PyObject_RichCompareBool(now, own.value.ptr(), Py_EQ) : 0;
-    PyErr_Clear();
+    if (PyErr_Occurred()) throw py::error_already_set();
     return same == 1;
   }
 

@@ -67,13 +67,13 @@ std::vector<Row> rows(size_t count, const Make& make) {
 
 // Runs an op's kernel for the device and the floating-point type T of the call, on arguments that are written in terms
 // of T, without the interpreter's lock. A recording that is under way takes note of it.
-#define ALTMIN_RUN(op, call, ...)                                              \
-  (call).with_dtype([&, device = (call).device()](auto zero) {                 \
-    using T = decltype(zero);                                                  \
-    const auto arguments = __VA_ARGS__;                                        \
+#define ALTMIN_RUN(op, call, ...)                                                                          \
+  (call).with_dtype([&, device = (call).device()](auto zero) {                                             \
+    using T = decltype(zero);                                                                              \
+    const auto arguments = __VA_ARGS__;                                                                    \
     if (Recording* const recording = Recording::current(); recording && device.type == dlpack::cpu_device) \
-      recording->add(call, arguments, [](const auto& recorded) { return cpu::op(recorded); });               \
-    return run(device, [&] { return cpu::op(arguments); } ALTMIN_ON_CUDA(op)); \
+      recording->add(call, arguments, [](const auto& recorded) { return cpu::op(recorded); });             \
+    return run(device, [&] { return cpu::op(arguments); } ALTMIN_ON_CUDA(op));                             \
   })
 
 }  // namespace altmin
