@@ -114,7 +114,19 @@ def test_a_linear_map_follows_its_weight_to_other_memory() -> None:
     with torch.no_grad():
         map.forward(x, None)
         linear.weight.data = torch.randn(3, 4)
-        assert torch.equal(map.forward(x, None), x @ linear.weight.t())
+        torch.testing.assert_close(map.forward(x, None), x @ linear.weight.t())
+
+
+def test_a_linear_map_takes_any_strides() -> None:
+    """Products are of contiguous matrices, which inputs and residuals need not be."""
+    map = LinearMap(nn.Linear(4, 3, bias=False))
+    map.allocate(torch.empty(0))
+    x, residual = torch.randn(4, 5).T, torch.randn(5, 1).expand(5, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(map.forward(x, None), x @ map.weight.T)
+        torch.testing.assert_close(map.vjp(residual, None), residual @ map.weight)
+        map.weight_gradients(residual, x)
+    torch.testing.assert_close(map.gradients[0], residual.T @ x)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 5), ()])
