@@ -246,12 +246,12 @@ class Block:
 
     def error(self) -> Tensor:
         """The derivative of the block's term in its output, per sample."""
-        return self._rho * self.misfit()
+        return self.misfit().mul_(self._rho)
 
     def misfit(self) -> Tensor:
         """f(input) - X - U."""
         misfit = self.output - self.code
-        return misfit if self.dual is None else misfit - self.dual
+        return misfit if self.dual is None else misfit.sub_(self.dual)
 
     def vjp(self, error: Tensor) -> Tensor:
         """J^T error: the derivative of the block's term in its input."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -292,6 +293,9 @@ class LocalMap(EvaluatedMap):
     def allocate(self, like: Tensor) -> None:
         super().allocate(like)
         self._like = like
+        buffers = iter(self.gradients)
+        for piece in self._chain.pieces:
+            piece.gradients = list(itertools.islice(buffers, len(piece.parameters)))
 
     @property
     def convolution(self) -> nn.Conv2d | None:
@@ -322,7 +326,8 @@ class LocalMap(EvaluatedMap):
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         for buffer, value in zip(self.gradients, self._chain.parameter_gradients(residual), strict=True):
-            buffer.copy_(value)
+            if value is not buffer:
+                buffer.copy_(value)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
         return self._chain.sample_jvp(v)

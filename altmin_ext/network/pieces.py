@@ -33,6 +33,7 @@ from altmin_ext.network.known import described, known_as, uncompiled
 from altmin_ext.network.module_state import Changes, ModuleState
 from altmin_ext.nn import Sign
 from altmin_ext.ops import Activation
+from altmin_ext.ops import unversioned as ops
 
 affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 batch_normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -43,6 +44,7 @@ class Piece(abc.ABC):
 
     Attributes:
         parameters: the trainable parameters of the module.
+        gradients: a buffer for each of them, which :meth:`parameter_gradients` may write to; or none.
         saves_output: whether a returned value must not be overwritten until the next evaluation.
         has_constant_jacobian: whether its Jacobian is the same for all samples, apart from the coupling of samples by
             batch normalisation.
@@ -50,6 +52,7 @@ class Piece(abc.ABC):
     """
 
     parameters: Sequence[nn.Parameter] = ()
+    gradients: Sequence[Tensor] = ()
     saves_output = False
     has_constant_jacobian = False
     calls_module = False
@@ -110,7 +113,7 @@ class Piece(abc.ABC):
             gradient: shaped like the value.
 
         Returns:
-            J_w^T gradient for each parameter w of ``parameters``.
+            J_w^T gradient for each parameter w of ``parameters``: the entries of ``gradients``, or new tensors.
         """
         return []
 
@@ -152,19 +155,35 @@ class PointwisePiece(Piece):
         super().__init__()
         self.activation = activation
 
+    def begin(self, a: Tensor) -> Tensor:
+        return super().begin(a.contiguous())
+
     def value(self, a: Tensor) -> Tensor:
-        self._point = a
-        return self.activation.value(a)
+        self._point = a.contiguous()
+        value = torch.empty_like(self._point)
+        rows = len(a), math.prod(a.shape[1:])
+        ops.activate(self._point.view(rows), activation=value.view(rows), sigma=self.activation)
+        return value
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self._point = self._start + unit * delta
-        return self.activation.difference(self._start, -delta, unit)
+        self._point, difference = torch.empty_like(self._start), torch.empty_like(self._start)
+        ops.activation_difference(
+            self._start,
+            delta.contiguous(),
+            unit=unit.double(),
+            point=self._point,
+            difference=difference,
+            sigma=self.activation,
+        )
+        return difference
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self.sample_vjp(gradient)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        return self.activation.differential(self._point[: len(v)], v)
+        product = torch.empty_like(v, memory_format=torch.contiguous_format)
+        ops.activation_vjp(self._point[: len(v)], v.contiguous(), out=product, sigma=self.activation)
+        return product
 
     def sample_vjp(self, v: Tensor) -> Tensor:
         return self.sample_jvp(v)
@@ -304,9 +323,10 @@ class MaxPoolPiece(Piece):
 
 
 class AffinePiece(Piece):
-    """A Linear or a convolution, whose Jacobian is the same at all points."""
+    """A convolution, or a :class:`LinearPiece`: its Jacobian is the same at all points."""
 
     has_constant_jacobian = True
+    module: Any
 
     def __init__(self, module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
@@ -322,10 +342,8 @@ class AffinePiece(Piece):
         return self.sample_jvp(delta)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        m = self.module
-        if isinstance(m, nn.Linear):
-            return F.linear(v, m.weight)
-        return m._conv_forward(v, m.weight, None)
+        product: Tensor = self.module._conv_forward(v, self.module.weight, None)
+        return product
 
     def sample_vjp(self, v: Tensor) -> Tensor:
         # At a point of as many samples: where kernels do the piece's work, its own is that of a trial run.
@@ -344,13 +362,6 @@ class AffinePiece(Piece):
         """Gradients in (input, weight, bias); those that are not wanted have no meaning."""
         m = self.module
         wanted = [not parameters, parameters and m.weight.requires_grad, parameters and m.bias is not None]
-        if isinstance(m, nn.Linear):
-            flat, features = gradient.reshape(-1, m.out_features), point.reshape(-1, m.in_features)
-            return [
-                gradient @ m.weight if wanted[0] else gradient,
-                flat.t() @ features if wanted[1] else gradient,
-                flat.sum(0) if wanted[2] else gradient,
-            ]
         if m.padding_mode != "zeros" or isinstance(m.padding, str):
             return self._backward_by_autograd(gradient, point, wanted)
         sizes = [m.out_channels] if m.bias is not None else None
@@ -382,6 +393,49 @@ class AffinePiece(Piece):
             next(found) if want and t is not None and t.requires_grad else gradient
             for t, want in zip((at, m.weight, m.bias), wanted, strict=True)
         ]
+
+
+class LinearPiece(AffinePiece):
+    """A Linear, by products of matrices whose rows are samples, or places of samples."""
+
+    module: nn.Linear
+
+    def value(self, a: Tensor) -> Tensor:
+        m = self.module
+        self._point = a
+        if a.shape[-1:] != (m.in_features,):
+            return m(a)  # torch says what is wrong
+        value = self.sample_jvp(a)
+        return value if m.bias is None else value.add_(m.bias)
+
+    def sample_jvp(self, v: Tensor) -> Tensor:
+        m = self.module
+        product = v.new_empty(*v.shape[:-1], m.out_features)
+        ops.matmul(_rows(v), m.weight, out=_rows(product), transpose_b=True)
+        return product
+
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self.sample_vjp(gradient)
+
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        m = self.module
+        product = v.new_empty(*v.shape[:-1], m.in_features)
+        ops.matmul(_rows(v), m.weight, out=_rows(product))
+        return product
+
+    def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
+        found = list(self.gradients) or [torch.empty_like(p, requires_grad=False) for p in self.parameters]
+        for parameter, out in zip(self.parameters, found, strict=True):
+            if parameter is self.module.bias:
+                torch.sum(_rows(gradient), 0, out=out)
+            else:
+                ops.matmul(_rows(gradient), _rows(self._point), out=out, transpose_a=True)
+        return found
+
+
+def _rows(a: Tensor) -> Tensor:
+    """A tensor (..., n) as a matrix of rows of n; a view if it is contiguous."""
+    return a.flatten(0, -2).contiguous()
 
 
 class NormalisationPiece(Piece):
@@ -777,6 +831,7 @@ known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
     nn.Dropout: DropoutPiece,
     nn.MaxPool2d: MaxPoolPiece,
     **dict.fromkeys(affine, AffinePiece),
+    nn.Linear: LinearPiece,
     **dict.fromkeys(batch_normalisations, NormalisationPiece),
 }
 
