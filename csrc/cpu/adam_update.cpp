@@ -31,9 +31,9 @@ int update_range(const AdamTensor<T>& tensor, const AdamFactors<T> f, int64_t be
     T w = f.keep * weight[i] - f.step * m / (std::sqrt(v) * f.root2 + f.epsilon);
     if (Threshold) w = soft_threshold(w, f.threshold);
     const bool finite = is_finite(w) & is_finite(v);  // not &&: a branch would not vectorise
-    weight[i] = finite ? w : weight[i];
-    first_moment[i] = finite ? m : first_moment[i];
-    second_moment[i] = finite ? v : second_moment[i];
+    weight[i] = select(finite, w, weight[i]);
+    first_moment[i] = select(finite, m, first_moment[i]);
+    second_moment[i] = select(finite, v, second_moment[i]);
     refused += finite ? 0 : 1;
   }
   return refused;

@@ -17,7 +17,7 @@ int update_range(const SgdTensor<T>& tensor, const T keep, const T step, const T
   for (int64_t i = begin; i < end; ++i) {
     const T w = soft_threshold(keep * weight[i] - step * gradient[i], threshold);
     const bool finite = is_finite(w);
-    weight[i] = finite ? w : weight[i];
+    weight[i] = select(finite, w, weight[i]);
     refused += finite ? 0 : 1;
   }
   return refused;

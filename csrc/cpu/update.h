@@ -6,6 +6,7 @@
 
 #include "ops/proximal.h"
 #include "parallel.h"
+#include "select.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
