@@ -152,8 +152,8 @@ def masked_stores(listing: str) -> dict[str, int]:
 @needs_x86
 @pytest.mark.parametrize("isa", ["avx2", "avx512", "baseline"])
 def test_no_kernel_stores_through_a_vector_mask(isa: str) -> None:
-    """AMD's Zen 1 to 3 take 80 ns for such a store. cpu/select.h is the way around it. Those of AVX-512, whose masks
-    have registers of their own, cost no more than any store."""
+    """AMD's Zen 1 to 3 take 80 ns for such a store, which GCC makes of `a[i] = condition ? b : a[i]`. The stores of
+    AVX-512, whose masks have registers of their own, cost no more than any other."""
     if shutil.which("objdump") is None:
         pytest.skip("objdump, which reads the objects, is not on the PATH; install binutils")
     for path in by_instruction_set()[isa]:
@@ -168,7 +168,7 @@ def test_no_kernel_stores_through_a_vector_mask(isa: str) -> None:
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert listing.count(">:\n") > 20, f"{path} holds no kernels"
         found = masked_stores(listing)
-        assert not found, f"use select() of cpu/select.h in {found}"
+        assert not found, f"store without a condition, or choose by bits, in {found}"
 
 
 # --- steps ---
