@@ -72,7 +72,7 @@ class WeightUpdate(abc.ABC):
 
     @abc.abstractmethod
     def update(self) -> None:
-        """Move the weights, unless a flag of the guard is raised or one would not be finite, which raises its flag."""
+        """Move the weights, or none if a flag of the guard is raised or a number would not be finite."""
 
     def remember(self) -> Any:
         """What :meth:`recall` needs, in memory that a step does not write to."""

@@ -46,9 +46,10 @@ bool move(const AdamTensor<T>& tensor, const AdamFactors<T> f, int64_t begin, in
 template <typename T>
 void adam_update(const AdamUpdate<T>& o) {
   if (guard_raised(o)) return;
-  const AdamCorrections corrections = corrections_of(*o.adam);
+  AdamScalars& adam = *o.adam;
+  const double first = correction_of(adam, adam.beta1), second = correction_of(adam, adam.beta2);
   const auto factors = [&](const AdamTensor<T>& tensor) {
-    return factors_of<T>(*o.adam, corrections, *tensor.scalars);
+    return factors_of<T>(adam, first, second, *tensor.scalars);
   };
   const bool stopped = finds_not_finite(o, [&](const AdamTensor<T>& tensor, int64_t begin, int64_t end) {
     return overflows(tensor, factors(tensor), begin, end);
@@ -58,7 +59,7 @@ void adam_update(const AdamUpdate<T>& o) {
     const AdamFactors<T> f = factors(tensor);
     return f.threshold > 0 ? move<true>(tensor, f, begin, end) : move<false>(tensor, f, begin, end);
   });
-  o.adam->step += 1;
+  adam.step += 1;
 }
 
 ALTMIN_INSTANTIATE(adam_update, void, AdamUpdate)

@@ -10,10 +10,14 @@ namespace {
 
 // Two powers in double: once per block is enough.
 template <typename T>
-__device__ __forceinline__ AdamFactors<T> factors_of_block(const AdamScalars& adam,
-                                                           const UpdateScalars& scalars) {
+__device__ __forceinline__ const AdamFactors<T>& factors_of_block(const AdamScalars& adam,
+                                                                  const UpdateScalars& scalars) {
+  __shared__ double corrections[2];
   __shared__ AdamFactors<T> factors;
-  if (threadIdx.x == 0) factors = factors_of<T>(adam, corrections_of(adam), scalars);
+  if (threadIdx.x < 2)
+    corrections[threadIdx.x] = correction_of(adam, threadIdx.x == 0 ? adam.beta1 : adam.beta2);
+  __syncthreads();
+  if (threadIdx.x == 0) factors = factors_of<T>(adam, corrections[0], corrections[1], scalars);
   __syncthreads();
   return factors;
 }
@@ -21,7 +25,7 @@ __device__ __forceinline__ AdamFactors<T> factors_of_block(const AdamScalars& ad
 template <typename T>
 __global__ void __launch_bounds__(update_threads)
     adam_look_kernel(Chunks<AdamTensor<T>> chunks, Workspace workspace, AdamScalars* adam) {
-  const auto prepare = [adam](const AdamTensor<T>& tensor) {
+  const auto prepare = [adam](const AdamTensor<T>& tensor) -> const AdamFactors<T>& {
     return factors_of_block<T>(*adam, *tensor.scalars);
   };
   const auto stays_finite = [](const AdamTensor<T>& tensor, const AdamFactors<T>& f, int64_t place,
@@ -55,10 +59,11 @@ __global__ void __launch_bounds__(update_threads)
     bool finite = true;
     for (int i = 0; i < width; ++i) {
       const AdamElement<T> e = moved(f, weight[i], first_moment[i], second_moment[i], gradient[i]);
-      weight[i] = f.threshold > T(0) ? soft_threshold(e.weight, f.threshold) : e.weight;
+      const T w = f.threshold > T(0) ? soft_threshold(e.weight, f.threshold) : e.weight;
+      finite = finite & is_finite(w) & is_finite(e.second_moment);
+      weight[i] = w;
       first_moment[i] = e.first_moment;
       second_moment[i] = e.second_moment;
-      finite = finite && is_finite(weight[i]) && is_finite(second_moment[i]);
     }
     store(tensor.weight + place, weight);
     store(tensor.first_moment + place, first_moment);

@@ -56,7 +56,7 @@ template <int pack, typename Tensor, typename Prepare, typename Body>
 __device__ __forceinline__ bool holds(const Chunks<Tensor>& chunks, int index, const Prepare& prepare,
                                       const Body& body) {
   const Tensor& tensor = chunks.tensor[index];
-  const auto factors = prepare(tensor);
+  const auto& factors = prepare(tensor);
   const int64_t chunk = blockIdx.x - (index > 0 ? chunks.end[index - 1] : int64_t{0});
   const int64_t begin = chunk * chunk_elements, end = min(tensor.size, begin + chunk_elements);
   const int64_t packs = chunks.packs ? (end - begin) / pack : 0;

@@ -51,21 +51,16 @@ struct AdamFactors {
   T largest;  // absolute value of a gradient that surely leaves all finite
 };
 
-// Of the divisions by 1 - beta^t.
-struct AdamCorrections {
-  double first, second;
-};
-
-ALTMIN_HOST_DEVICE inline AdamCorrections corrections_of(const AdamScalars& adam) {
-  const double t = adam.step + 1;
-  return {1 - std::pow(adam.beta1, t), 1 - std::pow(adam.beta2, t)};
+// 1 - beta^t, by which a moment is divided.
+ALTMIN_HOST_DEVICE inline double correction_of(const AdamScalars& adam, double beta) {
+  return 1 - std::pow(beta, adam.step + 1);
 }
 
 template <typename T>
-ALTMIN_HOST_DEVICE inline AdamFactors<T> factors_of(const AdamScalars& adam, const AdamCorrections& corrections,
-                                                    const UpdateScalars& s) {
+ALTMIN_HOST_DEVICE inline AdamFactors<T> factors_of(const AdamScalars& adam, double first_correction,
+                                                    double second_correction, const UpdateScalars& s) {
   constexpr double largest = std::numeric_limits<T>::max();
-  const double step = s.learning_rate / corrections.first, root2 = 1 / std::sqrt(corrections.second);
+  const double step = s.learning_rate / first_correction, root2 = 1 / std::sqrt(second_correction);
   // A first moment is an average of gradients, whose squares were finite in the second one.
   const double first_moment = std::sqrt(largest / (1 - adam.beta2));
   const bool safe = shrinks(s) && adam.beta1 >= 0 && adam.beta1 <= 1 && adam.beta2 >= 0 && root2 <= largest &&
