@@ -425,12 +425,7 @@ class BlockADMM(Method):
         parts: list[Undoable] = []
         if self._bound_shape is None or (self._auto and (modules or not self._spectral_norms.ready)):
             parts.append(self._spectral_norms)
-        rate = self.options.lr * self.learning_rate_factor
-        if (
-            modules
-            or self.options.iterations > 1
-            or self._update.may_overflow(rate, self.options.weight_decay)
-        ):
+        if modules or self.options.iterations > 1:
             parts += [self._weights, self._update]
         if modules and self._buffers:
             parts.append(self._buffers)

@@ -242,7 +242,7 @@ std::pair<int64_t, Recording::Outcome> Recording::run(const Tensor& x, const Ten
 namespace {
 
 const Registration registration_of_recording([](py::module_& module) {
-  py::class_<Recording> recording(module, "Recording");
+  py::class_<Recording> recording(module, "Recording", py::module_local());
   recording.attr("completed") = int{Recording::completed};
   recording.attr("flagged") = int{Recording::flagged};
   recording.attr("refused") = int{Recording::refused};

@@ -269,6 +269,8 @@ def _values(draw: Draw, call: Call, name: str, shape: tuple[int, ...]) -> Array:
     # And large weights make chaos of the steps of codes.
     tame = call.op.startswith("elman") and ("weight" in name or "bias" in name)
     values = draw.numbers(shape, "normal" if tame and call.style != "tiny" else call.style)
+    if call.op in ("adam_update", "sgd_update") and name != "gradients":
+        values = np.where(np.abs(values) < 1e18, values, 1.0)  # what an update keeps is finite
     if tame and name.endswith("weight"):
         values = np.float32(values / math.sqrt(max(1, shape[-1]))).astype(np.float64)
     if name == "vectors":
