@@ -17,6 +17,7 @@
 #include <iterator>
 #include <limits>
 
+#include "elementary.h"
 #include "platform.h"
 
 namespace altmin {
@@ -98,11 +99,15 @@ ALTMIN_HOST_DEVICE inline float exponential(float x) {
 #endif
 }
 
-// Below it an exponential is no normal number, and that of float saturates.
-template <typename T>
-inline constexpr T lowest_power = sizeof(T) == 4 ? T(-87) : T(-708);
-
-ALTMIN_HOST_DEVICE inline double hyperbolic_tangent(double x) { return std::tanh(x); }
+ALTMIN_HOST_DEVICE inline double hyperbolic_tangent(double x) {
+#if defined(__CUDA_ARCH__)
+  return tanh(x);
+#else
+  const double less_one = exponential_less_one(x < 0.0 ? 2.0 * x : -2.0 * x);
+  const double magnitude = -less_one / (less_one + 2.0);
+  return x < 0.0 ? -magnitude : magnitude;
+#endif
+}
 
 ALTMIN_HOST_DEVICE inline float hyperbolic_tangent(float x) {
 #if defined(__CUDA_ARCH__)
@@ -121,10 +126,28 @@ ALTMIN_HOST_DEVICE inline float hyperbolic_tangent(float x) {
 #endif
 }
 
+// By e^-|x|, which neither overflows nor saturates.
 template <typename T>
 ALTMIN_HOST_DEVICE inline T logistic(T x) {
-  return T(1) / (T(1) + exponential(-x));
+  const T fall = exponential_to_zero(x < T(0) ? x : -x);
+  return (x < T(0) ? fall : T(1)) / (T(1) + fall);
 }
+
+// The normal distribution function, and its density.
+template <typename T>
+struct Normal {
+  T below, density;
+  ALTMIN_HOST_DEVICE explicit Normal(T c) {
+    const T bell = exponential_to_zero(-c * c / T(2));
+    density = T(0.39894228040143267794) * bell;
+#if defined(__CUDA_ARCH__)
+    below = (T(1) + erf(c * T(0.70710678118654752440))) / T(2);
+#else
+    const T tail = bell * normal_tail_over_bell(c < T(0) ? -c : c);
+    below = c < T(0) ? tail : T(1) - tail;
+#endif
+  }
+};
 
 // For displacements, times the sharpness of the bend, below this bound, the two-point Gauss rule of sigma' is exact
 // up to rounding; above it, the plain difference loses only few digits. Across a kink at zero the rule does not hold,
@@ -196,8 +219,12 @@ struct Elu : Smooth<T, Elu<T>> {
   static constexpr bool kink_at_zero = true;
   T alpha;
   ALTMIN_HOST_DEVICE explicit Elu(T alpha_) : alpha(alpha_) {}
-  ALTMIN_HOST_DEVICE T value(T c) const { return c > T(0) ? c : alpha * T(std::expm1(c)); }
-  ALTMIN_HOST_DEVICE T derivative(T c) const { return c > T(0) ? T(1) : alpha * exponential(c); }
+  ALTMIN_HOST_DEVICE T value(T c) const {
+    return c > T(0) ? c : alpha * exponential_less_one(c > T(0) ? T(0) : c);
+  }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    return c > T(0) ? T(1) : alpha * exponential_to_zero(c > T(0) ? T(0) : c);
+  }
 };
 
 template <typename T>
@@ -220,19 +247,17 @@ struct Sigmoid : Smooth<T, Sigmoid<T>> {
   ALTMIN_HOST_DEVICE T value(T c) const { return logistic(c); }
   // Without the difference of one and sigma(c), of which float has nothing left beyond a code of 17.
   ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T fall = exponential(c < T(0) ? c : -c);
+    const T fall = exponential_to_zero(c < T(0) ? c : -c);
     return fall / ((T(1) + fall) * (T(1) + fall));
   }
 };
 
 template <typename T>
 struct Gelu : Smooth<T, Gelu<T>> {
-  ALTMIN_HOST_DEVICE static T normal(T c) { return (T(1) + T(std::erf(c * T(0.70710678118654752440)))) / T(2); }
-  ALTMIN_HOST_DEVICE T value(T c) const { return c * normal(c); }
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * Normal<T>(c).below; }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T power = -c * c / T(2);
-    const T bell = power < lowest_power<T> ? T(0) : exponential(power);  // c may be 1e38
-    return normal(c) + c * T(0.39894228040143267794) * bell;
+    const Normal<T> normal(c);
+    return normal.below + c * normal.density;
   }
 };
 
@@ -250,10 +275,9 @@ struct GeluTanh : Smooth<T, GeluTanh<T>> {
 
 template <typename T>
 struct Silu : Smooth<T, Silu<T>> {
-  ALTMIN_HOST_DEVICE static T gate(T c) { return c < lowest_power<T> ? T(0) : logistic(c); }  // c may be -1e38
-  ALTMIN_HOST_DEVICE T value(T c) const { return c * gate(c); }
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * logistic(c); }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T s = gate(c);
+    const T s = logistic(c);
     return s * (T(1) + c * (T(1) - s));
   }
 };
@@ -267,7 +291,7 @@ struct Softplus : Smooth<T, Softplus<T>> {
   ALTMIN_HOST_DEVICE T value(T c) const {
     const T x = beta * c;
     const T magnitude = x < T(0) ? -x : x;
-    const T soft = (x > T(0) ? x : T(0)) + T(std::log1p(exponential(-magnitude)));
+    const T soft = (x > T(0) ? x : T(0)) + logarithm_of_one_plus(exponential_to_zero(-magnitude));
     return x > T(20) ? c : soft / beta;
   }
   ALTMIN_HOST_DEVICE T derivative(T c) const { return beta * c > T(20) ? T(1) : logistic(beta * c); }
