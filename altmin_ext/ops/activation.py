@@ -31,6 +31,7 @@ def _normal(c: Tensor) -> Tensor:
 
 
 def _gelu_tanh_derivative(c: Tensor) -> Tensor:
+    c = c.clamp(-32, 32)  # beyond, it is 0 or 1, and a cube may overflow
     t = torch.tanh(math.sqrt(2 / math.pi) * (c + 0.044715 * c**3))
     return (1 + t + c * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * c * c)) / 2
 

@@ -12,10 +12,10 @@ template <typename T>
 void difference_chunk(const ActivationDifference<T>& o, T unit, int64_t i, int64_t n) {
   const T* __restrict code = o.code + i;
   const T* __restrict moved = o.moved + i;
-  T displacement[activation_chunk];
+  T displacement[activation_chunk], values[activation_chunk];
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) displacement[j] = -moved[j];
-  activation_differences(o.kind, o.parameter, code, displacement, unit, o.difference + i, n);
+  activation_falls(o.kind, o.parameter, code, displacement, unit, values, o.difference + i, n);
   if (!o.point) return;
   T* __restrict point = o.point + i;
 #pragma omp simd

@@ -19,10 +19,10 @@ void activation_values(Activation kind, T parameter, const T* codes, T* values, 
 template <typename T>
 void activation_derivatives(Activation kind, T parameter, const T* codes, T* derivatives, int64_t n);
 
-// differences[i] = (sigma(codes[i] - unit displacement[i]) - sigma(codes[i])) / unit
+// values[i] = sigma(codes[i] - unit displacement[i]),  differences[i] = (values[i] - sigma(codes[i])) / unit
 template <typename T>
-void activation_differences(Activation kind, T parameter, const T* codes, const T* displacement, T unit,
-                            T* differences, int64_t n);
+void activation_falls(Activation kind, T parameter, const T* codes, const T* displacement, T unit, T* values,
+                      T* differences, int64_t n);
 
 // The same of codes[i] + unit moved[i], with derivatives[i] = sigma' there.
 template <typename T>

@@ -314,6 +314,8 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
             and call.arguments["sigma"].name != "sigmoid"
         ):
             size = size + np.abs(_pull(call, exacts))  # a derivative is about 1, or rounded as if it were
+        if name in ("difference", "out") and call.op.startswith("activation_"):  # likewise
+            size = size + np.abs(call.arguments["moved" if name == "difference" else "gradient"])
         if name == "activation" and wild and code is None:
             size = np.maximum(size, 30)
         elif name == "activation" and wild:
@@ -366,6 +368,8 @@ def _may_lose(call: Call, name: str) -> bool | Array:
     """Where a kernel may have a number though the twin has none, and no reason to raise its guard."""
     if call.op == "code_step":
         return name.startswith("activation")  # of a code that fell to minus infinity
+    if call.op == "activation_difference":
+        return True  # of a code that is none; a linear piece moves by what its code does
     if call.op == "softmax_prox" and name == "out":  # with an infinite center
         return ~np.isnan(call.arguments["center"]).any(1, keepdims=True)
     return call.op.startswith("convol")  # torch multiplies the padding, too
@@ -374,7 +378,7 @@ def _may_lose(call: Call, name: str) -> bool | Array:
 def _factor(call: Call) -> float:
     """The largest number by which a result below the smallest normal one may have been multiplied."""
     largest = float(max(1, call.sizes.get("B", 1)))  # numbers of a sum
-    for name in ("pulled_back", "pulled_back_change", "velocity"):
+    for name in ("pulled_back", "pulled_back_change", "velocity", "gradient"):
         value = call.arguments.get(name)
         if value is not None and np.isfinite(value).any():
             largest = max(largest, float(np.abs(value[np.isfinite(value)]).max()))
