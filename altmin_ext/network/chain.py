@@ -173,8 +173,8 @@ class PreMap(Chain):
         pieces: one for each module, in the order of the forward pass.
 
     Attributes:
-        pieces: the same function in as few pieces as possible: identities are dropped, and neighbouring activations
-            are fused.
+        pieces: the same function in as few pieces and as little work as possible: identities are dropped, neighbouring
+            activations are fused, and a monotone activation comes behind a max-pooling, where fewer numbers are left.
         unfused: one piece for each module except identities.
         activation: the activation, possibly the identity, if the kernels of Linear stages can compute the pre-map:
             one activation, then at most one dropout, and flattening anywhere. Otherwise None.
@@ -254,7 +254,10 @@ class PreMap(Chain):
 
 
 def _fused(pieces: Sequence[Piece]) -> list[Piece]:
-    """The same function with identities dropped, and neighbouring activations fused if kernels know the result."""
+    """The same function with identities dropped, and neighbouring activations fused if kernels know the result.
+
+    The maximum of a monotone activation is the activation of the maximum, which is taken once per window.
+    """
     result: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, PointwisePiece) and piece.activation == identity:
@@ -264,5 +267,13 @@ def _fused(pieces: Sequence[Piece]) -> list[Piece]:
             if both is not None:
                 result[-1] = PointwisePiece(both)
                 continue
-        result.append(piece)
+        place = len(result)
+        if isinstance(piece, MaxPoolPiece):
+            while place > 0 and _is_monotone(result[place - 1]):
+                place -= 1
+        result.insert(place, piece)
     return result
+
+
+def _is_monotone(piece: Piece) -> bool:
+    return isinstance(piece, PointwisePiece) and piece.activation.is_monotone

@@ -16,6 +16,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -250,7 +251,7 @@ class MaxPoolPiece(Piece):
     def __init__(self, module: nn.MaxPool2d) -> None:
         super().__init__()
         self._module = module
-        self._places = self._start_places = torch.empty(0)
+        self._places = self._start_value = torch.empty(0)
 
     @property
     def window(self) -> int | None:
@@ -263,25 +264,27 @@ class MaxPoolPiece(Piece):
         return sizes.pop() if plain and len(sizes) == 1 else None
 
     def begin(self, a: Tensor) -> Tensor:
-        value = super().begin(a)
-        self._start_places = self._places
-        return value
+        self._start_value = super().begin(a)
+        return self._start_value
 
     def value(self, a: Tensor) -> Tensor:
-        m = self._module
+        m, size = self._module, self.window
         self._point = a
-        value, self._places = F.max_pool2d(
-            a, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, return_indices=True
-        )
+        if size is not None and not a.is_cuda and min(a.shape[-2:]) >= size:
+            value, self._places = _largest_of_windows(a, size)
+        else:
+            value, self._places = F.max_pool2d(
+                a, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, return_indices=True
+            )
         return value
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self.value(self._start + unit * delta)
+        self.value(_moved(self._start, delta, unit))
         # The last two dimensions are the image, whether or not there are channels in front.
-        start, before, now = (t.flatten(-2) for t in (self._start, self._start_places, self._places))
+        start, now = self._start.flatten(-2), self._places.flatten(-2)
         # The old and the new maximum of a window: if their difference is small, it is exact.
-        apart = (start.gather(-1, now) - start.gather(-1, before)) / unit
-        return (apart + delta.flatten(-2).gather(-1, now)).view(self._places.shape)
+        apart = start.gather(-1, now).sub_(self._start_value.flatten(-2)).div_(unit)
+        return apart.add_(delta.flatten(-2).gather(-1, now)).view(self._places.shape)
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self.sample_vjp(gradient)
@@ -301,6 +304,37 @@ class MaxPoolPiece(Piece):
         sizes, strides = (v if isinstance(v, tuple) else (v, v) for v in (m.kernel_size, m.stride))
         # The number of windows that an element may be the maximum of.
         return math.sqrt(math.prod(math.ceil(k / s) for k, s in zip(sizes, strides, strict=True)))
+
+
+def _largest_of_windows(a: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Max-pooling over windows without overlap; on CPUs many times faster than ``F.max_pool2d``.
+
+    Args:
+        a: (..., H, W).
+        size: the side of the windows.
+
+    Returns:
+        The maxima, and their places in the flattened image, both (..., H // size, W // size). Of equal numbers the first
+        one is taken, as torch does.
+    """
+    (rows, columns), width = (n // size for n in a.shape[-2:]), a.shape[-1]
+    a = a[..., : rows * size, : columns * size]
+    largest = a[..., ::size, ::size].contiguous()
+    # From the corner of its window to the last number that is larger than all before it, which is the maximum.
+    offsets, larger = torch.zeros_like(largest), torch.empty_like(largest)
+    for i, j in itertools.product(range(size), repeat=2):
+        if i or j:
+            other = a[..., i::size, j::size].contiguous()
+            torch.gt(other, largest, out=larger)
+            torch.maximum(offsets, larger.mul_(i * width + j), out=offsets)
+            torch.maximum(largest, other, out=largest)
+    corners = torch.arange(rows)[:, None] * (size * width) + torch.arange(columns) * size
+    return largest, offsets.long().add_(corners)
+
+
+def _moved(start: Tensor, delta: Tensor, unit: Tensor) -> Tensor:
+    """start + unit delta, in one pass."""
+    return torch.addcmul(start, delta, unit.to(delta))
 
 
 class AffinePiece(Piece):
