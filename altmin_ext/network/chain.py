@@ -93,10 +93,12 @@ class Chain:
             J_w^T gradient for each parameter w, in the order of the pieces and their ``parameters``.
         """
         found: list[Tensor] = []
-        for i, piece in reversed(list(enumerate(self.pieces))):
-            found = piece.parameter_gradients(gradient) + found
-            if i > 0:
-                gradient = piece.vjp(gradient)
+        learned = [i for i, piece in enumerate(self.pieces) if piece.parameters]
+        for i in reversed(range(min(learned, default=len(self.pieces)), len(self.pieces))):
+            if i == learned[0]:
+                return self.pieces[i].parameter_gradients(gradient) + found
+            gradient, own = self.pieces[i].gradients(gradient)
+            found = own + found
         return found
 
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:

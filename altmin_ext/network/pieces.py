@@ -29,6 +29,7 @@ from torch.func import jvp
 
 from altmin_ext._check import first_sentence, named_type
 from altmin_ext.network.activations import activation_of
+from altmin_ext.network.formulas import Formula, formula_of
 from altmin_ext.network.inputs import may_write_input
 from altmin_ext.network.known import described, known_as, uncompiled
 from altmin_ext.network.module_state import Changes, ModuleState
@@ -114,6 +115,17 @@ class Piece(abc.ABC):
             J_w^T gradient for each parameter w of ``parameters``.
         """
         return []
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Both of :meth:`vjp` and :meth:`parameter_gradients`, with what they share computed once.
+
+        Args:
+            gradient: shaped like the value.
+
+        Returns:
+            J^T gradient, and J_w^T gradient for each parameter w of ``parameters``.
+        """
+        return self.vjp(gradient), self.parameter_gradients(gradient)
 
     def commit(self) -> None:  # noqa: B027  (only what keeps running statistics has anything to commit)
         """Update what depends on the encode, such as running statistics, by what :meth:`begin` has seen."""
@@ -352,7 +364,7 @@ class AffinePiece(Piece):
         return self.module(a)
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self._point = self._start + unit * delta
+        self._point = _moved(self._start, delta, unit)
         return self.sample_jvp(delta)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
@@ -369,15 +381,22 @@ class AffinePiece(Piece):
         return self._backward(gradient, self._point, parameters=False)[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        m = self.module
-        _, *found = self._backward(gradient, self._point, parameters=True)
-        named = zip((m.weight, m.bias), found, strict=True)
+        return self._of_parameters(self._backward(gradient, self._point, of_input=False))
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        found = self._backward(gradient, self._point)
+        return found[0], self._of_parameters(found)
+
+    def _of_parameters(self, found: Sequence[Tensor]) -> list[Tensor]:
+        named = zip((self.module.weight, self.module.bias), found[1:], strict=True)
         return [value for parameter, value in named if parameter is not None and parameter.requires_grad]
 
-    def _backward(self, gradient: Tensor, point: Tensor, parameters: bool) -> list[Tensor]:
+    def _backward(
+        self, gradient: Tensor, point: Tensor, of_input: bool = True, parameters: bool = True
+    ) -> list[Tensor]:
         """Gradients in (input, weight, bias); those that are not wanted have no meaning."""
         m = self.module
-        wanted = [not parameters, parameters and m.weight.requires_grad, parameters and m.bias is not None]
+        wanted = [of_input, parameters and m.weight.requires_grad, parameters and m.bias is not None]
         if isinstance(m, nn.Linear):
             flat, features = gradient.reshape(-1, m.out_features), point.reshape(-1, m.in_features)
             return [
@@ -468,20 +487,40 @@ class NormalisationPiece(Piece):
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
         start, gain = self._start, self._module.weight
         before = self._start_factor
-        self._point = start + unit * delta
+        self._point = _moved(start, delta, unit)
         if not self._uses_batch:
             return delta * self._along(before if gain is None else before * gain, delta)
-        over = [0, *range(2, start.ndim)]
-        variance_of_delta, mean_of_delta = torch.var_mean(delta, over, correction=0)
-        centred = start - self._along(self._start_mean, start)
-        centred_delta = delta - self._along(mean_of_delta, start)
+        count = start.numel() // start.shape[1]
+        mean_of_delta, covariance = self._sums(delta, start, self._start_mean)
+        mean_of_delta, covariance = mean_of_delta / count, covariance / count
+        variance_of_delta = self._sums(delta, delta, mean_of_delta)[1] / count
         # The change of the variance over unit: twice the covariance with delta, plus unit times delta's variance.
-        change = 2 * (centred * centred_delta).mean(over) + unit * variance_of_delta
+        change = 2 * covariance + unit * variance_of_delta
         after = (before**-2 + unit * change).rsqrt()
         self._mean, self._factor = self._start_mean + unit * mean_of_delta, after
         change_of_factor = -change * (before * after) ** 2 / (before + after)
-        moved = centred_delta * self._along(after, start) + centred * self._along(change_of_factor, start)
-        return moved if gain is None else moved * self._along(gain, start)
+        if gain is not None:
+            after, change_of_factor = after * gain, change_of_factor * gain
+        # Of delta and of start, each less its mean, times a number per channel.
+        shift = -(after * mean_of_delta + change_of_factor * self._start_mean)
+        moved = self._scaled(delta, after, shift)
+        return moved.add_(self._scaled(start, change_of_factor, torch.zeros_like(shift)))
+
+    @staticmethod
+    def _sums(gradient: Tensor, a: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Per channel, the sums of g and of g (a - mean), in one pass."""
+        one = torch.ones_like(mean)
+        _, products, sums = torch.ops.aten.native_batch_norm_backward(
+            gradient, a, None, None, None, mean, one, True, 0.0, [False, True, True]
+        )
+        return sums, products
+
+    @staticmethod
+    def _scaled(a: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+        """factor a + shift, with a factor and a shift per channel, in one pass."""
+        zero, one = torch.zeros_like(factor), torch.ones_like(factor)
+        scaled: Tensor = torch.native_batch_norm(a, factor, shift, zero, one, False, 0.0, 0.0)[0]
+        return scaled
 
     def _backward(self, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
         m = self._module
@@ -497,11 +536,15 @@ class NormalisationPiece(Piece):
         return self._backward(gradient, [True, False, False])[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        if not self.parameters:
-            return []
-        m = self._module
-        _, *found = self._backward(gradient, [False, True, True])
-        return [g for p, g in zip((m.weight, m.bias), found, strict=True) if p.requires_grad]
+        return self._of_parameters(self._backward(gradient, [False, True, True])) if self.parameters else []
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        found = self._backward(gradient, [True, True, True])
+        return found[0], self._of_parameters(found)
+
+    def _of_parameters(self, found: Sequence[Tensor]) -> list[Tensor]:
+        named = zip((self._module.weight, self._module.bias), found[1:], strict=True)
+        return [value for parameter, value in named if parameter is not None and parameter.requires_grad]
 
     def commit(self) -> None:
         m = self._module
@@ -763,6 +806,10 @@ class LocalPiece(Piece):
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
         return self._backward(self.parameters, gradient)
 
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        of_input, *of_parameters = self._backward([self._input, *self.parameters], gradient)
+        return of_input, of_parameters
+
     def _backward(self, inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:
         try:
             return _gradients(self._output, inputs, gradient, retain_graph=True)
@@ -806,7 +853,118 @@ def _gradients(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor, **opt
     return list(found)
 
 
-# The piece of a module of exactly this type. All other modules get a LocalPiece.
+class BlockPiece(Piece):
+    """A block whose formula has been read: its modules as pieces, with sums of what they return.
+
+    Args:
+        module: the block.
+        formula: what it computes.
+        pieces: one for each step of the formula; None for a sum.
+        path: of the block in the model, for error messages.
+    """
+
+    def __init__(
+        self, module: nn.Module, formula: Formula, pieces: Sequence[Piece | None], path: str = ""
+    ) -> None:
+        super().__init__()
+        self._formula, self._path, self._kind = formula, path, described(module)
+        self._steps = [(piece, step.inputs) for piece, step in zip(pieces, formula.steps, strict=True)]
+        self._pieces = [piece for piece in pieces if piece is not None]
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.saves_output = any(piece.saves_output for piece in self._pieces)
+        self.has_constant_jacobian = all(piece.has_constant_jacobian for piece in self._pieces)
+        self.calls_module = any(piece.calls_module for piece in self._pieces)
+        self._shapes: list[torch.Size] = []  # of all values
+        # Whether parameters come in front of a value, so that their gradients need its own.
+        self._is_learned = [False]
+        for piece, inputs in self._steps:
+            learned = any(self._is_learned[i] for i in inputs)
+            self._is_learned.append(learned or (piece is not None and len(piece.parameters) > 0))
+
+    def _forward(self, a: Tensor, go: Callable[[Piece, Tensor], Tensor]) -> Tensor:
+        values = [a]
+        for piece, inputs in self._steps:
+            value = values[inputs[0]]
+            values.append(value + values[inputs[1]] if piece is None else go(piece, value))
+        self._shapes = [value.shape for value in values]
+        return values[-1]
+
+    def _backward(self, gradient: Tensor, go: Callable[[Piece, Tensor, int], Tensor | None]) -> list[Tensor | None]:
+        """Gradients of all values; ``go`` returns that of a piece's input, whose number it is given."""
+        found: list[Tensor | None] = [*[None] * len(self._steps), gradient]
+        for number, (piece, inputs) in reversed(list(enumerate(self._steps, 1))):
+            own = found[number]
+            if own is None:
+                continue
+            for i in inputs:
+                if piece is None:
+                    share: Tensor | None = own.sum_to_size(len(own), *self._shapes[i][1:])
+                else:
+                    share = go(piece, own, i)
+                before = found[i]
+                found[i] = share if before is None or share is None else before + share
+        return found
+
+    def begin(self, a: Tensor) -> Tensor:
+        if not self._formula.holds:
+            raise ValueError(
+                f"model must be as it was when the method was made, but {self._path!r} ({self._kind}) has other modules "
+                "since; make a new method for the model as it is now."
+            )
+        return self._forward(a, lambda piece, value: piece.begin(value))
+
+    def value(self, a: Tensor) -> Tensor:
+        return self._forward(a, lambda piece, value: piece.value(value))
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        return self._forward(delta, lambda piece, change: piece.move(change, unit))
+
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self._at_input(self._backward(gradient, lambda piece, g, i: piece.vjp(g)))
+
+    def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
+        return self._with_parameters(gradient, self._is_learned)[1]
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        found, of_parameters = self._with_parameters(gradient, [True] * len(self._is_learned))
+        return self._at_input(found), of_parameters
+
+    def _with_parameters(
+        self, gradient: Tensor, wanted: Sequence[bool]
+    ) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Gradients in the values that are wanted, and in all parameters."""
+        of_parameters: dict[int, Tensor] = {}
+
+        def go(piece: Piece, g: Tensor, i: int) -> Tensor | None:
+            if not piece.parameters:
+                return piece.vjp(g) if wanted[i] else None
+            of_input, own = piece.gradients(g) if wanted[i] else (None, piece.parameter_gradients(g))
+            of_parameters.update(zip(map(id, piece.parameters), own, strict=True))
+            return of_input
+
+        found = self._backward(gradient, go)
+        return found, [of_parameters[id(p)] for p in self.parameters]
+
+    def commit(self) -> None:
+        for piece in self._pieces:
+            piece.commit()
+
+    def sample_jvp(self, v: Tensor) -> Tensor:
+        shapes = self._shapes
+        product = self._forward(v, lambda piece, own: piece.sample_jvp(own))
+        self._shapes = shapes
+        return product
+
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        return self._at_input(self._backward(v, lambda piece, g, i: piece.sample_vjp(g)))
+
+    @staticmethod
+    def _at_input(found: Sequence[Tensor | None]) -> Tensor:
+        assert found[0] is not None
+        return found[0]
+
+
+# The piece of a module of exactly this type. All other modules get a BlockPiece or a LocalPiece.
 known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
     nn.Dropout: DropoutPiece,
     nn.MaxPool2d: MaxPoolPiece,
@@ -838,7 +996,29 @@ def piece_of(path: str, module: nn.Module) -> Piece:
     if make is not None and not getattr(module, "return_indices", False):  # of a pooling, beside its value
         return make(module)
     _check_inputs(path, module)
-    return LocalPiece(module, path)
+    return block_of(path, module) or LocalPiece(module, path)
+
+
+def block_of(path: str, module: nn.Module) -> BlockPiece | None:
+    """Make the piece of a block by its formula.
+
+    Args:
+        path: of the block in the model, for error messages.
+        module: a module that is not known itself.
+
+    Returns:
+        The piece; None if the formula cannot be read, or a module in it takes or returns more than one tensor.
+    """
+    formula = formula_of(module)
+    if formula is None:
+        return None
+    try:
+        pieces = [
+            None if step.module is None else piece_of(f"{path}.{step.path}", step.module) for step in formula.steps
+        ]
+    except ValueError:
+        return None
+    return BlockPiece(module, formula, pieces, path)
 
 
 def _check_inputs(path: str, module: nn.Module) -> None:
