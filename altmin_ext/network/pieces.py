@@ -58,6 +58,19 @@ class Piece(abc.ABC):
 
     def __init__(self) -> None:
         self._start = self._point = torch.empty(0)
+        self._buffers: dict[str, Tensor] = {}
+
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
+        """Memory of the piece's own, shaped like a tensor; fresh memory of that size costs more than a pass over it."""
+        kept = self._buffers.get(name)
+        fits = kept is not None and kept.shape[1:] == like.shape[1:] and len(kept) >= len(like)
+        if kept is None or not fits or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self._buffers[name] = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        return kept[: len(like)]
+
+    def _moved(self, delta: Tensor, unit: Tensor) -> Tensor:
+        """a0 + unit delta, in the piece's own memory."""
+        return torch.addcmul(self._start, delta, unit.to(delta), out=self._buffer("point", delta))
 
     def begin(self, a: Tensor) -> Tensor:
         """Evaluate the piece for the first time in a step: draw masks and take statistics.
@@ -291,7 +304,7 @@ class MaxPoolPiece(Piece):
         return value
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self.value(_moved(self._start, delta, unit))
+        self.value(self._moved(delta, unit))
         # The last two dimensions are the image, whether or not there are channels in front.
         start, now = self._start.flatten(-2), self._places.flatten(-2)
         # The old and the new maximum of a window: if their difference is small, it is exact.
@@ -344,11 +357,6 @@ def _largest_of_windows(a: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return largest, offsets.long().add_(corners)
 
 
-def _moved(start: Tensor, delta: Tensor, unit: Tensor) -> Tensor:
-    """start + unit delta, in one pass."""
-    return torch.addcmul(start, delta, unit.to(delta))
-
-
 class AffinePiece(Piece):
     """A Linear or a convolution, whose Jacobian is the same at all points."""
 
@@ -364,7 +372,7 @@ class AffinePiece(Piece):
         return self.module(a)
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self._point = _moved(self._start, delta, unit)
+        self._point = self._moved(delta, unit)
         return self.sample_jvp(delta)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
@@ -455,9 +463,13 @@ class NormalisationPiece(Piece):
 
     def begin(self, a: Tensor) -> Tensor:
         self._module._check_input_dim(a)
-        value = super().begin(a)
+        self._start = a
+        value = self._evaluate(a, self._buffer("value", a), self._buffer("centred", a))
         self._start_mean, self._start_factor = self._mean, self._factor
         return value
+
+    def value(self, a: Tensor) -> Tensor:
+        return self._evaluate(a, torch.empty_like(a), torch.empty_like(a))
 
     @property
     def _uses_batch(self) -> bool:
@@ -466,28 +478,31 @@ class NormalisationPiece(Piece):
     def _along(self, statistic: Tensor, a: Tensor) -> Tensor:
         return statistic.view(1, -1, *[1] * (a.ndim - 2))
 
-    def value(self, a: Tensor) -> Tensor:
+    def _evaluate(self, a: Tensor, out: Tensor, centred: Tensor) -> Tensor:
+        """The value, written to ``out``; in training mode ``centred`` becomes a less its mean."""
         m = self._module
         self._point = a
-        if self._uses_batch:
-            self._count = a.numel() // a.shape[1]
-            if self._count == 1:
-                raise ValueError(
-                    f"x must hold at least 2 samples for {type(m).__name__} in training mode, but holds 1."
-                )
-            value, self._mean, self._factor = torch.native_batch_norm(
-                a, m.weight, m.bias, None, None, True, 0.0, m.eps
+        if not self._uses_batch:
+            assert m.running_mean is not None
+            assert m.running_var is not None
+            self._mean, self._factor = m.running_mean, (m.running_var + m.eps).rsqrt()
+            return F.batch_norm(a, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)
+        self._count = a.numel() // a.shape[1]
+        if self._count == 1:
+            raise ValueError(
+                f"x must hold at least 2 samples for {type(m).__name__} in training mode, but holds 1."
             )
-            return value
-        assert m.running_mean is not None
-        assert m.running_var is not None
-        self._mean, self._factor = m.running_mean, (m.running_var + m.eps).rsqrt()
-        return F.batch_norm(a, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)
+        self._mean = self._sums(a, a, a.new_zeros(a.shape[1]))[0] / self._count
+        torch.sub(a, self._along(self._mean, a), out=centred)
+        variance = self._sums(centred, centred, torch.zeros_like(self._mean))[1] / self._count
+        self._factor = (variance + m.eps).rsqrt()
+        gain = self._factor if m.weight is None else self._factor * m.weight
+        return self._scaled(centred, gain, torch.zeros_like(gain) if m.bias is None else m.bias, out)
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
         start, gain = self._start, self._module.weight
         before = self._start_factor
-        self._point = _moved(start, delta, unit)
+        self._point = self._moved(delta, unit)
         if not self._uses_batch:
             return delta * self._along(before if gain is None else before * gain, delta)
         count = start.numel() // start.shape[1]
@@ -502,9 +517,8 @@ class NormalisationPiece(Piece):
         if gain is not None:
             after, change_of_factor = after * gain, change_of_factor * gain
         # Of delta and of start, each less its mean, times a number per channel.
-        shift = -(after * mean_of_delta + change_of_factor * self._start_mean)
-        moved = self._scaled(delta, after, shift)
-        return moved.add_(self._scaled(start, change_of_factor, torch.zeros_like(shift)))
+        moved = self._scaled(delta, after, -after * mean_of_delta, self._buffer("moved", delta))
+        return moved.addcmul_(self._buffer("centred", start), self._along(change_of_factor, start))
 
     @staticmethod
     def _sums(gradient: Tensor, a: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -516,11 +530,13 @@ class NormalisationPiece(Piece):
         return sums, products
 
     @staticmethod
-    def _scaled(a: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    def _scaled(a: Tensor, factor: Tensor, shift: Tensor, out: Tensor) -> Tensor:
         """factor a + shift, with a factor and a shift per channel, in one pass."""
-        zero, one = torch.zeros_like(factor), torch.ones_like(factor)
-        scaled: Tensor = torch.native_batch_norm(a, factor, shift, zero, one, False, 0.0, 0.0)[0]
-        return scaled
+        zero, one, none = torch.zeros_like(factor), torch.ones_like(factor), factor.new_empty(0)
+        torch.native_batch_norm(
+            a, factor, shift, zero, one, False, 0.0, 0.0, out=(out, none, torch.empty_like(none))
+        )
+        return out
 
     def _backward(self, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
         m = self._module
@@ -881,11 +897,17 @@ class BlockPiece(Piece):
             learned = any(self._is_learned[i] for i in inputs)
             self._is_learned.append(learned or (piece is not None and len(piece.parameters) > 0))
 
-    def _forward(self, a: Tensor, go: Callable[[Piece, Tensor], Tensor]) -> Tensor:
+    def _forward(self, a: Tensor, go: Callable[[Piece, Tensor], Tensor], name: str = "") -> Tensor:
+        """The last value; sums are written to own memory of that name, if there is one."""
         values = [a]
-        for piece, inputs in self._steps:
+        for number, (piece, inputs) in enumerate(self._steps):
             value = values[inputs[0]]
-            values.append(value + values[inputs[1]] if piece is None else go(piece, value))
+            if piece is not None:
+                values.append(go(piece, value))
+                continue
+            other = values[inputs[1]]
+            out = self._buffer(f"{name} {number}", value) if name and value.shape == other.shape else None
+            values.append(torch.add(value, other, out=out))
         self._shapes = [value.shape for value in values]
         return values[-1]
 
@@ -911,13 +933,13 @@ class BlockPiece(Piece):
                 f"model must be as it was when the method was made, but {self._path!r} ({self._kind}) has other modules "
                 "since; make a new method for the model as it is now."
             )
-        return self._forward(a, lambda piece, value: piece.begin(value))
+        return self._forward(a, lambda piece, value: piece.begin(value), "value")
 
     def value(self, a: Tensor) -> Tensor:
         return self._forward(a, lambda piece, value: piece.value(value))
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        return self._forward(delta, lambda piece, change: piece.move(change, unit))
+        return self._forward(delta, lambda piece, change: piece.move(change, unit), "change")
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self._at_input(self._backward(gradient, lambda piece, g, i: piece.vjp(g)))
