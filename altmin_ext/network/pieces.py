@@ -35,6 +35,7 @@ from altmin_ext.network.known import described, known_as, uncompiled
 from altmin_ext.network.module_state import Changes, ModuleState
 from altmin_ext.nn import Sign
 from altmin_ext.ops import Activation
+from altmin_ext.ops import unversioned as ops
 
 affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 batch_normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -178,19 +179,35 @@ class PointwisePiece(Piece):
         super().__init__()
         self.activation = activation
 
+    def begin(self, a: Tensor) -> Tensor:
+        return super().begin(a.contiguous())
+
     def value(self, a: Tensor) -> Tensor:
-        self._point = a
-        return self.activation.value(a)
+        self._point = a.contiguous()
+        value = torch.empty_like(self._point)
+        rows = len(a), math.prod(a.shape[1:])
+        ops.activate(self._point.view(rows), activation=value.view(rows), sigma=self.activation)
+        return value
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self._point = self._start + unit * delta
-        return self.activation.difference(self._start, -delta, unit)
+        self._point, difference = torch.empty_like(self._start), torch.empty_like(self._start)
+        ops.activation_difference(
+            self._start,
+            delta.contiguous(),
+            unit=unit.double(),
+            point=self._point,
+            difference=difference,
+            sigma=self.activation,
+        )
+        return difference
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self.sample_vjp(gradient)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        return self.activation.differential(self._point[: len(v)], v)
+        product = torch.empty_like(v, memory_format=torch.contiguous_format)
+        ops.activation_vjp(self._point[: len(v)], v.contiguous(), out=product, sigma=self.activation)
+        return product
 
     def sample_vjp(self, v: Tensor) -> Tensor:
         return self.sample_jvp(v)

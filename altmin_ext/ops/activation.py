@@ -154,20 +154,6 @@ class Activation:
         """
         return _formulas[self.name].derivative(c, self.parameter)
 
-    def differential(self, c: Tensor, v: Tensor) -> Tensor:
-        """Multiply by the derivative.
-
-        Args:
-            c: any shape.
-            v: shaped like ``c``.
-
-        Returns:
-            sigma'(c) v, elementwise.
-        """
-        if self.name == "relu":
-            return torch.ops.aten.threshold_backward(v, c, 0.0)  # in a single pass
-        return v * self.derivative(c)
-
     def difference(self, c0: Tensor, delta: Tensor, unit: Tensor | float) -> Tensor:
         """The change of the activation under a displacement of the code, without cancellation.
 

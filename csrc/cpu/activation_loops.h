@@ -8,6 +8,9 @@
 
 namespace altmin::cpu::ALTMIN_ISA {
 
+// Elements handled at a time by ops of several loops: their intermediate results stay in the first-level cache.
+inline constexpr int64_t activation_chunk = 512;
+
 // values[i] = sigma(codes[i])
 template <typename T>
 void activation_values(Activation kind, T parameter, const T* codes, T* values, int64_t n);

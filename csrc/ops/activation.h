@@ -172,7 +172,7 @@ struct Relu {
     const T floor = -(c0 / unit);  // an active unit cannot fall below zero
     const T active = -delta < floor ? floor : -delta;
     const T rise = -delta + c0 / unit;
-    const T inactive = rise > T(0) ? rise : T(0);
+    const T inactive = rise <= T(0) ? T(0) : rise;
     return c0 > T(0) ? active : inactive;
   }
 };

@@ -36,6 +36,8 @@ CODES = "G, m, (H + 2 * p - h + 1) // pool, (W + 2 * q - w + 1) // pool, 16"
 # By op and argument; in lists, of an entry.
 SHAPES: dict[str, dict[str, str]] = {
     "activate": {"code": ROWS, "bias": "n,", "mask": ROWS, "activation": ROWS},
+    "activation_difference": dict.fromkeys(("code", "moved", "point", "difference"), ROWS) | {"unit": ""},
+    "activation_vjp": dict.fromkeys(("code", "gradient", "out"), ROWS),
     "adam_update": dict.fromkeys(("weights", "gradients", "first_moments", "second_moments"), "*shape,")
     | {"scalars": f"count, {len(UpdateScalar)}", "adam": f"{len(AdamScalar)},"}
     | {"guard": "flags,", "guard_index": "count,"},
@@ -80,11 +82,12 @@ SHAPES: dict[str, dict[str, str]] = {
     "weight_residual": dict.fromkeys(("displacements", "products", "codes", "residuals"), ROWS)
     | {"biases": "n,", "bias_gradients": "n,", "scalars": CODE, "below": CODE, "guard": "count,"},
 }
-FLOAT64 = {"guard", "scalars", "above", "below", "adam", "sigma_squared"}
+FLOAT64 = {"guard", "scalars", "above", "below", "adam", "sigma_squared", "unit"}
 INTEGERS = {"labels": np.int64, "correct": np.int64, "guard_index": np.int64, "winner": np.uint8}
 # (output, argument): may be one and the same tensor, within an entry of lists.
 ALIASES = {
     "activate": (("activation", "code"),),
+    "activation_vjp": (("out", "gradient"),),
     "code_step": (("displacement", "pulled_back"), ("activation", "code")),
     "convolve": (("activation", "code"),),
     "hinge_prox": (("out", "center"),),
@@ -231,6 +234,8 @@ def _block(draw: Draw, op: str, name: str, shape: tuple[int, ...]) -> Array:
         return _update_rows(draw, shape[0])
     if name == "scalars" and op in ("bcd_columns", "memory_update"):
         return np.array([draw.choice((0.0, 0.1, 1.0)), draw.choice((0.0, 0.5))])
+    if name == "unit":
+        return np.array(draw.positive())
     return _code_block(draw)
 
 

@@ -327,11 +327,18 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
             allowed = more * allowed * (np.finfo(np.float64).eps / np.finfo(np.float32).eps)
         if name == "activation_displacement":  # which the twin may compute as a difference
             unit = exacts["scalars", 0][CodeScalar.unit]
-            values = np.maximum(1, np.nan_to_num(np.abs(call.arguments["code"])))
-            allowed = allowed + 8 * np.finfo(np.float64).eps * values / unit
+            allowed = allowed + _cancelled(call, unit)
+        if name == "difference":
+            allowed = allowed + _cancelled(call, float(call.arguments["unit"]))
         allowed = allowed + 4 * np.finfo(call.floating).tiny * _factor(call)
         lost = ~np.isfinite(exact) & ~np.isfinite(plain) & np.isfinite(result)
         return np.where(finite, ~(error <= allowed), lost & ~_may_lose(call, name))
+
+
+def _cancelled(call: Call, unit: float) -> Array:
+    """What a difference of values by the twin in float64 may have lost, over the unit."""
+    values: Array = np.maximum(1, np.nan_to_num(np.abs(call.arguments["code"])))
+    return 8 * np.finfo(np.float64).eps * values / unit
 
 
 def _clear_winner(exacts: Numbers, plains: Numbers) -> Array:

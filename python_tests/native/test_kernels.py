@@ -30,6 +30,7 @@ from ..ops import (
     test_weight_residual,
 )
 from ..ops.calling import (
+    PARAMETER_BLOCKS,
     Output,
     Random,
     assert_close,
@@ -206,10 +207,9 @@ class Aligned:
     """The same arguments at addresses that are multiples of 16, where kernels read 16 bytes at a time."""
 
     def __init__(self, case: dict[str, Any], dtype: torch.dtype) -> None:
-        blocks = ("scalars", "above", "below", "adam", "guard", "sigma_squared")
         self.arguments: dict[str, Any] = {}
         for name, value in case.items():
-            own = torch.float64 if name in blocks else dtype
+            own = torch.float64 if name in PARAMETER_BLOCKS else dtype
             self.arguments[name] = (
                 [self._made(v, own) for v in value] if isinstance(value, list) else self._made(value, own)
             )

@@ -40,6 +40,11 @@ def test_elementwise(shape: tuple[int, int]) -> None:
     batch, width = shape
     flag = guard()
     ops.activate(empty(*shape), mask=empty(*shape), activation=empty(*shape), sigma=RELU, guard=flag)
+    unit = torch.ones((), dtype=torch.float64)
+    ops.activation_difference(
+        empty(*shape), empty(*shape), unit=unit, point=empty(*shape), difference=empty(*shape), sigma=RELU
+    )
+    ops.activation_vjp(empty(*shape), empty(*shape), out=empty(*shape), sigma=RELU)
     ops.relu_prox(empty(*shape), empty(*shape), out=empty(*shape), gamma=1.0, beta=1.0, guard=flag)
     ops.hinge_prox(*(empty(*shape) for _ in range(3)), out=empty(*shape), beta=1.0, guard=flag)
     groups = -(-batch // 16)
