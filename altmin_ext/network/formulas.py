@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import dis
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,16 @@ _functions: dict[Callable[..., Any], type[nn.Module]] = {
 }
 _libraries = (torch, F)
 _names = {"nn", "functional", *(function.__name__ for function in _functions)}
-_writes = ("STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF", "STORE_SUBSCR", "DELETE_", "IMPORT_", "YIELD", "RETURN_GENERATOR")
+_writes = (
+    "STORE_ATTR",
+    "STORE_GLOBAL",
+    "STORE_DEREF",
+    "STORE_SUBSCR",
+    "DELETE_",
+    "IMPORT_",
+    "YIELD",
+    "RETURN_GENERATOR",
+)
 _new_tensor = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -49,22 +58,8 @@ class Step:
     inputs: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Formula:
-    """What a block computes: the last value.
-
-    Attributes:
-        steps: in the order in which the block takes them.
-        reads: what the formula takes for granted: (owner's name space, name, value).
-    """
-
-    steps: Sequence[Step]
-    reads: Sequence[tuple[Mapping[str, Any], str, Any]]
-
-    @property
-    def holds(self) -> bool:
-        """Whether the block's modules are still those that were read."""
-        return all(space.get(name) is value for space, name, value in self.reads)
+#: What a block computes: the last value. The steps are in the order in which the block takes them.
+Formula: TypeAlias = Sequence[Step]
 
 
 def formula_of(module: nn.Module) -> Formula | None:
@@ -75,7 +70,8 @@ def formula_of(module: nn.Module) -> Formula | None:
 
     Returns:
         The formula, in which every value but the last is used, every parameter of the block takes part once, and no
-        step writes to a value that another one reads. None if there is no such formula, or it cannot be read.
+        step writes to a value that another one reads. None if there is no such formula, or it cannot be read. It
+        holds as long as the block has the same modules, without hooks.
     """
     forward = type(module).forward
     kinds = (nn.Module.__call__, nn.Module.__getattr__, object.__getattribute__)
@@ -92,7 +88,7 @@ def formula_of(module: nn.Module) -> Formula | None:
     steps = trace.steps
     if not isinstance(result, _Value) or result.number != len(steps) or not steps:
         return None
-    return Formula(steps, trace.reads) if _is_sound(module, steps) and not trace.overwrites(steps) else None
+    return steps if _is_sound(module, steps) and not trace.overwrites() else None
 
 
 def _is_plain(forward: types.FunctionType, module: nn.Module) -> bool:
@@ -132,7 +128,6 @@ class _Trace:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.reads: list[tuple[Mapping[str, Any], str, Any]] = []
         self._written: list[int] = []  # values that a sum overwrites
 
     def call(self, module: nn.Module, path: str, value: object) -> _Value:
@@ -142,7 +137,6 @@ class _Trace:
         if runs_as(module, nn.Sequential):
             for name, child in module._modules.items():
                 assert child is not None
-                self.reads.append((module._modules, name, child))
                 value = self.call(child, f"{path}.{name}", value)
             return value
         return self._step(Step(module, path, (value.number,)))
@@ -158,11 +152,11 @@ class _Trace:
         self.steps.append(step)
         return _Value(self, len(self.steps))
 
-    def overwrites(self, steps: Iterable[Step]) -> bool:
+    def overwrites(self) -> bool:
         """Whether a step may write to a value that is not its alone."""
-        inputs = [number for step in steps for number in step.inputs]
+        inputs = [number for step in self.steps for number in step.inputs]
         written = self._written + [
-            step.inputs[0] for step in steps if step.module is not None and may_write_input(step.module)
+            step.inputs[0] for step in self.steps if step.module is not None and may_write_input(step.module)
         ]
         return any(inputs.count(number) > 1 or not self._is_new(number) for number in written)
 
@@ -210,11 +204,9 @@ class _Part:
         module = self._module
         if name in vars(module) or hasattr(type(module), name):
             if name not in vars(module) or vars(module)[name] is not None:
-                raise TypeError
-            self._trace.reads.append((vars(module), name, None))
+                raise TypeError  # what is no module may change at any time
             return None
         child = module._modules[name]
-        self._trace.reads.append((module._modules, name, child))
         return None if child is None else _Part(self._trace, child, f"{self._path}.{name}".lstrip("."))
 
     def __call__(self, value: object) -> _Value:

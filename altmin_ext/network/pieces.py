@@ -180,17 +180,20 @@ class PointwisePiece(Piece):
         self.activation = activation
 
     def begin(self, a: Tensor) -> Tensor:
-        return super().begin(a.contiguous())
+        self._start = a.contiguous()
+        return self._evaluate(self._start, self._buffer("value", a))
 
     def value(self, a: Tensor) -> Tensor:
-        self._point = a.contiguous()
-        value = torch.empty_like(self._point)
+        return self._evaluate(a.contiguous(), torch.empty_like(a, memory_format=torch.contiguous_format))
+
+    def _evaluate(self, a: Tensor, out: Tensor) -> Tensor:
+        self._point = a
         rows = len(a), math.prod(a.shape[1:])
-        ops.activate(self._point.view(rows), activation=value.view(rows), sigma=self.activation)
-        return value
+        ops.activate(a.view(rows), activation=out.view(rows), sigma=self.activation)
+        return out
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self._point, difference = torch.empty_like(self._start), torch.empty_like(self._start)
+        self._point, difference = self._buffer("point", self._start), self._buffer("moved", self._start)
         ops.activation_difference(
             self._start,
             delta.contiguous(),
@@ -893,15 +896,11 @@ class BlockPiece(Piece):
         module: the block.
         formula: what it computes.
         pieces: one for each step of the formula; None for a sum.
-        path: of the block in the model, for error messages.
     """
 
-    def __init__(
-        self, module: nn.Module, formula: Formula, pieces: Sequence[Piece | None], path: str = ""
-    ) -> None:
+    def __init__(self, module: nn.Module, formula: Formula, pieces: Sequence[Piece | None]) -> None:
         super().__init__()
-        self._formula, self._path, self._kind = formula, path, described(module)
-        self._steps = [(piece, step.inputs) for piece, step in zip(pieces, formula.steps, strict=True)]
+        self._steps = [(piece, step.inputs) for piece, step in zip(pieces, formula, strict=True)]
         self._pieces = [piece for piece in pieces if piece is not None]
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.saves_output = any(piece.saves_output for piece in self._pieces)
@@ -928,7 +927,9 @@ class BlockPiece(Piece):
         self._shapes = [value.shape for value in values]
         return values[-1]
 
-    def _backward(self, gradient: Tensor, go: Callable[[Piece, Tensor, int], Tensor | None]) -> list[Tensor | None]:
+    def _backward(
+        self, gradient: Tensor, go: Callable[[Piece, Tensor, int], Tensor | None]
+    ) -> list[Tensor | None]:
         """Gradients of all values; ``go`` returns that of a piece's input, whose number it is given."""
         found: list[Tensor | None] = [*[None] * len(self._steps), gradient]
         for number, (piece, inputs) in reversed(list(enumerate(self._steps, 1))):
@@ -945,11 +946,6 @@ class BlockPiece(Piece):
         return found
 
     def begin(self, a: Tensor) -> Tensor:
-        if not self._formula.holds:
-            raise ValueError(
-                f"model must be as it was when the method was made, but {self._path!r} ({self._kind}) has other modules "
-                "since; make a new method for the model as it is now."
-            )
         return self._forward(a, lambda piece, value: piece.begin(value), "value")
 
     def value(self, a: Tensor) -> Tensor:
@@ -1053,11 +1049,11 @@ def block_of(path: str, module: nn.Module) -> BlockPiece | None:
         return None
     try:
         pieces = [
-            None if step.module is None else piece_of(f"{path}.{step.path}", step.module) for step in formula.steps
+            None if step.module is None else piece_of(f"{path}.{step.path}", step.module) for step in formula
         ]
     except ValueError:
         return None
-    return BlockPiece(module, formula, pieces, path)
+    return BlockPiece(module, formula, pieces)
 
 
 def _check_inputs(path: str, module: nn.Module) -> None:

@@ -153,9 +153,7 @@ class SpectralNorms:
         if stage.pre.lipschitz is not None:
             image = stage.map.sample_vjp(stage.map.sample_jvp(v))
         else:
-            image = stage.pre.sample_vjp(
-                stage.map.sample_vjp(stage.map.sample_jvp(stage.pre.sample_jvp(v)))
-            )
+            image = stage.pre.sample_vjp(stage.map.sample_vjp(stage.map.sample_jvp(stage.pre.sample_jvp(v))))
         norm = image.norm()
         self._results[i].copy_(norm / v.norm())
         v.copy_(torch.where((norm > 0) & norm.isfinite(), image / norm, v))  # else it keeps its vector
