@@ -175,8 +175,9 @@ class PreMap(Chain):
         pieces: one for each module, in the order of the forward pass.
 
     Attributes:
-        pieces: the same function in as few pieces and as little work as possible: identities are dropped, neighbouring
-            activations are fused, and a monotone activation comes behind a max-pooling, where fewer numbers are left.
+        pieces: the same function in as few pieces and as little work as possible: identities are dropped,
+            neighbouring activations are fused, and a monotone activation comes behind a max-pooling, where fewer
+            numbers are left.
         unfused: one piece for each module except identities.
         activation: the activation, possibly the identity, if the kernels of Linear stages can compute the pre-map:
             one activation, then at most one dropout, and flattening anywhere. Otherwise None.

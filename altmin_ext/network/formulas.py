@@ -197,6 +197,10 @@ class _Value:
 class _Part:
     """Stands for the block, or a module in it, while the block's forward is read."""
 
+    _trace: _Trace
+    _module: nn.Module
+    _path: str
+
     def __init__(self, trace: _Trace, module: nn.Module, path: str) -> None:
         self.__dict__.update(_trace=trace, _module=module, _path=path)
 

@@ -62,7 +62,7 @@ class Piece(abc.ABC):
         self._buffers: dict[str, Tensor] = {}
 
     def _buffer(self, name: str, like: Tensor) -> Tensor:
-        """Memory of the piece's own, shaped like a tensor; fresh memory of that size costs more than a pass over it."""
+        """Memory of the piece's own, shaped like a tensor; fresh memory can cost more than what is written to it."""
         kept = self._buffers.get(name)
         fits = kept is not None and kept.shape[1:] == like.shape[1:] and len(kept) >= len(like)
         if kept is None or not fits or kept.dtype != like.dtype or kept.device != like.device:
@@ -359,8 +359,8 @@ def _largest_of_windows(a: Tensor, size: int) -> tuple[Tensor, Tensor]:
         size: the side of the windows.
 
     Returns:
-        The maxima, and their places in the flattened image, both (..., H // size, W // size). Of equal numbers the first
-        one is taken, as torch does.
+        The maxima, and their places in the flattened image, both (..., H // size, W // size). Of equal numbers the
+        first one is taken, as torch does.
     """
     (rows, columns), width = (n // size for n in a.shape[-2:]), a.shape[-1]
     a = a[..., : rows * size, : columns * size]

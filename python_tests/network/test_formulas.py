@@ -1,7 +1,8 @@
 """Formulas that are read from the forward of a block's class.
 
 Oracles: what each forward says, written down by hand as a list of steps; and torch, which runs blocks that no formula
-must be read from. That a formula computes what its block does is tested in test_pieces.py, with the blocks of modules.py.
+must be read from. That a formula computes what its block does is tested in test_pieces.py, with the blocks of
+modules.py.
 """
 
 from __future__ import annotations
@@ -173,8 +174,8 @@ def hooked() -> nn.Module:
 
 
 REFUSED: list[Callable[[], nn.Module]] = [
-    Scales, AddsNumber, Depends, DependsOnData, Twice, LeavesOut, Unused, Draws, Counts, Loops, DropsByFunction, Alpha,
-    Optional, OverwritesShared, OverwritesView, AddsInPlace, Property, OwnCall, hooked, Block,
+    Scales, AddsNumber, Depends, DependsOnData, Twice, LeavesOut, Unused, Draws, Counts, Loops, DropsByFunction,
+    Alpha, Optional, OverwritesShared, OverwritesView, AddsInPlace, Property, OwnCall, hooked, Block,
     lambda: nn.Linear(2, 2), nn.ReLU,
 ]  # fmt: skip
 

@@ -147,7 +147,7 @@ def begun(case: str) -> Chain:
 
 
 def test_a_norm_that_has_settled_is_iterated_at_growing_intervals() -> None:
-    """8 times in every step, every second and every third one, then in every fourth one: the rule of the docstring."""
+    """8 times in every step, in every second and in every third one, then in every fourth one."""
     every, second = list(range(1, 9)), list(range(10, 26, 2))
     third, fourth = list(range(27, 51, 3)), list(range(52, 101, 4))
     assert iterations_of(begun("convolutions"), 100) == every + second + third + fourth
