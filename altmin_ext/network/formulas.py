@@ -156,7 +156,7 @@ class _Trace:
         """Whether a step may write to a value that is not its alone."""
         inputs = [number for step in self.steps for number in step.inputs]
         written = self._written + [
-            step.inputs[0] for step in self.steps if step.module is not None and may_write_input(step.module)
+            step.inputs[0] for step in self.steps if step.module is not None and _may_write(step.module)
         ]
         return any(inputs.count(number) > 1 or not self._is_new(number) for number in written)
 
@@ -166,6 +166,11 @@ class _Trace:
             return False
         made_by = self.steps[number - 1].module
         return made_by is None or type(made_by) in _new_tensor
+
+
+def _may_write(module: nn.Module) -> bool:
+    """Whether a module may write to its input; a block with a formula does not."""
+    return may_write_input(module) and formula_of(module) is None
 
 
 class _Value:

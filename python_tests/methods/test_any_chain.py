@@ -41,16 +41,19 @@ class Residual(nn.Module):
 
 
 class NormalisedResidual(nn.Module):
-    """f(x) + x by modules that are all known, so that its formula is."""
+    """f(x) + x by modules that are all known, so that its formula is.
+
+    It keeps no running statistics, which the reference would move at each of its evaluations.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.inner = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.BatchNorm2d(channels, track_running_stats=False),
             nn.Sigmoid(),
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.BatchNorm2d(channels, track_running_stats=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:

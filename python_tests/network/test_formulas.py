@@ -19,7 +19,7 @@ import altmin_ext
 from altmin_ext.network.formulas import formula_of
 from altmin_ext.network.pieces import BlockPiece, LocalPiece, piece_of
 
-from .modules import Block, Inner, Residual
+from .modules import Block, Gated, Inner, Residual
 
 
 def steps(module: nn.Module) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -191,8 +191,35 @@ def test_what_else_a_forward_may_do_is_left_to_torch(make: Callable[[], nn.Modul
 
 
 def test_a_block_is_evaluated_by_its_formula_and_others_are_run() -> None:
-    assert isinstance(piece_of("0", Residual(2, 2)), BlockPiece)
+    for block in (Residual(2, 2), Gated()):
+        assert isinstance(piece_of("0", block), BlockPiece)
     assert isinstance(piece_of("0", Block()), LocalPiece)
+
+
+class Normalised(Layers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(4), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(self.drop(self.norm(self.a(x))))
+
+
+def test_statistics_and_masks_are_those_of_one_forward_pass() -> None:
+    """Of a copy of the block, as torch runs it; and every evaluation is that of the same function."""
+    block = Normalised()
+    one_pass, (a, delta) = copy.deepcopy(block), torch.randn(2, 6, 4)
+    tried = piece_of("0", block)
+    assert isinstance(tried, BlockPiece)
+    torch.manual_seed(3)
+    expected = one_pass(a).detach()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        torch.testing.assert_close(tried.begin(a).clone(), expected)
+        tried.move(delta, torch.tensor(0.1))
+        torch.testing.assert_close(tried.value(a), expected)
+        tried.commit()
+    torch.testing.assert_close(block.state_dict(), one_pass.state_dict())
 
 
 class Recurrent(Layers):
