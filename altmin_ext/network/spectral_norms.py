@@ -18,7 +18,7 @@ from altmin_ext.ops import unversioned as ops
 
 _first_iterations = 20
 _samples = 8  # if Jacobians depend on the sample, those of so many stand for all
-_settled, _patience, _longest_interval = 0.1, 8, 4  # see SpectralNorms
+_settled, _patience, _longest_interval = 0.2, 16, 4  # see SpectralNorms
 
 
 class SpectralNorms:
@@ -29,8 +29,8 @@ class SpectralNorms:
     samples of the minibatch.
 
     An iteration of a matrix is cheap, and made in every step. That of another map costs up to a tenth of a step, and
-    is made in every step only while its estimate moves. After 8 iterations in a row that have changed it by less than
-    a tenth each, it is made in every second step, after 16 in every third, and after 24 in every fourth; one that
+    is made in every step only while its estimate moves. After 16 iterations in a row that have changed it by less than
+    a fifth each, it is made in every second step, after 32 in every third, and after 48 in every fourth; one that
     changes it by more makes the next ones come in every step again. The estimates are then behind by a few steps'
     growth, which the step sizes of the codes can bear: 1 / (1 + L), with L the curvature that follows from the
     estimate, is stable until L is less than half of what it should be.
