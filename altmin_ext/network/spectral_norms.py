@@ -31,8 +31,8 @@ class SpectralNorms:
     An iteration of a matrix is cheap, and made in every step. That of another map costs up to a tenth of a step, and
     is made in every step only while its estimate moves. After 16 iterations in a row that have changed it by less
     than a fifth each, it is made in every second step, after 32 in every third, and after 48 in every fourth; one
-    that changes it by more makes the next ones come in every step again. The estimates are then behind by the growth of
-    a few steps. The step sizes of the codes can bear that: 1 / (1 + L), with L the curvature that follows from the
+    that changes it by more makes the next ones come in every step again. The estimates are then behind by the growth
+    of a few steps. The step sizes of the codes can bear that: 1 / (1 + L), with L the curvature that follows from the
     estimate, is stable until L is less than half of what it should be.
 
     Args:
