@@ -57,6 +57,7 @@ class MatrixCode(Code):
             names += ["velocity"] if self._several else []
             names += ["activation"] if not self._in_place else []
             names += ["moved_activation"] if self._remembered else []
+            names += ["change"] if self._sigma is None else []
             names += ["activation_displacement"] if self.above is not None and self._sigma is not None else []
             self._largest = {name: like.new_empty(batch, self.width) for name in names}
         full = len(self._largest["displacement"]) == batch
@@ -146,9 +147,10 @@ class MatrixCode(Code):
             guard=self.flags.code,
         )
         if self._sigma is None:
-            moved = self.pre.move(self._shaped(-self.displacement), self.unit)
+            change = torch.neg(self.displacement, out=self._buffers["change"])
+            moved = self.pre.move(self._shaped(change), self.unit)
             self.activation_displacement = moved.contiguous()
-            self.activation = self._activation_of_encode + self.unit * moved
+            self.activation = torch.addcmul(self._activation_of_encode, moved, self.unit.to(moved))
         else:
             self.activation = self._moved_activation
 

@@ -294,7 +294,7 @@ class OnlineAM(Method):
         for stage in self._stages:
             stage.commit()
         if self._auto:
-            self._spectral_norms.iterate(batch)
+            self._spectral_norms.update(batch)
 
     def _finish(self) -> None:
         self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)

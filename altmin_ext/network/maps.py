@@ -295,7 +295,7 @@ class LocalMap(EvaluatedMap):
         self._like = like
         buffers = iter(self.gradients)
         for piece in self._chain.pieces:
-            piece.gradients = list(itertools.islice(buffers, len(piece.parameters)))
+            piece.gradient_buffers = list(itertools.islice(buffers, len(piece.parameters)))
 
     @property
     def convolution(self) -> nn.Conv2d | None:
