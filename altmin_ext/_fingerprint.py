@@ -77,12 +77,17 @@ class Fingerprint:
         self._kept = []
         self._passed = self._kept, []
 
-    def check(self, x: Tensor, y: Tensor, method: str) -> None:
-        """Raise a ValueError if the samples or their order differ from those that are kept."""
+    def check(self, x: Tensor, y: Tensor, method: str) -> bool:
+        """Raise a ValueError if the samples or their order differ from those that are kept.
+
+        Returns:
+            Whether they are known to be the same, those that are not finite included.
+        """
         if not self._kept:
-            return
+            return False
         now = _versions(x, y)
         rows = slice(None)
+        same = True
         digests_passed, before = self._passed
         if digests_passed is self._kept and _are_unwritten(now, before):
             self._turn += 1
@@ -92,7 +97,7 @@ class Fingerprint:
             differ = digests(values[rows]) != kept[rows]
             if not bool(differ.any()):
                 continue
-            now = []
+            now, same = [], False
             others = values[rows][differ]
             if bool(others.reshape(len(others), -1).isfinite().all(1).any()):
                 raise ValueError(
@@ -100,6 +105,7 @@ class Fingerprint:
                     "takes the whole training set in every step."
                 )
         self._passed = self._kept, now
+        return same
 
 
 _Versions: TypeAlias = list[tuple[Tensor, int]]

@@ -70,6 +70,39 @@ class LiftedOptions(MethodOptions):
         return torch.where(curvature > 0, curvature, 1)
 
 
+class KeptProduct:
+    """W a of all samples, each chunk of which is computed once for as long as neither W nor a changes.
+
+    It cannot see a change: whoever makes one must call :meth:`forget`.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, Tensor] = {}  # by their first sample
+        self._current: set[int] = set()
+
+    def at(self, weight: Tensor, a: Tensor, rows: slice) -> Tensor:
+        """W a (B, n_l) of those samples, to be read only; valid until it is computed again."""
+        if rows.start not in self._current:
+            self._chunks[rows.start] = torch.mm(a, weight.t(), out=self._chunks.get(rows.start))
+            self._current.add(rows.start)
+        return self._chunks[rows.start]
+
+    def holds(self, rows: slice) -> bool:
+        """Whether W a of those samples need not be computed."""
+        return rows.start in self._current
+
+    def forget(self, rows: slice | None = None) -> None:
+        """W has changed, or a of those samples; None: of all."""
+        if rows is None:
+            self._current.clear()
+        else:
+            self._current.discard(rows.start)
+
+    def release(self) -> None:
+        """Forget all, and free the memory."""
+        self._chunks, self._current = {}, set()
+
+
 class LiftedLayer:
     """A layer z = W a + b with its variables, where a are the activations of the layer below.
 
@@ -80,6 +113,7 @@ class LiftedLayer:
         activation: h of a_l = h(z_l); None for the last layer.
         pre_activations: z_l (N, n_l), empty before the first step.
         activations: a_l (N, n_l); empty for the last layer.
+        product: W a at the layer's own inputs.
     """
 
     def __init__(self, stage: BoundStage, activation: Activation | None, rho: float) -> None:
@@ -88,6 +122,7 @@ class LiftedLayer:
         self.weight, self.bias = stage.map.weight, stage.map.bias
         self.activation = activation
         self.rho = rho
+        self.product = KeptProduct()
         self.release()
 
     def release(self) -> None:
@@ -95,19 +130,25 @@ class LiftedLayer:
         self.pre_activations = self.activations = self.weight.new_empty(
             0, len(self.weight), requires_grad=False
         )
+        self.product.release()
 
-    def affine(self, a: Tensor, weight: Tensor | None = None) -> Tensor:
-        """W a + b (B, n_l); ``weight`` may give another W."""
-        product = a @ (self.weight if weight is None else weight).t()
+    def affine(self, a: Tensor) -> Tensor:
+        """W a + b (B, n_l) for any a."""
+        product = a @ self.weight.t()
         return product if self.bias is None else product.add_(self.bias)
 
-    def target(self, rows: slice | Tensor) -> Tensor:
+    def center(self, a: Tensor, rows: slice) -> Tensor:
+        """W a + b (B, n_l), where a are the layer's own inputs for those samples."""
+        product = self.product.at(self.weight, a, rows)
+        return product.clone() if self.bias is None else product + self.bias
+
+    def target(self, rows: slice) -> Tensor:
         """The target of W a + b for those samples: z."""
         return self.pre_activations[rows]
 
-    def residual(self, a: Tensor, rows: slice | Tensor, weight: Tensor | None = None) -> Tensor:
-        """W a + b - target, for those samples."""
-        return self.affine(a, weight).sub_(self.target(rows))
+    def residual(self, a: Tensor, rows: slice) -> Tensor:
+        """W a + b - target, where a are the layer's own inputs for those samples."""
+        return self.center(a, rows).sub_(self.target(rows))
 
 
 @dataclasses.dataclass
@@ -229,10 +270,12 @@ class Lifted(Method):
                 f"x must hold the samples of the first step, {self._bound}, but is {tuple(x.shape)}: {self.name} "
                 "keeps variables for every one of them."
             )
-        self._fingerprint.check(x, y, self.name)
+        same = self._fingerprint.check(x, y, self.name)
         untouched = self._weights_left and all(map(torch.equal, self._weights_left, self._digests()))
         # Otherwise a rise would say nothing about the method.
         self._before = self._objective if untouched else None
+        if not (same and untouched):
+            self._forget_products()
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -257,6 +300,7 @@ class Lifted(Method):
 
     def _put_back(self, undo: Undo) -> None:
         super()._put_back(undo)
+        self._forget_products()
         if self._sweeping:
             self._sweeping = False
             self._release()
@@ -286,8 +330,10 @@ class Lifted(Method):
         sums = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
         for rows in self._chunks(x):
             a = self._input(0, x, rows)
+            if self._layers[0].product.holds(rows):
+                sums[0] += torch.stack(torch.aminmax(a)).mul_(0).sum()  # what has become of x since
             for l, layer in enumerate(self._layers):
-                z = layer.affine(a)
+                z = layer.center(a, rows) if l == 0 else layer.affine(a)
                 sums[l] += (z * 0).sum()
                 a = z if layer.activation is None else layer.activation.value(z)
             total += self.loss.mean(z, y[rows]) * len(z)
@@ -305,9 +351,9 @@ class Lifted(Method):
                 layer.activations = torch.empty_like(layer.pre_activations)
         for rows in self._chunks(x):
             for l, layer in enumerate(self._layers):
-                z = layer.affine(self._input(l, x, rows))
+                z = layer.center(self._input(l, x, rows), rows)
                 if layer.activation is not None:
-                    layer.activations[rows] = layer.activation.value(z)
+                    self._set_activations(l, rows, layer.activation.value(z))
                 layer.pre_activations[rows] = z if layer.activation else self._output(z, y[rows], rows)
         self._bound = tuple(x.shape)
         self._fingerprint.keep(x, y)
@@ -335,6 +381,15 @@ class Lifted(Method):
     def _input(self, l: int, x: Tensor, rows: slice) -> Tensor:
         """The input of a layer, for those samples."""
         return self._stages[0].pre.value(x[rows]) if l == 0 else self._layers[l - 1].activations[rows]
+
+    def _set_activations(self, l: int, rows: slice, a: Tensor) -> None:
+        """a_l <- a, for those samples."""
+        self._layers[l].activations[rows] = a
+        self._layers[l + 1].product.forget(rows)
+
+    def _forget_products(self) -> None:
+        for layer in self._layers:
+            layer.product.forget()
 
     def _weight_problem(self, l: int, x: Tensor) -> WeightProblem:
         layer = self._layers[l]
@@ -411,6 +466,7 @@ class Lifted(Method):
     def _move_weight(self, layer: LiftedLayer, problem: WeightProblem, change: Tensor) -> None:
         """W <- W + change; afterwards ``problem`` is valid for b only."""
         layer.weight.copy_(layer.weight + change)
+        layer.product.forget()
         problem.residual += change @ problem.input
 
     def _fit_bias(self, layer: LiftedLayer, problem: WeightProblem) -> None:
@@ -484,4 +540,5 @@ class Lifted(Method):
 
     def _forget_derived(self) -> None:
         super()._forget_derived()
+        self._forget_products()
         self._input_gram = None

@@ -64,7 +64,7 @@ class LastLayer(LiftedLayer):
         super().release()
         self.dual = self.pre_activations.double()
 
-    def target(self, rows: slice | Tensor) -> Tensor:
+    def target(self, rows: slice) -> Tensor:
         """z + u / rho."""
         z = self.pre_activations[rows]
         return (z + self.dual[rows] / self.rho).to(z.dtype)
@@ -139,7 +139,7 @@ class DLADMM(Lifted):
     def _fit_pre_activations(self, l: int, x: Tensor, y: Tensor) -> None:
         layer = self._layers[l]
         for rows in self._chunks(x):
-            center = layer.affine(self._input(l, x, rows))
+            center = layer.center(self._input(l, x, rows), rows)
             if layer.activation is None:
                 z = self._output(center, y[rows], rows)
             else:
@@ -159,7 +159,7 @@ class DLADMM(Lifted):
             gradient = ratio * (above.residual(a, rows) @ above.weight) + (a - image)
             direction = nn.functional.normalize(gradient, dim=1)
             curvature = above.rho * (direction @ above.weight.t()).square().sum(1, keepdim=True) + nu
-            a -= nu * gradient / self.options.searched(curvature)
+            self._set_activations(l, rows, a - nu * gradient / self.options.searched(curvature))
 
     def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:
         center = center.double() - self.dual[rows] / self.rho
@@ -171,7 +171,7 @@ class DLADMM(Lifted):
         for rows in self._chunks(x):
             for l, layer in enumerate(self._layers):
                 z = layer.pre_activations[rows]
-                gap = (z - layer.affine(self._input(l, x, rows))).double()
+                gap = (z - layer.center(self._input(l, x, rows), rows)).double()
                 terms[l] += layer.rho / 2 * gap.square().sum()
                 if layer.activation is not None:
                     distance = layer.activations[rows] - layer.activation.value(z)
