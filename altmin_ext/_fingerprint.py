@@ -81,10 +81,10 @@ class Fingerprint:
         """Raise a ValueError if the samples or their order differ from those that are kept.
 
         Returns:
-            Whether they are known to be the same, those that are not finite included.
+            Whether they are the same to the bit; False if samples that are not finite now differ.
         """
         if not self._kept:
-            return False
+            return True
         now = _versions(x, y)
         rows = slice(None)
         same = True

@@ -130,7 +130,6 @@ class LiftedLayer:
         self.pre_activations = self.activations = self.weight.new_empty(
             0, len(self.weight), requires_grad=False
         )
-        self.product.release()
 
     def affine(self, a: Tensor) -> Tensor:
         """W a + b (B, n_l) for any a."""
@@ -235,6 +234,7 @@ class Lifted(Method):
         self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
         self._bound: tuple[int, ...] = ()  # the shape of x, () before the first step
         self._fingerprint = Fingerprint(self.device)
+        self._same = True  # whether the last step's samples were the first one's to the bit
         self._objective: float | None = None  # at the end of the last step of the same problem
         self._weights_left: list[Tensor] = []  # the digests of all weights at that time
         self._before: float | None = None  # the objective that this step's must not exceed
@@ -270,12 +270,15 @@ class Lifted(Method):
                 f"x must hold the samples of the first step, {self._bound}, but is {tuple(x.shape)}: {self.name} "
                 "keeps variables for every one of them."
             )
-        same = self._fingerprint.check(x, y, self.name)
+        same, before = self._fingerprint.check(x, y, self.name), self._same
+        self._same = same
         untouched = self._weights_left and all(map(torch.equal, self._weights_left, self._digests()))
         # Otherwise a rise would say nothing about the method.
         self._before = self._objective if untouched else None
-        if not (same and untouched):
-            self._forget_products()
+        if not (same and before):
+            self._input_gram = None
+        if not (same and before and untouched):
+            self._release_products()
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -300,7 +303,7 @@ class Lifted(Method):
 
     def _put_back(self, undo: Undo) -> None:
         super()._put_back(undo)
-        self._forget_products()
+        self._release_products()
         if self._sweeping:
             self._sweeping = False
             self._release()
@@ -387,9 +390,9 @@ class Lifted(Method):
         self._layers[l].activations[rows] = a
         self._layers[l + 1].product.forget(rows)
 
-    def _forget_products(self) -> None:
+    def _release_products(self) -> None:
         for layer in self._layers:
-            layer.product.forget()
+            layer.product.release()
 
     def _weight_problem(self, l: int, x: Tensor) -> WeightProblem:
         layer = self._layers[l]
@@ -540,5 +543,5 @@ class Lifted(Method):
 
     def _forget_derived(self) -> None:
         super()._forget_derived()
-        self._forget_products()
+        self._release_products()
         self._input_gram = None
