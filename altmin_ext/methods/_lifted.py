@@ -173,9 +173,14 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
     return torch.dot(one.flatten(), other.flatten())
 
 
+def squared_norm(values: Tensor) -> Tensor:
+    """The sum of all squares."""
+    return _dot(values, values)
+
+
 def _quotient(direction: Tensor, image: Tensor) -> Tensor:
     """<direction, image> / ||direction||^2; 0 for a direction of zeros."""
-    squares = _dot(direction, direction)
+    squares = squared_norm(direction)
     return torch.where(squares > 0, _dot(direction, image) / squares, 0)
 
 
@@ -231,7 +236,8 @@ class Lifted(Method):
 
     def _allocate(self) -> None:
         self._layers = self._make_layers()
-        self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
+        # The Gram matrix, or None, and the sum of a_0, which is the same in every step.
+        self._input_moments: tuple[Tensor | None, Tensor] | None = None
         self._bound: tuple[int, ...] = ()  # the shape of x, () before the first step
         self._fingerprint = Fingerprint(self.device)
         self._same = True  # whether the last step's samples were the first one's to the bit
@@ -276,7 +282,7 @@ class Lifted(Method):
         # Otherwise a rise would say nothing about the method.
         self._before = self._objective if untouched else None
         if not (same and before):
-            self._input_gram = None
+            self._input_moments = None
         if not (same and before and untouched):
             self._release_products()
         return x, y
@@ -356,7 +362,7 @@ class Lifted(Method):
             for l, layer in enumerate(self._layers):
                 z = layer.center(self._input(l, x, rows), rows)
                 if layer.activation is not None:
-                    self._set_activations(l, rows, layer.activation.value(z))
+                    self._to_be_written(l, rows).copy_(layer.activation.value(z))
                 layer.pre_activations[rows] = z if layer.activation else self._output(z, y[rows], rows)
         self._bound = tuple(x.shape)
         self._fingerprint.keep(x, y)
@@ -385,10 +391,10 @@ class Lifted(Method):
         """The input of a layer, for those samples."""
         return self._stages[0].pre.value(x[rows]) if l == 0 else self._layers[l - 1].activations[rows]
 
-    def _set_activations(self, l: int, rows: slice, a: Tensor) -> None:
-        """a_l <- a, for those samples."""
-        self._layers[l].activations[rows] = a
+    def _to_be_written(self, l: int, rows: slice) -> Tensor:
+        """a_l of those samples, for a caller that changes it."""
         self._layers[l + 1].product.forget(rows)
+        return self._layers[l].activations[rows]
 
     def _release_products(self) -> None:
         for layer in self._layers:
@@ -398,25 +404,27 @@ class Lifted(Method):
         layer = self._layers[l]
         n_out, n_in = layer.weight.shape
         like = torch.zeros((), dtype=torch.float64, device=self.device)
-        gradient, residual, input = like.new_zeros(n_out, n_in), like.new_zeros(n_out), like.new_zeros(n_in)
-        gram = self._input_gram if l == 0 else None
-        # If a layer narrows, two products per curvature cost less than the Gram matrix; that of a_0 is made only
-        # once.
-        sums_gram = gram is None and n_in <= (len(x) if l == 0 else min(len(x), 2 * n_out))
-        if sums_gram:
-            gram = like.new_zeros(n_in, n_in)
+        gradient, residual = like.new_zeros(n_out, n_in), like.new_zeros(n_out)
+        gram, input = self._input_moments or (None, None) if l == 0 else (None, None)
+        sums = input is None
+        if input is None:
+            input = like.new_zeros(n_in)
+            # If a layer narrows, two products per curvature cost less than the Gram matrix; that of a_0 is made
+            # only once.
+            if n_in <= (len(x) if l == 0 else min(len(x), 2 * n_out)):
+                gram = like.new_zeros(n_in, n_in)
         for rows in self._chunks(x):
             a = self._input(l, x, rows)
             r = layer.residual(a, rows)
             gradient += r.t() @ a
             residual += r.sum(0)
-            input += a.sum(0)
-            if sums_gram:
-                assert gram is not None
+            if sums:
+                input += a.sum(0)
+            if sums and gram is not None:
                 wide = a.double()
                 gram.addmm_(wide.t(), wide)
         if l == 0:
-            self._input_gram = gram
+            self._input_moments = gram, input
 
         def curve(direction: Tensor) -> Tensor:
             if gram is not None:
@@ -499,7 +507,7 @@ class Lifted(Method):
             layer.release()
         self._bound = ()
         self._fingerprint.forget()
-        self._input_gram = self._objective = None
+        self._input_moments = self._objective = None
         self._weights_left = []
 
     @property
@@ -544,4 +552,4 @@ class Lifted(Method):
     def _forget_derived(self) -> None:
         super()._forget_derived()
         self._release_products()
-        self._input_gram = None
+        self._input_moments = None

@@ -170,7 +170,7 @@ class MDLAM(Lifted):
             plain = old[risen] - step_size * (residual[risen] @ above.weight)
             new[risen] = torch.clamp(plain, low[risen], high[risen])
         before.copy_(old)
-        self._set_activations(l, rows, new)
+        self._to_be_written(l, rows).copy_(new)
 
     def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:
         return self.loss.proximal(center, y, self.options.rho)
