@@ -9,7 +9,7 @@ from torch import Tensor
 
 from altmin_ext._state import Part, ReplacedList
 
-_chunk = 128  # samples, whose words stay in the cache
+_chunk = 2**16  # words, whose products stay in the cache, in memory that is not given back in between
 
 
 def digests(values: Tensor) -> Tensor:
@@ -33,7 +33,8 @@ def digests(values: Tensor) -> Tensor:
     factors.random_(-(2**62), 2**62, generator=torch.Generator().manual_seed(0)).mul_(2).add_(1)
     factors = factors.to(rows.device)
     result = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    for part, own in zip(rows.split(_chunk), result.split(_chunk), strict=True):
+    together = max(1, _chunk // max(1, words))  # samples
+    for part, own in zip(rows.split(together), result.split(together), strict=True):
         # Not contiguous(), which leaves a single number the stride that it has.
         part = part.clone(memory_format=torch.contiguous_format)
         torch.sum(part.view(torch.int32) * factors, 1, out=own)
