@@ -77,7 +77,8 @@ class DLADMM(Lifted):
     layer is the rest of L_rho, after the update of u; it may be negative. By the theory, L_rho never rises while rho
     is constant and large enough for the loss; ``objective_rose`` says whether it did.
 
-    Memory: N numbers for z of every unit and for a of every unit below the last layer, and two for u of every output.
+    Memory: 2 N numbers for z and W a of every unit, N for a of every unit below the last layer, and 2 N for u of
+    every output.
 
     Attributes:
         rho: the penalty on the last layer in the next step.

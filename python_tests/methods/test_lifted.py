@@ -1,5 +1,5 @@
-"""The products W a that the methods on lifted networks keep. Oracles: the product itself, taken anew; and a copy of the
-method, which has kept nothing, and must go on to the same bits."""
+"""The products W a that the methods on lifted networks keep. Oracles: the product itself, taken anew; and a copy of
+the method, which has kept nothing, and must go on to the same bits."""
 
 from __future__ import annotations
 
