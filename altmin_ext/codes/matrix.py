@@ -114,6 +114,10 @@ class MatrixCode(Code):
         return self.activation
 
     @property
+    def is_planned(self) -> bool:
+        return isinstance(self.map, LinearMap) and self._sigma is not None
+
+    @property
     def destination(self) -> Tensor | None:
         return self._destination if self._sigma is not None else None
 
@@ -166,10 +170,16 @@ class MatrixCode(Code):
     def _gram_product(self, weight: Tensor, moved: Tensor, more: int) -> Tensor:
         """W^T W moved, by way of the Gram matrix if that takes fewer multiplications."""
         n_out, n_in = weight.shape
+        product = moved.new_empty(self._batch, n_in)
         if n_out * n_in + more * self._batch * n_in < more * 2 * self._batch * n_out:
-            self._gram = weight.t() @ weight if self._gram is None else self._gram
-            return torch.mm(moved, self._gram)
-        return torch.mm(torch.mm(moved, weight.t(), out=self._residual), weight)
+            if self._gram is None:
+                self._gram = weight.new_empty(n_in, n_in, requires_grad=False)
+                ops.matmul(weight, weight, out=self._gram, transpose_a=True)
+            ops.matmul(moved, self._gram, out=product)
+        else:
+            ops.matmul(moved, weight, out=self._residual, transpose_b=True)
+            ops.matmul(self._residual, weight, out=product)
+        return product
 
     def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
         call = self.residual_call(activation, below, first)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from altmin_ext.network.chain import Chain
 from altmin_ext.network.known import known_as
 from altmin_ext.network.pieces import AffinePiece, Piece
+from altmin_ext.ops import unversioned as ops
 
 Affine: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -207,20 +208,6 @@ class EvaluatedMap(Map):
         """
 
 
-class _Transposed:
-    """Keeps the transposed view of a matrix between steps; to make one takes as long as a small product."""
-
-    def __init__(self) -> None:
-        self._matrix = self._view = torch.empty(0, 0)
-        self._address = -1
-
-    def __call__(self, matrix: Tensor) -> Tensor:
-        # Compare the address, too: ``parameter.data = ...`` gives the same object other memory.
-        if matrix is not self._matrix or matrix.data_ptr() != self._address:
-            self._matrix, self._view, self._address = matrix, matrix.detach().t(), matrix.data_ptr()
-        return self._view
-
-
 class LinearMap(EvaluatedMap):
     """The map of a single Linear: every evaluation is one matrix product into a buffer.
 
@@ -240,7 +227,6 @@ class LinearMap(EvaluatedMap):
         self.weight, self.bias = linear.weight, linear.bias
         self.n_in, self.n_out = linear.in_features, linear.out_features
         self._weight_gradient: Tensor | None = None
-        self._weight_transposed, self._residual_transposed = _Transposed(), _Transposed()
 
     def allocate(self, like: Tensor) -> None:
         super().allocate(like)
@@ -257,17 +243,21 @@ class LinearMap(EvaluatedMap):
         return self.forward(activation, out)
 
     def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
-        return torch.mm(activation, self._weight_transposed(self.weight), out=out)
+        out = activation.new_empty(activation.shape[0], self.n_out) if out is None else out
+        ops.matmul(activation, self.weight, out=out, transpose_b=True)
+        return out
 
     def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
         return self.forward(displacement, out)
 
     def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
-        return torch.mm(residual, self.weight, out=out)
+        out = residual.new_empty(residual.shape[0], self.n_in) if out is None else out
+        ops.matmul(residual, self.weight, out=out)
+        return out
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         if self._weight_gradient is not None:
-            torch.mm(self._residual_transposed(residual), activation, out=self._weight_gradient)
+            ops.matmul(residual, activation, out=self._weight_gradient, transpose_a=True)
 
     @property
     def matrix(self) -> Tensor:  # type: ignore[override]

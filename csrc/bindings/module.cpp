@@ -1,6 +1,7 @@
 // The Python module altmin_ext._C. Ops are entered from the files that they are in; here is what is about the module.
 #include <omp.h>
 
+#include "cpu/blas.h"
 #include "cuda/device.h"
 #include "ops/code_step.h"
 #include "ops/lanes.h"
@@ -41,6 +42,7 @@ PYBIND11_MODULE(_C, module) {
   module.attr("cuda_reason") = ALTMIN_CUDA_REASON;
   module.def("instruction_set", &cpu::instruction_set);
   module.def("use_instruction_set", &cpu::use_instruction_set);
+  module.def("matmul_backend", &cpu::use_matmul_backend);
   module.def("threads", [] { return omp_get_max_threads(); });
   module.def("cuda_compiled_version", &cuda::compiled_version);
   module.def("cuda_device_count", &cuda::device_count);
