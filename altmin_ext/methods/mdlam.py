@@ -71,7 +71,8 @@ class MDLAM(Lifted):
     """mDLAM: monotone alternating minimisation on the whole training set at once, without gradients.
 
     Memory: 2 N numbers for z and W a of every unit, and 2 N for a of every unit below the last layer: for
-    N = 60,000 and three layers of 1000 units 2.9 GB in float32. All else has the size of the weights, or of ``chunk_size`` samples.
+    N = 60,000 and three layers of 1000 units 2.9 GB in float32. All else has the size of the weights, or of
+    ``chunk_size`` samples.
 
     Attributes:
         eps: half the width of the boxes in the next step.
