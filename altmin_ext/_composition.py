@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from altmin_ext.ops import _native
+
 Named: TypeAlias = Sequence[tuple[str, nn.Parameter]]
-_Attributes: TypeAlias = tuple[str, list[str], Callable[[dict[str, Any]], tuple[Any, ...]], dict[str, Any]]
+_Attribute: TypeAlias = tuple[str, str, Any, dict[str, Any]]
 
 # Attributes of torch's modules and ours that formulas read once. Those that are read in every step, such as a rate of
 # dropout, may change.
@@ -35,13 +37,17 @@ class Composition:
     """The modules and parameters of a model, and how the parameters lie in memory.
 
     What a method keeps, such as moments and gradients, is made once for the parameters as they are. Before each step
-    it is compared whether the model still holds the same objects, which takes two microseconds for a small network.
+    it is compared whether the model still holds the same objects, which takes less than a microsecond.
     Only if something differs is everything looked at, to say what, or to find that it makes no difference: a
     parameter may have been given other memory of the same layout.
 
     Args:
         model: the model.
         formulas: whether modules are computed by formulas that were chosen once, by their types and attributes.
+
+    Attributes:
+        layout: where everything is; another object once a parameter has been given other memory. None without the
+            native module, where everything is looked at each time.
     """
 
     def __init__(self, model: nn.Module, formulas: bool) -> None:
@@ -51,18 +57,14 @@ class Composition:
         self._parameters = [parameter for _, parameter in self._named]
         self._trainable = [parameter.requires_grad for parameter in self._parameters]
         self._kinds = [_kind(parameter) for parameter in self._parameters]
-        # The dicts that hold modules and parameters, and at their end something that is nowhere else, so that one
-        # entry more or less is noticed.
-        end = {"": object()}
-        self._places = [*_places(self._modules.values()), end]
-        self._held = list(_entries(self._places))
+        self._places = list(_places(self._modules.values()))
+        self._order = list(_entries(self._places))
         self._attributes = list(_attributes(self._modules)) if formulas else []
-        self._values = [take(own) for _, _, take, own in self._attributes]
         self._lie_as_they_are()
 
     def change(self) -> str | None:
         """What is not as it was, as the end of a sentence; None if nothing that matters is."""
-        if self._is_the_same():
+        if self.layout is not None and self.layout.unchanged():
             return None
         change = (
             self._change_of_place()
@@ -75,23 +77,12 @@ class Composition:
             self._lie_as_they_are()
         return change
 
-    def _is_the_same(self) -> bool:
-        try:
-            return (
-                all(map(operator.is_, _entries(self._places), self._held))
-                and all(map(Tensor.is_set_to, self._parameters, self._views))
-                and [parameter.requires_grad for parameter in self._parameters] == self._trainable
-                and [take(own) for _, _, take, own in self._attributes] == self._values
-            )
-        except (
-            RuntimeError,
-            KeyError,
-        ):  # a parameter is on a device that cannot be asked; an attribute is gone
-            return False
-
     def _lie_as_they_are(self) -> None:
         """Take the memory of the parameters for their own from now on."""
-        self._views = [parameter.detach() for parameter in self._parameters]
+        attributes = [(own, name, value) for _, name, value, own in self._attributes]
+        self.layout: Any = None
+        if _native.module is not None:
+            self.layout = _native.module.Held(self._places, self._parameters, attributes)
 
     def _change_of_place(self) -> str | None:
         (dtype, device, _), (dtype_before, device_before, _) = _kind(self._parameters[0]), self._kinds[0]
@@ -126,16 +117,15 @@ class Composition:
         for (name, parameter), trained in zip(self._named, self._trainable, strict=True):
             if parameter.requires_grad != trained:
                 return f"{name!r} has been {'frozen' if trained else 'unfrozen'} since"
-        held = list(_entries(self._places))
-        if len(held) != len(self._held) or any(map(operator.is_not, held, self._held)):
+        order = list(_entries(self._places))
+        if len(order) != len(self._order) or any(map(operator.is_not, order, self._order)):
             return "its modules or parameters are in another order, or shared, now"
         return None
 
     def _change_of_attributes(self) -> str | None:
-        for (path, names, _, own), values in zip(self._attributes, self._values, strict=True):
-            for name, value in zip(names, values, strict=False):
-                if own.get(name) != value:
-                    return f"{name} of its {path!r} is {own.get(name)!r} now, and was {value!r}"
+        for path, name, value, own in self._attributes:
+            if own.get(name) != value:
+                return f"{name} of its {path!r} is {own.get(name)!r} now, and was {value!r}"
         return None
 
     def _change_of_layout(self) -> str | None:
@@ -198,14 +188,12 @@ def _places(modules: Iterable[nn.Module]) -> Iterator[dict[str, Any]]:
                 yield place
 
 
-def _attributes(modules: Mapping[str, nn.Module]) -> Iterator[_Attributes]:
-    """The attributes that formulas read once: a module's path, their names, a function that takes them, its dict."""
+def _attributes(modules: Mapping[str, nn.Module]) -> Iterator[_Attribute]:
+    """The attributes that formulas read once: a module's path, the name, its value, and the dict that holds it."""
     for path, module in modules.items():
-        own = vars(module)
-        names = sorted(_read_once & own.keys())
-        if names and type(module).__module__.startswith(("torch.nn.modules.", "altmin_ext.nn.")):
-            # The first name twice, since itemgetter returns no tuple for a single name.
-            yield path, names, operator.itemgetter(*names, names[0]), own
+        if type(module).__module__.startswith(("torch.nn.modules.", "altmin_ext.nn.")):
+            own = vars(module)
+            yield from ((path, name, own[name], own) for name in sorted(_read_once & own.keys()))
 
 
 def _a(module: nn.Module, other: bool = False) -> str:

@@ -177,7 +177,7 @@ class FakeCuda:
 
         method._run = compute_or_capture  # type: ignore[method-assign]
         method._graph = True
-        method._captured = method._new_captures()
+        method._replayed = method._new_replays()
         return method
 
 

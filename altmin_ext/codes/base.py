@@ -136,6 +136,11 @@ class Code(abc.ABC):
         return 1.0
 
     @property
+    def is_planned(self) -> bool:
+        """Whether a step makes the same calls on the same buffers for every minibatch of a shape."""
+        return True
+
+    @property
     def destination(self) -> Tensor | None:
         """A buffer for the ``pulled_back`` of :meth:`step`, which the stage above may write to; or None."""
         return None

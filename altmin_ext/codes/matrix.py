@@ -115,6 +115,10 @@ class MatrixCode(Code):
         return self.activation
 
     @property
+    def is_planned(self) -> bool:
+        return isinstance(self.map, LinearMap) and self._sigma is not None
+
+    @property
     def destination(self) -> Tensor | None:
         return self._destination if self._sigma is not None else None
 

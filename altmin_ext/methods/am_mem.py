@@ -139,6 +139,7 @@ class AMMem(OnlineAM):
 
     name = "am-mem"
     captures = False
+    plans = False
     Options = AMMemOptions
     options: AMMemOptions
     Update = AdamUpdate

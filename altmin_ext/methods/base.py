@@ -17,9 +17,10 @@ from torch.nn.parameter import is_lazy
 
 from altmin_ext import _check, _state
 from altmin_ext._composition import Composition, misplaced
-from altmin_ext._graph import CapturedSteps
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._order import DataOrder
+from altmin_ext._plan import CapturedSteps, PlannedStep, PlannedSteps, ReplayedSteps
+from altmin_ext._stream import Stream
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
 from altmin_ext.losses import Loss, LossLike, make_loss
@@ -104,6 +105,8 @@ class Method(abc.ABC):
         factorises: whether it trains NonNegativeFactors, also on samples without a label, -1.
         captures: whether its steps can become a CUDA graph: ``_compute`` and ``_commit`` launch the same kernels in
             every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
+        plans: whether its steps on a CPU can be recorded and replayed: ``_compute`` makes the same calls in every
+            step. See :attr:`why_not_planned`.
         default_loss: the name of its default loss.
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
             "proximal".
@@ -126,6 +129,7 @@ class Method(abc.ABC):
     per_sample = False
     factorises: ClassVar[bool] = False
     captures: ClassVar[bool] = False
+    plans: ClassVar[bool] = False
     default_loss: ClassVar[str] = "cross_entropy"
     needs: ClassVar[tuple[str, ...]] = ()
     objective_rose: bool | None = None
@@ -192,7 +196,7 @@ class Method(abc.ABC):
             self._buffers = Buffers(model)
             self._composition = Composition(model, formulas=bool(self._stages))
             self._allocate()
-        self._captured = self._new_captures()
+        self._replayed = self._new_replays()
 
     # ------------------------------------------------------------------------------------ how it is made
 
@@ -267,20 +271,112 @@ class Method(abc.ABC):
                 the last finite weights. On a GPU, where a check would have to wait, :meth:`raise_if_diverged` raises
                 it; until then the weights do not move.
         """
+        planned = self.planned_for(x, y)
+        if planned is not None:
+            return self._completed(planned, x, y)
         x, y = self.check_batch(x, y)
+        with torch.no_grad():
+            return self._completed(self._replayed or self._run, x, y)
+
+    def planned_for(self, x: Tensor, y: Tensor) -> PlannedStep[StepReport] | None:
+        """Find the plan of a step on this minibatch, if it is the one in use; :meth:`check_batch` is not needed then.
+
+        Args:
+            x, y: as for :meth:`step`.
+
+        Returns:
+            The plan of the last step, if that was planned and the minibatch is like its; else None.
+
+        Raises:
+            ValueError: the model has changed, see :meth:`check_model`.
+        """
+        planned = self._latest_plan
+        if planned is None or not planned.takes(x, y):
+            return None
+        self._check_surroundings()
+        self.check_model()
+        return planned if planned.is_in_place else None
+
+    def _completed(self, run: Callable[[Tensor, Tensor], Seen], x: Tensor, y: Tensor) -> Seen:
+        """The report of a step on a minibatch that fits the model."""
         if not self.model.training:
             self.model.train()
-        with torch.no_grad():
-            run, parts = self._run, self._undoable()
-            if self._captured is not None:
-                run, parts = self._captured, ()
-            report = self._all_or_nothing(run, parts, x, y)
+        parts = () if self._graph else self._undoable()
+        report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
+        self._raise_versions()
+        return report
+
+    def _raise_versions(self) -> None:
         # Kernels, CUDA graphs and torch's own batch normalisation write without raising the versions of tensors.
         increment_version(self._weights.tensors)
         if self._buffers:
             increment_version(self._buffers.tensors)
-        return report
+
+    def learn(self, x: Tensor, y: Tensor, batch_size: int = 1) -> StepReport:
+        """Train on a stream of samples: the same as a :meth:`step` on each minibatch, one after the other.
+
+        With a model whose steps are planned (see :attr:`why_not_planned`) on a CPU, all steps are one native call,
+        without the interpreter's lock. Ctrl-C ends it between two steps.
+
+        Args:
+            x: (N, ...), inputs, as for :meth:`step`, in the order in which they came.
+            y: (N, ...), their targets.
+            batch_size: samples per step; the last minibatch has what is left.
+
+        Returns:
+            A :class:`StepReport` of all steps: ``loss`` and ``correct`` are (steps,), ``objective`` is
+            (steps, stages). Each entry is the report of the step at the weights before it, so that the losses are
+            those of prequential evaluation: test first, then train.
+
+        Raises:
+            TypeError, ValueError: as for :meth:`step`; or the method trains on more than minibatches. Steps that came
+                before have been taken.
+            DivergenceError: as for :meth:`step`. Steps that came before have been taken.
+        """
+        if self.full_batch or self.per_sample:
+            raise ValueError(
+                f"learn must be called for a method of minibatches, but {self.name} takes the whole training set or "
+                "keeps variables of every sample; call step."
+            )
+        size = _check.integer("batch_size", batch_size)
+        x, y = self.check_batch(x, y)
+        return StepReport(*Stream(self, x.contiguous(), y.contiguous(), size).learn())
+
+    def repeat(
+        self,
+        planned: PlannedStep[StepReport],
+        x: Tensor,
+        y: Tensor,
+        first: int,
+        most: int,
+        losses: Tensor,
+        correct: Tensor,
+    ) -> int:
+        """Repeat a planned step on minibatches that lie one after the other, in one native call.
+
+        Args:
+            planned: the result of :meth:`planned_for` for the first of them.
+            x, y: minibatches.
+            first: the number of the first one to train on.
+            most: how many at most.
+            losses, correct: the reports, by the number of the minibatch.
+
+        Returns:
+            How many steps have been made. The next one must be a :meth:`step`, which says why if it fails.
+        """
+        if self._undoable():
+            return 0
+        if not self.model.training:
+            self.model.train()
+        size = planned.batch
+        self._prepare(x[first * size : (first + 1) * size], y[first * size : (first + 1) * size])
+        made = planned.run(x, y, first, most if self._finish_repeats else 1, losses, correct)
+        if made:
+            self._finish()
+            self.steps += made
+            self._raise_versions()
+        return made
 
     def _all_or_nothing(
         self, run: Callable[[Tensor, Tensor], Seen], parts: Sequence[Undoable], x: Tensor, y: Tensor
@@ -337,11 +433,46 @@ class Method(abc.ABC):
     def _finish(self) -> None:  # noqa: B027  (most methods keep no books)
         """Do the bookkeeping after a successful step on the host, such as raising a penalty."""
 
-    def _new_captures(self) -> CapturedSteps[StepReport] | None:
-        if not self._graph:
-            return None
+    @property
+    def _finish_repeats(self) -> bool:
+        """Whether ``_finish`` changes nothing that the next step depends on."""
+        return True
+
+    def _new_replays(self) -> ReplayedSteps[StepReport] | None:
         parameters = [parameter for _, parameter in self._parameters]
-        return CapturedSteps(self._run, self._captured_buffers, parameters, self.device)
+        if self._graph:
+            return CapturedSteps(self._run, self._captured_buffers, self.device, parameters, self._baked)
+        if self.why_not_planned is None:
+            return PlannedSteps(self, self._plans_commit, parameters, self._baked)
+        return None
+
+    @property
+    def _latest_plan(self) -> PlannedStep[StepReport] | None:
+        return self._replayed.latest if isinstance(self._replayed, PlannedSteps) else None
+
+    @property
+    def why_not_planned(self) -> str | None:
+        """Why steps are not recorded and replayed by one call, as the end of a sentence; None if they are."""
+        if self.device.type != "cpu":
+            return f"the model trains on {self.device}"
+        if not self.plans:
+            return f"no step of {self.name} is"
+        if not self.loss.captured:
+            return f"the loss {self.loss.name!r} is differentiated by torch"
+        return self._why_not_planned()
+
+    def _why_not_planned(self) -> str | None:
+        """The reason why steps with this model and options cannot be recorded; only for methods with ``plans``."""
+        return None
+
+    @property
+    def _plans_commit(self) -> bool:
+        """Whether ``_commit`` makes the same calls in every step, too, and becomes a part of the plan."""
+        return True
+
+    def _baked(self) -> tuple[Any, ...]:
+        """What a recorded step depends on, though it may change, such as a rate of dropout."""
+        return ()
 
     def _captured_buffers(self) -> Any:
         """The buffers of a captured step that the method might replace later; the CUDA graph keeps them alive."""
@@ -445,7 +576,7 @@ class Method(abc.ABC):
 
         Returns:
             (x, y) as ordinary tensors that the step may work with: y as the loss takes it, with integers as int64;
-            x copied if the model may write to it.
+            x contiguous, and copied if the model may write to it.
 
         Raises:
             TypeError: x or y is no tensor, or has a wrong dtype.
@@ -464,7 +595,7 @@ class Method(abc.ABC):
                 )
         _check.samples(x, y)
         y = self.loss.check_targets(y, self.dtype)
-        return x.clone() if self._copies_x else x, y
+        return x.clone() if self._copies_x else x.contiguous(), y
 
     def begin_epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:  # noqa: B027  (most do nothing)
         """Do the method's work on the data before the steps of an epoch.
@@ -521,7 +652,7 @@ class Method(abc.ABC):
         with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
-            self._captured = self._new_captures()  # graphs know their tensors by address
+            self._replayed = self._new_replays()  # recordings know their tensors by address
             own.load(read)
             self._guard.lower()
         self._looked_after = self.steps

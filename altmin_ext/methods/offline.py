@@ -60,6 +60,7 @@ class Offline(OnlineAM):
 
     full_batch = True
     captures = False
+    plans = False
     options: Any
 
     def _allocate(self) -> None:

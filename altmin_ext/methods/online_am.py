@@ -141,6 +141,7 @@ class OnlineAM(Method):
     """
 
     captures = True
+    plans = True
     Options = OnlineAMOptions
     options: OnlineAMOptions
     Update: ClassVar[type[WeightUpdate]]
@@ -307,6 +308,10 @@ class OnlineAM(Method):
     def _finish(self) -> None:
         self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)
 
+    @property
+    def _finish_repeats(self) -> bool:
+        return self.options.mu_increment == 0 or self.mu >= self.options.mu_max
+
     def _remedy(self, variable: str) -> str:
         return "lower lr or lr_codes"
 
@@ -319,6 +324,23 @@ class OnlineAM(Method):
             "report_objective=True makes new tensors in each step" if self.options.report_objective else None
         )
 
+    def _why_not_planned(self) -> str | None:
+        for stage, code in zip(self._stages, self._codes, strict=False):
+            if not code.is_planned:
+                return f"stage {stage.name!r} is evaluated by torch"
+        if not isinstance(self._predictor, LinearMap):
+            return f"stage {self._stages[-1].name!r} is evaluated by torch"
+        if not self._stages[0].pre.is_identity and self._stages[0].pre.activation is None:
+            return "the model begins with modules that torch evaluates"
+        return "report_objective=True" if self.options.report_objective else None
+
+    @property
+    def _plans_commit(self) -> bool:
+        return not self._auto or self._spectral_norms.are_of_matrices
+
+    def _baked(self) -> tuple[Any, ...]:
+        return tuple(pre.lipschitz for pre in self._dropping)
+
     def _captured_buffers(self) -> Any:
         return [code.buffers() for code in self._codes], self._logits, self._output_residual
 
@@ -329,7 +351,7 @@ class OnlineAM(Method):
     def _encode(self, x: Tensor) -> Tensor:
         """c_l <- W_l sigma(c_{l-1}) + b_l with the current weights; returns the input of the first map."""
         pre = self._stages[0].pre
-        activation = inputs = x if pre.is_identity else pre.begin(x)
+        activation = inputs = (x if pre.is_identity else pre.begin(x)).contiguous()
         for code in self._codes:
             activation = code.encode(activation)
         self._keep_logits(self._predictor.encode(activation, self._logits))

@@ -243,7 +243,7 @@ class LinearMap(EvaluatedMap):
         return self.forward(activation, out)
 
     def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
-        out = activation.new_empty(len(activation), self.n_out) if out is None else out
+        out = activation.new_empty(activation.shape[0], self.n_out) if out is None else out
         ops.matmul(activation.contiguous(), self.weight, out=out, transpose_b=True)
         return out
 
@@ -251,7 +251,7 @@ class LinearMap(EvaluatedMap):
         return self.forward(displacement, out)
 
     def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
-        out = residual.new_empty(len(residual), self.n_in) if out is None else out
+        out = residual.new_empty(residual.shape[0], self.n_in) if out is None else out
         ops.matmul(residual.contiguous(), self.weight, out=out)
         return out
 

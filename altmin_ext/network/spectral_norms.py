@@ -60,6 +60,11 @@ class SpectralNorms:
             }
         )
 
+    @property
+    def are_of_matrices(self) -> bool:
+        """Whether an iteration is a single call of the op."""
+        return not self._others
+
     def _collect(self) -> None:
         """Make the arguments of the op, which are the same in every step."""
         self._arguments = (

@@ -40,24 +40,6 @@ std::string describe_shape(const Tensor& tensor) {
   return text + (tensor.view.dimensions == 1 ? ",)" : ")");
 }
 
-bool is_contiguous(const Tensor& tensor) {
-  const dlpack::Tensor& view = tensor.view;
-  if (!view.strides) return true;
-  int64_t expected = 1;
-  if (tensor.size() == 0) return true;
-  for (int i = view.dimensions - 1; i >= 0; --i) {
-    if (view.shape[i] != 1 && view.strides[i] != expected) return false;
-    expected *= view.shape[i];
-  }
-  return true;
-}
-
-// Lazily negated, as the imaginary part of a conjugate is: the memory holds the opposite of what it stands for. Such a
-// part is contiguous only if it is a single number.
-bool is_negated(const Tensor& tensor) {
-  return tensor.size() == 1 && tensor.object.attr("is_neg")().cast<bool>();
-}
-
 // The lowest page is never mapped: there lie views of storages without memory.
 constexpr uintptr_t lowest_address = 65536;
 
@@ -96,6 +78,24 @@ void check_presence(const Argument& argument, Traits traits) {
 }
 
 }  // namespace
+
+bool is_contiguous(const Tensor& tensor) {
+  const dlpack::Tensor& view = tensor.view;
+  if (!view.strides) return true;
+  int64_t expected = 1;
+  if (tensor.size() == 0) return true;
+  for (int i = view.dimensions - 1; i >= 0; --i) {
+    if (view.shape[i] != 1 && view.strides[i] != expected) return false;
+    expected *= view.shape[i];
+  }
+  return true;
+}
+
+// Such a part is contiguous only if it is a single number.
+bool is_negated(const Tensor& tensor) {
+  return tensor.size() == 1 && tensor.view.dtype.code == dlpack::float_code &&
+         tensor.object.attr("is_neg")().cast<bool>();
+}
 
 std::string describe_device(const dlpack::Device& device) {
   if (device.type == dlpack::cpu_device) return "the CPU";

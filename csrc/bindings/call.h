@@ -123,6 +123,8 @@ class Call {
   // The op's floating-point type is this tensor's, though others are listed before it.
   void takes_dtype_of(const char* name, const Tensor& tensor);
 
+  const std::vector<Argument>& arguments() const { return arguments_; }
+
   // Where all arguments are, once it is certain that no output shares memory with anything but what it may be.
   dlpack::Device device() const;
   // Calls body with a value of the op's floating-point type; does nothing if no tensor had one.
@@ -145,6 +147,9 @@ class Call {
   int bits_ = 0;         // of the op's floating-point type, once it is known
 };
 
+bool is_contiguous(const Tensor& tensor);
+// Lazily negated, as the imaginary part of a conjugate is: the memory holds the opposite of what it stands for.
+bool is_negated(const Tensor& tensor);
 std::string describe_device(const dlpack::Device& device);
 
 // Scalars, for which Python may pass any number of the kind.

@@ -5,6 +5,7 @@
 
 #include "call.h"
 #include "ops/backend.h"
+#include "recording.h"
 #if defined(ALTMIN_WITH_CUDA)
 #include "cuda/device.h"
 #endif
@@ -65,12 +66,14 @@ std::vector<Row> rows(size_t count, const Make& make) {
 }
 
 // Runs an op's kernel for the device and the floating-point type T of the call, on arguments that are written in terms
-// of T, without the interpreter's lock.
-#define ALTMIN_RUN(op, call, ...)                                              \
-  (call).with_dtype([&, device = (call).device()](auto zero) {                 \
-    using T = decltype(zero);                                                  \
-    const auto arguments = __VA_ARGS__;                                        \
-    return run(device, [&] { return cpu::op(arguments); } ALTMIN_ON_CUDA(op)); \
+// of T, without the interpreter's lock. A recording that is under way takes note of it.
+#define ALTMIN_RUN(op, call, ...)                                                                          \
+  (call).with_dtype([&, device = (call).device()](auto zero) {                                             \
+    using T = decltype(zero);                                                                              \
+    const auto arguments = __VA_ARGS__;                                                                    \
+    if (Recording* const recording = Recording::current(); recording && device.type == dlpack::cpu_device) \
+      recording->add(call, arguments, [](const auto& recorded) { return cpu::op(recorded); });             \
+    return run(device, [&] { return cpu::op(arguments); } ALTMIN_ON_CUDA(op));                             \
   })
 
 }  // namespace altmin

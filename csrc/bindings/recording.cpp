@@ -1,0 +1,155 @@
+#include "recording.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "run.h"
+
+namespace altmin {
+
+thread_local Recording* Recording::current_ = nullptr;
+
+namespace {
+
+size_t bytes_of(const Tensor& tensor) {
+  return static_cast<size_t>(tensor.size()) * tensor.view.dtype.bits / 8;
+}
+
+Tensor seen(const py::object& object, const char* name) {
+  py::detail::make_caster<Tensor> caster;
+  caster.load(object, false);
+  const Tensor tensor = py::detail::cast_op<Tensor>(caster);
+  if (!tensor) raise_type_error(name, " must be a torch.Tensor, but is of type ", type_name(object), ".");
+  return tensor;
+}
+
+}  // namespace
+
+Recording::Recording(const py::object& x, const py::object& y) : kept_{x, y} {
+  const auto source = [](const Tensor& tensor) {
+    return Source{tensor.data<char>(), bytes_of(tensor), tensor.view.dtype,
+                  std::vector<int64_t>(tensor.view.shape, tensor.view.shape + tensor.view.dimensions)};
+  };
+  x_ = source(seen(x, "x"));
+  y_ = source(seen(y, "y"));
+}
+
+Recording* Recording::current() { return current_; }
+
+bool Recording::lies_in_x(const void* address) const {
+  const auto* at = static_cast<const char*>(address);
+  return at >= x_.memory && at < x_.memory + x_.bytes;
+}
+
+void Recording::note_inputs(const Call& call, const std::vector<const void**>& pointers) {
+  std::vector<const void*> set_anew;
+  for (const void** pointer : pointers) {
+    if (!lies_in_x(*pointer)) continue;
+    inputs_.push_back({pointer, static_cast<const char*>(*pointer) - x_.memory});
+    set_anew.push_back(*pointer);
+  }
+  for (const Argument& argument : call.arguments()) {
+    if (argument.tensor->object) kept_.push_back(py::reinterpret_borrow<py::object>(argument.tensor->object));
+    const bool overlaps = argument.begin < x_.memory + x_.bytes && argument.end > x_.memory;
+    if (overlaps && std::find(set_anew.begin(), set_anew.end(), argument.begin) == set_anew.end())
+      copies_x_ = true;
+  }
+}
+
+void Recording::add_check(const Tensor& flags) {
+  Size count;
+  Call call;
+  call.in("flags", flags, {count}, float64);
+  call.device();
+  kept_.push_back(py::reinterpret_borrow<py::object>(flags.object));
+  steps_.push_back(std::make_unique<Check>(flags.data<double>(), count));
+}
+
+Recording::Outcome Recording::Check::run() {
+  for (int64_t i = 0; i < count; ++i)
+    if (flags[i] != 0) return flagged;
+  return completed;
+}
+
+bool Recording::takes(const Tensor& x, const Tensor& y) const {
+  const auto fits = [](const Tensor& tensor, const Source& source) {
+    const dlpack::Tensor& view = tensor.view;
+    return tensor && view.device.type == dlpack::cpu_device && view.dtype.code == source.dtype.code &&
+           view.dtype.bits == source.dtype.bits && view.dimensions == static_cast<int>(source.shape.size()) &&
+           std::equal(source.shape.begin(), source.shape.end(), view.shape) && is_contiguous(tensor) &&
+           !is_negated(tensor);
+  };
+  return fits(x, x_) && fits(y, y_);
+}
+
+Recording::Outcome Recording::run_at(const char* x, const char* y) {
+  const char* source = x;
+  if (copies_x_) {
+    std::memcpy(x_.memory, x, x_.bytes);
+    source = x_.memory;
+  }
+  for (const Input& input : inputs_) *input.pointer = source + input.offset;
+  std::memcpy(y_.memory, y, y_.bytes);
+  for (const auto& step : steps_)
+    if (const Outcome outcome = step->run(); outcome != completed) return outcome;
+  return completed;
+}
+
+void Recording::report(const py::object& loss, const py::object& correct) {
+  kept_.insert(kept_.end(), {loss, correct});
+  loss_ = seen(loss, "loss");
+  if (!correct.is_none()) correct_ = seen(correct, "correct");
+}
+
+namespace {
+
+// Copies a number to an entry of a tensor of its type.
+void copy_entry(const Tensor& number, const Tensor& to, int64_t entry) {
+  if (!number || !to) return;
+  const size_t bytes = number.view.dtype.bits / 8;
+  std::memcpy(to.data<char>() + static_cast<size_t>(entry) * bytes, number.data<char>(), bytes);
+}
+
+}  // namespace
+
+std::pair<int64_t, Recording::Outcome> Recording::run(const Tensor& x, const Tensor& y, int64_t first,
+                                                      int64_t batches, const Tensor& losses,
+                                                      const Tensor& counts, int64_t row) {
+  const py::gil_scoped_release release;
+  for (int64_t i = 0; i < batches; ++i) {
+    const auto number = static_cast<size_t>(first + i);
+    const Outcome outcome = run_at(x.data<char>() + number * x_.bytes, y.data<char>() + number * y_.bytes);
+    if (outcome != refused) {
+      copy_entry(loss_, losses, row + i);
+      copy_entry(correct_, counts, row + i);
+    }
+    if (outcome != completed) return {i, outcome};
+  }
+  return {batches, completed};
+}
+
+namespace {
+
+const Registration registration_of_recording([](py::module_& module) {
+  py::class_<Recording> recording(module, "Recording");
+  recording.attr("completed") = int{Recording::completed};
+  recording.attr("flagged") = int{Recording::flagged};
+  recording.attr("refused") = int{Recording::refused};
+  recording.def(py::init<const py::object&, const py::object&>())
+      .def("resume", &Recording::resume)
+      .def_static("pause", &Recording::pause)
+      .def("add_check", &Recording::add_check)
+      .def("read_elsewhere", &Recording::read_elsewhere)
+      .def("takes", &Recording::takes)
+      .def("report", &Recording::report)
+      .def("run",
+           [](Recording& self, const Tensor& x, const Tensor& y, int64_t first, int64_t batches,
+              const Tensor& losses, const Tensor& counts, int64_t row) {
+             const auto [done, outcome] = self.run(x, y, first, batches, losses, counts, row);
+             return std::make_pair(done, int{outcome});
+           })
+      .def("__len__", &Recording::size);
+});
+
+}  // namespace
+}  // namespace altmin
