@@ -31,11 +31,12 @@ class Recording {
   enum Outcome : int {
     completed,
     flagged,  // a flag was raised at a check; what follows it has not run
-    refused,  // an op found a label out of range; what follows it has not run
+    refused,  // an op found a label out of range, or cannot run; what follows it has not run
   };
 
-  // For minibatches like this one.
-  Recording(const py::object& x, const py::object& y);
+  // For minibatches like this one. All tensors of the calls are added to `kept`, which must live as long: a list that
+  // Python's collector of garbage sees, since what keeps the recording may hang on one of them.
+  Recording(const py::object& x, const py::object& y, const py::list& kept);
 
   // That to which the ops of this thread are added, or null.
   static Recording* current();
@@ -56,7 +57,9 @@ class Recording {
   // The mean loss and, or null, the count of correct samples that the calls write.
   void report(const py::object& loss, const py::object& correct);
 
-  // Whether a minibatch has the types, shapes and layout of the recorded one.
+  // Whether a tensor has memory that the calls can read: some have none, and some begin between two numbers.
+  static bool reads(const Tensor& tensor);
+  // Whether a minibatch has the types, shapes and layout of the recorded one, so that the calls may read it where it is.
   bool takes(const Tensor& x, const Tensor& y) const;
   // Makes all calls for each of `batches` minibatches, which lie one after the other in x and y, beginning with that of
   // number `first`, until one is not completed; returns how many were, and the outcome of the last. What each reports
@@ -102,6 +105,7 @@ class Recording {
     ptrdiff_t offset;
   };
 
+  void keep(py::handle object);
   void note_inputs(const Call& call, const std::vector<const void**>& pointers);
   bool lies_in_x(const void* address) const;
   Outcome run_at(const char* x, const char* y);
@@ -110,7 +114,7 @@ class Recording {
 
   static thread_local Recording* current_;
   std::vector<std::unique_ptr<Step>> steps_;
-  std::vector<py::object> kept_;  // all tensors of the calls
+  py::handle kept_;
   std::vector<Input> inputs_;
   Source x_, y_;
   bool copies_x_ = false;
