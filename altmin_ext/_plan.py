@@ -306,9 +306,8 @@ class PlannedSteps(ReplayedSteps[Report]):
                 report: Any = method._compute(plan.x, plan.y)
         except Unplannable as error:
             torch.set_rng_state(generator)  # the masks of dropout have been drawn in vain
-            report = self._ordinary(
-                x, y
-            )  # an error here is the true reason: it is not told without a look at values
+            # If it fails, too, the look at values was only to say why, and the next step may be recorded.
+            report = self._ordinary(x, y)
             self.reason = str(error)
             return report, None
         method._step_taken = not method._diverged(x, y)

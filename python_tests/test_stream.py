@@ -95,7 +95,7 @@ def test_methods_of_all_samples_at_once_are_refused(name: str) -> None:
 
 def test_methods_with_variables_for_every_sample_are_refused() -> None:
     method = make("block-admm", network_for("block-admm"), duals="stored")
-    with pytest.raises(ValueError, match="^learn must be .* minibatches, but block-admm"):
+    with pytest.raises(ValueError, match=r"^learn must be .* minibatches, but block-admm"):
         method.learn(*blobs())
     assert method.steps == 0
 
@@ -103,7 +103,7 @@ def test_methods_with_variables_for_every_sample_are_refused() -> None:
 @pytest.mark.parametrize("size", [0, -1, 1.5, "1", None, True], ids=repr)
 def test_a_size_that_is_no_positive_integer_is_refused(size: Any) -> None:
     method = altmin_ext.make_method("am-adam", seeded(network))
-    with pytest.raises((TypeError, ValueError), match="^batch_size must be") as error:
+    with pytest.raises((TypeError, ValueError), match=r"^batch_size must be") as error:
         method.learn(*stream(5), size)
     assert_sentence(error)
     assert method.steps == 0
@@ -115,8 +115,8 @@ def test_a_stream_that_does_not_fit_is_refused_at_once(what: str) -> None:
     x, y = stream(20)
     pair.learn(x, y)
     given: Any = {
-        "no samples": (x[:0], y[:0]), "wide": (torch.cat([x, x], 1), y), "labels": (x, y[:-1]), "dtype": (x.double(), y),
-        "changed": (x, y),
+        "no samples": (x[:0], y[:0]), "wide": (torch.cat([x, x], 1), y), "labels": (x, y[:-1]),
+        "dtype": (x.double(), y), "changed": (x, y),
     }[what]  # fmt: skip
     if what == "changed":
         for method in pair.methods:
