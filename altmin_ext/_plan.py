@@ -60,7 +60,8 @@ class ReplayedSteps(abc.ABC, Generic[Report]):
             return replay(x, y)
         if key not in self._seen:
             report = self._ordinary(x, y)
-            _keep(self._seen, key, None)  # unless the step was refused
+            if self._is_taken:  # else what the method does once is still to be done
+                _keep(self._seen, key, None)
             return report
         report, replay = self._record(x, y)
         if replay is not None:
@@ -68,9 +69,16 @@ class ReplayedSteps(abc.ABC, Generic[Report]):
         return report
 
     def _key(self, x: Tensor, y: Tensor) -> tuple[Any, ...]:
-        # Recordings know the weights by address, which changes if the model is moved away and back.
-        addresses = tuple([parameter.data_ptr() for parameter in self._parameters])
-        return (x.shape, y.shape, addresses, self._baked())
+        return (x.shape, y.shape, self.addresses(), self._baked())
+
+    def addresses(self) -> tuple[int, ...]:
+        """Where the weights lie, as recordings know them; they lie elsewhere if the model is moved away and back."""
+        return tuple([parameter.data_ptr() for parameter in self._parameters])
+
+    @property
+    def _is_taken(self) -> bool:
+        """Whether the last step has been taken."""
+        return True
 
     @abc.abstractmethod
     def _ordinary(self, x: Tensor, y: Tensor) -> Report:
@@ -107,9 +115,13 @@ class Plan:
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = (t.clone(memory_format=torch.contiguous_format) for t in (x, y))
-        self._parts: list[Any] = [_native.module.Recording(self.x, self.y)]  # type: ignore[union-attr]
+        self.x, self.y = _placed_like(x), _placed_like(y)
+        self._kept: list[Any] = []  # what the recordings refer to
+        self._parts: list[Any] = [self._new_recording()]
         self._reads_x = False
+
+    def _new_recording(self) -> Any:
+        return _native.module.Recording(self.x, self.y, self._kept)  # type: ignore[union-attr]
 
     @property
     def native(self) -> Any:
@@ -147,7 +159,7 @@ class Plan:
         memory = self.x.untyped_storage().data_ptr()
         self._reads_x |= any(tensor.untyped_storage().data_ptr() == memory for tensor in reads)
         self._parts[-1].pause()
-        self._parts += [call, _native.module.Recording(self.x, self.y)]  # type: ignore[union-attr]
+        self._parts += [call, self._new_recording()]
         self._parts[-1].resume()
 
     def finish(self, loss: Tensor, correct: Tensor | None) -> None:
@@ -190,6 +202,14 @@ class Plan:
                 if outcome:
                     return i, outcome
         return batches, outcome
+
+
+def _placed_like(tensor: Tensor) -> Tensor:
+    """A contiguous copy, as far from a multiple of 64 bytes as the tensor: rounding in a BLAS may depend on that."""
+    size, numbers = tensor.element_size(), tensor.numel()
+    memory = tensor.new_empty(numbers + 64 // size)
+    first = (tensor.data_ptr() - memory.data_ptr()) % 64 // size
+    return memory[first : first + numbers].view(tensor.shape).copy_(tensor)
 
 
 class _Watch(TorchDispatchMode):
@@ -252,7 +272,7 @@ class PlannedSteps(ReplayedSteps[Report]):
 
     Attributes:
         reason: why the last step could not be recorded, as the end of a sentence; None if it could be.
-        latest: the plan that was replayed last; None if the last step was not a replay.
+        latest: the plan that was recorded or replayed last; None before the first.
     """
 
     def __init__(
@@ -271,17 +291,25 @@ class PlannedSteps(ReplayedSteps[Report]):
         report: Report = self._method._run(x, y)
         return report
 
+    @property
+    def _is_taken(self) -> bool:
+        taken: bool = self._method._step_taken
+        return taken
+
     def _record(self, x: Tensor, y: Tensor) -> tuple[Report, Replay[Report] | None]:
-        if self.reason is not None or not _declaration.takes_kernels:
+        reads = _native.module.Recording.reads  # type: ignore[union-attr]
+        if self.reason is not None or not _declaration.takes_kernels or not (reads(x) and reads(y)):
             return self._ordinary(x, y), None
         method, plan, generator = self._method, Plan(x, y), torch.get_rng_state()
         try:
             with plan.recording():
                 report: Any = method._compute(plan.x, plan.y)
         except Unplannable as error:
-            self.reason = str(error)
             torch.set_rng_state(generator)  # the masks of dropout have been drawn in vain
-            return self._ordinary(x, y), None
+            # If it fails, too, the look at values was only to say why, and the next step may be recorded.
+            report = self._ordinary(x, y)
+            self.reason = str(error)
+            return report, None
         method._step_taken = not method._diverged(x, y)
         if not method._step_taken:
             return report, None
@@ -292,7 +320,8 @@ class PlannedSteps(ReplayedSteps[Report]):
         else:
             method._commit(x.shape[0])
         plan.finish(report.loss, report.correct)
-        return report.copied(), PlannedStep(self, method, plan, report, self._commits)
+        self.latest = PlannedStep(self, method, plan, report, self._commits)
+        return report.copied(), self.latest
 
 
 class PlannedStep(Generic[Report]):
@@ -314,7 +343,9 @@ class PlannedStep(Generic[Report]):
         self, steps: PlannedSteps[Report], method: Any, plan: Plan, report: Any, commits: bool
     ) -> None:
         self._steps, self._method, self._plan, self._commits = steps, method, plan, commits
+        self._native = plan.native
         self._baked, self._layout = method._baked(), method._composition.layout
+        self._addresses = steps.addresses()
         self._kind, self.counts_correct, self.batch = type(report), report.correct is not None, len(plan.x)
         self._loss = report.loss
         self._new_rows()
@@ -322,7 +353,7 @@ class PlannedStep(Generic[Report]):
     def _new_rows(self) -> None:
         """Memory for the reports of the next steps, which is made at once."""
         self._losses = self._loss.new_empty(64)
-        self._counts = torch.zeros(64, dtype=torch.int64)
+        self._counts = self._losses.new_zeros(64, dtype=torch.int64)
         with (
             torch.enable_grad()
         ):  # torch lets no view of several be written to in place that was made without
@@ -331,14 +362,19 @@ class PlannedStep(Generic[Report]):
 
     def takes(self, x: Any, y: Any) -> bool:
         """Whether a step on this minibatch is a single native call, with nothing left to check but the model."""
-        native = self._plan.native
+        native = self._native
         return native is not None and self._commits and native.takes(x, y) and _declaration.takes_kernels
 
     @property
     def is_in_place(self) -> bool:
         """Whether the weights lie where the plan knows them, and nothing has changed that it has taken as fixed."""
         method = self._method
-        return method._composition.layout is self._layout and method._baked() == self._baked
+        if method._composition.layout is not self._layout:
+            if self._steps.addresses() != self._addresses:
+                return False
+            self._layout = method._composition.layout
+        unchanged: bool = method._baked() == self._baked
+        return unchanged
 
     def __call__(self, x: Tensor, y: Tensor) -> Report:
         if not _declaration.takes_kernels:
@@ -346,11 +382,14 @@ class PlannedStep(Generic[Report]):
         if not self._rows:
             self._new_rows()
         row, loss, correct = self._rows.pop()
-        x, y = x.contiguous(), y.contiguous()
-        _, outcome = self._plan.run(x, y, 0, 1, self._losses, self._counts, row)
+        generator = None if self._native is not None else torch.get_rng_state()
+        _, outcome = self._plan.run(x.contiguous(), y.contiguous(), 0, 1, self._losses, self._counts, row)
         if outcome == _refused:
             # An ordinary step says what is wrong with the minibatch; only scratch memory has been written yet.
-            return self._steps._ordinary(x, y)
+            if generator is not None:
+                torch.set_rng_state(generator)
+            with torch.no_grad():
+                return self._steps._ordinary(x, y)
         method = self._method
         method._step_taken = outcome != _flagged or not method._diverged(x, y)
         if method._step_taken and not self._commits:
@@ -370,9 +409,12 @@ class PlannedStep(Generic[Report]):
         Returns:
             How many steps have been taken. If that is fewer than ``batches``, the next one has changed nothing.
         """
-        done, outcome = self._plan.run(x, y, first, batches, losses, counts, first)
-        if outcome == _flagged:
-            self._method._guard.lower()
+        outcome = _flagged
+        try:
+            done, outcome = self._plan.run(x, y, first, batches, losses, counts, first)
+        finally:
+            if outcome == _flagged:
+                self._method._guard.lower()
         return done
 
 

@@ -30,7 +30,7 @@ class Stream:
         self._correct = torch.zeros(steps, dtype=torch.int64, device=x.device)
         self._counts_correct = True
         self._objectives: list[Tensor] = []
-        self._at_once = 8  # steps per native call
+        self._at_once = 1  # steps per native call, until they have been timed
 
     def learn(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Make all steps.

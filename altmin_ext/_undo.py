@@ -22,18 +22,24 @@ class Undoable(Protocol):
 class Undo:
     """Restores parts of a method to their state at its creation, as often as it is called.
 
+    Autograd is not told of either, whatever its mode: weights are no less to be restored where it is enabled.
+
     Args:
         parts: the parts to restore. If nothing can fail after the first change there are none, and it costs nothing.
     """
 
     __slots__ = ("_kept",)
 
-    def __init__(self, parts: Iterable[Undoable]) -> None:
-        self._kept = [(part, part.remember()) for part in parts]
+    def __init__(self, parts: Sequence[Undoable]) -> None:
+        self._kept: list[tuple[Undoable, Any]] = []
+        if parts:
+            with torch.no_grad():
+                self._kept = [(part, part.remember()) for part in parts]
 
     def __call__(self) -> None:
-        for part, kept in self._kept:
-            part.recall(kept)
+        with torch.no_grad():
+            for part, kept in self._kept:
+                part.recall(kept)
 
 
 class Tensors:

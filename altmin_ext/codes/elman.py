@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -141,6 +142,9 @@ class OutputSequenceCode(Code):
         self._reader = map.reader
         self._several = slot.code_iterations > 1
         self._batch = 0
+        # By the size of the minibatch: as long as a recording of steps writes to one, it is the one to read, too.
+        self._displacements: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+        self._gram = self._reader.weight.new_empty(self._reader.n_out, self._reader.n_out)
         self.activation_displacement = None
 
     def set_batch(self, batch: int, like: Tensor) -> None:
@@ -148,7 +152,8 @@ class OutputSequenceCode(Code):
             return
         self._batch = batch
         shape = (batch, self._reader.n_out)
-        self._displacement, self._scratch = like.new_empty(shape), like.new_empty(shape)
+        self._displacement = self._displacements.setdefault(batch, like.new_empty(shape))
+        self._scratch = like.new_empty(shape)
         self._velocity = like.new_empty(shape) if self._several else None
         self.activation = like.new_empty(shape)
 
@@ -157,7 +162,8 @@ class OutputSequenceCode(Code):
 
     def encode(self, activation: Tensor) -> Tensor:
         weight = self._reader.weight
-        self._product, self._gram = activation, weight @ weight.t()
+        ops.matmul(weight, weight, out=self._gram, transpose_b=True)
+        self._product = activation
         return activation
 
     @property

@@ -185,7 +185,7 @@ class OnlineAM(Method):
         self._moves_in_parts = self._moves_weights_in_parts or (self.options.weight_iterations or 1) > 1
         self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like)
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
-        self._dropping = [stage.pre for stage in self._stages[1:] if stage.pre.drops]
+        self._dropping = [stage.pre for stage in self._stages if stage.pre.drops]
         self._bound_shape: torch.Size | None = None
         self._logits = self._output_residual = self._like
         self._shaped_residual = self._like  # in the shape of the predictor's output
@@ -301,7 +301,7 @@ class OnlineAM(Method):
 
     @property
     def _finish_repeats(self) -> bool:
-        return self.options.mu_increment == 0 or self.mu >= self.options.mu_max
+        return min(self.mu + self.options.mu_increment, self.options.mu_max) == self.mu
 
     def _remedy(self, variable: str) -> str:
         return "lower lr or lr_codes"

@@ -208,8 +208,13 @@ class _Vectors:
         return copies
 
     def load(self, value: Sequence[Tensor]) -> None:
-        self._norms._vectors = [vector.clone() for vector in value]
-        self._norms._collect()
+        # In place if possible: recordings of steps know the vectors by address.
+        norms = self._norms
+        norms._vectors = [
+            own.copy_(kept) if own.shape == kept.shape else kept.clone()
+            for own, kept in zip(norms._vectors, value, strict=True)
+        ]
+        norms._collect()
 
 
 class _Estimates:

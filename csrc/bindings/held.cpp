@@ -8,19 +8,20 @@ namespace {
 
 PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
-// Objects in dicts, the memory of parameters, and values in dicts.
+// Objects in dicts, the memory of parameters, and values in dicts. All of them must live as long: none is kept alive
+// here, where Python's collector of garbage would not see it, since what uses this may hang on one of them.
 class Held {
  public:
   Held(const py::list& places, const py::list& parameters, const py::list& attributes) {
     for (const py::handle& place : places) {
       Place& own = places_.emplace_back();
-      own.dict = py::reinterpret_borrow<py::dict>(place);
-      for (const auto& entry : own.dict) own.values.push_back(py::reinterpret_borrow<py::object>(entry.second));
+      own.dict = place;
+      for (const auto& entry : py::reinterpret_borrow<py::dict>(place)) own.values.push_back(entry.second);
     }
     for (const py::handle& parameter : parameters) {
       Parameter& own = parameters_.emplace_back();
-      own.tensor = py::reinterpret_borrow<py::object>(parameter);
-      own.requires_grad = own.tensor.attr("requires_grad");
+      own.tensor = parameter;
+      own.requires_grad = py::object(parameter.attr("requires_grad"));  // True or False, which always live
       const Tensor now = seen(own.tensor);
       if (!now) continue;  // its view has no dimensions, and nothing is like it
       own.is_seen = true;
@@ -30,7 +31,8 @@ class Held {
     }
     for (const py::handle& attribute : attributes) {
       const auto parts = py::reinterpret_borrow<py::tuple>(attribute);
-      attributes_.push_back({parts[0], parts[1], parts[2]});
+      attributes_.push_back({PyTuple_GET_ITEM(parts.ptr(), 0), PyTuple_GET_ITEM(parts.ptr(), 1),
+                             PyTuple_GET_ITEM(parts.ptr(), 2)});
     }
   }
 
@@ -42,20 +44,20 @@ class Held {
 
  private:
   struct Place {
-    py::dict dict;
-    std::vector<py::object> values;
+    py::handle dict;
+    std::vector<py::handle> values;
   };
   struct Parameter {
-    py::object tensor, requires_grad;
+    py::handle tensor, requires_grad;
     bool is_seen = false;
     dlpack::Tensor view{};
     std::vector<int64_t> shape, strides;
   };
   struct Attribute {
-    py::object dict, name, value;
+    py::handle dict, name, value;
   };
 
-  static Tensor seen(const py::object& object) {
+  static Tensor seen(py::handle object) {
     py::detail::make_caster<Tensor> caster;
     caster.load(object, false);
     return py::detail::cast_op<Tensor>(caster);
@@ -63,7 +65,7 @@ class Held {
   static bool same_objects(const Place& place) {
     PyObject *key = nullptr, *value = nullptr;
     Py_ssize_t position = 0;
-    for (const py::object& expected : place.values)
+    for (const py::handle& expected : place.values)
       if (!PyDict_Next(place.dict.ptr(), &position, &key, &value) || value != expected.ptr()) return false;
     return !PyDict_Next(place.dict.ptr(), &position, &key, &value);
   }

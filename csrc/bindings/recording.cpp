@@ -29,7 +29,9 @@ Tensor seen(const py::object& object, const char* name) {
 
 }  // namespace
 
-Recording::Recording(const py::object& x, const py::object& y) : kept_{x, y} {
+Recording::Recording(const py::object& x, const py::object& y, const py::list& kept) : kept_(kept) {
+  keep(x);
+  keep(y);
   const auto source = [](const Tensor& tensor) {
     return Source{tensor.data<char>(), bytes_of(tensor), tensor.view.dtype,
                   std::vector<int64_t>(tensor.view.shape, tensor.view.shape + tensor.view.dimensions)};
@@ -37,6 +39,8 @@ Recording::Recording(const py::object& x, const py::object& y) : kept_{x, y} {
   x_ = source(seen(x, "x"));
   y_ = source(seen(y, "y"));
 }
+
+void Recording::keep(py::handle object) { py::reinterpret_borrow<py::list>(kept_).append(object); }
 
 Recording* Recording::current() { return current_; }
 
@@ -53,7 +57,7 @@ void Recording::note_inputs(const Call& call, const std::vector<const void**>& p
     set_anew.push_back(*pointer);
   }
   for (const Argument& argument : call.arguments()) {
-    if (argument.tensor->object) kept_.push_back(py::reinterpret_borrow<py::object>(argument.tensor->object));
+    if (argument.tensor->object) keep(argument.tensor->object);
     const bool overlaps = argument.begin < x_.memory + x_.bytes && argument.end > x_.memory;
     if (overlaps && std::find(set_anew.begin(), set_anew.end(), argument.begin) == set_anew.end())
       copies_x_ = true;
@@ -65,7 +69,7 @@ void Recording::add_check(const Tensor& flags) {
   Call call;
   call.in("flags", flags, {count}, float64);
   call.device();
-  kept_.push_back(py::reinterpret_borrow<py::object>(flags.object));
+  keep(flags.object);
   steps_.push_back(std::make_unique<Check>(flags.data<double>(), count));
 }
 
@@ -75,10 +79,14 @@ Recording::Outcome Recording::Check::run() {
   return completed;
 }
 
+bool Recording::reads(const Tensor& tensor) {
+  return tensor && reinterpret_cast<uintptr_t>(tensor.data<char>()) % (tensor.view.dtype.bits / 8) == 0;
+}
+
 bool Recording::takes(const Tensor& x, const Tensor& y) const {
   const auto fits = [](const Tensor& tensor, const Source& source) {
     const dlpack::Tensor& view = tensor.view;
-    return tensor && view.device.type == dlpack::cpu_device && view.dtype.code == source.dtype.code &&
+    return reads(tensor) && view.device.type == dlpack::cpu_device && view.dtype.code == source.dtype.code &&
            view.dtype.bits == source.dtype.bits && view.dimensions == static_cast<int>(source.shape.size()) &&
            std::equal(source.shape.begin(), source.shape.end(), view.shape) && is_contiguous(tensor) &&
            !is_negated(tensor);
@@ -100,7 +108,8 @@ Recording::Outcome Recording::run_at(const char* x, const char* y) {
 }
 
 void Recording::finish(const py::object& loss, const py::object& correct) {
-  kept_.insert(kept_.end(), {loss, correct});
+  keep(loss);
+  keep(correct);
   loss_ = seen(loss, "loss");
   if (!correct.is_none()) correct_ = seen(correct, "correct");
   for (size_t i = steps_.size(); i-- > 0;)
@@ -226,10 +235,16 @@ void copy_entry(const Tensor& number, const Tensor& to, int64_t entry) {
 std::pair<int64_t, Recording::Outcome> Recording::run(const Tensor& x, const Tensor& y, int64_t first,
                                                       int64_t batches, const Tensor& losses,
                                                       const Tensor& counts, int64_t row) {
+  if (!reads(x) || !reads(y)) return {0, refused};
   const py::gil_scoped_release release;
   for (int64_t i = 0; i < batches; ++i) {
     const auto number = static_cast<size_t>(first + i);
-    const Outcome outcome = run_at(x.data<char>() + number * x_.bytes, y.data<char>() + number * y_.bytes);
+    Outcome outcome = refused;
+    try {
+      outcome = run_at(x.data<char>() + number * x_.bytes, y.data<char>() + number * y_.bytes);
+    } catch (...) {  // for lack of memory, say: what has been completed counts, and the next run says why
+      if (i == 0) throw;
+    }
     if (outcome != refused) {
       copy_entry(loss_, losses, row + i);
       copy_entry(correct_, counts, row + i);
@@ -246,11 +261,12 @@ const Registration registration_of_recording([](py::module_& module) {
   recording.attr("completed") = int{Recording::completed};
   recording.attr("flagged") = int{Recording::flagged};
   recording.attr("refused") = int{Recording::refused};
-  recording.def(py::init<const py::object&, const py::object&>())
+  recording.def(py::init<const py::object&, const py::object&, const py::list&>())
       .def("resume", &Recording::resume)
       .def_static("pause", &Recording::pause)
       .def("add_check", &Recording::add_check)
       .def("read_elsewhere", &Recording::read_elsewhere)
+      .def_static("reads", &Recording::reads)
       .def("takes", &Recording::takes)
       .def("finish", &Recording::finish)
       .def("run",

@@ -78,11 +78,12 @@ class Recording {
   enum Outcome : int {
     completed,
     flagged,  // a flag was raised at a check; what follows it has not run
-    refused,  // an op found a label out of range; what follows it has not run
+    refused,  // an op found a label out of range, or cannot run; what follows it has not run
   };
 
-  // For minibatches like this one.
-  Recording(const py::object& x, const py::object& y);
+  // For minibatches like this one. All tensors of the calls are added to `kept`, which must live as long: a list that
+  // Python's collector of garbage sees, since what keeps the recording may hang on one of them.
+  Recording(const py::object& x, const py::object& y, const py::list& kept);
 
   // That to which the ops of this thread are added, or null.
   static Recording* current();
@@ -106,7 +107,9 @@ class Recording {
   // Ends it. The mean loss and, or null, the count of correct samples are what the calls write.
   void finish(const py::object& loss, const py::object& correct);
 
-  // Whether a minibatch has the types, shapes and layout of the recorded one.
+  // Whether a tensor has memory that the calls can read: some have none, and some begin between two numbers.
+  static bool reads(const Tensor& tensor);
+  // Whether a minibatch has the types, shapes and layout of the recorded one, so that the calls may read it where it is.
   bool takes(const Tensor& x, const Tensor& y) const;
   // Makes all calls for each of `batches` minibatches, which lie one after the other in x and y, beginning with that of
   // number `first`, until one is not completed; returns how many were, and the outcome of the last. What each reports
@@ -168,6 +171,7 @@ class Recording {
     ptrdiff_t offset;
   };
 
+  void keep(py::handle object);
   void note_inputs(const Call& call, const std::vector<const void**>& pointers);
   static std::vector<Range> ranges_of(const Call& call);
   static int64_t numbers_in(const std::vector<Range>& ranges);
@@ -179,7 +183,7 @@ class Recording {
 
   static thread_local Recording* current_;
   Steps steps_;
-  std::vector<py::object> kept_;  // all tensors of the calls
+  py::handle kept_;
   std::vector<Input> inputs_;
   Source x_, y_;
   bool copies_x_ = false;
