@@ -11,8 +11,12 @@ gradient and moves its weights, and no stage needs another one. For 784-depth x 
   threads take turns between the calls, which a native loop would not;
 - by one of these threads alone, the one with the most arithmetic, which a native loop can at best come down to.
 
-With ``torch.mm``, and with ``ops.matmul`` where the package has it. Medians of ratios over the rounds, in which all
-take turns in one process. Run it with nothing else running.
+With ``torch.mm``, and with ``ops.matmul`` where the package has it.
+
+A second table has whole steps of am-adam on the same networks as they are planned: with all threads inside each call,
+and with stages side by side, on threads of their own, where the plan expects that to be faster.
+
+Medians of ratios over the rounds, in which all take turns in one process. Run it with nothing else running.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import altmin_ext
+from altmin_ext import models
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import unversioned as ops
 from benchmarks.macro import processor
@@ -186,6 +192,45 @@ def row(depth: int, width: int, batch: int, threads: int, rounds: int, seconds: 
     return lines
 
 
+def planned(depth: int, width: int, batch: int, recorded_on: int, threads: int) -> Callable[..., None]:
+    """A step of am-adam, planned for so many threads; for one, no stages run side by side."""
+    torch.manual_seed(0)
+    method = altmin_ext.make_method("am-adam", models.mlp(784, (width,) * depth, 10))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 784, generator=generator)
+    y = torch.randint(10, (batch,), generator=generator)
+    torch.set_num_threads(recorded_on)
+    for _ in range(2):
+        method.step(x, y)
+
+    def step(*_: object) -> None:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        method.step(x, y)
+
+    return step
+
+
+def planned_row(depth: int, width: int, batch: int, threads: int, rounds: int, seconds: float) -> str:
+    """The line of a network in the table of whole steps."""
+    made = {
+        "one": planned(depth, width, batch, 1, 1),
+        "inside": planned(depth, width, batch, 1, threads),
+        "planned": planned(depth, width, batch, threads, threads),
+    }
+    entries = {name: Entry(step, [(None, None)]) for name, step in made.items()}
+    times = take_turns(entries, rounds, seconds)
+    cells = [
+        f"{found.median:.3f} ({found.low:.3f} to {found.high:.3f})"
+        for found in (
+            ratio(times, "inside", "one"),
+            ratio(times, "planned", "one"),
+            ratio(times, "planned", "inside"),
+        )
+    ]
+    return f"| {depth} | {width} | {1e6 * statistics.median(times['one']):.1f} | {' | '.join(cells)} |"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -218,6 +263,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             rest = (arguments.batch, arguments.threads, arguments.rounds, arguments.seconds)
             for text in row(depth, width, *rest):
                 tell(text)
+        tell(
+            "\n| hidden layers | width | whole step, one thread, µs | threads inside | planned | planned / inside |\n"
+            "|---|---|---|---|---|---|"
+        )
+        for depth, width in itertools.product(arguments.depths, arguments.widths):
+            rest = (arguments.batch, arguments.threads, arguments.rounds, arguments.seconds)
+            tell(planned_row(depth, width, *rest))
     finally:
         torch.set_num_threads(before)
     return 0
