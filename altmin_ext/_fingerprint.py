@@ -9,7 +9,7 @@ from torch import Tensor
 
 from altmin_ext._state import Part, ReplacedList
 
-_chunk = 128  # samples, whose words stay in the cache
+_chunk = 2**16  # words, whose products stay in the cache, in memory that is not given back in between
 
 
 def digests(values: Tensor) -> Tensor:
@@ -33,7 +33,8 @@ def digests(values: Tensor) -> Tensor:
     factors.random_(-(2**62), 2**62, generator=torch.Generator().manual_seed(0)).mul_(2).add_(1)
     factors = factors.to(rows.device)
     result = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    for part, own in zip(rows.split(_chunk), result.split(_chunk), strict=True):
+    together = max(1, _chunk // max(1, words))  # samples
+    for part, own in zip(rows.split(together), result.split(together), strict=True):
         # Not contiguous(), which leaves a single number the stride that it has.
         part = part.clone(memory_format=torch.contiguous_format)
         torch.sum(part.view(torch.int32) * factors, 1, out=own)
@@ -77,12 +78,17 @@ class Fingerprint:
         self._kept = []
         self._passed = self._kept, []
 
-    def check(self, x: Tensor, y: Tensor, method: str) -> None:
-        """Raise a ValueError if the samples or their order differ from those that are kept."""
+    def check(self, x: Tensor, y: Tensor, method: str) -> bool:
+        """Raise a ValueError if the samples or their order differ from those that are kept.
+
+        Returns:
+            Whether they are the same to the bit; False if samples that are not finite now differ.
+        """
         if not self._kept:
-            return
+            return True
         now = _versions(x, y)
         rows = slice(None)
+        same = True
         digests_passed, before = self._passed
         if digests_passed is self._kept and _are_unwritten(now, before):
             self._turn += 1
@@ -92,7 +98,7 @@ class Fingerprint:
             differ = digests(values[rows]) != kept[rows]
             if not bool(differ.any()):
                 continue
-            now = []
+            now, same = [], False
             others = values[rows][differ]
             if bool(others.reshape(len(others), -1).isfinite().all(1).any()):
                 raise ValueError(
@@ -100,6 +106,7 @@ class Fingerprint:
                     "takes the whole training set in every step."
                 )
         self._passed = self._kept, now
+        return same
 
 
 _Versions: TypeAlias = list[tuple[Tensor, int]]

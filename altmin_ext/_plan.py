@@ -169,7 +169,7 @@ class Plan:
             loss: 0-d, where the step writes the mean loss.
             correct: 0-d, where it writes the count of correct samples; or None.
         """
-        self._parts[-1].report(loss, correct)
+        self._parts[-1].finish(loss, correct)
 
     def run(
         self, x: Tensor, y: Tensor, first: int, batches: int, losses: Tensor, counts: Tensor, row: int

@@ -1341,15 +1341,42 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
     ),
     (
         "8",
-        "an update of codes' methods that overflows is left half done",
-        "altmin_ext/methods/online_am.py",
-        "if self._moves_in_parts or modules or self._may_overflow():",
-        "if self._moves_in_parts or modules:",
+        "an update that overflows is left half done",
+        "csrc/cpu/adam_update.cpp",
+        "  if (stopped) return;\n",
+        "",
         [
-            (
-                "python_tests/methods/test_methods_common.py::test_a_learning_rate_that_overflows_is_a"
-                "ll_or_nothing"
-            ),
+            "python_tests/ops/test_adam_update.py::test_a_gradient_that_overflows_moves_nothing",
+        ],
+    ),
+    (
+        "8",
+        "gradients whose square overflows pass for safe",
+        "csrc/ops/adam_update.h",
+        "std::sqrt(largest) / 2",
+        "std::sqrt(largest) * 50",
+        [
+            "python_tests/ops/test_adam_update.py::test_gradients_of_any_size_are_all_or_nothing",
+        ],
+    ),
+    (
+        "8",
+        "a decay that lets weights grow passes for safe",
+        "csrc/ops/update.h",
+        "std::fabs(1 - s.learning_rate * s.decay) <= 1 && ",
+        "",
+        [
+            "python_tests/ops/test_sgd_update.py::test_gradients_of_any_size_are_all_or_nothing",
+        ],
+    ),
+    (
+        "8",
+        "a learning rate that overflows passes for safe",
+        "csrc/ops/adam_update.h",
+        "std::fabs(step) * first_moment <=",
+        "first_moment <=",
+        [
+            "python_tests/ops/test_adam_update.py::test_gradients_of_any_size_are_all_or_nothing",
         ],
     ),
     (

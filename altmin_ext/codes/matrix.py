@@ -40,7 +40,8 @@ class MatrixCode(Code):
         self._batch = 0
         self._mask: Tensor | None = None
         self._calls: dict[bool, dict[str, Any]] = {}
-        self._gram: Tensor | None = None
+        self._gram = self._gram_times_moved = torch.empty(0, 0)
+        self._gram_is_current = False
 
     def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
         if (shape, activation_shape) != (self.shape, self.activation_shape):
@@ -56,6 +57,7 @@ class MatrixCode(Code):
             names += ["velocity"] if self._several else []
             names += ["activation"] if not self._in_place else []
             names += ["moved_activation"] if self._remembered else []
+            names += ["change"] if self._sigma is None else []
             names += ["activation_displacement"] if self.above is not None and self._sigma is not None else []
             self._largest = {name: like.new_empty(batch, self.width) for name in names}
         full = len(self._largest["displacement"]) == batch
@@ -145,9 +147,10 @@ class MatrixCode(Code):
             guard=self.flags.code,
         )
         if self._sigma is None:
-            moved = self.pre.move(self._shaped(-self.displacement), self.unit)
+            change = torch.neg(self.displacement, out=self._buffers["change"])
+            moved = self.pre.move(self._shaped(change), self.unit)
             self.activation_displacement = moved.contiguous()
-            self.activation = self._activation_of_encode + self.unit * moved
+            self.activation = torch.addcmul(self._activation_of_encode, moved, self.unit.to(moved))
         else:
             self.activation = self._moved_activation
 
@@ -156,7 +159,7 @@ class MatrixCode(Code):
         return self._shaped(self._code - self.unit * self.displacement)
 
     def vjp(self, out: Tensor | None) -> Tensor:
-        self._gram = None
+        self._gram_is_current = False
         return self.map.vjp(self._shaped(self.displacement), out)
 
     def vjp_after_move(self, below: Code, pulled_back: Tensor, more: int) -> tuple[Tensor, Tensor | None]:
@@ -170,16 +173,19 @@ class MatrixCode(Code):
     def _gram_product(self, weight: Tensor, moved: Tensor, more: int) -> Tensor:
         """W^T W moved, by way of the Gram matrix if that takes fewer multiplications."""
         n_out, n_in = weight.shape
-        product = moved.new_empty(self._batch, n_in)
+        if self._gram_times_moved.shape != moved.shape:
+            self._gram_times_moved = torch.empty_like(moved)
         if n_out * n_in + more * self._batch * n_in < more * 2 * self._batch * n_out:
-            if self._gram is None:
-                self._gram = weight.new_empty(n_in, n_in, requires_grad=False)
+            if not self._gram_is_current:
+                if len(self._gram) != n_in:
+                    self._gram = moved.new_empty(n_in, n_in)
                 ops.matmul(weight, weight, out=self._gram, transpose_a=True)
-            ops.matmul(moved, self._gram, out=product)
+                self._gram_is_current = True
+            ops.matmul(moved, self._gram, out=self._gram_times_moved)
         else:
             ops.matmul(moved, weight, out=self._residual, transpose_b=True)
-            ops.matmul(self._residual, weight, out=product)
-        return product
+            ops.matmul(self._residual, weight, out=self._gram_times_moved)
+        return self._gram_times_moved
 
     def fit(self, activation: Tensor, below: Code | None, first: bool) -> None:
         call = self.residual_call(activation, below, first)

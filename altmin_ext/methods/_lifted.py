@@ -70,6 +70,39 @@ class LiftedOptions(MethodOptions):
         return torch.where(curvature > 0, curvature, 1)
 
 
+class KeptProduct:
+    """W a of all samples, each chunk of which is computed once for as long as neither W nor a changes.
+
+    It cannot see a change: whoever makes one must call :meth:`forget`.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, Tensor] = {}  # by their first sample
+        self._current: set[int] = set()
+
+    def at(self, weight: Tensor, a: Tensor, rows: slice) -> Tensor:
+        """W a (B, n_l) of those samples, to be read only; valid until it is computed again."""
+        if rows.start not in self._current:
+            self._chunks[rows.start] = torch.mm(a, weight.t(), out=self._chunks.get(rows.start))
+            self._current.add(rows.start)
+        return self._chunks[rows.start]
+
+    def holds(self, rows: slice) -> bool:
+        """Whether W a of those samples need not be computed."""
+        return rows.start in self._current
+
+    def forget(self, rows: slice | None = None) -> None:
+        """W has changed, or a of those samples; None: of all."""
+        if rows is None:
+            self._current.clear()
+        else:
+            self._current.discard(rows.start)
+
+    def release(self) -> None:
+        """Forget all, and free the memory."""
+        self._chunks, self._current = {}, set()
+
+
 class LiftedLayer:
     """A layer z = W a + b with its variables, where a are the activations of the layer below.
 
@@ -80,6 +113,7 @@ class LiftedLayer:
         activation: h of a_l = h(z_l); None for the last layer.
         pre_activations: z_l (N, n_l), empty before the first step.
         activations: a_l (N, n_l); empty for the last layer.
+        product: W a at the layer's own inputs.
     """
 
     def __init__(self, stage: BoundStage, activation: Activation | None, rho: float) -> None:
@@ -88,6 +122,7 @@ class LiftedLayer:
         self.weight, self.bias = stage.map.weight, stage.map.bias
         self.activation = activation
         self.rho = rho
+        self.product = KeptProduct()
         self.release()
 
     def release(self) -> None:
@@ -96,18 +131,23 @@ class LiftedLayer:
             0, len(self.weight), requires_grad=False
         )
 
-    def affine(self, a: Tensor, weight: Tensor | None = None) -> Tensor:
-        """W a + b (B, n_l); ``weight`` may give another W."""
-        product = a @ (self.weight if weight is None else weight).t()
+    def affine(self, a: Tensor) -> Tensor:
+        """W a + b (B, n_l) for any a."""
+        product = a @ self.weight.t()
         return product if self.bias is None else product.add_(self.bias)
 
-    def target(self, rows: slice | Tensor) -> Tensor:
+    def center(self, a: Tensor, rows: slice) -> Tensor:
+        """W a + b (B, n_l), where a are the layer's own inputs for those samples."""
+        product = self.product.at(self.weight, a, rows)
+        return product.clone() if self.bias is None else product + self.bias
+
+    def target(self, rows: slice) -> Tensor:
         """The target of W a + b for those samples: z."""
         return self.pre_activations[rows]
 
-    def residual(self, a: Tensor, rows: slice | Tensor, weight: Tensor | None = None) -> Tensor:
-        """W a + b - target, for those samples."""
-        return self.affine(a, weight).sub_(self.target(rows))
+    def residual(self, a: Tensor, rows: slice) -> Tensor:
+        """W a + b - target, where a are the layer's own inputs for those samples."""
+        return self.center(a, rows).sub_(self.target(rows))
 
 
 @dataclasses.dataclass
@@ -133,9 +173,14 @@ def _dot(one: Tensor, other: Tensor) -> Tensor:
     return torch.dot(one.flatten(), other.flatten())
 
 
+def squared_norm(values: Tensor) -> Tensor:
+    """The sum of all squares."""
+    return _dot(values, values)
+
+
 def _quotient(direction: Tensor, image: Tensor) -> Tensor:
     """<direction, image> / ||direction||^2; 0 for a direction of zeros."""
-    squares = _dot(direction, direction)
+    squares = squared_norm(direction)
     return torch.where(squares > 0, _dot(direction, image) / squares, 0)
 
 
@@ -191,9 +236,11 @@ class Lifted(Method):
 
     def _allocate(self) -> None:
         self._layers = self._make_layers()
-        self._input_gram: Tensor | None = None  # of a_0, which is the same in every step
+        # The Gram matrix, or None, and the sum of a_0, which is the same in every step.
+        self._input_moments: tuple[Tensor | None, Tensor] | None = None
         self._bound: tuple[int, ...] = ()  # the shape of x, () before the first step
         self._fingerprint = Fingerprint(self.device)
+        self._same = True  # whether the last step's samples were the first one's to the bit
         self._objective: float | None = None  # at the end of the last step of the same problem
         self._weights_left: list[Tensor] = []  # the digests of all weights at that time
         self._before: float | None = None  # the objective that this step's must not exceed
@@ -229,10 +276,15 @@ class Lifted(Method):
                 f"x must hold the samples of the first step, {self._bound}, but is {tuple(x.shape)}: {self.name} "
                 "keeps variables for every one of them."
             )
-        self._fingerprint.check(x, y, self.name)
+        same, before = self._fingerprint.check(x, y, self.name), self._same
+        self._same = same
         untouched = self._weights_left and all(map(torch.equal, self._weights_left, self._digests()))
         # Otherwise a rise would say nothing about the method.
         self._before = self._objective if untouched else None
+        if not (same and before):
+            self._input_moments = None
+        if not (same and before and untouched):
+            self._release_products()
         return x, y
 
     def _undoable(self) -> Sequence[Undoable]:
@@ -257,6 +309,7 @@ class Lifted(Method):
 
     def _put_back(self, undo: Undo) -> None:
         super()._put_back(undo)
+        self._release_products()
         if self._sweeping:
             self._sweeping = False
             self._release()
@@ -286,8 +339,10 @@ class Lifted(Method):
         sums = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
         for rows in self._chunks(x):
             a = self._input(0, x, rows)
+            if self._layers[0].product.holds(rows):
+                sums[0] += torch.stack(torch.aminmax(a)).mul_(0).sum()  # what has become of x since
             for l, layer in enumerate(self._layers):
-                z = layer.affine(a)
+                z = layer.center(a, rows) if l == 0 else layer.affine(a)
                 sums[l] += (z * 0).sum()
                 a = z if layer.activation is None else layer.activation.value(z)
             total += self.loss.mean(z, y[rows]) * len(z)
@@ -305,9 +360,9 @@ class Lifted(Method):
                 layer.activations = torch.empty_like(layer.pre_activations)
         for rows in self._chunks(x):
             for l, layer in enumerate(self._layers):
-                z = layer.affine(self._input(l, x, rows))
+                z = layer.center(self._input(l, x, rows), rows)
                 if layer.activation is not None:
-                    layer.activations[rows] = layer.activation.value(z)
+                    self._to_be_written(l, rows).copy_(layer.activation.value(z))
                 layer.pre_activations[rows] = z if layer.activation else self._output(z, y[rows], rows)
         self._bound = tuple(x.shape)
         self._fingerprint.keep(x, y)
@@ -336,29 +391,40 @@ class Lifted(Method):
         """The input of a layer, for those samples."""
         return self._stages[0].pre.value(x[rows]) if l == 0 else self._layers[l - 1].activations[rows]
 
+    def _to_be_written(self, l: int, rows: slice) -> Tensor:
+        """a_l of those samples, for a caller that changes it."""
+        self._layers[l + 1].product.forget(rows)
+        return self._layers[l].activations[rows]
+
+    def _release_products(self) -> None:
+        for layer in self._layers:
+            layer.product.release()
+
     def _weight_problem(self, l: int, x: Tensor) -> WeightProblem:
         layer = self._layers[l]
         n_out, n_in = layer.weight.shape
         like = torch.zeros((), dtype=torch.float64, device=self.device)
-        gradient, residual, input = like.new_zeros(n_out, n_in), like.new_zeros(n_out), like.new_zeros(n_in)
-        gram = self._input_gram if l == 0 else None
-        # If a layer narrows, two products per curvature cost less than the Gram matrix; that of a_0 is made only
-        # once.
-        sums_gram = gram is None and n_in <= (len(x) if l == 0 else min(len(x), 2 * n_out))
-        if sums_gram:
-            gram = like.new_zeros(n_in, n_in)
+        gradient, residual = like.new_zeros(n_out, n_in), like.new_zeros(n_out)
+        gram, input = self._input_moments or (None, None) if l == 0 else (None, None)
+        sums = input is None
+        if input is None:
+            input = like.new_zeros(n_in)
+            # If a layer narrows, two products per curvature cost less than the Gram matrix; that of a_0 is made
+            # only once.
+            if n_in <= (len(x) if l == 0 else min(len(x), 2 * n_out)):
+                gram = like.new_zeros(n_in, n_in)
         for rows in self._chunks(x):
             a = self._input(l, x, rows)
             r = layer.residual(a, rows)
             gradient += r.t() @ a
             residual += r.sum(0)
-            input += a.sum(0)
-            if sums_gram:
-                assert gram is not None
+            if sums:
+                input += a.sum(0)
+            if sums and gram is not None:
                 wide = a.double()
                 gram.addmm_(wide.t(), wide)
         if l == 0:
-            self._input_gram = gram
+            self._input_moments = gram, input
 
         def curve(direction: Tensor) -> Tensor:
             if gram is not None:
@@ -411,6 +477,7 @@ class Lifted(Method):
     def _move_weight(self, layer: LiftedLayer, problem: WeightProblem, change: Tensor) -> None:
         """W <- W + change; afterwards ``problem`` is valid for b only."""
         layer.weight.copy_(layer.weight + change)
+        layer.product.forget()
         problem.residual += change @ problem.input
 
     def _fit_bias(self, layer: LiftedLayer, problem: WeightProblem) -> None:
@@ -440,7 +507,7 @@ class Lifted(Method):
             layer.release()
         self._bound = ()
         self._fingerprint.forget()
-        self._input_gram = self._objective = None
+        self._input_moments = self._objective = None
         self._weights_left = []
 
     @property
@@ -484,4 +551,5 @@ class Lifted(Method):
 
     def _forget_derived(self) -> None:
         super()._forget_derived()
-        self._input_gram = None
+        self._release_products()
+        self._input_moments = None

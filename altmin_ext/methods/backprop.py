@@ -86,11 +86,8 @@ class _Backprop(Method):
             except RuntimeError as error:
                 raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
             logits = _check.logits(logits, len(x))
-            self.loss.check_target_shape(y, logits.shape[1])
-            loss = self.loss.mean(logits, y)
-        correct = self.loss.correct(logits, y)
-        gradients = self._gradients(loss)
-        loss = loss.detach()
+        self.loss.check_target_shape(y, logits.shape[1])
+        loss, correct, gradients = self._differentiate(logits, y)
         report = StepReport(
             loss, correct, loss.double().reshape(1) if self.options.report_objective else None
         )
@@ -118,10 +115,29 @@ class _Backprop(Method):
                 parameter.grad = None
         return report
 
-    def _gradients(self, loss: Tensor) -> list[Tensor | None]:
-        """The derivatives of the loss in the parameters; None for one that has no effect on it."""
+    def _differentiate(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+        """The mean loss, the correct count, and the derivatives of that loss in the parameters."""
+        if not self.loss.captured:  # a loss without a kernel may depend on more than the logits
+            with torch.enable_grad():
+                loss = self.loss.mean(logits, y)
+            correct = self.loss.correct(logits, y)
+            return loss.detach(), correct, self._gradients(loss)
+        at = logits.detach().contiguous()
+        residual, loss = torch.empty_like(at), at.new_empty(())
+        count = torch.empty_like(loss, dtype=torch.int64)
+        self.loss.residual(at, None, y, residual, None, loss, count)
+        correct = count if self.loss.counts(y, at.shape[1]) else None
+        return loss, correct, self._gradients(logits, residual.div_(len(at)))
+
+    def _gradients(self, output: Tensor, derivative: Tensor | None = None) -> list[Tensor | None]:
+        """The derivatives of the loss in the parameters; None for one that has no effect on it.
+
+        Args:
+            output: the loss, or the logits.
+            derivative: of the loss in the logits.
+        """
         try:
-            found = torch.autograd.grad(loss, self._trained, allow_unused=True)
+            found = torch.autograd.grad(output, self._trained, derivative, allow_unused=True)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

@@ -246,12 +246,12 @@ class Block:
 
     def error(self) -> Tensor:
         """The derivative of the block's term in its output, per sample."""
-        return self._rho * self.misfit()
+        return self.misfit().mul_(self._rho)
 
     def misfit(self) -> Tensor:
         """f(input) - X - U."""
         misfit = self.output - self.code
-        return misfit if self.dual is None else misfit - self.dual
+        return misfit if self.dual is None else misfit.sub_(self.dual)
 
     def vjp(self, error: Tensor) -> Tensor:
         """J^T error: the derivative of the block's term in its input."""
@@ -425,12 +425,7 @@ class BlockADMM(Method):
         parts: list[Undoable] = []
         if self._bound_shape is None or (self._auto and (modules or not self._spectral_norms.ready)):
             parts.append(self._spectral_norms)
-        rate = self.options.lr * self.learning_rate_factor
-        if (
-            modules
-            or self.options.iterations > 1
-            or self._update.may_overflow(rate, self.options.weight_decay)
-        ):
+        if modules or self.options.iterations > 1:
             parts += [self._weights, self._update]
         if modules and self._buffers:
             parts.append(self._buffers)

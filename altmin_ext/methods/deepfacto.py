@@ -32,6 +32,7 @@ published code, and no published number is claimed.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +44,7 @@ from altmin_ext.methods._options import number, option
 from altmin_ext.methods.block_admm import Block, BlockADMM, BlockOptions
 from altmin_ext.network import BoundStage, leaves, split_at
 from altmin_ext.network.known import known_as
-from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows
+from altmin_ext.nn.factors import NonNegativeFactors, as_maps, as_rows, least_squares
 from altmin_ext.nn.sign import check_surrogates
 from altmin_ext.ops import MemoryScalar
 from altmin_ext.ops import unversioned as ops
@@ -125,11 +126,12 @@ class FactorisedBlock(Block):
     def encode(self, input: Tensor) -> None:
         super().encode(input)
         self.features = self.output
-        self._hold(self.layer(self.features))
+        codes = least_squares(as_rows(self.features), self.layer.dictionary, self.layer.sweeps)
+        self._hold(codes)
         left = self.features - self.code
         self._let_go, self._kept = (1 - self._fidelity) * left, self._fidelity * left
         gain = as_rows(left) @ self.layer.dictionary
-        self._prices = torch.where(as_rows(self.codes) > 0, 0, (-gain).relu())
+        self._prices = gain.neg_().relu_().masked_fill_(codes > 0, 0)
         self.output = self.features - self._let_go
 
     def stand_at(self, input: Tensor, *, anew: bool = False) -> None:
@@ -155,12 +157,15 @@ class FactorisedBlock(Block):
         gram.diagonal().add_(1 / eta)
         aim = self.output if self.dual is None else self.output - self.dual
         targets = as_rows(aim - self._kept)
-        cross = self._rho * (targets @ dictionary - self._prices) + codes / eta - as_rows(gradient)
+        cross = (targets @ dictionary).sub_(self._prices).mul_(self._rho)
+        cross.add_(codes / eta).sub_(as_rows(gradient))
         ops.bcd_columns(codes, gram, cross, scalars=self._scalars, sweeps=self.layer.sweeps, nonnegative=True)
-        self._hold(as_maps(codes, self.codes))
+        self._hold(codes)
 
     def _hold(self, codes: Tensor) -> None:
-        self.codes, self.code = codes, self.layer.reconstruction(codes)
+        """Set S to these rows, and the code to S M^T."""
+        self.codes = as_maps(codes, self.features)
+        self.code = as_maps(codes @ self.layer.dictionary.t(), self.features)
 
 
 class OnlineDictionary:
@@ -185,14 +190,14 @@ class OnlineDictionary:
             gram.fill_diagonal_(self._options.prior_batches * float(codes.square().sum()) / len(gram))
             cross.copy_(dictionary @ gram)
         ops.memory_update(codes, features, gram=gram, cross=cross, scalars=self._scalars)
-        if not bool(gram.isfinite().all()) or not bool(cross.isfinite().all()):
+        if not _are_finite(gram, cross):
             return False
         ops.bcd_columns(
             dictionary, gram, cross, scalars=self._scalars, sweeps=self._options.sweeps, nonnegative=True
         )
         dictionary = torch.lerp(self._layer.dictionary, dictionary, rate)
 
-        norms = dictionary.norm(dim=0)
+        norms = torch.linalg.vector_norm(dictionary, dim=0)
         dead = (norms == 0) | (gram.diagonal() <= _unused * gram.diagonal().max())
         scales = torch.where(norms > 0, norms, 1)
         dictionary /= scales
@@ -201,12 +206,16 @@ class OnlineDictionary:
         if bool(dead.any()):
             _begin_anew(dead, codes, features, gram, cross, dictionary)
         self._found = (gram, cross, dictionary)
-        return bool(dictionary.isfinite().all())
+        return _are_finite(dictionary)
 
     def commit(self) -> None:
         """Replace A, B and M by those that :meth:`learn` has found."""
         self._layer.dictionary.copy_(self._found[2])
         self.gram, self.cross, _ = self._found
+
+
+def _are_finite(*tensors: Tensor) -> bool:
+    return math.isfinite(sum(float((tensor * 0).sum()) for tensor in tensors))
 
 
 def _begin_anew(

@@ -34,6 +34,7 @@ from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, Chain, LinearMap, PreMap, split
 from altmin_ext.network.pieces import DropoutPiece, PointwisePiece, ReshapePiece
 from altmin_ext.ops import Activation
+from altmin_ext.ops import unversioned as ops
 from altmin_ext.ops.activation import identity
 
 
@@ -79,20 +80,22 @@ class RMSProp:
         self._weights, self._gradients = list(weights), list(gradients)
         self.moments = [w.new_zeros(3, *w.shape, requires_grad=False) for w in weights]  # m, v, d
         self._moments_before = [torch.zeros_like(moments) for moments in self.moments]
+        largest = max((w.detach() for w in weights), key=torch.numel, default=torch.empty(0))
+        room = torch.empty_like(largest).flatten()
+        self._deviations = [room[: w.numel()].view(w.shape) for w in weights]
         self._weights_before = Tensors(weights)
 
     def step(self, lr: float, decay: float = 0.0) -> None:
         """Move the weights, after shrinking them by lr * decay."""
         self.moments, self._moments_before = self._moments_before, self.moments
-        for w, g, moments, before in zip(
-            self._weights, self._gradients, self.moments, self._moments_before, strict=True
-        ):
+        buffers = zip(self._gradients, self.moments, self._moments_before, self._deviations, strict=True)
+        for w, (g, moments, before, deviation) in zip(self._weights, buffers, strict=True):
             mean, square, direction = moments
             torch.lerp(before[0], g, 0.05, out=mean)
             torch.mul(before[1], 0.95, out=square).addcmul_(g, g, value=0.05)
             # A variance can be negative only by rounding, but for large gradients the root would then be NaN.
-            variance = torch.addcmul(square, mean, mean, value=-1).clamp_(min=0)
-            torch.mul(before[2], 0.9, out=direction).addcdiv_(g, variance.add_(1e-3).sqrt_())
+            torch.addcmul(square, mean, mean, value=-1, out=deviation).clamp_(min=0).add_(1e-3).sqrt_()
+            torch.mul(before[2], 0.9, out=direction).addcdiv_(g, deviation)
             if decay != 0:
                 w.mul_(1 - lr * decay)
             w.sub_(direction, alpha=lr if lr <= torch.finfo(w.dtype).max else math.inf)
@@ -124,26 +127,42 @@ class TargetLayer:
         self._front, self._map, self._activation = front, map, activation
         self.update = RMSProp(map.parameters, map.gradients)
         self._input = self._code = map.weight.new_empty(0)
-        self._one = map.weight.new_ones((), requires_grad=False)
+        self._one = map.weight.new_ones((), dtype=torch.float64, requires_grad=False)
 
     def encode(self, h: Tensor) -> Tensor:
         """Evaluate f(h) (B, n_out) at h (B, n_in), where the layer stands from now on."""
-        self._input = self._front.begin(h)
-        self._code = self._affine(self._input)
-        return self._activation.value(self._code)
+        self._input = self._front.begin(h).contiguous()
+        self._code, value = self._evaluate(self._input)
+        return value
+
+    def stand_at(self, h: Tensor) -> None:
+        """Move to h (B, n_in), without f(h)."""
+        self._input = self._front.begin(h).contiguous()
+        self._code = self._map.forward(self._input, None)
+        if self._map.bias is not None:
+            self._code.add_(self._map.bias)
 
     def __call__(self, h: Tensor) -> Tensor:
         """f(h), without moving the point that :meth:`difference` and :meth:`differentiate` refer to."""
-        return self._activation.value(self._affine(self._front.value(h)))
+        return self._evaluate(self._front.value(h).contiguous())[1]
 
     def difference(self, displacement: Tensor) -> Tensor:
         """f(h + displacement) - f(h) without cancellation, with h where the layer stands."""
         moved = self._map.move(self._front.move(displacement, self._one), self._one, None)
-        return self._activation.difference(self._code, -moved, 1.0)
+        difference = torch.empty_like(moved)
+        ops.activation_difference(
+            self._code, moved, unit=self._one, difference=difference, sigma=self._activation
+        )
+        return difference
 
     def differentiate(self, residual: Tensor) -> None:
-        """Write the gradients in W and b for :attr:`update`; ``residual`` (B, n_out) is the derivative in f(h)."""
-        residual = residual * self._activation.derivative(self._code)
+        """Write the gradients in W and b for :attr:`update`.
+
+        Args:
+            residual: (B, n_out), the derivative in f(h); it is overwritten.
+        """
+        if self._activation != identity:
+            ops.activation_vjp(self._code, residual, out=residual, sigma=self._activation)
         self._map.weight_gradients(residual, self._input)
         if self._map.bias_gradient is not None:
             torch.sum(residual, 0, out=self._map.bias_gradient)
@@ -152,9 +171,12 @@ class TargetLayer:
         """The derivative in h (B, n_in), from that in W front(h) + b (B, n_out)."""
         return self._front.vjp(self._map.vjp(residual, None))
 
-    def _affine(self, a: Tensor) -> Tensor:
-        product = self._map.forward(a, None)
-        return product if self._map.bias is None else product.add_(self._map.bias)
+    def _evaluate(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """W a + b and s(W a + b), (B, n_out) each."""
+        code = self._map.forward(a, None)
+        value = torch.empty_like(code)
+        ops.activate(code, bias=self._map.bias, activation=value, sigma=self._activation)
+        return code, value
 
 
 class DifferenceTarget(Method):
@@ -164,7 +186,8 @@ class DifferenceTarget(Method):
 
     The authors alternate a pass over the data that fits the inverses with one that fits the layers. So does
     :func:`altmin_ext.train` if the data are finite, see :meth:`begin_epoch`; otherwise a step does both.
-    Memory: eight numbers for every weight of the layers and of the inverses.
+    Memory: eight numbers for every weight of the layers and of the inverses, and one more for the largest matrix of
+    each.
 
     Attributes:
         epochs: the number of epochs that have ended.
@@ -277,9 +300,9 @@ class DifferenceTarget(Method):
     def _fit_inverses(self, hidden: Sequence[Tensor]) -> None:
         """One step of every g_l on the mean of ||g_l(f_l(h)) - h||^2, at h_{l-1} with noise."""
         for layer, inverse, below in zip(self._layers[1:-1], self._inverses, hidden[:-1], strict=True):
-            h = below + self.noise * torch.empty_like(below).normal_(generator=self._generator)
-            residual = inverse.encode(layer(h)) - h
-            inverse.differentiate(residual * (2 / len(h)))
+            h = torch.empty_like(below).normal_(generator=self._generator).mul_(self.noise).add_(below)
+            residual = inverse.encode(layer(h)).sub_(h)
+            inverse.differentiate(residual.mul_(2 / len(h)))
             inverse.update.step(self.options.lr_inverse * self.learning_rate_factor)
 
     def _targets(self, hidden: Sequence[Tensor], residual: Tensor) -> list[Tensor]:
@@ -288,7 +311,7 @@ class DifferenceTarget(Method):
             return []
         displacements = [-self.options.target_step * self._layers[-1].vjp(residual)]
         for inverse, h in zip(reversed(self._inverses), reversed(hidden), strict=False):
-            inverse.encode(h)
+            inverse.stand_at(h)
             displacements.append(inverse.difference(displacements[-1]))
         return displacements[::-1]
 

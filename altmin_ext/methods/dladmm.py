@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext._state import Attribute, Part, Replaced, count
-from altmin_ext.methods._lifted import Lifted, LiftedLayer, LiftedOptions, WeightProblem
+from altmin_ext.methods._lifted import Lifted, LiftedLayer, LiftedOptions, WeightProblem, squared_norm
 from altmin_ext.methods._options import integer, number, option, positive
 from altmin_ext.ops import Activation
 from altmin_ext.ops import unversioned as ops
@@ -64,7 +64,7 @@ class LastLayer(LiftedLayer):
         super().release()
         self.dual = self.pre_activations.double()
 
-    def target(self, rows: slice | Tensor) -> Tensor:
+    def target(self, rows: slice) -> Tensor:
         """z + u / rho."""
         z = self.pre_activations[rows]
         return (z + self.dual[rows] / self.rho).to(z.dtype)
@@ -77,7 +77,8 @@ class DLADMM(Lifted):
     layer is the rest of L_rho, after the update of u; it may be negative. By the theory, L_rho never rises while rho
     is constant and large enough for the loss; ``objective_rose`` says whether it did.
 
-    Memory: N numbers for z of every unit and for a of every unit below the last layer, and two for u of every output.
+    Memory: 2 N numbers for z and W a of every unit, N for a of every unit below the last layer, and 2 N for u of
+    every output.
 
     Attributes:
         rho: the penalty on the last layer in the next step.
@@ -139,14 +140,13 @@ class DLADMM(Lifted):
     def _fit_pre_activations(self, l: int, x: Tensor, y: Tensor) -> None:
         layer = self._layers[l]
         for rows in self._chunks(x):
-            center = layer.affine(self._input(l, x, rows))
+            center = layer.center(self._input(l, x, rows), rows)
             if layer.activation is None:
                 z = self._output(center, y[rows], rows)
+                layer.pre_activations[rows] = z
             else:
-                z = pre_activation(
-                    layer.activation, layer.activations[rows], center, layer.pre_activations[rows]
-                )
-            layer.pre_activations[rows] = z
+                z = layer.pre_activations[rows]
+                pre_activation(layer.activation, layer.activations[rows], center, z, out=z)
 
     def _fit_activations(self, l: int, x: Tensor) -> None:
         layer, above, nu = self._layers[l], self._layers[l + 1], self.options.nu
@@ -159,7 +159,7 @@ class DLADMM(Lifted):
             gradient = ratio * (above.residual(a, rows) @ above.weight) + (a - image)
             direction = nn.functional.normalize(gradient, dim=1)
             curvature = above.rho * (direction @ above.weight.t()).square().sum(1, keepdim=True) + nu
-            a -= nu * gradient / self.options.searched(curvature)
+            self._to_be_written(l, rows).sub_(nu * gradient / self.options.searched(curvature))
 
     def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:
         center = center.double() - self.dual[rows] / self.rho
@@ -171,8 +171,8 @@ class DLADMM(Lifted):
         for rows in self._chunks(x):
             for l, layer in enumerate(self._layers):
                 z = layer.pre_activations[rows]
-                gap = (z - layer.affine(self._input(l, x, rows))).double()
-                terms[l] += layer.rho / 2 * gap.square().sum()
+                gap = (z - layer.center(self._input(l, x, rows), rows)).double()
+                terms[l] += layer.rho / 2 * squared_norm(gap)
                 if layer.activation is not None:
                     distance = layer.activations[rows] - layer.activation.value(z)
                     terms[l] += self.options.nu / 2 * distance.square().sum(dtype=torch.float64)
@@ -198,21 +198,23 @@ class DLADMM(Lifted):
         }
 
 
-def pre_activation(activation: Activation, a: Tensor, center: Tensor, before: Tensor) -> Tensor:
+def pre_activation(
+    activation: Activation, a: Tensor, center: Tensor, before: Tensor, out: Tensor | None = None
+) -> Tensor:
     """argmin_z (a - h(z))^2 + (z - center)^2, elementwise.
 
     In closed form for relu, leaky relu and the identity. For tanh and sigmoid it is, by bisection, a point between
     ``center`` and ``center`` + a - h(center) with derivative zero. If there are several such points, it is at least
-    as good as ``before``.
+    as good as ``before``. The result goes to ``out``, if given, which may be ``before``.
     """
-    z = torch.empty_like(center)
+    out = torch.empty_like(center) if out is None else out
     if activation.name == "relu":
-        ops.relu_prox(a, center, out=z, gamma=1.0, beta=1.0)
-        return z
+        ops.relu_prox(a, center, out=out, gamma=1.0, beta=1.0)
+        return out
     if activation.name in ("identity", "leaky_relu"):
         slope = 1.0 if activation.name == "identity" else activation.parameter
         right, left = ((a + center) / 2).clamp(min=0), ((slope * a + center) / (slope**2 + 1)).clamp(max=0)
-        return _nearer(activation, a, center, right, left)
+        return out.copy_(_nearer(activation, a, center, right, left))
     way = a - activation.value(center)
     low, high = torch.zeros_like(center), torch.ones_like(center)
     for _ in range(24 if center.dtype == torch.float32 else 53):
@@ -222,7 +224,7 @@ def pre_activation(activation: Activation, a: Tensor, center: Tensor, before: Te
         short = middle * way.abs() < (a - activation.value(z)) * activation.derivative(z) * way.sign()
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
     z = center + (low + high) / 2 * way
-    return _nearer(activation, a, center, z, before)
+    return out.copy_(_nearer(activation, a, center, z, before))
 
 
 def _nearer(activation: Activation, a: Tensor, center: Tensor, one: Tensor, other: Tensor) -> Tensor:

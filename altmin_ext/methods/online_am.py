@@ -182,7 +182,6 @@ class OnlineAM(Method):
         trained = self._stages[self._stages_of_update]
         self._update = self.Update(trained, self._guard, first=len(self._stages) - len(trained))
         self._scalars_are_for: tuple[Any, ...] | None = None
-        self._overflow_is_for, self._overflows = math.nan, False
         self._moves_in_parts = self._moves_weights_in_parts or (self.options.weight_iterations or 1) > 1
         self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like)
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
@@ -259,19 +258,11 @@ class OnlineAM(Method):
         parts: list[Undoable] = []
         if modules or self._bound_shape is None or (self._auto and not self._spectral_norms.ready):
             parts.append(self._spectral_norms)
-        if self._moves_in_parts or modules or self._may_overflow():
+        if self._moves_in_parts or modules:
             parts += [self._weights, self._update]
         if modules and self._buffers:
             parts.append(self._buffers)
         return parts
-
-    def _may_overflow(self) -> bool:
-        """Whether an update may be refused for some weights, after it has moved others."""
-        o, factor = self.options, self.learning_rate_factor
-        if factor != self._overflow_is_for:
-            self._overflow_is_for = factor
-            self._overflows = self._update.may_overflow(max(o.lr, o.lr_out or 0.0) * factor, o.weight_decay)
-        return self._overflows
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         inputs = self._encode(x)
@@ -303,7 +294,7 @@ class OnlineAM(Method):
         for stage in self._stages:
             stage.commit()
         if self._auto:
-            self._spectral_norms.iterate(batch)
+            self._spectral_norms.update(batch)
 
     def _finish(self) -> None:
         self.mu = min(self.mu + self.options.mu_increment, self.options.mu_max)

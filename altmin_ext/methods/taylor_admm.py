@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altmin_ext._fingerprint import Fingerprint
@@ -162,8 +161,9 @@ class TaylorLayer:
 
     def augmented(self, a: Tensor) -> Tensor:
         """a~ (B, n + 1), in float64."""
-        a = a.double()
-        return a if self._linear.bias is None else F.pad(a, (0, 1), value=1.0)
+        augmented = a.new_ones(len(a), self.shape[1], dtype=torch.float64)
+        augmented[:, : self.features] = a
+        return augmented
 
     def factor(self, gram: Tensor) -> Tensor:
         """The Cholesky factor of A with the ridge, for the columns that are fitted."""

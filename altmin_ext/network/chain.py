@@ -93,10 +93,12 @@ class Chain:
             J_w^T gradient for each parameter w, in the order of the pieces and their ``parameters``.
         """
         found: list[Tensor] = []
-        for i, piece in reversed(list(enumerate(self.pieces))):
-            found = piece.parameter_gradients(gradient) + found
-            if i > 0:
-                gradient = piece.vjp(gradient)
+        learned = [i for i, piece in enumerate(self.pieces) if piece.parameters]
+        for i in reversed(range(min(learned, default=len(self.pieces)), len(self.pieces))):
+            if i == learned[0]:
+                return self.pieces[i].parameter_gradients(gradient) + found
+            gradient, own = self.pieces[i].gradients(gradient)
+            found = own + found
         return found
 
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
@@ -173,8 +175,9 @@ class PreMap(Chain):
         pieces: one for each module, in the order of the forward pass.
 
     Attributes:
-        pieces: the same function in as few pieces as possible: identities are dropped, and neighbouring activations
-            are fused.
+        pieces: the same function in as few pieces and as little work as possible: identities are dropped,
+            neighbouring activations are fused, and a monotone activation comes behind a max-pooling, where fewer
+            numbers are left.
         unfused: one piece for each module except identities.
         activation: the activation, possibly the identity, if the kernels of Linear stages can compute the pre-map:
             one activation, then at most one dropout, and flattening anywhere. Otherwise None.
@@ -254,7 +257,10 @@ class PreMap(Chain):
 
 
 def _fused(pieces: Sequence[Piece]) -> list[Piece]:
-    """The same function with identities dropped, and neighbouring activations fused if kernels know the result."""
+    """The same function with identities dropped, and neighbouring activations fused if kernels know the result.
+
+    The maximum of a monotone activation is the activation of the maximum, which is taken once per window.
+    """
     result: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, PointwisePiece) and piece.activation == identity:
@@ -264,5 +270,13 @@ def _fused(pieces: Sequence[Piece]) -> list[Piece]:
             if both is not None:
                 result[-1] = PointwisePiece(both)
                 continue
-        result.append(piece)
+        place = len(result)
+        if isinstance(piece, MaxPoolPiece):
+            while place > 0 and _is_monotone(result[place - 1]):
+                place -= 1
+        result.insert(place, piece)
     return result
+
+
+def _is_monotone(piece: Piece) -> bool:
+    return isinstance(piece, PointwisePiece) and piece.activation.is_monotone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -244,7 +245,7 @@ class LinearMap(EvaluatedMap):
 
     def forward(self, activation: Tensor, out: Tensor | None) -> Tensor:
         out = activation.new_empty(activation.shape[0], self.n_out) if out is None else out
-        ops.matmul(activation, self.weight, out=out, transpose_b=True)
+        ops.matmul(activation.contiguous(), self.weight, out=out, transpose_b=True)
         return out
 
     def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
@@ -252,12 +253,13 @@ class LinearMap(EvaluatedMap):
 
     def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
         out = residual.new_empty(residual.shape[0], self.n_in) if out is None else out
-        ops.matmul(residual, self.weight, out=out)
+        ops.matmul(residual.contiguous(), self.weight, out=out)
         return out
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         if self._weight_gradient is not None:
-            ops.matmul(residual, activation, out=self._weight_gradient, transpose_a=True)
+            a, r = activation.contiguous(), residual.contiguous()
+            ops.matmul(r, a, out=self._weight_gradient, transpose_a=True)
 
     @property
     def matrix(self) -> Tensor:  # type: ignore[override]
@@ -291,6 +293,9 @@ class LocalMap(EvaluatedMap):
     def allocate(self, like: Tensor) -> None:
         super().allocate(like)
         self._like = like
+        buffers = iter(self.gradients)
+        for piece in self._chain.pieces:
+            piece.gradient_buffers = list(itertools.islice(buffers, len(piece.parameters)))
 
     @property
     def convolution(self) -> nn.Conv2d | None:
@@ -321,7 +326,8 @@ class LocalMap(EvaluatedMap):
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
         for buffer, value in zip(self.gradients, self._chain.parameter_gradients(residual), strict=True):
-            buffer.copy_(value)
+            if value is not buffer:
+                buffer.copy_(value)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
         return self._chain.sample_jvp(v)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +29,13 @@ from torch.func import jvp
 
 from altmin_ext._check import first_sentence, named_type
 from altmin_ext.network.activations import activation_of
+from altmin_ext.network.formulas import Formula, formula_of
 from altmin_ext.network.inputs import may_write_input
 from altmin_ext.network.known import described, known_as, uncompiled
 from altmin_ext.network.module_state import Changes, ModuleState
 from altmin_ext.nn import Sign
 from altmin_ext.ops import Activation
+from altmin_ext.ops import unversioned as ops
 
 affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 batch_normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -43,6 +46,7 @@ class Piece(abc.ABC):
 
     Attributes:
         parameters: the trainable parameters of the module.
+        gradient_buffers: a buffer for each of them, which :meth:`parameter_gradients` may write to; or none.
         saves_output: whether a returned value must not be overwritten until the next evaluation.
         has_constant_jacobian: whether its Jacobian is the same for all samples, apart from the coupling of samples by
             batch normalisation.
@@ -50,12 +54,26 @@ class Piece(abc.ABC):
     """
 
     parameters: Sequence[nn.Parameter] = ()
+    gradient_buffers: Sequence[Tensor] = ()
     saves_output = False
     has_constant_jacobian = False
     calls_module = False
 
     def __init__(self) -> None:
         self._start = self._point = torch.empty(0)
+        self._buffers: dict[str, Tensor] = {}
+
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
+        """Memory of the piece's own, shaped like a tensor; fresh memory can cost more than what is written to it."""
+        kept = self._buffers.get(name)
+        fits = kept is not None and kept.shape[1:] == like.shape[1:] and len(kept) >= len(like)
+        if kept is None or not fits or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self._buffers[name] = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+        return kept[: len(like)]
+
+    def _moved(self, delta: Tensor, unit: Tensor) -> Tensor:
+        """a0 + unit delta, in the piece's own memory."""
+        return torch.addcmul(self._start, delta, unit.to(delta), out=self._buffer("point", delta))
 
     def begin(self, a: Tensor) -> Tensor:
         """Evaluate the piece for the first time in a step: draw masks and take statistics.
@@ -110,9 +128,20 @@ class Piece(abc.ABC):
             gradient: shaped like the value.
 
         Returns:
-            J_w^T gradient for each parameter w of ``parameters``.
+            J_w^T gradient for each parameter w of ``parameters``: the entries of ``gradients``, or new tensors.
         """
         return []
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Both of :meth:`vjp` and :meth:`parameter_gradients`, with what they share computed once.
+
+        Args:
+            gradient: shaped like the value.
+
+        Returns:
+            J^T gradient, and J_w^T gradient for each parameter w of ``parameters``.
+        """
+        return self.vjp(gradient), self.parameter_gradients(gradient)
 
     def commit(self) -> None:  # noqa: B027  (only what keeps running statistics has anything to commit)
         """Update what depends on the encode, such as running statistics, by what :meth:`begin` has seen."""
@@ -152,19 +181,38 @@ class PointwisePiece(Piece):
         super().__init__()
         self.activation = activation
 
+    def begin(self, a: Tensor) -> Tensor:
+        self._start = a.contiguous()
+        return self._evaluate(self._start, self._buffer("value", a))
+
     def value(self, a: Tensor) -> Tensor:
+        return self._evaluate(a.contiguous(), torch.empty_like(a, memory_format=torch.contiguous_format))
+
+    def _evaluate(self, a: Tensor, out: Tensor) -> Tensor:
         self._point = a
-        return self.activation.value(a)
+        rows = len(a), math.prod(a.shape[1:])
+        ops.activate(a.view(rows), activation=out.view(rows), sigma=self.activation)
+        return out
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self._point = self._start + unit * delta
-        return self.activation.difference(self._start, -delta, unit)
+        self._point, difference = self._buffer("point", self._start), self._buffer("moved", self._start)
+        ops.activation_difference(
+            self._start,
+            delta.contiguous(),
+            unit=unit.double(),
+            point=self._point,
+            difference=difference,
+            sigma=self.activation,
+        )
+        return difference
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self.sample_vjp(gradient)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        return self.activation.differential(self._point[: len(v)], v)
+        product = torch.empty_like(v, memory_format=torch.contiguous_format)
+        ops.activation_vjp(self._point[: len(v)], v.contiguous(), out=product, sigma=self.activation)
+        return product
 
     def sample_vjp(self, v: Tensor) -> Tensor:
         return self.sample_jvp(v)
@@ -250,7 +298,7 @@ class MaxPoolPiece(Piece):
     def __init__(self, module: nn.MaxPool2d) -> None:
         super().__init__()
         self._module = module
-        self._places = self._start_places = torch.empty(0)
+        self._places = self._start_value = torch.empty(0)
 
     @property
     def window(self) -> int | None:
@@ -263,25 +311,27 @@ class MaxPoolPiece(Piece):
         return sizes.pop() if plain and len(sizes) == 1 else None
 
     def begin(self, a: Tensor) -> Tensor:
-        value = super().begin(a)
-        self._start_places = self._places
-        return value
+        self._start_value = super().begin(a)
+        return self._start_value
 
     def value(self, a: Tensor) -> Tensor:
-        m = self._module
+        m, size = self._module, self.window
         self._point = a
-        value, self._places = F.max_pool2d(
-            a, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, return_indices=True
-        )
+        if size is not None and not a.is_cuda and min(a.shape[-2:]) >= size:
+            value, self._places = _largest_of_windows(a, size)
+        else:
+            value, self._places = F.max_pool2d(
+                a, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, return_indices=True
+            )
         return value
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self.value(self._start + unit * delta)
+        self.value(self._moved(delta, unit))
         # The last two dimensions are the image, whether or not there are channels in front.
-        start, before, now = (t.flatten(-2) for t in (self._start, self._start_places, self._places))
+        start, now = self._start.flatten(-2), self._places.flatten(-2)
         # The old and the new maximum of a window: if their difference is small, it is exact.
-        apart = (start.gather(-1, now) - start.gather(-1, before)) / unit
-        return (apart + delta.flatten(-2).gather(-1, now)).view(self._places.shape)
+        apart = start.gather(-1, now).sub_(self._start_value.flatten(-2)).div_(unit)
+        return apart.add_(delta.flatten(-2).gather(-1, now)).view(self._places.shape)
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self.sample_vjp(gradient)
@@ -303,10 +353,37 @@ class MaxPoolPiece(Piece):
         return math.sqrt(math.prod(math.ceil(k / s) for k, s in zip(sizes, strides, strict=True)))
 
 
+def _largest_of_windows(a: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Max-pooling over windows without overlap; on CPUs many times faster than ``F.max_pool2d``.
+
+    Args:
+        a: (..., H, W).
+        size: the side of the windows.
+
+    Returns:
+        The maxima, and their places in the flattened image, both (..., H // size, W // size). Of equal numbers the
+        first one is taken, as torch does.
+    """
+    (rows, columns), width = (n // size for n in a.shape[-2:]), a.shape[-1]
+    a = a[..., : rows * size, : columns * size]
+    largest = a[..., ::size, ::size].contiguous()
+    # From the corner of its window to the last number that is larger than all before it, which is the maximum.
+    offsets, larger = torch.zeros_like(largest), torch.empty_like(largest)
+    for i, j in itertools.product(range(size), repeat=2):
+        if i or j:
+            other = a[..., i::size, j::size].contiguous()
+            torch.gt(other, largest, out=larger)
+            torch.maximum(offsets, larger.mul_(i * width + j), out=offsets)
+            torch.maximum(largest, other, out=largest)
+    corners = torch.arange(rows)[:, None] * (size * width) + torch.arange(columns) * size
+    return largest, offsets.long().add_(corners)
+
+
 class AffinePiece(Piece):
-    """A Linear or a convolution, whose Jacobian is the same at all points."""
+    """A convolution, or a :class:`LinearPiece`: its Jacobian is the same at all points."""
 
     has_constant_jacobian = True
+    module: Any
 
     def __init__(self, module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
@@ -318,14 +395,12 @@ class AffinePiece(Piece):
         return self.module(a)
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self._point = self._start + unit * delta
+        self._point = self._moved(delta, unit)
         return self.sample_jvp(delta)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
-        m = self.module
-        if isinstance(m, nn.Linear):
-            return F.linear(v, m.weight)
-        return m._conv_forward(v, m.weight, None)
+        product: Tensor = self.module._conv_forward(v, self.module.weight, None)
+        return product
 
     def sample_vjp(self, v: Tensor) -> Tensor:
         # At a point of as many samples: where kernels do the piece's work, its own is that of a trial run.
@@ -335,22 +410,22 @@ class AffinePiece(Piece):
         return self._backward(gradient, self._point, parameters=False)[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        m = self.module
-        _, *found = self._backward(gradient, self._point, parameters=True)
-        named = zip((m.weight, m.bias), found, strict=True)
+        return self._of_parameters(self._backward(gradient, self._point, of_input=False))
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        found = self._backward(gradient, self._point)
+        return found[0], self._of_parameters(found)
+
+    def _of_parameters(self, found: Sequence[Tensor]) -> list[Tensor]:
+        named = zip((self.module.weight, self.module.bias), found[1:], strict=True)
         return [value for parameter, value in named if parameter is not None and parameter.requires_grad]
 
-    def _backward(self, gradient: Tensor, point: Tensor, parameters: bool) -> list[Tensor]:
+    def _backward(
+        self, gradient: Tensor, point: Tensor, of_input: bool = True, parameters: bool = True
+    ) -> list[Tensor]:
         """Gradients in (input, weight, bias); those that are not wanted have no meaning."""
         m = self.module
-        wanted = [not parameters, parameters and m.weight.requires_grad, parameters and m.bias is not None]
-        if isinstance(m, nn.Linear):
-            flat, features = gradient.reshape(-1, m.out_features), point.reshape(-1, m.in_features)
-            return [
-                gradient @ m.weight if wanted[0] else gradient,
-                flat.t() @ features if wanted[1] else gradient,
-                flat.sum(0) if wanted[2] else gradient,
-            ]
+        wanted = [of_input, parameters and m.weight.requires_grad, parameters and m.bias is not None]
         if m.padding_mode != "zeros" or isinstance(m.padding, str):
             return self._backward_by_autograd(gradient, point, wanted)
         sizes = [m.out_channels] if m.bias is not None else None
@@ -384,6 +459,52 @@ class AffinePiece(Piece):
         ]
 
 
+class LinearPiece(AffinePiece):
+    """A Linear, by products of matrices whose rows are samples, or places of samples."""
+
+    module: nn.Linear
+
+    def value(self, a: Tensor) -> Tensor:
+        m = self.module
+        self._point = a
+        if a.shape[-1:] != (m.in_features,):
+            return m(a)  # torch says what is wrong
+        value = self.sample_jvp(a)
+        return value if m.bias is None else value.add_(m.bias)
+
+    def sample_jvp(self, v: Tensor) -> Tensor:
+        m = self.module
+        product = v.new_empty(*v.shape[:-1], m.out_features)
+        ops.matmul(_rows(v), m.weight, out=_rows(product), transpose_b=True)
+        return product
+
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self.sample_vjp(gradient)
+
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        m = self.module
+        product = v.new_empty(*v.shape[:-1], m.in_features)
+        ops.matmul(_rows(v), m.weight, out=_rows(product))
+        return product
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self.sample_vjp(gradient), self.parameter_gradients(gradient)
+
+    def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
+        found = list(self.gradient_buffers) or [torch.empty_like(p, requires_grad=False) for p in self.parameters]
+        for parameter, out in zip(self.parameters, found, strict=True):
+            if parameter is self.module.bias:
+                torch.sum(_rows(gradient), 0, out=out)
+            else:
+                ops.matmul(_rows(gradient), _rows(self._point), out=out, transpose_a=True)
+        return found
+
+
+def _rows(a: Tensor) -> Tensor:
+    """A tensor (..., n) as a matrix of rows of n; a view if it is contiguous."""
+    return a.flatten(0, -2).contiguous()
+
+
 class NormalisationPiece(Piece):
     """Batch normalisation, in training mode by the statistics of the minibatch at the current point.
 
@@ -402,9 +523,13 @@ class NormalisationPiece(Piece):
 
     def begin(self, a: Tensor) -> Tensor:
         self._module._check_input_dim(a)
-        value = super().begin(a)
+        self._start = a
+        value = self._evaluate(a, self._buffer("value", a), self._buffer("centred", a))
         self._start_mean, self._start_factor = self._mean, self._factor
         return value
+
+    def value(self, a: Tensor) -> Tensor:
+        return self._evaluate(a, torch.empty_like(a), torch.empty_like(a))
 
     @property
     def _uses_batch(self) -> bool:
@@ -413,41 +538,65 @@ class NormalisationPiece(Piece):
     def _along(self, statistic: Tensor, a: Tensor) -> Tensor:
         return statistic.view(1, -1, *[1] * (a.ndim - 2))
 
-    def value(self, a: Tensor) -> Tensor:
+    def _evaluate(self, a: Tensor, out: Tensor, centred: Tensor) -> Tensor:
+        """The value, written to ``out``; in training mode ``centred`` becomes a less its mean."""
         m = self._module
         self._point = a
-        if self._uses_batch:
-            self._count = a.numel() // a.shape[1]
-            if self._count == 1:
-                raise ValueError(
-                    f"x must hold at least 2 samples for {type(m).__name__} in training mode, but holds 1."
-                )
-            value, self._mean, self._factor = torch.native_batch_norm(
-                a, m.weight, m.bias, None, None, True, 0.0, m.eps
+        if not self._uses_batch:
+            assert m.running_mean is not None
+            assert m.running_var is not None
+            self._mean, self._factor = m.running_mean, (m.running_var + m.eps).rsqrt()
+            return F.batch_norm(a, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)
+        self._count = a.numel() // a.shape[1]
+        if self._count == 1:
+            raise ValueError(
+                f"x must hold at least 2 samples for {type(m).__name__} in training mode, but holds 1."
             )
-            return value
-        assert m.running_mean is not None
-        assert m.running_var is not None
-        self._mean, self._factor = m.running_mean, (m.running_var + m.eps).rsqrt()
-        return F.batch_norm(a, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)
+        self._mean = self._sums(a, a, a.new_zeros(a.shape[1]))[0] / self._count
+        torch.sub(a, self._along(self._mean, a), out=centred)
+        variance = self._sums(centred, centred, torch.zeros_like(self._mean))[1] / self._count
+        self._factor = (variance + m.eps).rsqrt()
+        gain = self._factor if m.weight is None else self._factor * m.weight
+        return self._scaled(centred, gain, torch.zeros_like(gain) if m.bias is None else m.bias, out)
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
         start, gain = self._start, self._module.weight
         before = self._start_factor
-        self._point = start + unit * delta
+        self._point = self._moved(delta, unit)
         if not self._uses_batch:
             return delta * self._along(before if gain is None else before * gain, delta)
-        over = [0, *range(2, start.ndim)]
-        variance_of_delta, mean_of_delta = torch.var_mean(delta, over, correction=0)
-        centred = start - self._along(self._start_mean, start)
-        centred_delta = delta - self._along(mean_of_delta, start)
+        count = start.numel() // start.shape[1]
+        mean_of_delta, covariance = self._sums(delta, start, self._start_mean)
+        mean_of_delta, covariance = mean_of_delta / count, covariance / count
+        variance_of_delta = self._sums(delta, delta, mean_of_delta)[1] / count
         # The change of the variance over unit: twice the covariance with delta, plus unit times delta's variance.
-        change = 2 * (centred * centred_delta).mean(over) + unit * variance_of_delta
+        change = 2 * covariance + unit * variance_of_delta
         after = (before**-2 + unit * change).rsqrt()
         self._mean, self._factor = self._start_mean + unit * mean_of_delta, after
         change_of_factor = -change * (before * after) ** 2 / (before + after)
-        moved = centred_delta * self._along(after, start) + centred * self._along(change_of_factor, start)
-        return moved if gain is None else moved * self._along(gain, start)
+        if gain is not None:
+            after, change_of_factor = after * gain, change_of_factor * gain
+        # Of delta and of start, each less its mean, times a number per channel.
+        moved = self._scaled(delta, after, -after * mean_of_delta, self._buffer("moved", delta))
+        return moved.addcmul_(self._buffer("centred", start), self._along(change_of_factor, start))
+
+    @staticmethod
+    def _sums(gradient: Tensor, a: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Per channel, the sums of g and of g (a - mean), in one pass."""
+        one = torch.ones_like(mean)
+        _, products, sums = torch.ops.aten.native_batch_norm_backward(
+            gradient, a, None, None, None, mean, one, True, 0.0, [False, True, True]
+        )
+        return sums, products
+
+    @staticmethod
+    def _scaled(a: Tensor, factor: Tensor, shift: Tensor, out: Tensor) -> Tensor:
+        """factor a + shift, with a factor and a shift per channel, in one pass."""
+        zero, one, none = torch.zeros_like(factor), torch.ones_like(factor), factor.new_empty(0)
+        torch.native_batch_norm(
+            a, factor, shift, zero, one, False, 0.0, 0.0, out=(out, none, torch.empty_like(none))
+        )
+        return out
 
     def _backward(self, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
         m = self._module
@@ -463,11 +612,15 @@ class NormalisationPiece(Piece):
         return self._backward(gradient, [True, False, False])[0]
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        if not self.parameters:
-            return []
-        m = self._module
-        _, *found = self._backward(gradient, [False, True, True])
-        return [g for p, g in zip((m.weight, m.bias), found, strict=True) if p.requires_grad]
+        return self._of_parameters(self._backward(gradient, [False, True, True])) if self.parameters else []
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        found = self._backward(gradient, [True, True, True])
+        return found[0], self._of_parameters(found)
+
+    def _of_parameters(self, found: Sequence[Tensor]) -> list[Tensor]:
+        named = zip((self._module.weight, self._module.bias), found[1:], strict=True)
+        return [value for parameter, value in named if parameter is not None and parameter.requires_grad]
 
     def commit(self) -> None:
         m = self._module
@@ -729,6 +882,10 @@ class LocalPiece(Piece):
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
         return self._backward(self.parameters, gradient)
 
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        of_input, *of_parameters = self._backward([self._input, *self.parameters], gradient)
+        return of_input, of_parameters
+
     def _backward(self, inputs: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:
         try:
             return _gradients(self._output, inputs, gradient, retain_graph=True)
@@ -772,11 +929,122 @@ def _gradients(output: Tensor, inputs: Sequence[Tensor], gradient: Tensor, **opt
     return list(found)
 
 
-# The piece of a module of exactly this type. All other modules get a LocalPiece.
+class BlockPiece(Piece):
+    """A block whose formula has been read: its modules as pieces, with sums of what they return.
+
+    Args:
+        module: the block.
+        formula: what it computes.
+        pieces: one for each step of the formula; None for a sum.
+    """
+
+    def __init__(self, module: nn.Module, formula: Formula, pieces: Sequence[Piece | None]) -> None:
+        super().__init__()
+        self._steps = [(piece, step.inputs) for piece, step in zip(pieces, formula, strict=True)]
+        self._pieces = [piece for piece in pieces if piece is not None]
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.saves_output = any(piece.saves_output for piece in self._pieces)
+        self.has_constant_jacobian = all(piece.has_constant_jacobian for piece in self._pieces)
+        self.calls_module = any(piece.calls_module for piece in self._pieces)
+        self._shapes: list[torch.Size] = []  # of all values
+        # Whether parameters come in front of a value, so that their gradients need its own.
+        self._is_learned = [False]
+        for piece, inputs in self._steps:
+            learned = any(self._is_learned[i] for i in inputs)
+            self._is_learned.append(learned or (piece is not None and len(piece.parameters) > 0))
+
+    def _forward(self, a: Tensor, go: Callable[[Piece, Tensor], Tensor], name: str = "") -> Tensor:
+        """The last value; sums are written to own memory of that name, if there is one."""
+        values = [a]
+        for number, (piece, inputs) in enumerate(self._steps):
+            value = values[inputs[0]]
+            if piece is not None:
+                values.append(go(piece, value))
+                continue
+            other = values[inputs[1]]
+            out = self._buffer(f"{name} {number}", value) if name and value.shape == other.shape else None
+            values.append(torch.add(value, other, out=out))
+        self._shapes = [value.shape for value in values]
+        return values[-1]
+
+    def _backward(
+        self, gradient: Tensor, go: Callable[[Piece, Tensor, int], Tensor | None]
+    ) -> list[Tensor | None]:
+        """Gradients of all values; ``go`` returns that of a piece's input, whose number it is given."""
+        found: list[Tensor | None] = [*[None] * len(self._steps), gradient]
+        for number, (piece, inputs) in reversed(list(enumerate(self._steps, 1))):
+            own = found[number]
+            if own is None:
+                continue
+            for i in inputs:
+                if piece is None:
+                    share: Tensor | None = own.sum_to_size(len(own), *self._shapes[i][1:])
+                else:
+                    share = go(piece, own, i)
+                before = found[i]
+                found[i] = share if before is None or share is None else before + share
+        return found
+
+    def begin(self, a: Tensor) -> Tensor:
+        return self._forward(a, lambda piece, value: piece.begin(value), "value")
+
+    def value(self, a: Tensor) -> Tensor:
+        return self._forward(a, lambda piece, value: piece.value(value))
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        return self._forward(delta, lambda piece, change: piece.move(change, unit), "change")
+
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self._at_input(self._backward(gradient, lambda piece, g, i: piece.vjp(g)))
+
+    def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
+        return self._with_parameters(gradient, self._is_learned)[1]
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        found, of_parameters = self._with_parameters(gradient, [True] * len(self._is_learned))
+        return self._at_input(found), of_parameters
+
+    def _with_parameters(
+        self, gradient: Tensor, wanted: Sequence[bool]
+    ) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Gradients in the values that are wanted, and in all parameters."""
+        of_parameters: dict[int, Tensor] = {}
+
+        def go(piece: Piece, g: Tensor, i: int) -> Tensor | None:
+            if not piece.parameters:
+                return piece.vjp(g) if wanted[i] else None
+            of_input, own = piece.gradients(g) if wanted[i] else (None, piece.parameter_gradients(g))
+            of_parameters.update(zip(map(id, piece.parameters), own, strict=True))
+            return of_input
+
+        found = self._backward(gradient, go)
+        return found, [of_parameters[id(p)] for p in self.parameters]
+
+    def commit(self) -> None:
+        for piece in self._pieces:
+            piece.commit()
+
+    def sample_jvp(self, v: Tensor) -> Tensor:
+        shapes = self._shapes
+        product = self._forward(v, lambda piece, own: piece.sample_jvp(own))
+        self._shapes = shapes
+        return product
+
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        return self._at_input(self._backward(v, lambda piece, g, i: piece.sample_vjp(g)))
+
+    @staticmethod
+    def _at_input(found: Sequence[Tensor | None]) -> Tensor:
+        assert found[0] is not None
+        return found[0]
+
+
+# The piece of a module of exactly this type. All other modules get a BlockPiece or a LocalPiece.
 known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
     nn.Dropout: DropoutPiece,
     nn.MaxPool2d: MaxPoolPiece,
     **dict.fromkeys(affine, AffinePiece),
+    nn.Linear: LinearPiece,
     **dict.fromkeys(batch_normalisations, NormalisationPiece),
 }
 
@@ -804,7 +1072,29 @@ def piece_of(path: str, module: nn.Module) -> Piece:
     if make is not None and not getattr(module, "return_indices", False):  # of a pooling, beside its value
         return make(module)
     _check_inputs(path, module)
-    return LocalPiece(module, path)
+    return block_of(path, module) or LocalPiece(module, path)
+
+
+def block_of(path: str, module: nn.Module) -> BlockPiece | None:
+    """Make the piece of a block by its formula.
+
+    Args:
+        path: of the block in the model, for error messages.
+        module: a module that is not known itself.
+
+    Returns:
+        The piece; None if the formula cannot be read, or a module in it takes or returns more than one tensor.
+    """
+    formula = formula_of(module)
+    if formula is None:
+        return None
+    try:
+        pieces = [
+            None if step.module is None else piece_of(f"{path}.{step.path}", step.module) for step in formula
+        ]
+    except ValueError:
+        return None
+    return BlockPiece(module, formula, pieces)
 
 
 def _check_inputs(path: str, module: nn.Module) -> None:

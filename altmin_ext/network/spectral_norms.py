@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from altmin_ext.ops import unversioned as ops
 
 _first_iterations = 20
 _samples = 8  # if Jacobians depend on the sample, those of so many stand for all
+_settled, _patience, _longest_interval = 0.2, 16, 4  # see SpectralNorms
 
 
 class SpectralNorms:
@@ -26,6 +28,13 @@ class SpectralNorms:
     and its transpose. If the derivative of a pre-map has no bound, the iteration includes the pre-map, at the first
     samples of the minibatch.
 
+    An iteration of a matrix is cheap, and made in every step. That of another map costs up to a tenth of a step, and
+    is made in every step only while its estimate moves. After 16 iterations in a row that have changed it by less
+    than a fifth each, it is made in every second step, after 32 in every third, and after 48 in every fourth; one
+    that changes it by more makes the next ones come in every step again. The estimates are then behind by the growth
+    of a few steps. The step sizes of the codes can bear that: 1 / (1 + L), with L the curvature that follows from the
+    estimate, is stable until L is less than half of what it should be.
+
     Args:
         stages: the stages above the codes.
         rows: the codes' parameter blocks, which the results are written to.
@@ -34,7 +43,8 @@ class SpectralNorms:
 
     Attributes:
         ready: whether the first 20 iterations have been made.
-        state: the vectors, the estimates, and the state of the generator that draws further vectors.
+        state: the vectors, the estimates, when the next iterations are due, and the state of the generator that draws
+            further vectors.
     """
 
     def __init__(self, stages: Sequence[BoundStage], rows: Sequence[Tensor], seed: int, like: Tensor) -> None:
@@ -47,6 +57,9 @@ class SpectralNorms:
         }
         self._others = [i for i in range(len(stages)) if i not in self._linear]
         self._vectors: list[Tensor] = [like for _ in stages]
+        # Of each map that is no matrix: iterations in a row that have hardly changed its estimate, and updates until
+        # the next iteration.
+        self.schedule = (0, 1) * len(self._others)
         for i, map in self._linear.items():
             assert map.matrix is not None
             self._vectors[i] = self._draw([map.matrix.shape[1]])
@@ -56,6 +69,7 @@ class SpectralNorms:
                 "singular_vectors": _Vectors(self),
                 "sigma_squared": _Estimates(self._results, like),
                 "singular_vectors_ready": Attribute(self, "ready", _check.boolean),
+                "singular_vectors_schedule": Attribute(self, "schedule", self._check_schedule),
                 "singular_vectors_to_draw": Drawn(self._generator),
             }
         )
@@ -106,10 +120,10 @@ class SpectralNorms:
         if not self.ready:
             for _ in range(_first_iterations):
                 self.iterate(batch)
-            self.ready = True
+            self.ready, self.schedule = True, (0, 1) * len(self._others)
 
     def iterate(self, batch: int) -> None:
-        """Make one iteration, at the current weights and codes.
+        """Make one iteration for every stage, at the current weights and codes.
 
         Args:
             batch: number of samples in the minibatch.
@@ -117,16 +131,45 @@ class SpectralNorms:
         if self._linear:
             ops.power_iteration(*self._arguments)
         for i in self._others:
-            stage, v = self._stages[i], self._vectors[i][:batch]
-            if stage.pre.lipschitz is not None:
-                image = stage.map.sample_vjp(stage.map.sample_jvp(v))
-            else:
-                image = stage.pre.sample_vjp(
-                    stage.map.sample_vjp(stage.map.sample_jvp(stage.pre.sample_jvp(v)))
-                )
-            norm = image.norm()
-            self._results[i].copy_(norm / v.norm())
-            v.copy_(torch.where((norm > 0) & norm.isfinite(), image / norm, v))  # else it keeps its vector
+            self._iterate(i, batch)
+
+    def update(self, batch: int) -> None:
+        """Make the iterations that are due after an update of the weights.
+
+        Args:
+            batch: number of samples in the minibatch.
+        """
+        if self._linear:
+            ops.power_iteration(*self._arguments)
+        schedule = []
+        for i, quiet, ahead in zip(self._others, self.schedule[::2], self.schedule[1::2], strict=True):
+            if ahead > 1:
+                schedule += [quiet, ahead - 1]
+                continue
+            before = float(self._results[i])
+            self._iterate(i, batch)
+            moved = abs(float(self._results[i]) - before) > _settled * before
+            quiet = 0 if moved else min(quiet + 1, _patience * (_longest_interval - 1))
+            schedule += [quiet, 1 + quiet // _patience]
+        self.schedule = tuple(schedule)
+
+    def _iterate(self, i: int, batch: int) -> None:
+        stage, v = self._stages[i], self._vectors[i][:batch]
+        if stage.pre.lipschitz is not None:
+            image = stage.map.sample_vjp(stage.map.sample_jvp(v))
+        else:
+            image = stage.pre.sample_vjp(stage.map.sample_vjp(stage.map.sample_jvp(stage.pre.sample_jvp(v))))
+        norm = image.norm()
+        self._results[i].copy_(norm / v.norm())
+        v.copy_(torch.where((norm > 0) & norm.isfinite(), image / norm, v))  # else it keeps its vector
+
+    def _check_schedule(self, name: str, value: Any) -> tuple[int, ...]:
+        numbers = _check.integers(name, as_list(name, value, 2 * len(self._others)), minimum=0)
+        limits = itertools.cycle([_patience * (_longest_interval - 1), _longest_interval])
+        for i, (number, limit) in enumerate(zip(numbers, limits, strict=False)):
+            if number > limit:
+                raise ValueError(f"{name}[{i}] must be at most {limit}, but is {number}.")
+        return tuple(numbers)
 
     def remember(self) -> Any:
         """What :meth:`recall` needs, in memory that a step does not write to."""

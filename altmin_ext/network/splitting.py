@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from altmin_ext._check import named_type
 from altmin_ext.network.chain import PreMap
+from altmin_ext.network.formulas import formula_of
 from altmin_ext.network.known import alteration, described, hook_tables, known_as, runs_as, uncompiled
 from altmin_ext.network.maps import LinearMap, LocalMap, Map, map_of
 from altmin_ext.network.pieces import LocalPiece, Piece, batch_normalisations, piece_of
@@ -142,9 +143,13 @@ class Unaltered:
 
 
 def _watched(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    """The containers of a chain and the modules in them, but not what is within those."""
+    """The modules of a chain, and those in the containers and blocks among them whose formulas are known."""
     yield path or "model", module
-    if runs_as(uncompiled(module), nn.Sequential) or runs_as(module, Stage):
+    if (
+        runs_as(uncompiled(module), nn.Sequential)
+        or runs_as(module, Stage)
+        or formula_of(uncompiled(module)) is not None
+    ):
         for name, child in uncompiled(module).named_children():
             yield from _watched(child, f"{path}.{name}" if path else name)
 
@@ -230,8 +235,9 @@ def split(model: nn.Module, needs: Collection[str] = ()) -> list[BoundStage]:
 
     A module without parameters belongs to the pre-map of the next stage. A module with parameters is the map of its
     own stage, except that normalisations join the map next to them. Pointwise activations, Dropout, Flatten,
-    MaxPool2d, Linear, convolutions and batch normalisation have formulas of their own. Any other module that takes
-    one tensor and returns one is differentiated by torch within its stage.
+    MaxPool2d, Linear, convolutions and batch normalisation have formulas of their own, and so has a block whose
+    forward only calls modules and adds, such as a residual one. Any other module that takes one tensor and returns
+    one is differentiated by torch within its stage.
 
     Args:
         model: nested ``nn.Sequential`` of modules; each :class:`altmin_ext.Stage` in it is one stage.

@@ -16,18 +16,23 @@ _no_derivative = (
 )
 
 
-class _LeastSquares(torch.autograd.Function):
+def least_squares(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
     """The codes (N, r) of rows of features (N, C)."""
+    codes = rows.new_zeros(len(rows), dictionary.shape[1])
+    if codes.numel():
+        scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=rows.device)
+        gram, cross = dictionary.t() @ dictionary, rows @ dictionary
+        ops.bcd_columns(codes, gram, cross, scalars=scalars, sweeps=sweeps, nonnegative=True)
+    return codes
+
+
+class _LeastSquares(torch.autograd.Function):
+    """The same within a model, where it must say that it has no derivative."""
 
     @staticmethod
     def forward(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
-        codes = rows.new_zeros(len(rows), dictionary.shape[1])
-        if codes.numel():
-            scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=rows.device)
-            with torch.autocast(rows.device.type, enabled=False):
-                gram, cross = dictionary.t() @ dictionary, rows @ dictionary
-            ops.bcd_columns(codes, gram, cross, scalars=scalars, sweeps=sweeps, nonnegative=True)
-        return codes
+        with torch.autocast(rows.device.type, enabled=False):
+            return least_squares(rows, dictionary, sweeps)
 
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:

@@ -19,6 +19,8 @@ from altmin_ext.ops._declaration import backend, declared
 from altmin_ext.ops._lanes import LANES
 from altmin_ext.ops.activate import activate
 from altmin_ext.ops.activation import Activation
+from altmin_ext.ops.activation_difference import activation_difference
+from altmin_ext.ops.activation_vjp import activation_vjp
 from altmin_ext.ops.adam_update import adam_update
 from altmin_ext.ops.bcd_columns import bcd_columns
 from altmin_ext.ops.code_step import code_step
@@ -57,6 +59,8 @@ __all__ = [
     "MemoryScalar",
     "UpdateScalar",
     "activate",
+    "activation_difference",
+    "activation_vjp",
     "adam_update",
     "backend",
     "bcd_columns",

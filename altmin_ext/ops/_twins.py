@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,14 +14,22 @@ def raise_unless_finite(guard: Tensor | None, value: Tensor) -> None:
         guard.logical_or_(~torch.isfinite(value))
 
 
-def keep_finite(
-    new: Tensor, other_new: Tensor, go: Tensor | bool, guard: Tensor | None, index: int
+def may_go_on(
+    go: Tensor | bool, new: Sequence[Sequence[Tensor]], guard: Tensor | None, indices: Sequence[int]
 ) -> Tensor:
-    """Where an update that may go on is finite. Raises the tensor's flag unless that is everywhere."""
-    finite = torch.isfinite(new) & torch.isfinite(other_new)
-    if guard is not None:
-        guard[index] = torch.maximum(guard[index], (~finite.all() & go).to(guard.dtype))
-    return finite & go
+    """Whether an update that may go on leaves all finite. Otherwise raises the flags of the tensors that it does not.
+
+    Args:
+        go: whether it may.
+        new: what every tensor, and its moments, would become.
+        guard: flags or None.
+        indices: the number of each tensor's flag.
+    """
+    finite = [torch.stack([value.isfinite().all() for value in values]).all() for values in new]
+    for own, index in zip(finite, indices, strict=True):
+        if guard is not None:
+            guard[index] = torch.maximum(guard[index], (~own & go).to(guard.dtype))
+    return torch.stack([*finite, torch.as_tensor(go, device=finite[0].device)]).all()
 
 
 def no_flag_is_up(guard: Tensor | None) -> Tensor | bool:

@@ -22,7 +22,8 @@ surrogates: dict[str, Callable[[Tensor], Tensor]] = {
 
 def sign(c: Tensor) -> Tensor:
     """-1 for c <= 0, +1 for c > 0; NaN stays NaN."""
-    return torch.where(c > 0, 1, torch.where(c <= 0, -1, c))
+    # Not by torch.where, which takes six times as long.
+    return torch.maximum(2 * (c > 0).to(c.dtype) - 1, c.clamp(max=-1))
 
 
 def _normal(c: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ def _normal(c: Tensor) -> Tensor:
 
 
 def _gelu_tanh_derivative(c: Tensor) -> Tensor:
+    c = c.clamp(-32, 32)  # beyond, it is 0 or 1, and a cube may overflow
     t = torch.tanh(math.sqrt(2 / math.pi) * (c + 0.044715 * c**3))
     return (1 + t + c * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * c * c)) / 2
 
@@ -153,20 +155,6 @@ class Activation:
             sigma'(c), shaped like ``c``; 0 at the kink of relu.
         """
         return _formulas[self.name].derivative(c, self.parameter)
-
-    def differential(self, c: Tensor, v: Tensor) -> Tensor:
-        """Multiply by the derivative.
-
-        Args:
-            c: any shape.
-            v: shaped like ``c``.
-
-        Returns:
-            sigma'(c) v, elementwise.
-        """
-        if self.name == "relu":
-            return torch.ops.aten.threshold_backward(v, c, 0.0)  # in a single pass
-        return v * self.derivative(c)
 
     def difference(self, c0: Tensor, delta: Tensor, unit: Tensor | float) -> Tensor:
         """The change of the activation under a displacement of the code, without cancellation.

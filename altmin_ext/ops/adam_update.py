@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext.ops._declaration import op
-from altmin_ext.ops._twins import keep_finite, no_flag_is_up
+from altmin_ext.ops._twins import may_go_on, no_flag_is_up
 from altmin_ext.ops.numerics import soft_threshold
 from altmin_ext.ops.scalars import AdamScalar, UpdateScalar
 
@@ -25,8 +25,11 @@ def adam_update(
 ) -> None:
     """Adam (Kingma & Ba 2015) with decoupled weight decay and a soft threshold, on all tensors in one call.
 
-    Does nothing if a flag of the guard is up, or without a tensor. An element whose weight or moment would not be
-    finite keeps its old values and raises the flag of its tensor.
+    All or nothing: if a weight or moment would not be finite, nothing changes but the flags of the tensors that have
+    one, which go up. Does nothing if a flag of the guard is up, or without a tensor.
+
+    Weights and moments must be finite, and moments zero or what earlier updates have left. Where they are not, the
+    flag goes up as well, but perhaps only when others have moved: gradients alone are looked at beforehand.
 
     Args:
         weights, gradients, first_moments, second_moments: lists of contiguous tensors. The i-th entries of all lists
@@ -43,18 +46,20 @@ def adam_update(
         return
     go = no_flag_is_up(guard)
     beta1, beta2, epsilon = adam[AdamScalar.beta1], adam[AdamScalar.beta2], adam[AdamScalar.epsilon]
-    adam[AdamScalar.step] += go
-    t = adam[AdamScalar.step].clamp(min=1)
+    t = adam[AdamScalar.step] + 1
     indices = [0] * len(weights) if guard_index is None else guard_index.tolist()
-    rows = zip(weights, gradients, first_moments, second_moments, scalars, indices, strict=True)
-    for w, gradient, m, v, row, index in rows:
+    old = list(zip(weights, first_moments, second_moments, strict=True))
+    new = []
+    for (w, m, v), gradient, row in zip(old, gradients, scalars, strict=True):
         lr = row[UpdateScalar.learning_rate]
         g = row[UpdateScalar.gradient_factor] * gradient
         new_m = beta1 * m + (1 - beta1) * g
         new_v = beta2 * v + (1 - beta2) * g * g
         step = lr / (1 - beta1**t) * new_m / (new_v.sqrt() / (1 - beta2**t).sqrt() + epsilon)
         new_w = (1 - lr * row[UpdateScalar.decay]) * w - step
-        new_w = soft_threshold(new_w, lr * row[UpdateScalar.threshold])
-        take = keep_finite(new_w, new_v, go, guard, index)
-        for old, new in ((w, new_w), (m, new_m), (v, new_v)):
-            old.copy_(torch.where(take, new, old))
+        new.append((soft_threshold(new_w, lr * row[UpdateScalar.threshold]), new_m, new_v))
+    take = may_go_on(go, new, guard, indices)
+    adam[AdamScalar.step] += take
+    for values, new_values in zip(old, new, strict=True):
+        for value, new_value in zip(values, new_values, strict=True):
+            value.copy_(torch.where(take, new_value, value))

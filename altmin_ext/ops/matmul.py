@@ -14,8 +14,8 @@ def matmul(
 ) -> None:
     """out = op(a) op(b), where op transposes or does nothing.
 
-    On a CPU kernels of our own compute it, or the BLAS that torch has loaded. Which of them depends on the processor
-    and the extents alone, and no number of threads changes a bit. On a GPU ``torch.mm`` does.
+    On a CPU it is computed by kernels of our own, whose result no number of threads changes, or by the BLAS that
+    torch has loaded: which of them depends on the processor and the extents alone. On a GPU ``torch.mm`` computes it.
 
     Args:
         a: (m, k); (k, m) if ``transpose_a``.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext.ops._declaration import op
-from altmin_ext.ops._twins import keep_finite, no_flag_is_up
+from altmin_ext.ops._twins import may_go_on, no_flag_is_up
 from altmin_ext.ops.numerics import soft_threshold
 from altmin_ext.ops.scalars import UpdateScalar
 
@@ -25,7 +25,7 @@ def sgd_update(
     w <- (1 - learning_rate decay) w - learning_rate gradient_factor gradient, then soft-thresholded by
     learning_rate threshold.
 
-    The guard works as in :func:`adam_update`.
+    All or nothing, with a guard, as in :func:`adam_update`; weights must be finite.
 
     Args:
         weights, gradients: lists of contiguous tensors. The i-th entries of both have the same shape, dtype and
@@ -37,11 +37,14 @@ def sgd_update(
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
     """
-    go = no_flag_is_up(guard)
+    if not weights:
+        return
     indices = [0] * len(weights) if guard_index is None else guard_index.tolist()
-    for w, gradient, row, index in zip(weights, gradients, scalars, indices, strict=True):
+    new = []
+    for w, gradient, row in zip(weights, gradients, scalars, strict=True):
         lr = row[UpdateScalar.learning_rate]
         new_w = (1 - lr * row[UpdateScalar.decay]) * w - lr * row[UpdateScalar.gradient_factor] * gradient
-        new_w = soft_threshold(new_w, lr * row[UpdateScalar.threshold])
-        take = keep_finite(new_w, new_w, go, guard, index)
+        new.append(soft_threshold(new_w, lr * row[UpdateScalar.threshold]))
+    take = may_go_on(no_flag_is_up(guard), [(w,) for w in new], guard, indices)
+    for w, new_w in zip(weights, new, strict=True):
         w.copy_(torch.where(take, new_w, w))

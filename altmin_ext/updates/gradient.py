@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,36 +71,8 @@ class WeightUpdate(abc.ABC):
         copy_from_host(self._scalars, torch.tensor(rows, dtype=torch.float64).reshape(self._scalars.shape))
 
     @abc.abstractmethod
-    def longest_step(self, learning_rate: float) -> float:
-        """Bound the change of a weight in one update, by gradients whose squares are finite.
-
-        Args:
-            learning_rate: of the update.
-
-        Returns:
-            The bound.
-        """
-
-    def may_overflow(self, learning_rate: float, decay: float) -> bool:
-        """Find out whether such an update may be refused for some weights, after it has moved others.
-
-        The largest finite number overflows only by a step of half its distance to the number below.
-
-        Args:
-            learning_rate: of the update.
-            decay: decoupled weight decay.
-
-        Returns:
-            Whether it may.
-        """
-        if not self.weights:
-            return False
-        numbers = torch.finfo(self.weights[0].dtype)
-        return self.longest_step(learning_rate) > numbers.max * numbers.eps / 10 or learning_rate * decay > 1
-
-    @abc.abstractmethod
     def update(self) -> None:
-        """Move the weights, unless a flag of the guard is raised."""
+        """Move the weights, or none if a flag of the guard is raised or a number would not be finite."""
 
     def remember(self) -> Any:
         """What :meth:`recall` needs, in memory that a step does not write to."""
@@ -114,9 +85,6 @@ class WeightUpdate(abc.ABC):
 
 class SGDUpdate(WeightUpdate):
     """Gradient descent, w <- w - lr g, by :func:`altmin_ext.ops.sgd_update`."""
-
-    def longest_step(self, learning_rate: float) -> float:
-        return learning_rate * math.sqrt(torch.finfo(self.weights[0].dtype).max)
 
     def update(self) -> None:
         ops.sgd_update(
@@ -159,9 +127,6 @@ class AdamUpdate(WeightUpdate):
     @_updates.setter
     def _updates(self, updates: float) -> None:
         self._adam[AdamScalar.step] = updates
-
-    def longest_step(self, learning_rate: float) -> float:
-        return 7.3 * learning_rate  # by the Cauchy-Schwarz inequality, with these betas
 
     def update(self) -> None:
         ops.adam_update(

@@ -16,6 +16,8 @@ from torch import Tensor
 from altmin_ext import ops
 from altmin_ext.ops import Activation
 from python_tests.ops import (
+    test_activation_difference,
+    test_activation_vjp,
     test_adam_update,
     test_bcd_columns,
     test_code_step,
@@ -89,6 +91,10 @@ def _power_iteration(random: Random, _: int) -> Arguments:
 CASES: dict[str, Callable[[Random, int], Arguments]] = {
     "activate": _activate,
     "code_step": lambda random, batch: test_code_step.case(random, batch, WIDTH),
+    "activation_difference": lambda random, batch: test_activation_difference.arguments(
+        random, (batch, WIDTH), RELU
+    ),
+    "activation_vjp": lambda random, batch: test_activation_vjp.arguments(random, (batch, WIDTH), RELU),
     "sign_flip": lambda random, batch: test_sign_flip.case(random, batch, WIDTH),
     "softmax_residual": lambda random, batch: test_softmax_residual.kernel_case(random, batch, CLASSES),
     "mse_residual": lambda random, batch: test_mse_residual.kernel_case(random, batch, CLASSES),

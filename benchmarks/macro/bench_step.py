@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.macro.contenders import contenders, minibatches, networks
+from benchmarks.macro.contenders import contenders
+from benchmarks.macro.networks import minibatches, networks, published
 
 
 @pytest.fixture(params=[1, 2], ids=lambda threads: f"{threads} threads")
@@ -24,12 +25,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("contender", contenders)
-@pytest.mark.parametrize("network", networks)
+@pytest.mark.parametrize("network", published)
 def test_step(benchmark: Any, network: str, contender: str, threads: int) -> None:
     benchmark.group = f"step, {network}, {threads} threads"
     try:
-        step = contenders[contender](networks[network])
+        trainer = contenders[contender](networks[network])
     except LookupError as reason:
         pytest.skip(str(reason))
-    data = itertools.cycle(minibatches(networks[network]))
-    benchmark.pedantic(lambda: step(*next(data)), iterations=5, rounds=20, warmup_rounds=3)
+    data = itertools.cycle(trainer.converted(minibatches(networks[network])))
+    benchmark.pedantic(lambda: trainer.step(*next(data)), iterations=5, rounds=20, warmup_rounds=3)

@@ -22,6 +22,7 @@ import torch
 
 from altmin_ext import ops
 from altmin_ext.ops import MemoryScalar
+from benchmarks.macro import processor
 
 rows, inputs, batch = 500, 784, 200
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=60)
     arguments = parser.parse_args()
+    print(f"{processor.heading('torch')}\n")
     print("| what | threads | ms, median | quartiles | over | ratio, median of rounds | quartiles |")
     print("|---|---|---|---|---|---|---|")
     for threads in arguments.threads:

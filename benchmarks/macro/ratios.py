@@ -10,18 +10,19 @@ less; it is meaningful for one thread. Run it with nothing else running.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.macro.contenders import contenders, minibatches, networks
+from benchmarks.macro import processor
+from benchmarks.macro.contenders import contenders, entries
+from benchmarks.macro.networks import networks, published
+from benchmarks.macro.turns import ratio, take_turns
 
 base = "autograd, Adam(fused)"
 pairs = {
@@ -32,48 +33,15 @@ pairs = {
     "block-admm": base,
     "block-admm, jacobi": base,
     "yardstick adam": base,
+    "autograd, SGD(fused)": base,
+    "jax.jit, optax adam": base,
+    "numpy by hand, Adam": base,
+    "numpy by hand, SGD": base,
     "torch.compile, Adam(fused)": base,
     "am-adam's products alone": base,
     "autograd's products alone": base,
     "am-adam, released scaling": "authors' released code",
 }
-round_seconds = 0.15
-
-
-def measure(
-    network: str, names: list[str], rounds: int, clock: Callable[[], float]
-) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Milliseconds per step of every contender in every round, and why some were left out."""
-    chosen = networks[network]
-    data = minibatches(chosen)
-    steps, left_out = {}, {}
-    for name in names:
-        try:
-            steps[name] = contenders[name](chosen)
-        except LookupError as reason:
-            left_out[name] = str(reason)
-    counts = {}
-    for name, step in steps.items():
-        trial = list(itertools.islice(itertools.cycle(data), 2 if chosen.pool < 10 else 5))
-        for x, y in trial:
-            step(x, y)
-        start = time.perf_counter()
-        for x, y in trial:
-            step(x, y)
-        seconds = (time.perf_counter() - start) / len(trial)
-        counts[name] = max(1 if seconds > round_seconds else 3, int(round_seconds / seconds))
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds):
-        order = list(steps) if number % 2 == 0 else list(reversed(steps))
-        for name in order:
-            step, count = steps[name], counts[name]
-            step(*data[0])  # the caches belong to the contender before
-            ahead = itertools.islice(itertools.cycle(data[1:]), count)
-            start = clock()
-            for x, y in ahead:
-                step(x, y)
-            times[name].append(1e3 * (clock() - start) / count)
-    return times, left_out
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,32 +50,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--networks", nargs="+", choices=list(networks), default=list(networks))
+    parser.add_argument("--networks", nargs="+", choices=list(networks), default=published)
     parser.add_argument("--contenders", nargs="+", choices=list(contenders), default=list(contenders))
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args(argv)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     rows = []
+    print(f"{processor.heading('torch', 'jax')}\n")
     print("| network | threads | contender | ms per step | ratio | to | quartiles |")
     print("|---|---|---|---|---|---|---|")
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for network in arguments.networks:
-            times, left_out = measure(network, arguments.contenders, arguments.rounds, clock)
+            chosen, left_out = entries(networks[network], arguments.contenders)
+            times = take_turns(chosen, arguments.rounds, clock=clock)
             for name, values in times.items():
                 to = pairs.get(name, "")
                 row = {
                     "network": network,
                     "threads": threads,
                     "contender": name,
-                    "ms": statistics.median(values),
+                    "ms": 1e3 * statistics.median(values),
                 }
                 if to in times:
-                    ratios = [a / b for a, b in zip(values, times[to], strict=True)]
-                    low, row["ratio"], high = statistics.quantiles(ratios, n=4)
-                    row |= {"to": to, "quartiles": [low, high]}
-                    tail = f"{row['ratio']:.3f} | {to} | {low:.3f} to {high:.3f}"
+                    found = ratio(times, name, to)
+                    row |= {"ratio": found.median, "to": to, "quartiles": [found.low, found.high]}
+                    tail = f"{found.median:.3f} | {to} | {found.low:.3f} to {found.high:.3f}"
                 else:
                     tail = " | | "
                 print(f"| {network} | {threads} | {name} | {row['ms']:.3f} | {tail} |", flush=True)
@@ -115,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, reason in left_out.items():
                 print(f"| {network} | {threads} | {name} | left out: {reason} | | | |")
     if arguments.output:
-        machine = {"processor": platform.processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+        machine = {"processor": processor.name(), "cores": os.cpu_count(), "torch": torch.__version__}
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
 

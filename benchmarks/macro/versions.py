@@ -159,8 +159,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if arguments.before is None:
         parser.error("--before must name the interpreter of the other version")
+    from benchmarks.macro import processor  # not in the workers: the other version may not have it
+
     passed = ["--threads", str(arguments.threads), *(["--cpu-time"] if arguments.cpu_time else [])]
     workers = [_Worker(python, passed) for python in (arguments.before, sys.executable)]
+    print(f"{processor.heading('torch')}; threads: {arguments.threads}\n")
     print("| method | network | batch | ms before | ms after | after / before (quartiles) |")
     print("|---|---|---|---|---|---|")
     for case in cases:

@@ -75,6 +75,7 @@ struct Argument {
   const TensorList* list = nullptr;
   size_t index = 0;
   bool written = false;
+  bool shared = false;
   const void* permitted[2] = {};
   const char *begin = nullptr, *end = nullptr;  // its memory
 
@@ -82,6 +83,11 @@ struct Argument {
   Argument& may_be(const Tensor& other, bool condition = true) { return permit(condition ? &other : nullptr); }
   // or with an entry of a list that belongs to another index than its own.
   Argument& may_be_in(const TensorList& others) { return permit(&others); }
+  // Whoever writes to it at the same time writes other numbers than those that are read.
+  Argument& may_be_written() {
+    shared = true;
+    return *this;
+  }
   std::string full_name() const { return list ? name + ("[" + std::to_string(index) + "]") : name; }
 
  private:

@@ -99,7 +99,7 @@ class Held {
 };
 
 const Registration registration_of_held([](py::module_& module) {
-  py::class_<Held>(module, "Held")
+  py::class_<Held>(module, "Held", py::module_local())
       .def(py::init<const py::list&, const py::list&, const py::list&>())
       .def("unchanged", &Held::unchanged);
 });

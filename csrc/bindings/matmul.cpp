@@ -3,15 +3,6 @@
 #include "run.h"
 
 namespace altmin {
-#if defined(ALTMIN_WITH_CUDA)
-namespace cuda {
-
-// Never called: see below.
-template <typename T>
-void matmul(const MatMul<T>&, Stream) {}
-
-}  // namespace cuda
-#endif
 namespace {
 
 py::object view(const Tensor& matrix, bool transposed) {

@@ -1,7 +1,11 @@
 #include "recording.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstring>
+#include <exception>
+#include <numeric>
 
 #include "run.h"
 
@@ -103,11 +107,118 @@ Recording::Outcome Recording::run_at(const char* x, const char* y) {
   return completed;
 }
 
-void Recording::report(const py::object& loss, const py::object& correct) {
+void Recording::finish(const py::object& loss, const py::object& correct) {
   keep(loss);
   keep(correct);
   loss_ = seen(loss, "loss");
   if (!correct.is_none()) correct_ = seen(correct, "correct");
+  for (size_t i = steps_.size(); i-- > 0;)
+    if (steps_[i]->branching == Branching::joins) i = branch_before(i);
+}
+
+std::vector<Recording::Range> Recording::ranges_of(const Call& call) {
+  std::vector<Range> ranges;
+  for (const Argument& argument : call.arguments())
+    if (argument.begin != argument.end && !argument.shared)
+      ranges.push_back({argument.begin, argument.end, argument.written});
+  return ranges;
+}
+
+int64_t Recording::numbers_in(const std::vector<Range>& ranges) {
+  const int64_t bytes = std::accumulate(ranges.begin(), ranges.end(), int64_t{0},
+                                        [](int64_t sum, const Range& r) { return sum + (r.end - r.begin); });
+  return bytes / static_cast<int64_t>(sizeof(float));
+}
+
+bool Recording::Step::conflicts_with(const Step& other) const {
+  for (const Range& a : ranges)
+    for (const Range& b : other.ranges)
+      if ((a.written || b.written) && a.begin < b.end && b.begin < a.end) return true;
+  return false;
+}
+
+namespace {
+
+// How long branches take on some threads, each of which takes the longest one that is left.
+int64_t longest(std::vector<int64_t> branches, int threads) {
+  std::sort(branches.rbegin(), branches.rend());
+  std::vector<int64_t> of(static_cast<size_t>(threads));
+  for (const int64_t branch : branches) *std::min_element(of.begin(), of.end()) += branch;
+  return *std::max_element(of.begin(), of.end());
+}
+
+constexpr int64_t waking = 8192;  // of threads takes as long as so much work
+
+// How long a call takes on as many threads as pay, which are woken for it.
+int64_t on_threads(int64_t work, int threads) {
+  constexpr int64_t per_thread = 16384;
+  const int64_t used = std::clamp<int64_t>(work / per_thread, 1, threads);
+  return work / used + (used > 1 ? waking : 0);
+}
+
+}  // namespace
+
+// Of the calls in front of a join, lets the last ones that gain most by it run in branches; returns the number of the first.
+size_t Recording::branch_before(size_t join) {
+  const int threads = omp_get_max_threads();
+  std::vector<size_t> branch(join), best;  // of each call, by the number of one of its calls
+  int64_t apart = 0, gain = 0;
+  size_t begin = join;
+  for (size_t first = join; threads > 1 && first-- > 0 && steps_[first]->branching == Branching::part;) {
+    branch[first] = first;
+    for (size_t i = first + 1; i < join; ++i)
+      if (branch[i] != first && steps_[first]->conflicts_with(*steps_[i])) {
+        const size_t joined = branch[i];
+        std::replace(branch.begin() + static_cast<ptrdiff_t>(first), branch.end(), joined, first);
+      }
+    apart += on_threads(steps_[first]->work, threads);
+    std::vector<int64_t> work(join);
+    for (size_t i = first; i < join; ++i) work[branch[i]] += steps_[i]->work;
+    const int64_t side_by_side = longest(work, threads) + waking;
+    if (apart - side_by_side > gain) {
+      gain = apart - side_by_side;
+      begin = first;
+      best = branch;
+    }
+  }
+  if (begin == join) return join;
+  auto branches = std::make_unique<Branches>();
+  std::vector<size_t> numbers;
+  for (size_t i = begin; i < join; ++i) {
+    auto found = std::find(numbers.begin(), numbers.end(), best[i]);
+    if (found == numbers.end()) {
+      found = numbers.insert(numbers.end(), best[i]);
+      branches->each.emplace_back();
+    }
+    branches->each[static_cast<size_t>(found - numbers.begin())].push_back(std::move(steps_[i]));
+  }
+  const auto at = [&](size_t i) { return steps_.begin() + static_cast<ptrdiff_t>(i); };
+  steps_.erase(at(begin), at(join));
+  steps_.insert(at(begin), std::move(branches));
+  return begin;
+}
+
+Recording::Outcome Recording::Branches::run() {
+  Outcome outcome = completed;
+  std::exception_ptr error;
+  const auto count = static_cast<int>(each.size());
+#pragma omp parallel for schedule(dynamic, 1)
+  for (int i = 0; i < count; ++i) {
+    try {
+      for (const auto& step : each[static_cast<size_t>(i)]) {
+        const Outcome own = step->run();
+        if (own == completed) continue;
+#pragma omp critical
+        outcome = own;
+        break;
+      }
+    } catch (...) {  // which cannot leave a parallel region
+#pragma omp critical
+      error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
+  return outcome;
 }
 
 namespace {
@@ -146,7 +257,7 @@ std::pair<int64_t, Recording::Outcome> Recording::run(const Tensor& x, const Ten
 namespace {
 
 const Registration registration_of_recording([](py::module_& module) {
-  py::class_<Recording> recording(module, "Recording");
+  py::class_<Recording> recording(module, "Recording", py::module_local());
   recording.attr("completed") = int{Recording::completed};
   recording.attr("flagged") = int{Recording::flagged};
   recording.attr("refused") = int{Recording::refused};
@@ -157,7 +268,7 @@ const Registration registration_of_recording([](py::module_& module) {
       .def("read_elsewhere", &Recording::read_elsewhere)
       .def_static("reads", &Recording::reads)
       .def("takes", &Recording::takes)
-      .def("report", &Recording::report)
+      .def("finish", &Recording::finish)
       .def("run",
            [](Recording& self, const Tensor& x, const Tensor& y, int64_t first, int64_t batches,
               const Tensor& losses, const Tensor& counts, int64_t row) {

@@ -29,7 +29,7 @@ void weight_residual(const TensorList& displacements, const TensorList& products
     call.out("residuals", residuals, i, {batch, width}).may_be(displacements[i]).may_be(products[i]);
     call.out("bias_gradients", bias_gradients, i, {width}, optional);
     call.in_out("scalars", scalars, i, {code_scalar_count}, float64);
-    call.in("below", below, i, {code_scalar_count}, float64 | optional).may_be_in(scalars);
+    call.in("below", below, i, {code_scalar_count}, float64 | optional).may_be_in(scalars).may_be_written();
   }
   call.in_out("guard", guard, {static_cast<int64_t>(stages)}, float64 | optional);
   ALTMIN_RUN(weight_residual, call,

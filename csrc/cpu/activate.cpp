@@ -20,7 +20,7 @@ double activate_rows(const Activate<T>& o, int64_t begin, int64_t end) {
 #pragma omp simd
       for (int64_t j = 0; j < o.width; ++j) code[j] += bias[j];
     }
-    sum += sum_of_squares(code, o.width);
+    if (o.guard) sum += sum_of_squares(code, o.width);
     activation_values(o.kind, o.parameter, code, activation, o.width);
     if (o.mask) {
       const T* __restrict mask = o.mask + row * o.width;

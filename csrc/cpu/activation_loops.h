@@ -8,6 +8,9 @@
 
 namespace altmin::cpu::ALTMIN_ISA {
 
+// Elements handled at a time by ops of several loops: their intermediate results stay in the first-level cache.
+inline constexpr int64_t activation_chunk = 512;
+
 // values[i] = sigma(codes[i])
 template <typename T>
 void activation_values(Activation kind, T parameter, const T* codes, T* values, int64_t n);
@@ -16,10 +19,10 @@ void activation_values(Activation kind, T parameter, const T* codes, T* values, 
 template <typename T>
 void activation_derivatives(Activation kind, T parameter, const T* codes, T* derivatives, int64_t n);
 
-// differences[i] = (sigma(codes[i] - unit displacement[i]) - sigma(codes[i])) / unit
+// values[i] = sigma(codes[i] - unit displacement[i]),  differences[i] = (values[i] - sigma(codes[i])) / unit
 template <typename T>
-void activation_differences(Activation kind, T parameter, const T* codes, const T* displacement, T unit,
-                            T* differences, int64_t n);
+void activation_falls(Activation kind, T parameter, const T* codes, const T* displacement, T unit, T* values,
+                      T* differences, int64_t n);
 
 // The same of codes[i] + unit moved[i], with derivatives[i] = sigma' there.
 template <typename T>

@@ -1,42 +1,44 @@
 #include "ops/adam_update.h"
 
-#include <cmath>
-
+#include "ops/proximal.h"
 #include "update.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
-// Passed by value: behind a reference the compiler must suppose that every store to a weight may change them.
-template <typename T>
-struct AdamFactors {
-  T beta1, beta2, rest1, rest2, root2, epsilon;  // root2 = 1 / sqrt(1 - beta2^t)
-  T gradient, keep, step, threshold;
-};
+// Both go over the elements [begin, end), and return whether one would not be, or is not, finite. Factors are passed by
+// value: behind a reference the compiler must suppose that every store to a weight may change them.
 
-// Elements [begin, end); returns how many were refused.
+template <typename T>
+bool overflows(const AdamTensor<T>& tensor, const AdamFactors<T> f, int64_t begin, int64_t end) {
+  if (all_within(tensor.gradient + begin, end - begin, f.largest)) return false;
+  bool all_finite = true;
+  for (int64_t i = begin; i < end; ++i) {
+    const AdamElement<T> e =
+        moved(f, tensor.weight[i], tensor.first_moment[i], tensor.second_moment[i], tensor.gradient[i]);
+    all_finite = all_finite && is_finite(e.weight) && is_finite(e.second_moment);
+  }
+  return !all_finite;
+}
+
 template <bool Threshold, typename T>
-int update_range(const AdamTensor<T>& tensor, const AdamFactors<T> f, int64_t begin, int64_t end) {
+bool move(const AdamTensor<T>& tensor, const AdamFactors<T> f, int64_t begin, int64_t end) {
   T* __restrict weight = tensor.weight;
   T* __restrict first_moment = tensor.first_moment;
   T* __restrict second_moment = tensor.second_moment;
   const T* __restrict gradient = tensor.gradient;
-  int refused = 0;
-#pragma omp simd reduction(+ : refused)
+  T sum = 0;  // of zeros, unless one is not finite
+#pragma omp simd reduction(+ : sum)
   for (int64_t i = begin; i < end; ++i) {
-    const T g = f.gradient * gradient[i];
-    const T m = f.beta1 * first_moment[i] + f.rest1 * g;
-    const T v = f.beta2 * second_moment[i] + f.rest2 * g * g;
-    T w = f.keep * weight[i] - f.step * m / (std::sqrt(v) * f.root2 + f.epsilon);
-    if (Threshold) w = soft_threshold(w, f.threshold);
-    const bool finite = is_finite(w) & is_finite(v);  // not &&: a branch would not vectorise
-    weight[i] = finite ? w : weight[i];
-    first_moment[i] = finite ? m : first_moment[i];
-    second_moment[i] = finite ? v : second_moment[i];
-    refused += finite ? 0 : 1;
+    const AdamElement<T> e = moved(f, weight[i], first_moment[i], second_moment[i], gradient[i]);
+    const T w = Threshold ? soft_threshold(e.weight, f.threshold) : e.weight;
+    weight[i] = w;
+    first_moment[i] = e.first_moment;
+    second_moment[i] = e.second_moment;
+    sum += w * 0 + e.second_moment * 0;
   }
-  return refused;
+  return sum != 0;
 }
 
 }  // namespace
@@ -45,24 +47,19 @@ template <typename T>
 void adam_update(const AdamUpdate<T>& o) {
   if (guard_raised(o)) return;
   AdamScalars& adam = *o.adam;
-  adam.step += 1;
-  const double correction1 = 1 - std::pow(adam.beta1, adam.step);
-  const double correction2 = 1 - std::pow(adam.beta2, adam.step);
-  for_each_element(o, [&](const AdamTensor<T>& tensor, int64_t begin, int64_t end) {
-    const UpdateScalars& s = *tensor.scalars;
-    const AdamFactors<T> factors = {static_cast<T>(adam.beta1),
-                                    static_cast<T>(adam.beta2),
-                                    static_cast<T>(1 - adam.beta1),
-                                    static_cast<T>(1 - adam.beta2),
-                                    static_cast<T>(1 / std::sqrt(correction2)),
-                                    static_cast<T>(adam.epsilon),
-                                    static_cast<T>(s.gradient_factor),
-                                    static_cast<T>(1 - s.learning_rate * s.decay),
-                                    static_cast<T>(s.learning_rate / correction1),
-                                    static_cast<T>(s.learning_rate * s.threshold)};
-    return factors.threshold > 0 ? update_range<true>(tensor, factors, begin, end)
-                                 : update_range<false>(tensor, factors, begin, end);
+  const double first = correction_of(adam, adam.beta1), second = correction_of(adam, adam.beta2);
+  const auto factors = [&](const AdamTensor<T>& tensor) {
+    return factors_of<T>(adam, first, second, *tensor.scalars);
+  };
+  const bool stopped = finds_not_finite(o, [&](const AdamTensor<T>& tensor, int64_t begin, int64_t end) {
+    return overflows(tensor, factors(tensor), begin, end);
   });
+  if (stopped) return;
+  finds_not_finite(o, [&](const AdamTensor<T>& tensor, int64_t begin, int64_t end) {
+    const AdamFactors<T> f = factors(tensor);
+    return f.threshold > 0 ? move<true>(tensor, f, begin, end) : move<false>(tensor, f, begin, end);
+  });
+  adam.step += 1;
 }
 
 ALTMIN_INSTANTIATE(adam_update, void, AdamUpdate)

@@ -1,6 +1,7 @@
 #include "ops/bcd_columns.h"
 
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "lane_product.h"
@@ -12,7 +13,8 @@ namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
-// Groups of rows that go through the columns together, so that a block of A is read once for all of them.
+// Groups of rows that go through the columns together: a block of A is read once for all of them, and while one waits
+// for its column, which the next column of the same group needs, the others are computed.
 constexpr int64_t groups_together = 4;
 
 // One thread's memory for a few groups of 16 rows, side by side in lanes.
@@ -32,7 +34,7 @@ class ColumnSweep {
         rest_(cross_ + groups_together * n_ * lanes) {}
 
   static int64_t size_of(int64_t columns) {
-    return (2 * groups_together * columns + LaneProduct<T>::most_rows) * lanes;
+    return groups_together * (2 * columns + LaneProduct<T>::most_rows) * lanes;
   }
 
   // Rows of the groups [begin, end), at most groups_together.
@@ -47,12 +49,16 @@ class ColumnSweep {
       to_lanes(o_.weight + first, n_, rows, n_, weight_ + offset);
       to_lanes(o_.cross + first, n_, rows, n_, cross_ + offset);
     });
-    for (int sweep = 0; sweep < o_.sweeps; ++sweep)
-      blocks_.each([&](int64_t column, int64_t columns) {
-        each([&](int64_t, int64_t, int64_t offset) {
-          descend(column, columns, weight_ + offset, cross_ + offset);
-        });
-      });
+    const auto descend_all = [&](auto groups) {
+      for (int sweep = 0; sweep < o_.sweeps; ++sweep)
+        blocks_.each([&](int64_t column, int64_t columns) { descend<groups.value>(column, columns); });
+    };
+    switch (end - begin) {
+      case 1: descend_all(std::integral_constant<int, 1>{}); break;
+      case 2: descend_all(std::integral_constant<int, 2>{}); break;
+      case 3: descend_all(std::integral_constant<int, 3>{}); break;
+      default: descend_all(std::integral_constant<int, groups_together>{});
+    }
     each([&](int64_t rows, int64_t first, int64_t offset) {
       from_lanes(weight_ + offset, rows, n_, o_.weight + first, n_);
     });
@@ -61,40 +67,51 @@ class ColumnSweep {
  private:
   // The columns of a block, one after the other: W A_j for all of them at once, and then what each that moves
   // changes for those that follow.
-  void descend(int64_t column, int64_t columns, T* __restrict weight, const T* __restrict cross) const {
-    T* __restrict product = rest_;
-    LaneProduct<T>::tile(columns)(gram_ + column * n_, columns, n_, weight, lanes, nullptr, product, lanes);
+  template <int groups>
+  void descend(int64_t column, int64_t columns) const {
+    const int64_t apart = n_ * lanes;
+    constexpr int64_t products_apart = LaneProduct<T>::most_rows * lanes;
+    for (int g = 0; g < groups; ++g)
+      LaneProduct<T>::tile(columns)(gram_ + column * n_, columns, n_, weight_ + g * apart, lanes, nullptr,
+                                    rest_ + g * products_apart, lanes);
     for (int64_t j = 0; j < columns; ++j) {
       const T* const row = o_.gram + (column + j) * n_ + column;
       const T diagonal = row[j];
       if (diagonal <= smallest_) continue;  // a NaN goes on, to be seen
       const bool free = o_.has_bias && column + j == n_ - 1;
-      T* __restrict w = weight + (column + j) * lanes;
-      const T* __restrict b = cross + (column + j) * lanes;
-      T moved[lanes];
+      T step[groups][lanes];
+      for (int g = 0; g < groups; ++g)
+        move(weight_ + g * apart + (column + j) * lanes, cross_ + g * apart + (column + j) * lanes,
+             rest_ + g * products_apart + j * lanes, diagonal, free, step[g]);
+      for (int64_t k = j + 1; k < columns; ++k)
+        for (int g = 0; g < groups; ++g) {
+          T* __restrict product = rest_ + g * products_apart + k * lanes;
+#pragma omp simd
+          for (int64_t lane = 0; lane < lanes; ++lane) product[lane] += step[g][lane] * row[k];
+        }
+    }
+  }
+
+  // The best w_j of a group, and the step there.
+  void move(T* __restrict w, const T* __restrict b, const T* __restrict product, T diagonal, bool free,
+            T* __restrict step) const {
+    T moved[lanes];
+#pragma omp simd
+    for (int64_t lane = 0; lane < lanes; ++lane) moved[lane] = w[lane] + (b[lane] - product[lane]) / diagonal;
+    if (threshold_ > T(0) && !free) {
 #pragma omp simd
       for (int64_t lane = 0; lane < lanes; ++lane)
-        moved[lane] = w[lane] + (b[lane] - product[j * lanes + lane]) / diagonal;
-      if (threshold_ > T(0) && !free) {
+        moved[lane] = soft_threshold(moved[lane], threshold_ / diagonal);
+    }
+    if (o_.nonnegative && !free) {
 #pragma omp simd
-        for (int64_t lane = 0; lane < lanes; ++lane)
-          moved[lane] = soft_threshold(moved[lane], threshold_ / diagonal);
-      }
-      if (o_.nonnegative && !free) {
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        moved[lane] = moved[lane] > T(0) ? moved[lane] : moved[lane] * T(0);
+    }
 #pragma omp simd
-        for (int64_t lane = 0; lane < lanes; ++lane)
-          moved[lane] = moved[lane] > T(0) ? moved[lane] : moved[lane] * T(0);
-      }
-      T step[lanes];
-#pragma omp simd
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        step[lane] = moved[lane] - w[lane];
-        w[lane] = moved[lane];
-      }
-      for (int64_t k = j + 1; k < columns; ++k) {
-#pragma omp simd
-        for (int64_t lane = 0; lane < lanes; ++lane) product[k * lanes + lane] += step[lane] * row[k];
-      }
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      step[lane] = moved[lane] - w[lane];
+      w[lane] = moved[lane];
     }
   }
 

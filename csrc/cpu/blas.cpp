@@ -66,13 +66,19 @@ bool use_matmul_backend(const char* name) {
 
 bool has_blas() { return blas().sgemm && blas().dgemm; }
 
-bool blas_keeps_to_avx2() {
+bool processor_is_not_intels() {
 #if defined(ALTMIN_WITH_AVX2)
-  static const bool amd = __builtin_cpu_is("amd");
-  return amd;
+  static const bool others = !__builtin_cpu_is("intel");
+  return others;
 #else
   return false;
 #endif
+}
+
+bool may_use_blas() {
+  if (matmul_backend_in_use == MatMulBackend::own || !has_blas()) return false;
+  const bool own = instruction_set_in_use >= InstructionSet::avx2 && processor_is_not_intels();
+  return matmul_backend_in_use == MatMulBackend::blas || !own;
 }
 
 template <typename T>

@@ -14,8 +14,10 @@ bool use_matmul_backend(const char* name);
 
 // Whether torch has a BLAS in this process, which is found out once.
 bool has_blas();
-// Whether the processor is AMD's, on which the BLAS that torch brings along, Intel's, keeps to AVX2.
-bool blas_keeps_to_avx2();
+// Whether the processor is none of Intel's: on those the BLAS that torch brings along, which is Intel's, makes less of them.
+bool processor_is_not_intels();
+// Whether products may be the BLAS's, in the instruction set in use.
+bool may_use_blas();
 // The product, called as torch.mm calls it: the same bits. None of the extents is zero.
 template <typename T>
 void blas_matmul(const MatMul<T>& o);

@@ -103,14 +103,16 @@ void mask_chunk(T* __restrict values, const T* __restrict mask, int64_t n) {
   for (int64_t j = 0; j < n; ++j) values[j] *= mask[j];
 }
 
-// The displacement of the activation first: `activation` may be `code`.
+// `activation` may be `code`.
 template <typename T>
 void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const T* __restrict delta, int64_t i,
                     int64_t n) {
   const T* code = o.code + i;
   T* activation = o.activation + i;
-  if (o.activation_displacement)
-    activation_differences(o.kind, o.parameter, code, delta, f.unit, o.activation_displacement + i, n);
+  if (o.activation_displacement) {
+    activation_falls(o.kind, o.parameter, code, delta, f.unit, activation, o.activation_displacement + i, n);
+    return;
+  }
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) activation[j] = code[j] - f.unit * delta[j];
   activation_values(o.kind, o.parameter, activation, activation, n);

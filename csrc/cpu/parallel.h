@@ -24,7 +24,8 @@ inline int threads_for(int64_t elements) {
 }
 
 // Splits [0, count) over `threads`; body(thread, begin, end). Cuts fall on multiples of `multiple`, a cache
-// line of floats by default, so that two threads never write one line.
+// line of floats by default, so that two threads never write one line. Where there are fewer threads than that, as
+// within a parallel region, one takes the parts of several, and the sums come out the same.
 template <typename Body>
 void parallel_ranges(int64_t count, int threads, const Body& body, int64_t multiple = 16) {
   if (threads <= 1) {
@@ -34,10 +35,11 @@ void parallel_ranges(int64_t count, int threads, const Body& body, int64_t multi
   const int64_t blocks = (count + multiple - 1) / multiple;
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t thread = omp_get_thread_num(), actual = omp_get_num_threads();
-    const int64_t begin = std::min(count, blocks * thread / actual * multiple);
-    const int64_t end = std::min(count, blocks * (thread + 1) / actual * multiple);
-    if (begin < end) body(static_cast<int>(thread), begin, end);
+    for (int thread = omp_get_thread_num(); thread < threads; thread += omp_get_num_threads()) {
+      const int64_t begin = std::min(count, blocks * thread / threads * multiple);
+      const int64_t end = std::min(count, blocks * (thread + 1) / threads * multiple);
+      if (begin < end) body(thread, begin, end);
+    }
   }
 }
 

@@ -1,26 +1,38 @@
 #include "ops/sgd_update.h"
 
+#include "ops/proximal.h"
 #include "update.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
-// Elements [begin, end); returns how many were refused.
+// Both go over the elements [begin, end), and return whether one would not be, or is not, finite.
+
 template <typename T>
-int update_range(const SgdTensor<T>& tensor, const T keep, const T step, const T threshold, int64_t begin,
-                 int64_t end) {
+bool overflows(const SgdTensor<T>& tensor, const SgdFactors<T> f, int64_t begin, int64_t end) {
+  if (all_within(tensor.gradient + begin, end - begin, f.largest)) return false;
+  bool all_finite = true;
+  for (int64_t i = begin; i < end; ++i) {
+    const T w = soft_threshold(moved(f, tensor.weight[i], tensor.gradient[i]), f.threshold);
+    all_finite = all_finite && is_finite(w);
+  }
+  return !all_finite;
+}
+
+template <bool Threshold, typename T>
+bool move(const SgdTensor<T>& tensor, const SgdFactors<T> f, int64_t begin, int64_t end) {
   T* __restrict weight = tensor.weight;
   const T* __restrict gradient = tensor.gradient;
-  int refused = 0;
-#pragma omp simd reduction(+ : refused)
+  int not_finite = 0;
+#pragma omp simd reduction(| : not_finite)
   for (int64_t i = begin; i < end; ++i) {
-    const T w = soft_threshold(keep * weight[i] - step * gradient[i], threshold);
-    const bool finite = is_finite(w);
-    weight[i] = finite ? w : weight[i];
-    refused += finite ? 0 : 1;
+    T w = moved(f, weight[i], gradient[i]);
+    if (Threshold) w = soft_threshold(w, f.threshold);
+    weight[i] = w;
+    not_finite |= is_finite(w) ? 0 : 1;
   }
-  return refused;
+  return not_finite != 0;
 }
 
 }  // namespace
@@ -28,11 +40,13 @@ int update_range(const SgdTensor<T>& tensor, const T keep, const T step, const T
 template <typename T>
 void sgd_update(const SgdUpdate<T>& o) {
   if (guard_raised(o)) return;
-  for_each_element(o, [](const SgdTensor<T>& tensor, int64_t begin, int64_t end) {
-    const UpdateScalars& s = *tensor.scalars;
-    return update_range(tensor, static_cast<T>(1 - s.learning_rate * s.decay),
-                        static_cast<T>(s.learning_rate * s.gradient_factor),
-                        static_cast<T>(s.learning_rate * s.threshold), begin, end);
+  const bool stopped = finds_not_finite(o, [](const SgdTensor<T>& tensor, int64_t begin, int64_t end) {
+    return overflows(tensor, factors_of<T>(*tensor.scalars), begin, end);
+  });
+  if (stopped) return;
+  finds_not_finite(o, [](const SgdTensor<T>& tensor, int64_t begin, int64_t end) {
+    const SgdFactors<T> f = factors_of<T>(*tensor.scalars);
+    return f.threshold != 0 ? move<true>(tensor, f, begin, end) : move<false>(tensor, f, begin, end);
   });
 }
 

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
+#include <cstdint>
 
-#include "ops/proximal.h"
+#include "ops/update.h"
 #include "parallel.h"
 
 namespace altmin::cpu::ALTMIN_ISA {
@@ -16,29 +16,38 @@ bool guard_raised(const Update& o) {
   return false;
 }
 
-// Shares the elements of all tensors evenly among threads; body(tensor, begin, end) returns how many elements
-// it refused because they would not be finite.
+// Shares the elements of all tensors evenly among threads. Where body(tensor, begin, end) finds one that is not finite,
+// the flag of its tensor goes up. Returns whether it found any.
 template <typename Update, typename Body>
-void for_each_element(const Update& o, const Body& body) {
+bool finds_not_finite(const Update& o, const Body& body) {
   int64_t total = 0;
   for (const auto& tensor : o.tensors) total += tensor.size;
+  int found = 0;
   parallel_ranges(total, threads_for(total), [&](int, int64_t begin, int64_t end) {
     int64_t offset = 0;
     for (const auto& tensor : o.tensors) {
       const int64_t from = std::max(begin, offset) - offset;
       const int64_t to = std::min(end, offset + tensor.size) - offset;
-      if (from < to && body(tensor, from, to) != 0 && tensor.guard) {
+      offset += tensor.size;
+      if (from >= to || !body(tensor, from, to)) continue;
+#pragma omp atomic write
+      found = 1;
+      if (tensor.guard) {
 #pragma omp atomic write
         *tensor.guard = 1;
       }
-      offset += tensor.size;
     }
   });
+  return found != 0;
 }
 
+// Whether the absolute values of `count` numbers are at most `largest`; that of a NaN never is.
 template <typename T>
-inline bool is_finite(T w) {
-  return std::fabs(w) <= std::numeric_limits<T>::max();
+bool all_within(const T* numbers, int64_t count, const T largest) {
+  int outside = 0;
+#pragma omp simd reduction(| : outside)
+  for (int64_t i = 0; i < count; ++i) outside |= std::fabs(numbers[i]) <= largest ? 0 : 1;
+  return outside == 0;
 }
 
 }  // namespace altmin::cpu::ALTMIN_ISA

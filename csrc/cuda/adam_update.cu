@@ -1,8 +1,6 @@
 // Registers per thread: at most 48 in float32, 64 in float64.
 #include "ops/adam_update.h"
 
-#include <cmath>
-
 #include "ops/proximal.h"
 #include "update.h"
 
@@ -10,60 +8,69 @@ namespace altmin::cuda {
 
 namespace {
 
+// Two powers in double: once per block is enough.
 template <typename T>
-struct Factors {
-  T beta1, beta2, rest1, rest2, root2, epsilon;  // root2 = 1 / sqrt(1 - beta2^t)
-  T gradient, keep, step, threshold;
-};
+__device__ __forceinline__ const AdamFactors<T>& factors_of_block(const AdamScalars& adam,
+                                                                  const UpdateScalars& scalars) {
+  __shared__ double corrections[2];
+  __shared__ AdamFactors<T> factors;
+  if (threadIdx.x < 2)
+    corrections[threadIdx.x] = correction_of(adam, threadIdx.x == 0 ? adam.beta1 : adam.beta2);
+  __syncthreads();
+  if (threadIdx.x == 0) factors = factors_of<T>(adam, corrections[0], corrections[1], scalars);
+  __syncthreads();
+  return factors;
+}
 
 template <typename T>
-__device__ Factors<T> factors_of(const AdamScalars& adam, const UpdateScalars& s) {
-  const double t = adam.step + 1;
-  return {static_cast<T>(adam.beta1),
-          static_cast<T>(adam.beta2),
-          static_cast<T>(1 - adam.beta1),
-          static_cast<T>(1 - adam.beta2),
-          static_cast<T>(1 / sqrt(1 - pow(adam.beta2, t))),
-          static_cast<T>(adam.epsilon),
-          static_cast<T>(s.gradient_factor),
-          static_cast<T>(1 - s.learning_rate * s.decay),
-          static_cast<T>(s.learning_rate / (1 - pow(adam.beta1, t))),
-          static_cast<T>(s.learning_rate * s.threshold)};
+__global__ void __launch_bounds__(update_threads)
+    adam_look_kernel(Chunks<AdamTensor<T>> chunks, Workspace workspace, AdamScalars* adam) {
+  const auto prepare = [adam](const AdamTensor<T>& tensor) -> const AdamFactors<T>& {
+    return factors_of_block<T>(*adam, *tensor.scalars);
+  };
+  const auto stays_finite = [](const AdamTensor<T>& tensor, const AdamFactors<T>& f, int64_t place,
+                               auto width) {
+    const auto gradient = load<width>(tensor.gradient + place);
+    bool finite = true;
+    for (int i = 0; i < width; ++i) {
+      if (std::fabs(gradient[i]) <= f.largest) continue;
+      const int64_t at = place + i;
+      const AdamElement<T> e =
+          moved(f, tensor.weight[at], tensor.first_moment[at], tensor.second_moment[at], gradient[i]);
+      finite = finite && is_finite(e.weight) && is_finite(e.second_moment);
+    }
+    return finite;
+  };
+  look_at_chunks<pack_width<T>>(chunks, workspace, prepare, stays_finite);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(update_threads)
     adam_update_kernel(Chunks<AdamTensor<T>> chunks, Workspace workspace, AdamScalars* adam) {
   const auto prepare = [adam](const AdamTensor<T>& tensor) {
-    __shared__ Factors<T> factors;  // two powers in double: once per block is enough
-    if (threadIdx.x == 0) factors = factors_of<T>(*adam, *tensor.scalars);
-    __syncthreads();
-    return factors;
+    return factors_of_block<T>(*adam, *tensor.scalars);
   };
-  const auto body = [](const AdamTensor<T>& tensor, const Factors<T>& f, int64_t place, auto width) {
+  const auto stays_finite = [](const AdamTensor<T>& tensor, const AdamFactors<T>& f, int64_t place,
+                               auto width) {
     auto weight = load<width>(tensor.weight + place);
     auto first_moment = load<width>(tensor.first_moment + place);
     auto second_moment = load<width>(tensor.second_moment + place);
     const auto gradient = load<width>(tensor.gradient + place);
-    bool taken = true;
+    bool finite = true;
     for (int i = 0; i < width; ++i) {
-      const T g = f.gradient * gradient[i];
-      const T m = f.beta1 * first_moment[i] + f.rest1 * g;
-      const T v = f.beta2 * second_moment[i] + f.rest2 * g * g;
-      T w = f.keep * weight[i] - f.step * m / (sqrt(v) * f.root2 + f.epsilon);
-      if (f.threshold > T(0)) w = soft_threshold(w, f.threshold);
-      const bool finite = is_finite(w) && is_finite(v);
-      weight[i] = finite ? w : weight[i];
-      first_moment[i] = finite ? m : first_moment[i];
-      second_moment[i] = finite ? v : second_moment[i];
-      taken = taken && finite;
+      const AdamElement<T> e = moved(f, weight[i], first_moment[i], second_moment[i], gradient[i]);
+      const T w = f.threshold > T(0) ? soft_threshold(e.weight, f.threshold) : e.weight;
+      finite = finite & is_finite(w) & is_finite(e.second_moment);
+      weight[i] = w;
+      first_moment[i] = e.first_moment;
+      second_moment[i] = e.second_moment;
     }
     store(tensor.weight + place, weight);
     store(tensor.first_moment + place, first_moment);
     store(tensor.second_moment + place, second_moment);
-    return taken;
+    return finite;
   };
-  update_chunks<pack_width<T>>(chunks, workspace, prepare, body, [adam] { adam->step += 1; });
+  move_chunks<pack_width<T>>(chunks, workspace, prepare, stays_finite, [adam] { adam->step += 1; });
 }
 
 }  // namespace
@@ -73,7 +80,7 @@ void adam_update(const AdamUpdate<T>& o, Stream stream) {
   const bool packs = std::all_of(o.tensors.begin(), o.tensors.end(), [](const AdamTensor<T>& tensor) {
     return aligned(tensor.weight, tensor.gradient, tensor.first_moment, tensor.second_moment);
   });
-  launch_update(o, o.tensors, packs, stream, adam_update_kernel<T>, o.adam);
+  launch_update(o, o.tensors, packs, stream, adam_look_kernel<T>, adam_update_kernel<T>, o.adam);
 }
 
 ALTMIN_INSTANTIATE_CUDA(adam_update, void, AdamUpdate)

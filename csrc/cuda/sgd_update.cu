@@ -9,34 +9,44 @@ namespace altmin::cuda {
 namespace {
 
 template <typename T>
-struct Factors {
-  T keep, step, threshold;
+struct FactorsOf {
+  __device__ SgdFactors<T> operator()(const SgdTensor<T>& tensor) const {
+    return factors_of<T>(*tensor.scalars);
+  }
 };
 
 template <typename T>
 __global__ void __launch_bounds__(update_threads)
-    sgd_update_kernel(Chunks<SgdTensor<T>> chunks, Workspace workspace) {
-  const auto prepare = [](const SgdTensor<T>& tensor) {
-    const UpdateScalars& s = *tensor.scalars;
-    return Factors<T>{static_cast<T>(1 - s.learning_rate * s.decay),
-                      static_cast<T>(s.learning_rate * s.gradient_factor),
-                      static_cast<T>(s.learning_rate * s.threshold)};
+    sgd_look_kernel(Chunks<SgdTensor<T>> chunks, Workspace workspace) {
+  const auto stays_finite = [](const SgdTensor<T>& tensor, const SgdFactors<T>& f, int64_t place, auto width) {
+    const auto gradient = load<width>(tensor.gradient + place);
+    bool finite = true;
+    for (int i = 0; i < width; ++i) {
+      if (std::fabs(gradient[i]) <= f.largest) continue;
+      const T w = moved(f, tensor.weight[place + i], gradient[i]);
+      finite = finite && is_finite(soft_threshold(w, f.threshold));
+    }
+    return finite;
   };
-  const auto body = [](const SgdTensor<T>& tensor, const Factors<T>& f, int64_t place, auto width) {
+  look_at_chunks<pack_width<T>>(chunks, workspace, FactorsOf<T>(), stays_finite);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(update_threads)
+    sgd_update_kernel(Chunks<SgdTensor<T>> chunks, Workspace workspace) {
+  const auto stays_finite = [](const SgdTensor<T>& tensor, const SgdFactors<T>& f, int64_t place, auto width) {
     auto weight = load<width>(tensor.weight + place);
     const auto gradient = load<width>(tensor.gradient + place);
-    bool taken = true;
+    bool finite = true;
     for (int i = 0; i < width; ++i) {
-      T w = f.keep * weight[i] - f.step * gradient[i];
-      if (f.threshold > T(0)) w = soft_threshold(w, f.threshold);
-      const bool finite = is_finite(w);
-      weight[i] = finite ? w : weight[i];
-      taken = taken && finite;
+      weight[i] = moved(f, weight[i], gradient[i]);
+      if (f.threshold != T(0)) weight[i] = soft_threshold(weight[i], f.threshold);
+      finite = finite && is_finite(weight[i]);
     }
     store(tensor.weight + place, weight);
-    return taken;
+    return finite;
   };
-  update_chunks<pack_width<T>>(chunks, workspace, prepare, body, [] {});
+  move_chunks<pack_width<T>>(chunks, workspace, FactorsOf<T>(), stays_finite, [] {});
 }
 
 }  // namespace
@@ -46,7 +56,7 @@ void sgd_update(const SgdUpdate<T>& o, Stream stream) {
   const bool packs = std::all_of(o.tensors.begin(), o.tensors.end(), [](const SgdTensor<T>& tensor) {
     return aligned(tensor.weight, tensor.gradient);
   });
-  launch_update(o, o.tensors, packs, stream, sgd_update_kernel<T>);
+  launch_update(o, o.tensors, packs, stream, sgd_look_kernel<T>, sgd_update_kernel<T>);
 }
 
 ALTMIN_INSTANTIATE_CUDA(sgd_update, void, SgdUpdate)

@@ -17,6 +17,7 @@
 #include <iterator>
 #include <limits>
 
+#include "elementary.h"
 #include "platform.h"
 
 namespace altmin {
@@ -98,11 +99,15 @@ ALTMIN_HOST_DEVICE inline float exponential(float x) {
 #endif
 }
 
-// Below it an exponential is no normal number, and that of float saturates.
-template <typename T>
-inline constexpr T lowest_power = sizeof(T) == 4 ? T(-87) : T(-708);
-
-ALTMIN_HOST_DEVICE inline double hyperbolic_tangent(double x) { return std::tanh(x); }
+ALTMIN_HOST_DEVICE inline double hyperbolic_tangent(double x) {
+#if defined(__CUDA_ARCH__)
+  return tanh(x);
+#else
+  const double less_one = exponential_less_one(x < 0.0 ? 2.0 * x : -2.0 * x);
+  const double magnitude = -less_one / (less_one + 2.0);
+  return x < 0.0 ? -magnitude : magnitude;
+#endif
+}
 
 ALTMIN_HOST_DEVICE inline float hyperbolic_tangent(float x) {
 #if defined(__CUDA_ARCH__)
@@ -121,10 +126,63 @@ ALTMIN_HOST_DEVICE inline float hyperbolic_tangent(float x) {
 #endif
 }
 
+// The logistic function at x, and at -x. By e^-|x|, which neither overflows nor saturates.
+template <typename T>
+struct Logistic {
+  T at, opposite;
+  ALTMIN_HOST_DEVICE explicit Logistic(T x) {
+    const T fall = exponential_to_zero(x < T(0) ? x : -x);
+    const T larger = T(1) / (T(1) + fall);
+    const T smaller = fall * larger;
+    at = x < T(0) ? smaller : larger;
+    opposite = x < T(0) ? larger : smaller;
+  }
+};
+
 template <typename T>
 ALTMIN_HOST_DEVICE inline T logistic(T x) {
-  return T(1) / (T(1) + exponential(-x));
+  return Logistic<T>(x).at;
 }
+
+// (1 - e^-|d|) / unit with d = unit delta, also where d or the unit is no normal number.
+template <typename T>
+ALTMIN_HOST_DEVICE inline T decay(T d, T delta, T unit) {
+  const T magnitude = d < T(0) ? -d : d;
+  const T share = -exponential_less_one(-magnitude) / unit;
+  return magnitude < std::numeric_limits<T>::epsilon() ? (delta < T(0) ? -delta : delta) : share;
+}
+
+// (logistic(x - d) - logistic(x)) / unit with d = unit delta: of two values a and b it is a (1 - b) (1 - e^-|d|), a the
+// larger one.
+template <typename T>
+ALTMIN_HOST_DEVICE inline T logistic_difference(const Logistic<T>& before, const Logistic<T>& after, T d,
+                                                T delta, T unit) {
+  const T rest = decay(d, delta, unit);
+  const T product = delta < T(0) ? after.at * before.opposite : -before.at * after.opposite;
+  return product * rest;
+}
+
+// The density of the normal distribution.
+template <typename T>
+ALTMIN_HOST_DEVICE inline T normal_density(T c) {
+  return T(0.39894228040143267794) * exponential_to_zero(-c * c / T(2));
+}
+
+// The distribution function below c, with the density.
+template <typename T>
+struct Normal {
+  T below, density;
+  ALTMIN_HOST_DEVICE explicit Normal(T c) {
+    const T bell = exponential_to_zero(-c * c / T(2));
+    density = T(0.39894228040143267794) * bell;
+#if defined(__CUDA_ARCH__)
+    below = (T(1) + erf(c * T(0.70710678118654752440))) / T(2);
+#else
+    const T tail = bell * normal_tail_over_bell(c < T(0) ? -c : c);
+    below = c < T(0) ? tail : T(1) - tail;
+#endif
+  }
+};
 
 // For displacements, times the sharpness of the bend, below this bound, the two-point Gauss rule of sigma' is exact
 // up to rounding; above it, the plain difference loses only few digits. Across a kink at zero the rule does not hold,
@@ -172,7 +230,7 @@ struct Relu {
     const T floor = -(c0 / unit);  // an active unit cannot fall below zero
     const T active = -delta < floor ? floor : -delta;
     const T rise = -delta + c0 / unit;
-    const T inactive = rise > T(0) ? rise : T(0);
+    const T inactive = rise <= T(0) ? T(0) : rise;
     return c0 > T(0) ? active : inactive;
   }
 };
@@ -196,8 +254,12 @@ struct Elu : Smooth<T, Elu<T>> {
   static constexpr bool kink_at_zero = true;
   T alpha;
   ALTMIN_HOST_DEVICE explicit Elu(T alpha_) : alpha(alpha_) {}
-  ALTMIN_HOST_DEVICE T value(T c) const { return c > T(0) ? c : alpha * T(std::expm1(c)); }
-  ALTMIN_HOST_DEVICE T derivative(T c) const { return c > T(0) ? T(1) : alpha * exponential(c); }
+  ALTMIN_HOST_DEVICE T value(T c) const {
+    return c > T(0) ? c : alpha * exponential_less_one(c > T(0) ? T(0) : c);
+  }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    return c > T(0) ? T(1) : alpha * exponential_to_zero(c > T(0) ? T(0) : c);
+  }
 };
 
 template <typename T>
@@ -216,61 +278,101 @@ struct Tanh {
 };
 
 template <typename T>
-struct Sigmoid : Smooth<T, Sigmoid<T>> {
+struct Sigmoid {
   ALTMIN_HOST_DEVICE T value(T c) const { return logistic(c); }
   // Without the difference of one and sigma(c), of which float has nothing left beyond a code of 17.
   ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T fall = exponential(c < T(0) ? c : -c);
+    const T fall = exponential_to_zero(c < T(0) ? c : -c);
     return fall / ((T(1) + fall) * (T(1) + fall));
   }
-};
-
-template <typename T>
-struct Gelu : Smooth<T, Gelu<T>> {
-  ALTMIN_HOST_DEVICE static T normal(T c) { return (T(1) + T(std::erf(c * T(0.70710678118654752440)))) / T(2); }
-  ALTMIN_HOST_DEVICE T value(T c) const { return c * normal(c); }
-  ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T power = -c * c / T(2);
-    const T bell = power < lowest_power<T> ? T(0) : exponential(power);  // c may be 1e38
-    return normal(c) + c * T(0.39894228040143267794) * bell;
-  }
-};
-
-// Gelu with the normal distribution function approximated through tanh.
-template <typename T>
-struct GeluTanh : Smooth<T, GeluTanh<T>> {
-  static constexpr double outer = 0.79788456080286535588, cubic = 0.044715;  // outer = sqrt(2 / pi)
-  ALTMIN_HOST_DEVICE static T bend(T c) { return hyperbolic_tangent(T(outer) * (c + T(cubic) * c * c * c)); }
-  ALTMIN_HOST_DEVICE T value(T c) const { return c * ((T(1) + bend(c)) / T(2)); }
-  ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T t = bend(c);
-    return (T(1) + t + c * (T(1) - t * t) * T(outer) * (T(1) + T(3 * cubic) * c * c)) / T(2);
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const T d = unit * delta;
+    return logistic_difference(Logistic<T>(c0), Logistic<T>(c0 - d), d, delta, unit);
   }
 };
 
 template <typename T>
-struct Silu : Smooth<T, Silu<T>> {
-  ALTMIN_HOST_DEVICE static T gate(T c) { return c < lowest_power<T> ? T(0) : logistic(c); }  // c may be -1e38
-  ALTMIN_HOST_DEVICE T value(T c) const { return c * gate(c); }
+struct Gelu {
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * Normal<T>(c).below; }
   ALTMIN_HOST_DEVICE T derivative(T c) const {
-    const T s = gate(c);
-    return s * (T(1) + c * (T(1) - s));
+    const Normal<T> normal(c);
+    return normal.below + c * normal.density;
+  }
+  // c1 F(c1) - c0 F(c0) = c0 (F(c1) - F(c0)) - d F(c1). For small d the difference of F is a Taylor series about the
+  // middle, whose even terms are Hermite polynomials times the density.
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    constexpr T small = sizeof(T) == 4 ? T(0.3) : T(0.01);
+    const T d = unit * delta, square = d * d;
+    const T after = Normal<T>(c0 - d).below;
+    const T middle = c0 - d / T(2), m = middle * middle;
+    const T fourth = (m - T(6)) * m + T(3);
+    const T series = T(1) + square * ((m - T(1)) / T(24) + square * fourth / T(1920));
+    const T near = delta * normal_density(middle) * series;
+    const T far = (Normal<T>(c0).below - after) / unit;
+    const T below = square < small * small ? (m < T(200) ? near : T(0)) : far;
+    return -c0 * below - delta * after;
+  }
+};
+
+// Gelu with the normal distribution function approximated through tanh: (1 + tanh x) / 2 is the logistic function
+// of 2 x.
+template <typename T>
+struct GeluTanh {
+  static constexpr double outer = 2 * 0.79788456080286535588, cubic = 0.044715;  // outer = 2 sqrt(2 / pi)
+  // From which on the logistic function is 0 or 1, so that a cube cannot overflow.
+  ALTMIN_HOST_DEVICE static T bounded(T c) { return c < T(-32) ? T(-32) : (c > T(32) ? T(32) : c); }
+  ALTMIN_HOST_DEVICE static Logistic<T> gate(T c) { return Logistic<T>(T(outer) * (c + T(cubic) * c * c * c)); }
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * gate(bounded(c)).at; }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    const T b = bounded(c);
+    const Logistic<T> s = gate(b);
+    return s.at + b * s.at * s.opposite * T(outer) * (T(1) + T(3 * cubic) * b * b);
+  }
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const T d = unit * delta, before = bounded(c0), after = bounded(c0 - d);
+    const Logistic<T> s0 = gate(before), s1 = gate(after);
+    const T slope = T(outer) * (T(1) + T(cubic) * (before * before + before * after + after * after));
+    return c0 * logistic_difference(s0, s1, d * slope, delta * slope, unit) - delta * s1.at;
+  }
+};
+
+template <typename T>
+struct Silu {
+  ALTMIN_HOST_DEVICE T value(T c) const { return c * logistic(c); }
+  ALTMIN_HOST_DEVICE T derivative(T c) const {
+    const Logistic<T> s(c);
+    return s.at * (T(1) + c * s.opposite);
+  }
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const T d = unit * delta;
+    const Logistic<T> s0(c0), s1(c0 - d);
+    return c0 * logistic_difference(s0, s1, d, delta, unit) - delta * s1.at;
   }
 };
 
 // log(1 + exp(beta c)) / beta; the identity where beta c exceeds 20, as in torch.
 template <typename T>
-struct Softplus : Smooth<T, Softplus<T>> {
+struct Softplus {
   T beta;
   ALTMIN_HOST_DEVICE explicit Softplus(T beta_) : beta(beta_) {}
-  ALTMIN_HOST_DEVICE T sharpness() const { return beta > T(1) ? beta : T(1); }
   ALTMIN_HOST_DEVICE T value(T c) const {
     const T x = beta * c;
     const T magnitude = x < T(0) ? -x : x;
-    const T soft = (x > T(0) ? x : T(0)) + T(std::log1p(exponential(-magnitude)));
+    const T soft = (x > T(0) ? x : T(0)) + logarithm_of_one_plus(exponential_to_zero(-magnitude));
     return x > T(20) ? c : soft / beta;
   }
   ALTMIN_HOST_DEVICE T derivative(T c) const { return beta * c > T(20) ? T(1) : logistic(beta * c); }
+  // With s the derivative at the larger code, it is +-log(1 - s (1 - e^-|beta d|)) / beta; a plain difference
+  // where that nears log 0.
+  ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
+    const T d = unit * delta, c1 = c0 - d, x = beta * d;
+    const T magnitude = x < T(0) ? -x : x;
+    const T s = derivative(delta < T(0) ? c1 : c0), sign = delta < T(0) ? T(-1) : T(1);
+    const T logarithm = logarithm_of_one_plus(s * exponential_less_one(-magnitude)) / (beta * unit);
+    const T near = magnitude < std::numeric_limits<T>::epsilon() ? -s * delta : sign * logarithm;
+    const T far = (value(c1) - value(c0)) / unit;
+    return magnitude < T(0.5) ? near : far;
+  }
 };
 
 // -1 where c <= 0, and +1 where c > 0.

@@ -2,8 +2,7 @@
 //
 //   out = op(a) op(b)
 //
-// Nothing may overlap `out`. Whoever computes it, no number of threads changes a bit. On a GPU there is no kernel of ours:
-// torch has cuBLAS's.
+// Nothing may overlap `out`. On a GPU there is no kernel of ours: torch has cuBLAS's.
 #pragma once
 
 #include <cstdint>
@@ -24,3 +23,10 @@ struct MatMul {
 }  // namespace altmin
 
 ALTMIN_WIDE_CPU_OP(matmul, void, MatMul)
+
+namespace altmin::cuda {
+
+template <typename T>
+void matmul(const MatMul<T>&, Stream) {}  // never called: the binding asks torch
+
+}  // namespace altmin::cuda

@@ -94,7 +94,7 @@ class CountingMap(LocalMap):
     default_iterations = altmin_ext.network.Iterations(codes=1, weights=2)
 
     def __init__(self, module: Counting) -> None:
-        super().__init__([altmin_ext.network.pieces.AffinePiece(module)], module.weight.detach()[:0])
+        super().__init__([altmin_ext.network.pieces.LinearPiece(module)], module.weight.detach()[:0])
 
 
 class CountingCode(MatrixCode):

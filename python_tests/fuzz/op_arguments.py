@@ -36,6 +36,8 @@ CODES = "G, m, (H + 2 * p - h + 1) // pool, (W + 2 * q - w + 1) // pool, 16"
 # By op and argument; in lists, of an entry.
 SHAPES: dict[str, dict[str, str]] = {
     "activate": {"code": ROWS, "bias": "n,", "mask": ROWS, "activation": ROWS},
+    "activation_difference": dict.fromkeys(("code", "moved", "point", "difference"), ROWS) | {"unit": ""},
+    "activation_vjp": dict.fromkeys(("code", "gradient", "out"), ROWS),
     "adam_update": dict.fromkeys(("weights", "gradients", "first_moments", "second_moments"), "*shape,")
     | {"scalars": f"count, {len(UpdateScalar)}", "adam": f"{len(AdamScalar)},"}
     | {"guard": "flags,", "guard_index": "count,"},
@@ -59,6 +61,11 @@ SHAPES: dict[str, dict[str, str]] = {
     | {"hidden": "groups(B), T, d, 16", "product": "B, m"},
     "hinge_prox": dict.fromkeys(("center", "targets", "multiplier", "out"), ROWS),
     "interleave": {"rows": ROWS, "lanes": "groups(B), n, 16"},
+    "matmul": {
+        "a": "*((n, B) if transpose_a else (B, n)),",
+        "b": "*((m, n) if transpose_b else (n, m)),",
+        "out": "B, m",
+    },
     "memory_update": {
         "activation": ROWS,
         "code": "B, m",
@@ -80,11 +87,12 @@ SHAPES: dict[str, dict[str, str]] = {
     "weight_residual": dict.fromkeys(("displacements", "products", "codes", "residuals"), ROWS)
     | {"biases": "n,", "bias_gradients": "n,", "scalars": CODE, "below": CODE, "guard": "count,"},
 }
-FLOAT64 = {"guard", "scalars", "above", "below", "adam", "sigma_squared"}
+FLOAT64 = {"guard", "scalars", "above", "below", "adam", "sigma_squared", "unit"}
 INTEGERS = {"labels": np.int64, "correct": np.int64, "guard_index": np.int64, "winner": np.uint8}
 # (output, argument): may be one and the same tensor, within an entry of lists.
 ALIASES = {
     "activate": (("activation", "code"),),
+    "activation_vjp": (("out", "gradient"),),
     "code_step": (("displacement", "pulled_back"), ("activation", "code")),
     "convolve": (("activation", "code"),),
     "hinge_prox": (("out", "center"),),
@@ -114,7 +122,7 @@ SPECIALS = (np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-45, -1e-39, 1e-20)
 HUGE = (1e30, -1e30)  # and whose squares float32 holds, where numbers are multiplied with each other
 HUGE_FACTORS = (1e18, -1e18)
 PRODUCTS = ("convolution_vjp", "convolution_weight_gradient", "convolve", "elman_code_step", "elman_encode")
-PRODUCTS += ("memory_update", "power_iteration")
+PRODUCTS += ("matmul", "memory_update", "power_iteration")
 
 
 @dataclasses.dataclass
@@ -231,6 +239,8 @@ def _block(draw: Draw, op: str, name: str, shape: tuple[int, ...]) -> Array:
         return _update_rows(draw, shape[0])
     if name == "scalars" and op in ("bcd_columns", "memory_update"):
         return np.array([draw.choice((0.0, 0.1, 1.0)), draw.choice((0.0, 0.5))])
+    if name == "unit":
+        return np.array(draw.positive())
     return _code_block(draw)
 
 
@@ -259,6 +269,8 @@ def _values(draw: Draw, call: Call, name: str, shape: tuple[int, ...]) -> Array:
     # And large weights make chaos of the steps of codes.
     tame = call.op.startswith("elman") and ("weight" in name or "bias" in name)
     values = draw.numbers(shape, "normal" if tame and call.style != "tiny" else call.style)
+    if call.op in ("adam_update", "sgd_update") and name != "gradients":
+        values = np.where(np.abs(values) < 1e18, values, 1.0)  # what an update keeps is finite
     if tame and name.endswith("weight"):
         values = np.float32(values / math.sqrt(max(1, shape[-1]))).astype(np.float64)
     if name == "vectors":
@@ -283,7 +295,7 @@ def _sizes(draw: Draw, op: str) -> dict[str, Any]:
             fewest = max(0, sizes[kernel] - 2 * sizes[padding])
             sizes[image] = fewest + draw.choice((0, 0, 1, 2, 3, 5, 8, 12))
         return sizes
-    most = 40 if op.startswith("elman") else 129 if op == "bcd_columns" else 1025
+    most = 40 if op.startswith("elman") else 129 if op in ("bcd_columns", "matmul") else 1025
     sizes |= {name: draw.extent(most) for name in "BmnTd"}
     if op.startswith("elman"):
         sizes["T"] = min(sizes["T"], 8) if draw.chance(0.8) else sizes["T"]
@@ -291,6 +303,8 @@ def _sizes(draw: Draw, op: str) -> dict[str, Any]:
             sizes["B"], sizes["T"], sizes["d"] = draw.choice(LARGE_SEQUENCES)
     elif op not in ("bcd_columns", "memory_update") and draw.chance(LARGE_SHARE):
         sizes["B"], sizes["n"] = draw.choice(LARGE)
+    if op == "matmul":
+        sizes |= {name: draw.chance(0.5) for name in ("transpose_a", "transpose_b")}
     if op.startswith("soft"):
         sizes["n"] = max(1, sizes["n"])
     return sizes
@@ -311,6 +325,8 @@ def _scalar(draw: Draw, call: Call, name: str) -> Any:
         return sizes["p"], sizes["q"]
     if name == "pool":
         return sizes["pool"]
+    if name in ("transpose_a", "transpose_b"):
+        return sizes[name]
     if name in ("iterations", "sweeps"):
         return draw.choice((1, 2, 3))
     if name in ("first", "has_bias", "nonnegative"):

@@ -305,12 +305,17 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
             size = np.maximum(size, np.abs(call.arguments["weight"]))
         if call.op == "elman_encode" and name == "product":
             size = 4 * size  # a step of the sequence after the other
+        if name == "bias_gradient" and ("residual", 0) in exacts:
+            # Each of them is rounded, though their sum may cancel.
+            size = np.abs(exacts["residual", 0]).sum(0)
         if (
             call.op == "code_step"
             and name in ("displacement", "velocity")
             and call.arguments["sigma"].name != "sigmoid"
         ):
             size = size + np.abs(_pull(call, exacts))  # a derivative is about 1, or rounded as if it were
+        if name in ("difference", "out") and call.op.startswith("activation_"):  # likewise
+            size = size + np.abs(call.arguments["moved" if name == "difference" else "gradient"])
         if name == "activation" and wild and code is None:
             size = np.maximum(size, 30)
         elif name == "activation" and wild:
@@ -327,11 +332,18 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
             allowed = more * allowed * (np.finfo(np.float64).eps / np.finfo(np.float32).eps)
         if name == "activation_displacement":  # which the twin may compute as a difference
             unit = exacts["scalars", 0][CodeScalar.unit]
-            values = np.maximum(1, np.nan_to_num(np.abs(call.arguments["code"])))
-            allowed = allowed + 8 * np.finfo(np.float64).eps * values / unit
+            allowed = allowed + _cancelled(call, unit)
+        if name == "difference":
+            allowed = allowed + _cancelled(call, float(call.arguments["unit"]))
         allowed = allowed + 4 * np.finfo(call.floating).tiny * _factor(call)
         lost = ~np.isfinite(exact) & ~np.isfinite(plain) & np.isfinite(result)
         return np.where(finite, ~(error <= allowed), lost & ~_may_lose(call, name))
+
+
+def _cancelled(call: Call, unit: float) -> Array:
+    """What a difference of values by the twin in float64 may have lost, over the unit."""
+    values: Array = np.maximum(1, np.nan_to_num(np.abs(call.arguments["code"])))
+    return 8 * np.finfo(np.float64).eps * values / unit
 
 
 def _clear_winner(exacts: Numbers, plains: Numbers) -> Array:
@@ -356,6 +368,8 @@ def _may_lose(call: Call, name: str) -> bool | Array:
     """Where a kernel may have a number though the twin has none, and no reason to raise its guard."""
     if call.op == "code_step":
         return name.startswith("activation")  # of a code that fell to minus infinity
+    if call.op == "activation_difference":
+        return True  # of a code that is none; a linear piece moves by what its code does
     if call.op == "softmax_prox" and name == "out":  # with an infinite center
         return ~np.isnan(call.arguments["center"]).any(1, keepdims=True)
     return call.op.startswith("convol")  # torch multiplies the padding, too
@@ -364,7 +378,7 @@ def _may_lose(call: Call, name: str) -> bool | Array:
 def _factor(call: Call) -> float:
     """The largest number by which a result below the smallest normal one may have been multiplied."""
     largest = float(max(1, call.sizes.get("B", 1)))  # numbers of a sum
-    for name in ("pulled_back", "pulled_back_change", "velocity"):
+    for name in ("pulled_back", "pulled_back_change", "velocity", "gradient"):
         value = call.arguments.get(name)
         if value is not None and np.isfinite(value).any():
             largest = max(largest, float(np.abs(value[np.isfinite(value)]).max()))

@@ -40,6 +40,28 @@ class Residual(nn.Module):
         return x + inner
 
 
+class NormalisedResidual(nn.Module):
+    """f(x) + x by modules that are all known, so that its formula is.
+
+    It keeps no running statistics, which the reference would move at each of its evaluations.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels, track_running_stats=False),
+            nn.Sigmoid(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels, track_running_stats=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.inner(x)
+        inner += x
+        return inner
+
+
 class Scaled(nn.Module):
     """A module of the user's own, with a parameter that no formula knows."""
 
@@ -173,6 +195,10 @@ def image_chains() -> dict[str, Callable[[], nn.Module]]:
         "binary blocks": lambda: nn.Sequential(
             nn.Flatten(), nn.Linear(98, 8), nn.Tanh(), BinaryBlock(8, Binary()), nn.Tanh(),
             BinaryBlock(8, altmin_ext.nn.Sign("clipped")), nn.Tanh(), nn.Linear(8, CLASSES),
+        ),
+        "blocks with batch norm": lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.ReLU(), NormalisedResidual(3), nn.Tanh(), NormalisedResidual(3), nn.Tanh(),
+            nn.MaxPool2d(2), *head(12),
         ),
         "normalised twice by one module": lambda: _normalised_twice(),
     }  # fmt: skip

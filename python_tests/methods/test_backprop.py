@@ -76,6 +76,53 @@ def test_gradients_of_any_strides(name: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@every_name
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_a_loss_with_a_kernel_is_torch_s(name: str, loss: str) -> None:
+    """The steps, and what they report, of F.cross_entropy and F.mse_loss."""
+    model = network(torch.float64)
+    expected = copy.deepcopy(model)
+    x, labels = samples(torch.float64)
+    y = labels if loss == "cross_entropy" else nn.functional.one_hot(labels, CLASSES).double()
+    criterion = nn.functional.cross_entropy if loss == "cross_entropy" else nn.functional.mse_loss
+    method = altmin_ext.make_method(name, model, loss=loss, report_objective=True, **options_of(name))
+    optimizer = optimizer_of(name, expected)
+    for _ in range(5):
+        logits = expected(x)
+        value = criterion(logits, y)
+        report = method.step(x, y)
+        torch.testing.assert_close(report.loss, value.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(report.objective, value.detach().reshape(1), rtol=1e-12, atol=0)
+        counted = (logits.argmax(1) == labels).sum() if loss == "cross_entropy" else None
+        assert report.correct == counted
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    for one, other in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@every_name
+def test_a_loss_of_one_s_own_may_depend_on_more_than_the_logits(name: str) -> None:
+    """Such as a penalty on the weights, of which the derivative in the logits knows nothing."""
+    model = network(torch.float64)
+    expected = copy.deepcopy(model)
+    x, y = samples(torch.float64)
+
+    def penalised(of: nn.Module) -> Any:
+        return lambda z, y: nn.functional.cross_entropy(z, y) + sum(p.square().sum() for p in of.parameters())
+
+    method = altmin_ext.make_method(name, model, loss=penalised(model), **options_of(name))
+    optimizer = optimizer_of(name, expected)
+    for _ in range(5):
+        method.step(x, y)
+        optimizer.zero_grad()
+        penalised(expected)(expected(x), y).backward()
+        optimizer.step()
+    for one, other in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
 def state_of(method: Any) -> list[Any]:
     """Weights, and all that the optimiser keeps, as copies."""
     tensors = [parameter.detach().clone() for parameter in method.model.parameters()]

@@ -182,7 +182,7 @@ def module(flavour: str = "emulator") -> tuple[Path, Path]:
                 (*host, *include, "-Icsrc/bindings"),
             ),
             *(
-                (path, host if path.stem == "instruction_set" else (*host, "-DALTMIN_ISA=baseline"))
+                (path, host if path.stem in ("blas", "instruction_set") else (*host, "-DALTMIN_ISA=baseline"))
                 for path in cpu
             ),
         ]

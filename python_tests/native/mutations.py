@@ -165,16 +165,28 @@ BUGS = (
         "softmax_residual",
     ),
     Bug(
-        "update: refusal raises the guard at once", "update.h",
-        "atomicExch(counters + first_refusal + index, 1u)", "raise(tensor.guard)", "adam_update",
+        "update: an overflow raises the guard at once", "update.h",
+        "atomicExch(counters + first_overflow + index, 1u)", "raise(chunks.tensor[index].guard)", "adam_update",
     ),
     Bug(
-        "update: refusal without atomics", "update.h",
-        "atomicExch(counters + first_refusal + index, 1u)", "counters[first_refusal + index] = 1", "sgd_update",
+        "update: an overflow without atomics", "update.h",
+        "atomicExch(counters + first_overflow + index, 1u)", "counters[first_overflow + index] = 1", "sgd_update",
     ),
     _without(
-        "update: refusals not set back", "update.h",
-        "counters[first_refusal + i] = 0;\n", "counters[first_refusal + i] = 0;", "adam_update",
+        "update: overflows not set back", "update.h",
+        "counters[first_overflow + i] = 0;\n", "counters[first_overflow + i] = 0;", "adam_update",
+    ),
+    Bug(
+        "update: an overflow in a later launch of those that look does not count", "update.h",
+        "counters[stopped] != by_guard", "counters[stopped] == 0", "sgd_update",
+    ),
+    Bug(
+        "update: what stopped it is not set back", "update.h",
+        "counters[stopped] = 0;\n  if (going)", "if (going)", "adam_update",
+    ),
+    Bug(
+        "update: moves in spite of an overflow", "update.h",
+        "going = counters[stopped] == 0;", "going = counters[stopped] != by_guard;", "sgd_update",
     ),
     _without(
         "update: barrier before the guard's answer", "update.h",
@@ -182,7 +194,7 @@ BUGS = (
     ),
     Bug(
         "update: later launches look at the guard again", "update.h",
-        "chunks.is_first ? !any_raised(chunks.guard, chunks.guards) : counters[stopped] == 0",
+        "chunks.is_first ? !any_raised(chunks.guard, chunks.guards) : counters[stopped] != by_guard",
         "!any_raised(chunks.guard, chunks.guards)", "adam_update",
     ),
     Bug(
@@ -191,12 +203,16 @@ BUGS = (
     ),
     _without(
         "adam: barrier before the factors are read", "adam_update.cu",
-        "*tensor.scalars);\n    __syncthreads();", BARRIER, "adam_update",
+        "scalars);\n  __syncthreads();\n  return factors;", BARRIER, "adam_update",
+    ),
+    _without(
+        "adam: barrier before the corrections are read", "adam_update.cu",
+        "__syncthreads();\n  if (threadIdx.x == 0) factors", BARRIER, "adam_update",
     ),
     Bug(
         "adam: step counted by every block", "adam_update.cu",
-        "factors = factors_of<T>(*adam, *tensor.scalars);",
-        "{ factors = factors_of<T>(*adam, *tensor.scalars); adam->step += 1; }", "adam_update",
+        "return finite;\n  };\n  move_chunks",
+        "return finite;\n  };\n  if (threadIdx.x == 0) adam->step += 1;\n  move_chunks", "adam_update",
     ),
     _without(
         "power iteration: barrier before the warps are added", "power_iteration.cu",

@@ -1,6 +1,6 @@
 """What a step of am-adam costs on a GPU: launches and bytes, counted on the emulator.
 
-Oracle: the launches are those of the design, 6 L + 6 with L hidden layers; the bytes, that each tensor need be read
+Oracle: the launches are those of the design, 6 L + 7 with L hidden layers; the bytes, that each tensor need be read
 and written once.
 """
 
@@ -27,7 +27,7 @@ def test_launches_of_a_step(device: EmulatedModule, hidden: int) -> None:
     widths = (16,) * (hidden + 1) + (10,)
     step, power_iterations = cuda_cost.apart(cuda_cost.am_adam_costs(widths, 16, device))
     launches = cuda_cost.total(step).launches
-    assert launches <= 6 * hidden + 6
+    assert launches <= 6 * hidden + 7
     assert launches < cuda_cost.total(cuda_cost.autograd_costs(widths, 16)).launches
     assert cuda_cost.total(power_iterations).launches == 2
 

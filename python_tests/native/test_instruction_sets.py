@@ -1,8 +1,9 @@
 """No instruction set leaks into another, and every one computes what it should.
 
 Oracles: the symbol tables of the objects that the native module was linked from, since the linker takes a function
-that several objects define from any of them; and whole steps under qemu, which emulates a processor that knows no
-more than the instruction set in question, beside the same steps by the reference in float64.
+that several objects define from any of them; their instructions, as objdump reads them; and whole steps under qemu,
+which emulates a processor that knows no more than the instruction set in question, beside the same steps by the
+reference in float64.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from altmin_ext.ops import _native
 from .emulated_steps import NETWORKS
 
 ROOT = Path(__file__).parents[2]
-WIDE = re.compile(r"^ALTMIN_WIDE_OP\((\w+),", re.MULTILINE)
+WIDE = re.compile(r"^ALTMIN_WIDE_(?:CPU_)?OP\((\w+),", re.MULTILINE)
+# In AT&T's order: a mask, what is stored, and an address; a load has the address first.
+MASKED_STORE = re.compile(r"\bvp?maskmov\w+\s+%\w+,%\w+,[^%]")
 
 needs_x86 = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="only x86-64 has several instruction sets"
@@ -129,6 +132,43 @@ def test_ops_are_compiled_for_the_sets_that_their_headers_say() -> None:
             if f"{namespace(isa)}{len(op)}{op}I{dtype}E" in "\n".join(defined)
         }
         assert compiled == expected, isa
+
+
+# --- instructions ---
+
+
+def masked_stores(listing: str) -> dict[str, int]:
+    """How many each function of a disassembly has."""
+    found: dict[str, int] = defaultdict(int)
+    function = ""
+    for line in listing.splitlines():
+        if line.endswith(">:"):
+            function = line
+        elif MASKED_STORE.search(line):
+            found[function] += 1
+    return dict(found)
+
+
+@needs_x86
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "baseline"])
+def test_no_kernel_stores_through_a_vector_mask(isa: str) -> None:
+    """AMD's Zen 1 to 3 take 80 ns for such a store, which GCC makes of `a[i] = condition ? b : a[i]`. The stores of
+    AVX-512, whose masks have registers of their own, cost no more than any other."""
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump, which reads the objects, is not on the PATH; install binutils")
+    for path in by_instruction_set()[isa]:
+        command = [
+            "objdump",
+            "--disassemble",
+            "--demangle",
+            "--no-show-raw-insn",
+            "--disassembler-options=att",
+            path,
+        ]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert listing.count(">:\n") > 20, f"{path} holds no kernels"
+        found = masked_stores(listing)
+        assert not found, f"store without a condition, or choose by bits, in {found}"
 
 
 # --- steps ---

@@ -71,8 +71,56 @@ NORMALISATIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "batchnorm2d without gain": (lambda: nn.BatchNorm2d(2, affine=False), (2, 3, 3)),
     "batchnorm3d without statistics": (lambda: nn.BatchNorm3d(2, track_running_stats=False), (2, 2, 3, 2)),
 }
+
+
+class Residual(nn.Module):
+    """As residual blocks are often written: a shortcut that may be missing, functions, and sums in place."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(n_in, n_out, 3, padding=1), nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.act = nn.ELU(inplace=True)
+        self.shortcut = None if n_in == n_out else nn.Conv2d(n_in, n_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.act(self.first(x))
+        out = self.second(out)
+        if self.shortcut is not None:
+            out += self.shortcut(x)
+        else:
+            out = out + x
+        return torch.tanh(out)
+
+
+class Gated(nn.Module):
+    """A sum of tensors of different shapes, a block within a block, and a module of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Sequential(nn.Linear(5, 4), nn.SiLU()), nn.Linear(5, 1)
+        self.inner, self.norm = Inner(), nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(self.inner(self.wide(x)) + self.narrow(x)))
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "residual": (lambda: Residual(2, 2), (2, 4, 3)),
+    "residual with a shortcut": (lambda: Residual(2, 3), (2, 4, 3)),
+    "inner": (Inner, (4,)),
+}
 OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "block": (Block, (5,)),
+    "gated": (Gated, (5,)),
     "layer norm": (lambda: nn.LayerNorm(5), (5,)),
     "prelu": (nn.PReLU, (5,)),
     "power": (Power, (5,)),
@@ -81,7 +129,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "gru": (lambda: GRU(3, 4, num_layers=2), (5, 3)),
     "lstm": (lambda: LSTM(3, 4, bidirectional=True), (5, 3)),
 }
-SMOOTH = ACTIVATIONS | RESHAPES | POOLS | AFFINE | NORMALISATIONS | OTHERS
+SMOOTH = ACTIVATIONS | RESHAPES | POOLS | AFFINE | NORMALISATIONS | BLOCKS | OTHERS
 
 
 def module_and_points(

@@ -114,7 +114,19 @@ def test_a_linear_map_follows_its_weight_to_other_memory() -> None:
     with torch.no_grad():
         map.forward(x, None)
         linear.weight.data = torch.randn(3, 4)
-        assert torch.equal(map.forward(x, None), x @ linear.weight.t())
+        torch.testing.assert_close(map.forward(x, None), x @ linear.weight.t())
+
+
+def test_a_linear_map_takes_any_strides() -> None:
+    """Products are of contiguous matrices, which inputs and residuals need not be."""
+    map = LinearMap(nn.Linear(4, 3, bias=False))
+    map.allocate(torch.empty(0))
+    x, residual = torch.randn(4, 5).T, torch.randn(5, 1).expand(5, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(map.forward(x, None), x @ map.weight.T)
+        torch.testing.assert_close(map.vjp(residual, None), residual @ map.weight)
+        map.weight_gradients(residual, x)
+    torch.testing.assert_close(map.gradients[0], residual.T @ x)
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 5), ()])
@@ -205,3 +217,24 @@ def test_a_map_of_ones_own_has_the_step_sizes_of_its_matrix() -> None:
         method.step(torch.randn(9, 6, dtype=torch.float64), torch.arange(9) % 3)
     norm = float(torch.linalg.matrix_norm((model[2].U @ model[2].V).detach(), 2))
     assert float(method.code_step_sizes[0]) == pytest.approx(1 / (1 + norm**2), rel=1e-3)
+
+
+@pytest.mark.parametrize("frozen", [None, "0.weight", "0.bias", "1.weight"], ids=str)
+def test_a_map_of_several_modules_writes_each_gradient_to_its_own_buffer(frozen: str | None) -> None:
+    """As autograd differentiates the chain, whichever parameter is left out, and a second time, too."""
+    torch.manual_seed(0)
+    chain = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)).double()
+    for name, parameter in chain.named_parameters():
+        parameter.requires_grad_(name != frozen)
+    map = map_of(list(chain), [piece(module) for module in chain], torch.empty(0, dtype=torch.float64))
+    map.allocate(torch.empty(0, dtype=torch.float64))
+    buffers = list(map.gradients)
+    for _ in range(2):
+        a, residual = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+        trained = [p for p in chain.parameters() if p.requires_grad]
+        expected = torch.autograd.grad(chain(a), trained, residual)
+        with torch.no_grad():
+            map.encode(a, None)
+            map.weight_gradients(residual, a)
+        assert [id(buffer) for buffer in map.gradients] == [id(buffer) for buffer in buffers]
+        torch.testing.assert_close(buffers, list(expected), **EXACT)

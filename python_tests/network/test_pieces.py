@@ -151,6 +151,33 @@ def test_a_constant_jacobian_is_that_of_every_sample(case: str) -> None:
         torch.testing.assert_close(products, products[:1].expand_as(products), **EXACT)
 
 
+# --- max-pooling ---
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("shape", [(2, 6, 6), (3, 7, 8), (5, 9), (1, 3, 3)], ids=str)
+def test_of_equal_maxima_the_first_one_is_taken(size: int, shape: tuple[int, ...]) -> None:
+    """As torch does: by its values and by where its gradient goes, with few distinct numbers and one NaN."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randint(-2, 2, (BATCH, *shape), generator=generator).float()
+    a[(0,) * a.ndim] = torch.nan
+    pool, at = nn.MaxPool2d(size), a.clone().requires_grad_()
+    value = pool(at)
+    gradient = torch.randn(value.shape, generator=generator)
+    value.backward(gradient)
+    tried = piece(pool)
+    with torch.no_grad():
+        torch.testing.assert_close(tried.begin(a), value.detach(), rtol=0, atol=0, equal_nan=True)
+        kept = torch.ones_like(a, dtype=torch.bool)
+        kept[0, ..., :size, :size] = False  # with a NaN torch takes the place of that
+        assert torch.equal(tried.vjp(gradient)[kept], at.grad[kept])
+
+
+def test_a_window_that_does_not_fit_is_refused_as_by_torch() -> None:
+    with pytest.raises(RuntimeError):
+        piece(nn.MaxPool2d(4)).begin(torch.randn(2, 1, 3, 8))
+
+
 # --- dropout ---
 
 

@@ -127,6 +127,86 @@ def test_twenty_iterations_come_before_the_first_step_and_none_later() -> None:
     assert begun.results == iterated.results
 
 
+def iterations_of(chain: Chain, updates: int) -> list[int]:
+    """The numbers of the updates, from 1, that multiply by the Jacobian of the lowest stage."""
+    made, map, number = [], chain.stages[1].map, 0
+    multiply = map.sample_jvp
+
+    def noted(v: Tensor) -> Tensor:
+        made.append(number)
+        return multiply(v)
+
+    map.sample_jvp = noted  # type: ignore[method-assign]
+    with torch.no_grad():
+        for number in range(1, updates + 1):  # noqa: B007
+            chain.norms.update(BATCH)
+    map.sample_jvp = multiply  # type: ignore[method-assign]
+    return made
+
+
+def begun(case: str) -> Chain:
+    chain = Chain(case)
+    with torch.no_grad():
+        chain.norms.begin(BATCH)
+    return chain
+
+
+def test_a_norm_that_has_settled_is_iterated_at_growing_intervals() -> None:
+    """16 times in every step, in every second and in every third one, then in every fourth one."""
+    gaps = [1] * 16 + [2] * 16 + [3] * 16 + [4] * 16
+    due = [1 + sum(gaps[1 : k + 1]) for k in range(len(gaps))]
+    assert iterations_of(begun("convolutions"), due[-1]) == due
+
+
+def test_a_norm_that_moves_is_iterated_in_every_step_again() -> None:
+    chain = begun("convolutions")
+    iterations_of(chain, 52)
+    with torch.no_grad():
+        chain.model[2].weight.mul_(1.2)  # its square by more than a fifth
+    # The iterations before were the 48th and the 51st update, so that the next one is the 54th.
+    assert iterations_of(chain, 10) == list(range(2, 11))
+
+
+def test_matrices_are_iterated_in_every_step() -> None:
+    updated, iterated = begun("linear"), begun("linear")
+    for _ in range(60):
+        updated.norms.update(BATCH)
+        iterated.iterate(1)
+        assert updated.results == iterated.results
+
+
+def test_estimates_stay_close_while_the_weights_move() -> None:
+    """Beside the norms themselves, while every weight grows by a tenth in ten steps."""
+    chain = begun("convolutions")
+    iterations_of(chain, 100)
+    with torch.no_grad():
+        for _ in range(60):
+            chain.model[2].weight.mul_(1.01)
+            chain.norms.update(BATCH)
+            assert chain.results[0] == pytest.approx(chain.expected()[0], rel=0.1)
+
+
+@pytest.mark.parametrize("after", [5, 29, 53])
+def test_the_schedule_goes_on_from_a_state(after: int) -> None:
+    straight, resumed = begun("convolutions"), Chain("convolutions", seed=9)
+    iterations_of(straight, after)
+    resumed.norms.state.load(resumed.norms.state.read("state", straight.norms.state.save(), {}))
+    assert iterations_of(resumed, 12) == iterations_of(straight, 12)
+    assert resumed.results == straight.results
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [((0,), "2 entries"), ((49, 1), "at most 48"), ((0, 5), "at most 4"), ((-1, 1), "at least 0")],
+    ids=str,
+)
+def test_a_schedule_that_cannot_be_is_refused(schedule: tuple[int, ...], words: str) -> None:
+    chain = Chain("convolutions")
+    state = chain.norms.state.save() | {"singular_vectors_schedule": schedule}
+    with pytest.raises(ValueError, match=rf"singular_vectors_schedule.* must .*{words}.*[.]$"):
+        chain.norms.state.read("state", state, {})
+
+
 def test_start_vectors_are_those_of_the_seed() -> None:
     one, same, other = Chain("linear", 3), Chain("linear", 3), Chain("linear", 4)
     for chain in (one, same, other):

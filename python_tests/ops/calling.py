@@ -27,6 +27,7 @@ PARAMETER_BLOCKS = (
     "adam",
     "guard",
     "sigma_squared",
+    "unit",
 )  # float64 whatever the dtype
 POISON = {
     torch.uint8: 251,

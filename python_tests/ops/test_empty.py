@@ -40,6 +40,11 @@ def test_elementwise(shape: tuple[int, int]) -> None:
     batch, width = shape
     flag = guard()
     ops.activate(empty(*shape), mask=empty(*shape), activation=empty(*shape), sigma=RELU, guard=flag)
+    unit = torch.ones((), dtype=torch.float64)
+    ops.activation_difference(
+        empty(*shape), empty(*shape), unit=unit, point=empty(*shape), difference=empty(*shape), sigma=RELU
+    )
+    ops.activation_vjp(empty(*shape), empty(*shape), out=empty(*shape), sigma=RELU)
     ops.relu_prox(empty(*shape), empty(*shape), out=empty(*shape), gamma=1.0, beta=1.0, guard=flag)
     ops.hinge_prox(*(empty(*shape) for _ in range(3)), out=empty(*shape), beta=1.0, guard=flag)
     groups = -(-batch // 16)
@@ -217,3 +222,12 @@ def test_convolutions(extents: tuple[int, int, int, int, int], pool: int) -> Non
     )
     assert gradient.count_nonzero() == 0
     assert (scalars[CodeScalar.residual_square], flag) == (0, 0)
+
+
+def test_products() -> None:
+    out = torch.ones(2, 3)
+    ops.matmul(empty(2, 0), empty(0, 3), out=out)
+    assert out.count_nonzero() == 0
+    ops.matmul(empty(0, MANY), empty(MANY, 0), out=empty(0, 0))
+    ops.matmul(empty(0, 3), torch.ones(3, 2), out=empty(0, 2))
+    ops.matmul(empty(MANY, 0), empty(0, 0), out=empty(MANY, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def formula(case: dict[str, Any]) -> list[Tensor]:
     return exact
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_against_float64(dtype: torch.dtype) -> None:
     random = Random(71)
@@ -72,7 +73,7 @@ def test_against_float64(dtype: torch.dtype) -> None:
         assert result.guard == 0
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 def test_against_torch_optim(decay: float) -> None:
     """Thirty steps of torch's SGD in float64, whose coupled decay is the decoupled one without momentum."""
@@ -93,7 +94,7 @@ def test_against_torch_optim(decay: float) -> None:
         torch.testing.assert_close(w, expected.detach(), rtol=1e-13, atol=1e-14)
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_raised_guard_stops_everything(dtype: torch.dtype) -> None:
     case = arguments(Random(73))
@@ -104,28 +105,68 @@ def test_a_raised_guard_stops_everything(dtype: torch.dtype) -> None:
         assert same_bits(stopped.guard, torch.tensor(flags, dtype=torch.float64))
 
 
-@pytest.mark.usefixtures("kernels")
+def assert_untouched(result: Any, case: dict[str, Any], dtype: torch.dtype) -> None:
+    for i, (value, before) in enumerate(zip(result.weights, case["weights"], strict=True)):
+        assert same_bits(value, before.to(dtype)), f"weights[{i}]"
+
+
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["gradients", "weights"])
 @pytest.mark.parametrize("threshold", [0.0, 0.1])
-def test_an_element_that_would_not_be_finite_is_refused(
-    dtype: torch.dtype, name: str, threshold: float
-) -> None:
-    """It keeps its weight and raises the flag of its tensor; all others move as ever."""
-    tensor, place = 4, (30, 100)
+def test_a_gradient_that_overflows_moves_nothing(dtype: torch.dtype, threshold: float) -> None:
+    """Only the flags of its tensor go up."""
+    guards = {"guard": torch.zeros(3), "guard_index": torch.tensor([0, 0, 0, 0, 2, 0, 0, 1])}
+    row = {"threshold": threshold, "learning_rate": 10.0}
+    for bad in (NAN, INF, -INF, torch.finfo(dtype).max / 2):
+        case = arguments(Random(74), [row] * len(SHAPES)) | guards
+        assert call(ops.sgd_update, case, dtype).guard.tolist() == [0, 0, 0]
+        case["gradients"][4][30, 100] = bad
+        for op in (ops.sgd_update, reference.sgd_update):
+            result = call(op, case, dtype)
+            assert_untouched(result, case, dtype)
+            assert result.guard.tolist() == [0, 0, 1]
+
+
+@pytest.mark.usefixtures("wide_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_weight_that_is_not_finite_beforehand_raises_the_flag(dtype: torch.dtype) -> None:
     guards = {"guard": torch.zeros(3), "guard_index": torch.tensor([0, 0, 0, 0, 2, 0, 0, 1])}
     for bad in (NAN, INF, -INF):
-        case = arguments(Random(74), [{"threshold": threshold}] * len(SHAPES)) | guards
-        clean = call(ops.sgd_update, case, dtype)
-        case[name][tensor][place] = bad
-        result = call(ops.sgd_update, case, dtype)
-        assert clean.guard.tolist() == [0, 0, 0]
-        assert result.guard.tolist() == [0, 0, 1]
-        for i, (own, other) in enumerate(zip(result.weights, clean.weights, strict=True)):
-            expected = other.clone()
-            if i == tensor:
-                expected[place] = case["weights"][i][place]
-            assert same_bits(own, expected), f"weights[{i}]"
+        case = arguments(Random(74)) | guards
+        case["weights"][4][30, 100] = bad
+        assert call(ops.sgd_update, case, dtype).guard.tolist() == [0, 0, 1]
+
+
+@pytest.mark.usefixtures("wide_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_any_size_are_all_or_nothing(dtype: torch.dtype) -> None:
+    """From weights of any size, too, the largest there are among them: what is finite stays so, and only what the
+    formula has no room for, in this dtype, is refused."""
+    random, numbers = Random(79), torch.finfo(dtype)
+    largest = math.log10(numbers.max)
+    refused = 0
+    for _ in range(300):
+        size = 10 ** (largest * random.choice((0.0, 0.5, 0.8, 0.9, 0.96, 0.99)))
+        rate = 10 ** random.choice((-3.0, 0.0, 1.5, 0.2 * largest, 0.8 * largest))
+        row = {
+            "learning_rate": rate,
+            "gradient_factor": random.choice((1.0, 1 / 200, -50.0, 1e-30, 1e30)),
+            "decay": random.choice((0.0, 0.5, 1 / rate, 2 / rate, 3 / rate)),
+            "threshold": random.choice((0.0, 0.1)),
+        }
+        case: dict[str, Any] = {
+            "weights": [random.normal(40) * random.choice((1.0, numbers.max / 10))],
+            "gradients": [random.normal(40, scale=size).clamp(-numbers.max, numbers.max)],
+            "scalars": update_blocks([row]),
+        }
+        case["weights"][0][:2] = torch.tensor([numbers.max, -numbers.max], dtype=torch.float64)
+        result, twin = (call(op, case, dtype) for op in (ops.sgd_update, reference.sgd_update))
+        assert result.guard == twin.guard
+        refused += int(result.guard)
+        if result.guard:
+            assert_untouched(result, case, dtype)
+        assert all(bool(w.isfinite().all()) for w in result.weights)
+    assert 30 < refused < 270
 
 
 def test_without_an_index_all_tensors_have_the_first_flag() -> None:
@@ -138,10 +179,10 @@ def test_without_an_index_all_tensors_have_the_first_flag() -> None:
 def test_without_a_guard() -> None:
     case = arguments(Random(76)) | {"guard": None}
     case["gradients"][4][0, 0] = NAN
-    assert call(ops.sgd_update, case).weights[4][0, 0] == case["weights"][4][0, 0]
+    assert_untouched(call(ops.sgd_update, case), case, torch.float64)
 
 
-@pytest.mark.usefixtures("cpu_kernels")
+@pytest.mark.usefixtures("wide_cpu_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_threads_change_nothing(dtype: torch.dtype) -> None:
     """Cuts between threads fall within tensors, and wherever they like."""
@@ -153,11 +194,15 @@ def test_threads_change_nothing(dtype: torch.dtype) -> None:
         "guard": torch.zeros(5),
         "guard_index": torch.arange(5),
     }
+    alone, both = (call(ops.sgd_update, case, dtype, threads=threads) for threads in (1, 2))
+    assert not same_bits(alone.weights[2], case["weights"][2].to(dtype))
+    assert all(map(same_bits, alone.weights, both.weights))
     for tensor, place in ((0, (0, 0)), (2, (199, 76)), (4, (76,))):
         case["gradients"][tensor][place] = NAN
-    alone, both = (call(ops.sgd_update, case, dtype, threads=threads) for threads in (1, 2))
-    assert all(map(same_bits, alone.weights, both.weights))
-    assert both.guard.tolist() == alone.guard.tolist() == [1, 0, 1, 0, 1]
+    for threads in (1, 2):
+        result = call(ops.sgd_update, case, dtype, threads=threads)
+        assert_untouched(result, case, dtype)
+        assert result.guard.tolist() == [1, 0, 1, 0, 1]
 
 
 def test_no_weights() -> None:
@@ -198,7 +243,7 @@ def test_a_guard_without_a_flag_is_refused() -> None:
     call_refused(ops.sgd_update, good | rest, ValueError, "guard must have at least one flag")
 
 
-@pytest.mark.usefixtures("kernels")
+@pytest.mark.usefixtures("wide_kernels")
 def test_a_stopped_update_raises_no_flag() -> None:
     """It does nothing, and its twin neither."""
     for op in (ops.sgd_update, reference.sgd_update):

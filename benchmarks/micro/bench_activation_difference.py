@@ -1,0 +1,27 @@
+"""activation_difference: on the code of a wide convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from altmin_ext.ops import Activation
+
+SHAPE = (8, 64, 32, 32)
+
+
+@pytest.mark.parametrize("sigma", ["relu", "gelu"])
+def test_activation_difference(time: Callable[..., None], normal: Callable[..., Tensor], sigma: str) -> None:
+    time(
+        "activation_difference",
+        f"{SHAPE}, {sigma}",
+        code=normal(*SHAPE),
+        moved=normal(*SHAPE),
+        unit=torch.tensor(0.1, dtype=torch.float64),
+        point=torch.empty(SHAPE),
+        difference=torch.empty(SHAPE),
+        sigma=Activation(sigma),
+    )
