@@ -207,6 +207,38 @@ def test_a_native_call_that_fails_midway_counts_what_it_has_done(k: int) -> None
     pair.learn(x, y)
 
 
+@pytest.mark.parametrize("k", [0, 1, 4])
+@pytest.mark.parametrize("what", ["label", "NaN", "memory"])
+def test_a_native_call_that_ends_early_leaves_no_flag(k: int, what: str) -> None:
+    """So that any other step may follow: the steps before have been taken, and nothing of the next one is left."""
+    pair = SideBySide("am-adam", seeded(network))
+    x, y = stream(9)
+    pair.learn(x, y)
+    method, native = pair.planned, pair.planned._latest_plan._plan.native
+    if what == "label":
+        y[k] = 7
+    else:
+        x[k, 2] = torch.nan
+    losses, correct = x.new_empty(9), torch.empty(9, dtype=torch.int64)
+
+    def failing(*arguments: Any) -> Any:
+        native.run(*arguments)
+        raise MemoryError
+
+    planned = method.planned_for(x[:1], y[:1])
+    if what == "memory":
+        run = mock.patch.object(planned._plan, "run", failing)
+        with run, pytest.raises(MemoryError):
+            method.repeat(planned, x[k:], y[k:], 0, 5, losses, correct)
+        k = 0
+    else:
+        assert method.repeat(planned, x, y, 0, 9, losses, correct) == k
+    for i in range(k):
+        pair.by_steps.step(x[i : i + 1], y[i : i + 1])
+    found, expected = ({**everything(method), "last": None} for method in pair.methods)
+    assert_same(found, expected)
+
+
 # --- interrupts ---
 
 

@@ -4,7 +4,8 @@ Oracle: an independent reference of every method's step in float64, which knows 
 minibatches that the method was given: autograd on the local objectives, textbook optimisers, torch's own optimisers
 for backpropagation. After every step the weights agree to 1e-9 of the largest one. Besides: the minibatches hold the
 user's samples, each once per epoch; reported losses are the reference's; ``evaluate`` and validation are torch's own
-loss of the model in evaluation mode; the user's data and torch's global generator stay as they were.
+loss of the model in evaluation mode; the user's data and torch's global generator stay as they were; steps that are
+planned, and those that ``learn`` repeats, are to the bit what they are one by one without plans.
 
 The references are those of the methods' own tests. They are told what a method estimates: the step sizes of its
 codes, and the norms of mdlam's weights. They share this with the library: am-mem, dtp and the options' defaults of
@@ -46,6 +47,7 @@ from ..methods import (
 from ..methods.local_objectives import LocalObjectives
 from ..methods.test_am_mem import PAPER, MemoryObjectives
 from ..methods.test_straight_through import Around
+from ..side_by_side import SideBySide
 from . import networks
 from .alterations import Generator, pick
 from .forms import Offer, offered
@@ -713,7 +715,7 @@ def run(seed: int) -> int:
             case.options.pop(key, None)
     case.options = {**case.options, **some(rng, {"report_objective": (True,)}, 0.3)}  # no reference reads it
     try:
-        return check(rng, case, method_seed)
+        return check(rng, case, method_seed) + check_plans(rng, case, model, method_seed)
     except Exception as error:
         said = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
         raise AssertionError(f"{said}\n{name} {case.options}, loss {case.loss.given}, {model}") from error
@@ -752,6 +754,37 @@ def check(rng: Generator, case: Case, seed: int) -> int:
     check_history(case, steps, events, played, start)
     check_evaluation(rng, case)
     return len(steps)
+
+
+def check_plans(rng: Generator, case: Case, start: nn.Module, seed: int) -> int:
+    """Planned steps and ``learn`` are ordinary steps to the bit, also where one fails; returns how many there are."""
+    if method_class(case.name).full_batch or case.options.get("duals") == "stored":
+        return 0
+    pair = SideBySide(
+        case.name, start, pick(rng, (torch.float32, torch.float64)), loss=case.loss.given, seed=seed,
+        on_nonfinite=pick(rng, ("raise", "skip")), **case.options,
+    )  # fmt: skip
+    least = case.network.smallest_batch
+    sizes = [int(rng.integers(least, least + 12)) for _ in range(2)]
+    for _ in range(int(rng.integers(4, 12))):
+        size, learns = pick(rng, sizes), rng.random() < 0.3
+        samples = size * int(rng.integers(1, 6)) + least * int(rng.integers(2)) if learns else size
+        x = torch.from_numpy(rng.normal(size=(samples, *case.network.shape))).to(pair.planned.dtype)
+        y = targets_for(rng, case.loss, samples, case.network.outputs)
+        y = y if case.loss.targets == "classes" else y.to(x.dtype)
+        spoiled = rng.random()
+        if spoiled < 0.1:
+            x.view(-1)[int(rng.integers(x.numel()))] = pick(rng, (math.nan, math.inf))
+        elif spoiled < 0.2 and case.loss.targets == "classes":
+            y[int(rng.integers(samples))] = case.network.outputs
+        if rng.random() < 0.1:
+            for method in pair.methods:
+                method.learning_rate_factor *= 0.5
+        if learns:
+            pair.learn(x, y, size)
+        else:
+            pair.step(x, y)
+    return pair.planned.steps
 
 
 def has_grown(start: nn.Module, result: Result) -> bool:
