@@ -14,6 +14,7 @@ import torch
 
 import altmin_ext
 from altmin_ext._interrupt import HeldInterrupt, Terminated, terminations_raised
+from altmin_ext._plan import Plan
 
 signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -210,20 +211,28 @@ def test_the_history_up_to_an_interrupt_is_that_of_a_shorter_run(call, number, s
     assert "History(" in repr(history)
 
 
-def test_the_minibatch_during_which_ctrl_c_is_pressed_counts(monkeypatch):
+@pytest.mark.parametrize("steps", [1, 2, 4], ids=["ordinary", "recorded", "replayed"])
+def test_the_minibatch_during_which_ctrl_c_is_pressed_counts(steps, monkeypatch):
     callback = Interrupts("never", 0)
+    begun = []
+
+    def interrupted(run):
+        def run_on(self, *arguments):
+            begun.append(run)
+            if len(begun) == steps:
+                send(signal.SIGINT)
+            return run(self, *arguments)
+
+        return run_on
+
     method = altmin_ext.methods.method_class("am-adam")
-    compute = method._compute
-
-    def interrupted(self, x, y):
-        if self.steps == 3:
-            send(signal.SIGINT)
-        return compute(self, x, y)
-
-    monkeypatch.setattr(method, "_compute", interrupted)
-    model, _ = run(callbacks=[callback])
+    monkeypatch.setattr(method, "_compute", interrupted(method._compute))
+    monkeypatch.setattr(Plan, "run", interrupted(Plan.run))
+    model, returned = run(callbacks=[callback])
     monkeypatch.undo()
-    shorter, expected = run(steps=4)
+    assert returned is None
+    assert (begun[-1] is Plan.run) == (steps == 4)
+    shorter, expected = run(steps=steps)
     assert torch.equal(callback.history.step_loss, expected.step_loss)
     for weight, other in zip(model.parameters(), shorter.parameters(), strict=True):
         assert torch.equal(weight, other)
