@@ -149,12 +149,13 @@ class TaylorLayer:
 
     def apply(self, weights: Tensor, a: Tensor) -> Tensor:
         """W a + b (B, m) for a (B, n)."""
-        matrix = weights[:, : self._linear.in_features].t()
-        return a @ matrix if self._linear.bias is None else torch.addmm(weights[:, -1], a, matrix)
+        out = a.new_empty(len(a), len(weights))
+        ops.matmul(a.contiguous(), weights[:, : self.features].contiguous(), out=out, transpose_b=True)
+        return out if self._linear.bias is None else out.add_(weights[:, -1])
 
     def gain(self, weights: Tensor, ratio: float) -> Tensor:
         """(m, n), the transpose of W^T (W W^T + ratio I)^{-1}."""
-        matrix = weights[:, : self._linear.in_features].double()
+        matrix = weights[:, : self.features].double()
         square = matrix @ matrix.t()
         square.diagonal().add_(ratio)
         return torch.cholesky_solve(matrix, _cholesky_factor(square)).to(weights.dtype)
@@ -168,7 +169,7 @@ class TaylorLayer:
     def factor(self, gram: Tensor) -> Tensor:
         """The Cholesky factor of A with the ridge, for the columns that are fitted."""
         ridged = gram.clone()
-        ridged.diagonal()[: self._linear.in_features].add_(self._ridge * gram.diagonal().mean())
+        ridged.diagonal()[: self.features].add_(self._ridge * gram.diagonal().mean())
         return _cholesky_factor(ridged[self._free, self._free])
 
     def fitted(self, old: Tensor, gram: Gram, cross: Tensor, rate: float, decay: float) -> Tensor:
