@@ -178,7 +178,7 @@ class WeightProblem:
     weight_of_all: float
 
 
-def _product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
     """The product of two matrices, each of them transposed or not."""
     shape = a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1]
     out = a.new_empty(shape)
@@ -433,24 +433,24 @@ class Lifted(Method):
         for rows in self._chunks(x):
             a = self._input(l, x, rows)
             r = layer.residual(a, rows)
-            gradient += _product(r, a, transpose_a=True)
+            gradient += product(r, a, transpose_a=True)
             residual += r.sum(0)
             if sums:
                 input += a.sum(0)
             if sums and gram is not None:
                 wide = a.double()
-                gram += _product(wide, wide, transpose_a=True)
+                gram += product(wide, wide, transpose_a=True)
         if l == 0:
             self._input_moments = gram, input
 
         def curve(direction: Tensor) -> Tensor:
             if gram is not None:
-                total = _product(direction, gram)
+                total = product(direction, gram)
             else:
                 total, narrow = torch.zeros_like(direction), direction.to(self.dtype)
                 for rows in self._chunks(x):
                     a = self._input(l, x, rows)
-                    total += _product(_product(a, narrow, transpose_b=True), a, transpose_a=True)
+                    total += product(product(a, narrow, transpose_b=True), a, transpose_a=True)
             return total.mul_(layer.rho).add_(direction, alpha=self.options.l2_weights)
 
         gradient = gradient.mul_(layer.rho).add_(layer.weight, alpha=self.options.l2_weights)

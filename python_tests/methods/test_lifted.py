@@ -141,10 +141,11 @@ def test_the_first_product_is_taken_once_for_every_change_of_its_weights(
         matmul(a, b, **others)
 
     monkeypatch.setattr(ops.unversioned, "matmul", noted)
+    weight = method.model[1].weight  # its product is taken in four chunks, once more in the encode
     method.step(x, y)
-    assert sum(b is method.model[1].weight for b in right) == 4 * (1 + moves)  # in four chunks, and the encode
+    assert sum(b is weight for b in right) == 4 * (1 + moves)
     method.step(x, y)
-    assert sum(b is method.model[1].weight for b in right) == 4 * (1 + 2 * moves)
+    assert sum(b is weight for b in right) == 4 * (1 + 2 * moves)
 
 
 def test_a_kept_product_is_taken_again_only_for_samples_that_changed() -> None:
