@@ -38,6 +38,7 @@ from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, PreMap, split
 from altmin_ext.network.pieces import PointwisePiece, ReshapePiece
 from altmin_ext.ops import Activation
+from altmin_ext.ops import unversioned as ops
 from altmin_ext.ops.numerics import soft_threshold
 
 
@@ -80,10 +81,10 @@ class KeptProduct:
         self._chunks: dict[int, Tensor] = {}  # by their first sample
         self._current: set[int] = set()
 
-    def at(self, weight: Tensor, a: Tensor, rows: slice) -> Tensor:
+    def at(self, map: LinearMap, a: Tensor, rows: slice) -> Tensor:
         """W a (B, n_l) of those samples, to be read only; valid until it is computed again."""
         if rows.start not in self._current:
-            self._chunks[rows.start] = torch.mm(a, weight.t(), out=self._chunks.get(rows.start))
+            self._chunks[rows.start] = map.forward(a, self._chunks.get(rows.start))
             self._current.add(rows.start)
         return self._chunks[rows.start]
 
@@ -118,7 +119,7 @@ class LiftedLayer:
 
     def __init__(self, stage: BoundStage, activation: Activation | None, rho: float) -> None:
         assert isinstance(stage.map, LinearMap)
-        self.name = stage.name
+        self.name, self._map = stage.name, stage.map
         self.weight, self.bias = stage.map.weight, stage.map.bias
         self.activation = activation
         self.rho = rho
@@ -131,15 +132,23 @@ class LiftedLayer:
             0, len(self.weight), requires_grad=False
         )
 
+    def linear(self, a: Tensor) -> Tensor:
+        """W a (B, n_l) for any a."""
+        return self._map.forward(a, None)
+
     def affine(self, a: Tensor) -> Tensor:
         """W a + b (B, n_l) for any a."""
-        product = a @ self.weight.t()
+        product = self.linear(a)
         return product if self.bias is None else product.add_(self.bias)
 
     def center(self, a: Tensor, rows: slice) -> Tensor:
         """W a + b (B, n_l), where a are the layer's own inputs for those samples."""
-        product = self.product.at(self.weight, a, rows)
+        product = self.product.at(self._map, a, rows)
         return product.clone() if self.bias is None else product + self.bias
+
+    def pull_back(self, residual: Tensor) -> Tensor:
+        """W^T residual (B, n_{l-1}), for a residual (B, n_l) of any samples."""
+        return self._map.vjp(residual, None)
 
     def target(self, rows: slice) -> Tensor:
         """The target of W a + b for those samples: z."""
@@ -167,6 +176,14 @@ class WeightProblem:
     residual: Tensor
     input: Tensor
     weight_of_all: float
+
+
+def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+    """The product of two matrices, each of them transposed or not."""
+    shape = a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1]
+    out = a.new_empty(shape)
+    ops.matmul(a.contiguous(), b.contiguous(), out=out, transpose_a=transpose_a, transpose_b=transpose_b)
+    return out
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
@@ -416,24 +433,24 @@ class Lifted(Method):
         for rows in self._chunks(x):
             a = self._input(l, x, rows)
             r = layer.residual(a, rows)
-            gradient += r.t() @ a
+            gradient += product(r, a, transpose_a=True)
             residual += r.sum(0)
             if sums:
                 input += a.sum(0)
             if sums and gram is not None:
                 wide = a.double()
-                gram.addmm_(wide.t(), wide)
+                gram += product(wide, wide, transpose_a=True)
         if l == 0:
             self._input_moments = gram, input
 
         def curve(direction: Tensor) -> Tensor:
             if gram is not None:
-                total = direction @ gram
+                total = product(direction, gram)
             else:
-                total, narrow = torch.zeros_like(direction), direction.to(self.dtype).t()
+                total, narrow = torch.zeros_like(direction), direction.to(self.dtype)
                 for rows in self._chunks(x):
                     a = self._input(l, x, rows)
-                    total += (a @ narrow).t() @ a
+                    total += product(product(a, narrow, transpose_b=True), a, transpose_a=True)
             return total.mul_(layer.rho).add_(direction, alpha=self.options.l2_weights)
 
         gradient = gradient.mul_(layer.rho).add_(layer.weight, alpha=self.options.l2_weights)

@@ -156,9 +156,9 @@ class DLADMM(Lifted):
             image = layer.activation.value(layer.pre_activations[rows])
             # In units of nu, since the squares of small gradients would be zero.
             ratio = above.rho / nu
-            gradient = ratio * (above.residual(a, rows) @ above.weight) + (a - image)
+            gradient = ratio * above.pull_back(above.residual(a, rows)) + (a - image)
             direction = nn.functional.normalize(gradient, dim=1)
-            curvature = above.rho * (direction @ above.weight.t()).square().sum(1, keepdim=True) + nu
+            curvature = above.rho * above.linear(direction).square().sum(1, keepdim=True) + nu
             self._to_be_written(l, rows).sub_(nu * gradient / self.options.searched(curvature))
 
     def _output(self, center: Tensor, y: Tensor, rows: slice) -> Tensor:

@@ -164,11 +164,11 @@ class MDLAM(Lifted):
         start = old + w * (old - before)
         target = above.target(rows)
         residual = above.affine(start).sub_(target)
-        new = torch.clamp(start - step_size * (residual @ above.weight), low, high)
+        new = torch.clamp(start - step_size * above.pull_back(residual), low, high)
         if w > 0:
             residual = above.residual(old, rows)
             risen = ~(above.affine(new).sub_(target).square().sum(1) < residual.square().sum(1))
-            plain = old[risen] - step_size * (residual[risen] @ above.weight)
+            plain = old[risen] - step_size * above.pull_back(residual[risen])
             new[risen] = torch.clamp(plain, low[risen], high[risen])
         before.copy_(old)
         self._to_be_written(l, rows).copy_(new)

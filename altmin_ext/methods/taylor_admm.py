@@ -36,6 +36,7 @@ from altmin_ext._fingerprint import Fingerprint
 from altmin_ext._guard import Subject
 from altmin_ext._state import Attribute, Part, Replaced, ReplacedList, count
 from altmin_ext._undo import Undoable
+from altmin_ext.methods._lifted import product
 from altmin_ext.methods._options import MethodOptions, choice, integer, number, option, positive
 from altmin_ext.methods.base import Method, StepReport
 from altmin_ext.network import BoundStage, LinearMap, split
@@ -132,6 +133,8 @@ class TaylorLayer:
         trains_bias = bias is not None and bias.requires_grad
         # The columns that are fitted.
         self._free = slice(0 if linear.weight.requires_grad else n, n + 1 if trains_bias else n)
+        self._frozen = slice(self._free.stop, None) if linear.weight.requires_grad else slice(0, n)
+        self._augmented = linear.weight.new_empty(0, self.shape[1], dtype=torch.float64, requires_grad=False)
 
     @property
     def weights(self) -> Tensor:
@@ -149,26 +152,28 @@ class TaylorLayer:
 
     def apply(self, weights: Tensor, a: Tensor) -> Tensor:
         """W a + b (B, m) for a (B, n)."""
-        matrix = weights[:, : self._linear.in_features].t()
-        return a @ matrix if self._linear.bias is None else torch.addmm(weights[:, -1], a, matrix)
+        center = product(a, weights[:, : self.features], transpose_b=True)
+        return center if self._linear.bias is None else center.add_(weights[:, -1])
 
     def gain(self, weights: Tensor, ratio: float) -> Tensor:
         """(m, n), the transpose of W^T (W W^T + ratio I)^{-1}."""
-        matrix = weights[:, : self._linear.in_features].double()
-        square = matrix @ matrix.t()
+        matrix = weights[:, : self.features].double()
+        square = product(matrix, matrix, transpose_b=True)
         square.diagonal().add_(ratio)
-        return torch.cholesky_solve(matrix, _cholesky_factor(square)).to(weights.dtype)
+        return torch.cholesky_solve(matrix, _cholesky_factor(square)).to(weights.dtype).contiguous()
 
     def augmented(self, a: Tensor) -> Tensor:
-        """a~ (B, n + 1), in float64."""
-        augmented = a.new_ones(len(a), self.shape[1], dtype=torch.float64)
+        """a~ (B, n + 1), in float64; valid until the next call."""
+        if len(self._augmented) < len(a):
+            self._augmented = a.new_ones(len(a), self.shape[1], dtype=torch.float64)
+        augmented = self._augmented[: len(a)]
         augmented[:, : self.features] = a
         return augmented
 
     def factor(self, gram: Tensor) -> Tensor:
         """The Cholesky factor of A with the ridge, for the columns that are fitted."""
         ridged = gram.clone()
-        ridged.diagonal()[: self._linear.in_features].add_(self._ridge * gram.diagonal().mean())
+        ridged.diagonal()[: self.features].add_(self._ridge * gram.diagonal().mean())
         return _cholesky_factor(ridged[self._free, self._free])
 
     def fitted(self, old: Tensor, gram: Gram, cross: Tensor, rate: float, decay: float) -> Tensor:
@@ -177,9 +182,7 @@ class TaylorLayer:
         Frozen columns keep their values in ``old``.
         """
         weights = old.double()
-        frozen = weights.clone()
-        frozen[:, self._free] = 0
-        target = (cross - frozen @ gram.matrix)[:, self._free]
+        target = cross[:, self._free] - weights[:, self._frozen] @ gram.matrix[self._frozen, self._free]
         solution = torch.cholesky_solve(target.t(), gram.factor).t()
         weights[:, self._free] = (1 - decay) * weights[:, self._free].lerp(solution, rate)
         return weights.to(old.dtype)
@@ -332,7 +335,7 @@ class TaylorADMM(Method):
         gram = torch.zeros(width, width, dtype=torch.float64, device=self.device)
         for chunk in self._chunks(len(a)):
             own = layer.augmented(a[chunk])
-            gram.addmm_(own.t(), own)
+            gram += product(own, own, transpose_a=True)
         self._sum(gram)
         return Gram(gram, layer.factor(gram))
 
@@ -341,7 +344,7 @@ class TaylorADMM(Method):
         layer, rate = self._layers[l], self.options.relaxation * self.learning_rate_factor
         cross = torch.zeros(layer.shape, dtype=torch.float64, device=self.device)
         for chunk in self._chunks(len(a)):
-            cross.addmm_(z[chunk].double().t(), layer.augmented(a[chunk]))
+            cross += product(z[chunk].double(), layer.augmented(a[chunk]), transpose_a=True)
         self._sum(cross)
         fitted = layer.fitted(old, gram, cross, rate, rate * self.options.shrinkage)
         self._guard.weights(l).copy_(~fitted.isfinite().all())
@@ -358,7 +361,8 @@ class TaylorADMM(Method):
         flag = self._guard.code(l)
         for chunk in self._chunks(len(z)):
             h = z[chunk].relu()
-            torch.addmm(h, z_above[chunk] - above.apply(weights_above, h), gain, out=a[chunk])
+            ops.matmul(z_above[chunk] - above.apply(weights_above, h), gain, out=a[chunk])
+            a[chunk] += h
             center = layer.apply(weights, below[chunk])
             ops.relu_prox(a[chunk], center, out=new[chunk], gamma=o.gamma, beta=o.beta, guard=flag)
             if o.report_objective:

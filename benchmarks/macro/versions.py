@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ def _networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
     return {
         "8-16-4": (lambda: models.mlp(8, [16], 4), (8,)),
         "784-100-100-10": (lambda: models.mlp(784, [100, 100], classes), (784,)),
+        "784-256-256-10": (lambda: models.mlp(784, [256, 256], classes), (784,)),
         "784-500-500-10": (lambda: models.mlp(784, [500, 500], classes), (784,)),
         "784-10x100-10": (lambda: models.mlp(784, [100] * 10, classes), (784,)),
         "lenet5": (lambda: models.lenet5(), (1, 28, 28)),
@@ -49,30 +50,50 @@ def _networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
     }
 
 
-# Method, network, minibatch size.
-cases: list[tuple[str, str, int]] = [
-    ("am-adam", "8-16-4", 1),
-    ("am-adam", "784-100-100-10", 1),
-    ("am-adam", "784-100-100-10", 28),
-    ("am-adam", "784-100-100-10", 200),
-    ("am-adam", "784-500-500-10", 200),
-    ("am-adam", "784-10x100-10", 200),
-    ("am-adam", "lenet5", 128),
-    ("am-adam", "binary", 100),
-    ("am-adam", "elman 15", 64),
-    ("am-sgd", "784-100-100-10", 200),
-    ("am-mem", "784-100-100-10", 200),
-    ("am-adam-off", "784-100-100-10", 1000),
-    ("am-mem-off", "784-100-100-10", 1000),
-    ("block-admm", "784-100-100-10", 200),
-    ("deepfacto", "factors", 200),
-    ("dtp", "784-100-100-10", 100),
-    ("admm", "784-100-100-10", 1000),
-    ("mdlam", "784-100-100-10", 1000),
-    ("dladmm", "784-100-100-10", 1000),
-    ("ste", "binary", 100),
-    ("sgd", "784-100-100-10", 200),
-    ("adam", "784-100-100-10", 200),
+class Case(NamedTuple):
+    """A method on a network, at a minibatch size; for the methods that take the whole training set, its size."""
+
+    method: str
+    network: str
+    batch: int
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The method with its options."""
+        return " ".join([self.method, *(f"{option}={value}" for option, value in self.options)])
+
+
+cases = [
+    Case("am-adam", "8-16-4", 1),
+    Case("am-adam", "784-100-100-10", 1),
+    Case("am-adam", "784-100-100-10", 28),
+    Case("am-adam", "784-100-100-10", 200),
+    Case("am-adam", "784-500-500-10", 200),
+    Case("am-adam", "784-10x100-10", 200),
+    Case("am-adam", "lenet5", 128),
+    Case("am-adam", "binary", 100),
+    Case("am-adam", "elman 15", 64),
+    Case("am-sgd", "784-100-100-10", 200),
+    Case("am-mem", "784-100-100-10", 200),
+    Case("am-adam-off", "784-100-100-10", 1000),
+    Case("am-mem-off", "784-100-100-10", 1000),
+    Case("block-admm", "784-100-100-10", 200),
+    Case("block-admm", "784-256-256-10", 128, (("order", "gauss-seidel"),)),
+    Case("block-admm", "784-256-256-10", 128, (("order", "jacobi"),)),
+    Case("deepfacto", "factors", 200),
+    Case("dtp", "784-100-100-10", 100),
+    Case("dtp", "784-100-100-10", 200),
+    Case("dtp", "binary", 100),
+    Case("admm", "784-100-100-10", 1000),
+    Case("admm", "784-100-100-10", 10_000),
+    Case("mdlam", "784-100-100-10", 1000),
+    Case("mdlam", "784-100-100-10", 10_000),
+    Case("dladmm", "784-100-100-10", 1000),
+    Case("dladmm", "784-100-100-10", 10_000),
+    Case("ste", "binary", 100),
+    Case("sgd", "784-100-100-10", 200),
+    Case("adam", "784-100-100-10", 200),
 ]
 
 
@@ -109,10 +130,10 @@ def _serve(requests: IO[str], answers: IO[str], clock: Callable[[], float]) -> N
     for line in requests:
         message = json.loads(line)
         if "case" in message:
-            name, network, batch = message["case"]
+            name, network, batch, options = message["case"]
             make, shape = _networks()[network]
             torch.manual_seed(0)
-            method = altmin_ext.make_method(name, make())
+            method = altmin_ext.make_method(name, make(), **dict(options))
             whole = name.endswith("-off") or name in ("admm", "mdlam", "dladmm")
             outputs = 4 if network == "8-16-4" else classes
             pool = [
@@ -130,7 +151,7 @@ def _serve(requests: IO[str], answers: IO[str], clock: Callable[[], float]) -> N
         answers.flush()
 
 
-def measure(case: tuple[str, str, int], workers: Sequence[_Worker], rounds: int) -> list[tuple[float, float]]:
+def measure(case: Case, workers: Sequence[_Worker], rounds: int) -> list[tuple[float, float]]:
     """Seconds per step before and after, round by round."""
     first = [worker.ask({"case": case, "warm": 3, "steps": 3}) / 3 for worker in workers]
     steps = max(1, int(round_seconds / max(*first, 1e-9)))
@@ -167,16 +188,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("| method | network | batch | ms before | ms after | after / before (quartiles) |")
     print("|---|---|---|---|---|---|")
     for case in cases:
-        if arguments.methods and case[0] not in arguments.methods:
+        if arguments.methods and case.method not in arguments.methods:
             continue
         pairs = measure(case, workers, arguments.rounds)
         low, middle, high = statistics.quantiles([after / before for before, after in pairs], n=4)
         before, after = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
-        name, network, batch = case
-        print(
-            f"| {name} | {network} | {batch} | {before:.3f} | {after:.3f} | {middle:.3f} ({low:.3f} to {high:.3f}) |",
-            flush=True,
-        )
+        times = f"{before:.3f} | {after:.3f} | {middle:.3f} ({low:.3f} to {high:.3f})"
+        print(f"| {case.name} | {case.network} | {case.batch} | {times} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import altmin_ext
+from altmin_ext import ops
 from altmin_ext.losses import CrossEntropy
 from altmin_ext.methods._lifted import KeptProduct, LiftedLayer
+from altmin_ext.network.maps import LinearMap
 
 FEATURES, CLASSES, SAMPLES = 6, 3, 40
 
@@ -41,19 +42,6 @@ class Failing(CrossEntropy):
     def proximal(self, *arguments: Any) -> Tensor:
         self._count()
         return super().proximal(*arguments)
-
-
-class Products(TorchDispatchMode):
-    """Counts the matrix products with a right factor of this shape."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.shape, self.count = shape, 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.overloadpacket is torch.ops.aten.mm:
-            self.count += args[1].shape == self.shape
-        return function(*args, **(kwargs or {}))
 
 
 def network(*, bias: bool = True, dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -127,7 +115,8 @@ def test_every_kept_product_is_that_of_the_weights_and_inputs(
         assert torch.equal(a, own)
         kept.append(layer.product.holds(rows))
         result = center(layer, a, rows)
-        product = own @ layer.weight.t()
+        product = torch.empty(len(own), len(layer.weight), dtype=dtype)
+        ops.matmul(own, layer.weight, out=product, transpose_b=True)
         assert torch.equal(result, product if layer.bias is None else product + layer.bias)
         result.fill_(math.nan)  # it is the caller's own
         return center(layer, a, rows)
@@ -140,24 +129,35 @@ def test_every_kept_product_is_that_of_the_weights_and_inputs(
 
 
 @pytest.mark.parametrize(("name", "moves"), [("mdlam", 1), ("dladmm", 2)])
-def test_the_first_product_is_taken_once_for_every_change_of_its_weights(name: str, moves: int) -> None:
+def test_the_first_product_is_taken_once_for_every_change_of_its_weights(
+    name: str, moves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, y = clouds()
     method = make(name, network())
-    with Products(FEATURES, 9) as products:
-        method.step(x, y)
-        assert products.count == 4 * (1 + moves)  # in four chunks, and once in the encode
-        method.step(x, y)
-        assert products.count == 4 * (1 + 2 * moves)
+    matmul, right = ops.unversioned.matmul, []
+
+    def noted(a: Tensor, b: Tensor, **others: Any) -> None:
+        right.append(b)
+        matmul(a, b, **others)
+
+    monkeypatch.setattr(ops.unversioned, "matmul", noted)
+    weight = method.model[1].weight  # its product is taken in four chunks, once more in the encode
+    method.step(x, y)
+    assert sum(b is weight for b in right) == 4 * (1 + moves)
+    method.step(x, y)
+    assert sum(b is weight for b in right) == 4 * (1 + 2 * moves)
 
 
 def test_a_kept_product_is_taken_again_only_for_samples_that_changed() -> None:
     generator = torch.Generator().manual_seed(0)
-    W, a = torch.randn(3, 5, generator=generator), torch.randn(8, 5, generator=generator)
+    linear = nn.Linear(5, 3, bias=False).requires_grad_(False)
+    linear.weight.copy_(torch.randint(-9, 9, (3, 5), generator=generator))  # integers: every order is exact
+    W, a = linear.weight, torch.randint(-9, 9, (8, 5), generator=generator).float()
     low, high = slice(0, 4), slice(4, 8)
-    product = KeptProduct()
+    map, product = LinearMap(linear), KeptProduct()
 
     def found(rows: slice) -> Tensor:
-        return product.at(W, a[rows], rows).clone()
+        return product.at(map, a[rows], rows).clone()
 
     assert not product.holds(low)
     before = {rows.start: found(rows) for rows in (low, high)}
