@@ -354,9 +354,8 @@ class PlannedStep(Generic[Report]):
         """Memory for the reports of the next steps, which is made at once."""
         self._losses = self._loss.new_empty(64)
         self._counts = self._losses.new_zeros(64, dtype=torch.int64)
-        with (
-            torch.enable_grad()
-        ):  # torch lets no view of several be written to in place that was made without
+        # Of several views at once, torch lets none be written to that was made without gradients.
+        with torch.enable_grad():
             rows = zip(range(64), self._losses.unbind(), self._counts.unbind(), strict=True)
         self._rows = list(rows)
 
