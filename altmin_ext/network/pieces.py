@@ -491,7 +491,9 @@ class LinearPiece(AffinePiece):
         return self.sample_vjp(gradient), self.parameter_gradients(gradient)
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
-        found = list(self.gradient_buffers) or [torch.empty_like(p, requires_grad=False) for p in self.parameters]
+        found = list(self.gradient_buffers) or [
+            torch.empty_like(p, requires_grad=False) for p in self.parameters
+        ]
         for parameter, out in zip(self.parameters, found, strict=True):
             if parameter is self.module.bias:
                 torch.sum(_rows(gradient), 0, out=out)
