@@ -2231,16 +2231,6 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
     ),
     (
         "6",
-        "a plan takes minibatches whatever their strides",
-        "csrc/bindings/recording.cpp",
-        " && is_contiguous(tensor)",
-        "",
-        [
-            "python_tests/test_plan.py::test_forms_of_the_inputs",
-        ],
-    ),
-    (
-        "6",
         "a plan reads tensors without memory",
         "csrc/bindings/recording.cpp",
         "if (!reads(x) || !reads(y)) return {0, refused};",
