@@ -12,7 +12,7 @@ import gc
 import pickle
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -63,6 +63,18 @@ def test_options(name: str, options: dict[str, Any], dtype: torch.dtype, loss: s
     pair = SideBySide(name, seeded(network), dtype, loss=loss, **options)
     pair.run(minibatches(*MIXED, dtype=dtype, loss=loss))
     pair.assert_planned()
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.Tanh(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, 5),
+    )
 
 
 def elman() -> nn.Module:
@@ -236,10 +248,19 @@ def test_a_lazily_negated_number() -> None:
     pair.assert_planned()
 
 
+@pytest.fixture(params=["auto", "own", "blas"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Of matrix products."""
+    if not _native.module.matmul_backend(request.param):
+        pytest.skip(f"there is no backend {request.param!r} here")
+    yield request.param
+    _native.module.matmul_backend("auto")
+
+
 @pytest.mark.parametrize("offset", [0, 4, 8, 20, 32, 60])
 @pytest.mark.parametrize("features", [5, 31])
 @every_dtype
-def test_anywhere_in_memory(offset: int, features: int, dtype: torch.dtype) -> None:
+def test_anywhere_in_memory(backend: str, offset: int, features: int, dtype: torch.dtype) -> None:
     """A BLAS may round otherwise where memory begins elsewhere, also in the step that is recorded."""
     pair = SideBySide("am-adam", seeded(lambda: network(features=features)), dtype)
     for x, y in minibatches(*[8] * 6, shape=(features,), dtype=dtype):
@@ -525,6 +546,36 @@ def test_settings_of_the_machine_between_steps() -> None:
         torch.use_deterministic_algorithms(False)
         torch.set_default_dtype(torch.float32)
     pair.assert_planned()
+
+
+@every_name
+@pytest.mark.parametrize(
+    "options", [{}, {"code_iterations": 2, "weight_iterations": 2}], ids=["once", "twice"]
+)
+@pytest.mark.parametrize("size", [16, 64])
+def test_networks_whose_stages_are_fitted_side_by_side(name: str, options: dict[str, Any], size: int) -> None:
+    """On two threads, where a plan is recorded and replayed on as many, or on another number, as it was recorded."""
+    threads, recorded = torch.get_num_threads(), []
+    batches = minibatches(*[size] * 3, shape=(64,), classes=5)
+    _native.module.matmul_backend("own")  # the products of a BLAS stay one after the other
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            pair = SideBySide(name, seeded(wide), **options)
+            pair.run(batches)
+            torch.set_num_threads(3 - number)
+            pair.run(batches)
+            pair.step(batches[0][0], batches[0][1] + 1)
+            pair.run(batches)
+            if _native.module.matmul_backend("blas"):
+                pair.run(batches)
+                _native.module.matmul_backend("own")
+            pair.assert_planned()
+            recorded.append(len(pair.planned._latest_plan._plan.native))
+    finally:
+        torch.set_num_threads(threads)
+        _native.module.matmul_backend("auto")
+    assert recorded[1] < recorded[0]
 
 
 # --- what is kept ---

@@ -202,7 +202,8 @@ Recording::Outcome Recording::Branches::run() {
   Outcome outcome = completed;
   std::exception_ptr error;
   const auto count = static_cast<int>(each.size());
-#pragma omp parallel for schedule(dynamic, 1)
+  // If the backend of products has changed since, one after the other: the bits of a BLAS may depend on its threads.
+#pragma omp parallel for schedule(dynamic, 1) if (!cpu::may_use_blas())
   for (int i = 0; i < count; ++i) {
     try {
       for (const auto& step : each[static_cast<size_t>(i)]) {
