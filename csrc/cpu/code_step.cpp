@@ -57,22 +57,26 @@ template <typename T>
 double move_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, T* __restrict gradient, int64_t i,
                   int64_t n) {
   T* __restrict delta = o.displacement + i;
-  if (o.first) {
-    std::fill_n(delta, n, T(0));
-  } else {
+  const T step = f.eta * (T(1) + f.momentum);  // without velocity
+  if (!o.first) {
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j) gradient[j] -= f.anchor * delta[j];
   }
   if (o.velocity) {
     T* __restrict velocity = o.velocity + i;
-    if (o.first) std::fill_n(velocity, n, T(0));
+    if (o.first) {
+      std::fill_n(delta, n, T(0));
+      std::fill_n(velocity, n, T(0));
+    }
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j) {
       velocity[j] = f.momentum * velocity[j] + gradient[j];
       delta[j] += f.eta * (gradient[j] + f.momentum * velocity[j]);
     }
+  } else if (o.first) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) delta[j] = step * gradient[j];
   } else {
-    const T step = f.eta * (T(1) + f.momentum);
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j) delta[j] += step * gradient[j];
   }
@@ -118,21 +122,61 @@ void activate_chunk(const CodeStep<T>& o, const CodeStepFactors<T> f, const T* _
   activation_values(o.kind, o.parameter, activation, activation, n);
 }
 
+// Whether a step is the only one of its codes, has no terms but those of step_chunk, and an activation that costs next to
+// nothing. (All of a costly one in a single loop takes longer than loop by loop.)
+template <typename T>
+bool is_plain(const CodeStep<T>& o, const CodeStepFactors<T> f) {
+  const bool cheap = o.kind == Activation::relu || o.kind == Activation::identity;
+  return cheap && o.first && !o.pulled_back_change && !o.mask && !o.velocity && !o.gap && !(f.threshold > T(0));
+}
+
+// All of such a step in one loop; returns the sum of squares of delta.
+template <typename Sigma, typename T>
+double plain_chunk(const Sigma sigma, const CodeStep<T>& o, const CodeStepFactors<T> f, int64_t i, int64_t n) {
+  const T *code = o.code + i, *pulled_back = o.pulled_back + i;  // no __restrict: what is written may be these
+  T *delta = o.displacement + i, *activation = o.activation + i;
+  const T step = f.eta * (T(1) + f.momentum);
+  if (o.activation_displacement) {
+    T* __restrict change = o.activation_displacement + i;
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+      const T c = code[j], d = step * (f.pulled_back * pulled_back[j] * sigma.derivative(c));
+      delta[j] = d;
+      activation[j] = sigma.value(c - f.unit * d);
+      change[j] = sigma.difference(c, d, f.unit);
+    }
+  } else {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) {
+      const T c = code[j], d = step * (f.pulled_back * pulled_back[j] * sigma.derivative(c));
+      delta[j] = d;
+      activation[j] = sigma.value(c - f.unit * d);
+    }
+  }
+  return sum_of_squares(o.displacement + i, n);
+}
+
 }  // namespace
 
 template <typename T>
 void code_step(const CodeStep<T>& o) {
   const CodeStepFactors<T> f = factors_of(o);
+  const bool plain = is_plain(o, f);
   const double sum = parallel_sum(o.size, threads_for(o.size), [&](int, int64_t begin, int64_t end) {
     double square = 0;
     T gradient[code_chunk], limited[code_chunk];
     for (int64_t i = begin; i < end; i += code_chunk) {
       const int64_t n = std::min(code_chunk, end - i);
-      downstream_chunk(o, f, gradient, i, n);
-      differentiate_chunk(o, f, gradient, i, n);
-      square += move_chunk(o, f, gradient, i, n);
-      const T* const delta = limited_chunk(o, f, limited, i, n);
-      activate_chunk(o, f, delta, i, n);
+      if (plain) {
+        square += o.kind == Activation::relu ? plain_chunk(Relu<T>{}, o, f, i, n)
+                                             : plain_chunk(Identity<T>{}, o, f, i, n);
+      } else {
+        downstream_chunk(o, f, gradient, i, n);
+        differentiate_chunk(o, f, gradient, i, n);
+        square += move_chunk(o, f, gradient, i, n);
+        const T* const delta = limited_chunk(o, f, limited, i, n);
+        activate_chunk(o, f, delta, i, n);
+      }
       if (o.mask && o.activation_displacement) mask_chunk(o.activation_displacement + i, o.mask + i, n);
       if (o.mask) mask_chunk(o.activation + i, o.mask + i, n);
     }

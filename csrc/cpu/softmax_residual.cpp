@@ -2,7 +2,8 @@
 
 #include <cmath>
 
-#include "ops/activation.h"
+#include "ops/elementary.h"
+#include "ops/lanes.h"
 #include "parallel.h"
 #include "sums.h"
 
@@ -10,14 +11,64 @@ namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
-// Elements whose exponentials are taken in one vector loop: a row of ten classes alone would leave most of it
-// to the scalar remainder.
-constexpr int64_t softmax_chunk = 1024;
+// Of a block of 16, from which on it takes less time than its rows one by one.
+constexpr int64_t fewest_rows = 3;
 
-template <typename T>
-void exponential_in_place(T* __restrict x, int64_t n) {
+// Of several rows.
+struct SoftmaxSums {
+  double loss = 0;
+  int64_t correct = 0;
+};
+
+// One block of as many rows as there are lanes, side by side; one that is not full repeats its last row. `logits` lends
+// memory for classes * lanes numbers.
+template <int64_t lanes, typename T>
+void add_block(const SoftmaxResidual<T>& o, int64_t first, int64_t rows, T* __restrict logits,
+               SoftmaxSums& sums) {
+  const int64_t classes = o.classes;
+  for (int64_t l = 0; l < lanes; ++l) {
+    const T* row = o.logits + (first + std::min(l, rows - 1)) * classes;
+    for (int64_t j = 0; j < classes; ++j) logits[j * lanes + l] = row[j];
+  }
+  T largest[lanes];
+  int32_t winner[lanes] = {};
+  for (int64_t j = 0; j < classes; ++j) {
+    T* __restrict z = logits + j * lanes;
+    const T bias = o.bias ? o.bias[j] : T(0);
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) x[i] = exponential(x[i]);
+    for (int64_t l = 0; l < lanes; ++l) {
+      z[l] += bias;
+      const bool wins = j == 0 || z[l] > largest[l];
+      winner[l] = wins ? static_cast<int32_t>(j) : winner[l];
+      largest[l] = wins ? z[l] : largest[l];
+    }
+  }
+  T of_label[lanes];
+  for (int64_t l = 0; l < lanes; ++l) of_label[l] = logits[o.labels[first + std::min(l, rows - 1)] * lanes + l];
+  double sum[lanes] = {};  // of a thousand classes, too
+  for (int64_t j = 0; j < classes; ++j) {
+    T* __restrict z = logits + j * lanes;
+#pragma omp simd
+    for (int64_t l = 0; l < lanes; ++l) {
+      z[l] = exponential_to_zero(z[l] - largest[l]);
+      sum[l] += static_cast<double>(z[l]);
+    }
+  }
+  T inverse[lanes];
+  double loss[lanes];
+#pragma omp simd
+  for (int64_t l = 0; l < lanes; ++l) {
+    inverse[l] = static_cast<T>(1 / sum[l]);
+    loss[l] = logarithm(sum[l]) - static_cast<double>(of_label[l] - largest[l]);
+  }
+  for (int64_t l = 0; l < rows; ++l) {
+    T* residual = o.residual + (first + l) * classes;
+    for (int64_t j = 0; j < classes; ++j) residual[j] = logits[j * lanes + l] * inverse[l];
+    const int64_t label = o.labels[first + l];
+    residual[label] -= T(1);
+    sums.loss += loss[l];
+    sums.correct += winner[l] == label;
+  }
 }
 
 }  // namespace
@@ -29,42 +80,17 @@ int64_t softmax_residual(const SoftmaxResidual<T>& o) {
   const int64_t classes = o.classes;
   for (int64_t b = 0; b < o.batch; ++b)
     if (o.labels[b] < 0 || o.labels[b] >= classes) return b;
-  const int64_t rows = std::max<int64_t>(1, softmax_chunk / classes);
-  double loss = 0;
-  int64_t correct = 0;
-  for (int64_t start = 0; start < o.batch; start += rows) {
-    const int64_t stop = std::min(o.batch, start + rows);
-    for (int64_t b = start; b < stop; ++b) {
-      const T* logits = o.logits + b * classes;
-      T* residual = o.residual + b * classes;
-      T largest = logits[0] + (o.bias ? o.bias[0] : T(0));
-      int64_t winner = 0;
-      for (int64_t j = 0; j < classes; ++j) {
-        const T z = logits[j] + (o.bias ? o.bias[j] : T(0));
-        residual[j] = z;
-        winner = z > largest ? j : winner;
-        largest = z > largest ? z : largest;
-      }
-      for (int64_t j = 0; j < classes; ++j) residual[j] -= largest;
-      loss -= static_cast<double>(residual[o.labels[b]]);
-      correct += winner == o.labels[b];
-    }
-    exponential_in_place(o.residual + start * classes, (stop - start) * classes);
-    for (int64_t b = start; b < stop; ++b) {
-      T* residual = o.residual + b * classes;
-      double sum = 0;  // of a thousand classes, too
-      for (int64_t j = 0; j < classes; ++j) sum += residual[j];
-      loss += std::log(sum);
-      const T inverse = static_cast<T>(1 / sum);
-      for (int64_t j = 0; j < classes; ++j) residual[j] *= inverse;
-      residual[o.labels[b]] -= T(1);
-    }
-  }
+  const Scratch<T> logits(1, o.batch > 0 ? classes * lanes : 0);
+  SoftmaxSums sums;
+  int64_t row = 0;
+  for (; row + fewest_rows <= o.batch; row += lanes)
+    add_block<lanes>(o, row, std::min(lanes, o.batch - row), logits[0], sums);
+  for (; row < o.batch; ++row) add_block<1>(o, row, 1, logits[0], sums);
   if (o.bias_gradient) sum_columns(o.residual, o.batch, classes, o.bias_gradient);
-  const double mean = loss / static_cast<double>(o.batch);
+  const double mean = sums.loss / static_cast<double>(o.batch);
   raise_unless_finite(std::fabs(mean), o.guard);
   *o.loss = static_cast<T>(mean);
-  *o.correct = correct;
+  *o.correct = sums.correct;
   return -1;
 }
 

@@ -4,35 +4,49 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "vector.h"
+
 namespace altmin::cpu::ALTMIN_ISA {
 
-// Four sums side by side: a single one would wait for its own last addition at every step.
+// Four vectors of sums side by side: a single one would wait for its own last addition at every step.
 template <typename T>
 inline T plain_sum_of_squares(const T* x, int64_t n) {
-  const int64_t quarter = n / 4 / 16 * 16;
-  const T *a = x, *b = x + quarter, *c = b + quarter, *d = c + quarter;
-  T sum_a = 0, sum_b = 0, sum_c = 0, sum_d = 0;
-#pragma omp simd reduction(+ : sum_a, sum_b, sum_c, sum_d)
-  for (int64_t i = 0; i < quarter; ++i) {
-    sum_a += a[i] * a[i];
-    sum_b += b[i] * b[i];
-    sum_c += c[i] * c[i];
-    sum_d += d[i] * d[i];
+  constexpr int64_t width = vector_width<T>;
+  Vector<T> sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * width <= n; i += 4 * width) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      const Vector<T> v = load(x + i + k * width);
+      sums[k] += v * v;
+    }
+  }
+  for (; i + width <= n; i += width) {
+    const Vector<T> v = load(x + i);
+    sums[0] += v * v;
   }
   T rest = 0;
-#pragma omp simd reduction(+ : rest)
-  for (int64_t i = 4 * quarter; i < n; ++i) rest += x[i] * x[i];
-  return (sum_a + sum_b) + (sum_c + sum_d) + rest;
+  for (; i < n; ++i) rest += x[i] * x[i];
+  return sum_of_lanes<T>((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest;
 }
 
-// In T where the squares are numbers of T, else in double: an x of float has no such limits.
+// Squares whose plain sum in T says too little: an x of float has no such limits.
 template <typename T>
-inline double sum_of_squares(const T* x, int64_t n) {
-  const T plain = plain_sum_of_squares(x, n);
-  if ((plain > T(1e-25)) & (plain < T(1e35))) return plain;
+inline double limitless_sum_of_squares(const T* x, int64_t n) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   return sum;
+}
+
+// `plain`, the sum of squares of x in T, where the squares are numbers of T, else their sum in double.
+template <typename T>
+inline double sum_of_squares(const T* x, int64_t n, const T plain) {
+  return (plain > T(1e-25)) & (plain < T(1e35)) ? static_cast<double>(plain) : limitless_sum_of_squares(x, n);
+}
+
+template <typename T>
+inline double sum_of_squares(const T* x, int64_t n) {
+  return sum_of_squares(x, n, plain_sum_of_squares(x, n));
 }
 
 // Column sums of many rows. Added one by one, thousands of rows would lose the digits that pairwise sums like
@@ -46,10 +60,15 @@ class ColumnSums {
     std::fill_n(total_, width_, 0.0);
   }
   void add(const T* __restrict row) {
-    T* __restrict block = block_;
+    T* __restrict block = sums_with(1);
 #pragma omp simd
     for (int64_t j = 0; j < width_; ++j) block[j] += row[j];
-    if (++rows_ % 32 == 0) close_block();
+  }
+  // The sums under way, to which the caller then adds so many rows.
+  T* sums_with(int64_t rows) {
+    if (rows_ + rows > 32) close_block();
+    rows_ += rows;
+    return block_;
   }
   // All rows' sums, in double.
   const double* totals() {
@@ -64,6 +83,7 @@ class ColumnSums {
       total_[j] += block_[j];
       block_[j] = T(0);
     }
+    rows_ = 0;
   }
   T* block_;
   double* total_;

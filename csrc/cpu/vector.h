@@ -44,4 +44,12 @@ inline Vector<T> broadcast(T x) {
   return x - Vector<T>{};
 }
 
+template <typename T>
+inline T sum_of_lanes(const Vector<T> v) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t l = 0; l < vector_width<T>; ++l) sum += v[l];
+  return sum;
+}
+
 }  // namespace altmin::cpu::ALTMIN_ISA

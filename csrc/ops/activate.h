@@ -26,4 +26,4 @@ struct Activate {
 
 }  // namespace altmin
 
-ALTMIN_OP(activate, void, Activate)
+ALTMIN_WIDE_OP(activate, void, Activate)

@@ -382,7 +382,9 @@ struct Sign {
   ALTMIN_HOST_DEVICE T derivative(T) const { return T(1); }
   ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
     const T jump = value(c0 - unit * delta) - value(c0);
-    return jump == T(0) ? T(0) : jump / unit;  // no 0 / 0 if the unit underflows
+    // Not jump / unit, for a loop to divide once; and not infinite, for no jump to stay none if the unit underflows.
+    const T inverse = T(1) / unit, largest = std::numeric_limits<T>::max();
+    return jump * (inverse > largest ? largest : inverse);
   }
 };
 

@@ -27,4 +27,4 @@ struct ActivationDifference {
 
 }  // namespace altmin
 
-ALTMIN_OP(activation_difference, void, ActivationDifference)
+ALTMIN_WIDE_OP(activation_difference, void, ActivationDifference)

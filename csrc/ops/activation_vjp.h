@@ -24,4 +24,4 @@ struct ActivationVjp {
 
 }  // namespace altmin
 
-ALTMIN_OP(activation_vjp, void, ActivationVjp)
+ALTMIN_WIDE_OP(activation_vjp, void, ActivationVjp)

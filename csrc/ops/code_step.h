@@ -105,4 +105,4 @@ ALTMIN_HOST_DEVICE inline void conclude(const Step<T>& o, double square) {
 
 }  // namespace altmin
 
-ALTMIN_OP(code_step, void, CodeStep)
+ALTMIN_WIDE_OP(code_step, void, CodeStep)

@@ -27,4 +27,4 @@ struct PowerIteration {
 
 }  // namespace altmin
 
-ALTMIN_OP(power_iteration, void, PowerIteration)
+ALTMIN_WIDE_OP(power_iteration, void, PowerIteration)

@@ -28,4 +28,4 @@ struct SoftmaxResidual {
 
 }  // namespace altmin
 
-ALTMIN_OP(softmax_residual, int64_t, SoftmaxResidual)
+ALTMIN_WIDE_OP(softmax_residual, int64_t, SoftmaxResidual)

@@ -40,4 +40,4 @@ struct WeightResidual {
 
 }  // namespace altmin
 
-ALTMIN_OP(weight_residual, void, WeightResidual)
+ALTMIN_WIDE_OP(weight_residual, void, WeightResidual)
