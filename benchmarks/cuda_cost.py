@@ -206,7 +206,8 @@ def _model(widths: Sequence[int]) -> nn.Sequential:
 def am_adam_costs(widths: Sequence[int], batch: int, module: EmulatedModule) -> list[Cost]:
     """The calls of a step in the steady state."""
     method = altmin_ext.make_method("am-adam", _model(widths))
-    method._residuals_at_once = method._defers_guard = True  # as on a GPU
+    method._residuals_at_once = method._defers_guard = True  # as on a GPU,
+    method._replayed = None  # where no step is a plan
     x, y = _minibatch(widths, batch)
     with ops.backend("reference"):
         method.step(x, y)

@@ -88,6 +88,12 @@ def _power_iteration(random: Random, _: int) -> Arguments:
     }
 
 
+def _matmul(random: Random, batch: int) -> Arguments:
+    """The forward product of a hidden layer."""
+    a, b = random.normal(batch, WIDTH), random.normal(WIDTH, WIDTH)
+    return {"a": a, "b": b, "out": Output((batch, WIDTH)), "transpose_b": True}
+
+
 CASES: dict[str, Callable[[Random, int], Arguments]] = {
     "activate": _activate,
     "code_step": lambda random, batch: test_code_step.case(random, batch, WIDTH),
@@ -102,6 +108,7 @@ CASES: dict[str, Callable[[Random, int], Arguments]] = {
     "adam_update": lambda random, _: test_adam_update.kernel_case(random, _sizes()),
     "sgd_update": lambda random, _: test_sgd_update.kernel_case(random, _sizes()),
     "power_iteration": _power_iteration,
+    "matmul": _matmul,
     "memory_update": lambda random, batch: test_memory_update.kernel_case(random, batch, WIDTH, WIDTH),
     "bcd_columns": lambda random, _: test_bcd_columns.kernel_case(random, WIDTH, WIDTH),
     "relu_prox": lambda random, batch: test_relu_prox.case(random, batch, WIDTH),
@@ -144,6 +151,7 @@ def _elman_multiplications(a: Arguments) -> int:
 
 # Multiplications of the products within an op; all others do few per number they move.
 PRODUCTS: dict[str, Callable[[Arguments], int]] = {
+    "matmul": lambda a: len(a["a"]) * a["b"].numel(),
     "power_iteration": lambda a: 2 * sum(w.numel() for w in a["weights"]),
     # one triangle of the gram matrix
     "memory_update": lambda a: (
