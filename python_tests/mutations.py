@@ -2522,6 +2522,126 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
             "python_tests/test_plan.py::test_networks_whose_stages_are_fitted_side_by_side",
         ],
     ),
+    (
+        "kept products",
+        "a product outlives its weights",
+        "altmin_ext/methods/_lifted.py",
+        "        layer.product.forget()\n",
+        "",
+        [
+            "python_tests/methods/test_lifted.py::test_every_kept_product_is_that_of_the_weights_and_inputs",
+        ],
+    ),
+    (
+        "kept products",
+        "a product outlives its inputs",
+        "altmin_ext/methods/_lifted.py",
+        "        self._layers[l + 1].product.forget(rows)\n",
+        "",
+        [
+            "python_tests/methods/test_lifted.py::test_every_kept_product_is_that_of_the_weights_and_inputs",
+        ],
+    ),
+    (
+        "kept products",
+        "without a bias, callers write into the kept product",
+        "altmin_ext/methods/_lifted.py",
+        "return product.clone() if self.bias is None else product + self.bias",
+        "return product if self.bias is None else product + self.bias",
+        [
+            "python_tests/methods/test_lifted.py::test_every_kept_product_is_that_of_the_weights_and_inputs",
+        ],
+    ),
+    (
+        "kept products",
+        "a step that failed leaves its products",
+        "altmin_ext/methods/_lifted.py",
+        "        super()._put_back(undo)\n        self._release_products()\n",
+        "        super()._put_back(undo)\n",
+        [
+            "python_tests/methods/test_lifted.py::test_weights_that_were_wrong_for_a_step_leave_nothing_behind",
+        ],
+    ),
+    (
+        "kept products",
+        "weights that the user changed are overlooked",
+        "altmin_ext/methods/_lifted.py",
+        "        if not (same and before and untouched):\n            self._release_products()\n",
+        "        if not (same and before):\n            self._release_products()\n",
+        [
+            "python_tests/methods/test_lifted.py::test_weights_that_the_user_changes_are_seen",
+        ],
+    ),
+    (
+        "kept products",
+        "samples are not looked at again while their product is kept",
+        "altmin_ext/methods/_lifted.py",
+        "                sums[0] += torch.stack(torch.aminmax(a)).mul_(0).sum()  # what has become of x since\n",
+        "                pass\n",
+        [
+            "python_tests/methods/test_lifted.py::test_samples_that_are_not_finite_any_more_are_found",
+        ],
+    ),
+    (
+        "products",
+        "a column times a row takes one entry of the column for all",
+        "csrc/cpu/matmul.cpp",
+        "const T factor = column[i];",
+        "const T factor = column[0];",
+        [
+            "python_tests/ops/test_matmul.py::test_products_of_integers_are_exact",
+        ],
+    ),
+    (
+        "products",
+        "times a column, a matrix is taken for its transpose",
+        "csrc/cpu/matmul.cpp",
+        "return multiply_row(o.b, o.a, o.m, o.k, !o.transpose_a, o.out);",
+        "return multiply_row(o.b, o.a, o.m, o.k, o.transpose_a, o.out);",
+        [
+            "python_tests/ops/test_matmul.py::test_products_of_integers_are_exact",
+        ],
+    ),
+    (
+        "products",
+        "numbers shared by the last two vectors of a sum count twice",
+        "csrc/cpu/matmul.cpp",
+        "kept[i] = i >= width - (size - l);",
+        "kept[i] = 1;",
+        [
+            "python_tests/ops/test_matmul.py::test_products_of_integers_are_exact",
+        ],
+    ),
+    (
+        "products",
+        "of a last panel of two vectors only one is computed",
+        "csrc/cpu/matmul.cpp",
+        "    if (rest > width) panel<1>(column, width);\n",
+        "",
+        [
+            "python_tests/ops/test_matmul.py::test_products_of_integers_are_exact",
+        ],
+    ),
+    (
+        "products",
+        "of a long sum only the last block is kept",
+        "csrc/cpu/matmul.cpp",
+        "depth, begin > 0, to",
+        "depth, false, to",
+        [
+            "python_tests/ops/test_matmul.py::test_products_of_integers_are_exact",
+        ],
+    ),
+    (
+        "products",
+        "rows that threads cannot share evenly are left out",
+        "csrc/cpu/matmul.cpp",
+        "o.rows * (i + 1) / down - row,",
+        "o.rows / down,",
+        [
+            "python_tests/ops/test_matmul.py::test_threads_change_nothing",
+        ],
+    ),
 ]  # fmt: skip
 
 

@@ -73,6 +73,19 @@ def test_against_float64(sigma: Activation, unit: float) -> None:
 
 
 @pytest.mark.usefixtures("kernels")
+def test_a_unit_that_underflows() -> None:
+    """What is left is the slope to the side of the move, also of a relu's unit whose code is zero."""
+    code = torch.tensor([0.0, -0.0, 1.0, -1.0, 1e-20, -1e-20], dtype=torch.float64).repeat(6)
+    moved = torch.tensor([1.0, -1.0, 0.5, -0.5, 3.0, -3.0], dtype=torch.float64).repeat_interleave(6)
+    case = {"code": code, "moved": moved, "unit": number(1e-50), "point": None, "difference": Output((36,))}
+    for sigma in oracle.SIGMAS:
+        result = call(ops.activation_difference, {**case, "sigma": sigma}, torch.float32).difference
+        assert result.isfinite().all(), oracle.label(sigma)
+    relu = call(ops.activation_difference, {**case, "sigma": Activation("relu")}, torch.float32).difference
+    assert torch.equal(relu, torch.where((code > 0) | ((code == 0) & (moved > 0)), moved, 0).float())
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_point_may_be_left_out(dtype: torch.dtype) -> None:
     random = Random(92)
