@@ -539,9 +539,11 @@ class AffinePiece(Piece):
 
 
 class ConvolutionPiece(AffinePiece):
-    """A 2-d convolution, where torch's is slow a product of its weight and the patches of the input.
+    """A 2-d convolution, on a CPU by products of its weight and the patches of the images where those are faster.
 
-    On a CPU, torch lays out images in blocks of 16 channels, and single ones by a slow path.
+    Torch convolves single images by a slow path. Where patches are so small that they take no more memory than the
+    value, torch is not faster either, and fresh memory for a large value can cost more than the convolution; that of
+    a product is kept.
     """
 
     module: nn.Conv2d
@@ -556,14 +558,18 @@ class ConvolutionPiece(AffinePiece):
     def _multiplies(self, a: Tensor) -> bool:
         m = self.module
         plain = m.groups == 1 and m.padding_mode == "zeros" and not isinstance(m.padding, str)
-        fits = a.ndim == 4 and a.shape[1] == m.in_channels and min(self._extents(a), default=0) > 0
-        return plain and fits and not a.is_cuda and (len(a) == 1 or m.in_channels < _narrow)
+        if not plain or a.is_cuda or a.ndim != 4 or a.shape[1] != m.in_channels:
+            return False
+        extents = self._extents(a)
+        if min(extents) < 1:
+            return False
+        size = len(a) * m.out_channels * math.prod(extents) * a.element_size()
+        return len(a) == 1 or (size >= _large and m.weight[0].numel() <= m.out_channels)
 
     def _extents(self, a: Tensor) -> list[int]:
         """Height and width of the value."""
         m = self.module
-        if isinstance(m.padding, str):
-            return []
+        assert not isinstance(m.padding, str)
         sides = zip(a.shape[2:], m.kernel_size, m.stride, m.padding, m.dilation, strict=True)
         return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides]
 
@@ -585,12 +591,16 @@ class ConvolutionPiece(AffinePiece):
         """The convolution of images, in own memory of that name."""
         image, patches = self._padded(a)
         image.copy_(a)
-        columns = self._buffer("columns", a, patches.shape).copy_(patches)
-        product = self._buffer(name, a, (len(a), self.module.out_channels, *patches.shape[4:]))
+        matrix, extents = self._matrix, patches.shape[4:]
+        size, places = matrix.shape[1], math.prod(extents)
+        if bias is not None:  # as a weight of ones
+            matrix = torch.cat([matrix, bias.detach()[:, None]], 1)
+        columns = self._buffer(f"columns of {name}", a, (len(a), matrix.shape[1], places))
+        columns[:, :size].view(patches.shape).copy_(patches)
+        columns[:, size:].fill_(1)
+        product = self._buffer(name, a, (len(a), len(matrix), *extents))
         for own, out in zip(columns, product, strict=True):
-            ops.matmul(self._matrix, own.flatten(0, 2).flatten(1), out=out.flatten(1))
-            if bias is not None:
-                out.add_(bias[:, None, None])
+            ops.matmul(matrix, own, out=out.flatten(1))
         return product
 
     @property
@@ -615,7 +625,7 @@ class ConvolutionPiece(AffinePiece):
         return image.clone()
 
 
-_narrow = 16  # channels
+_large = 2**20  # bytes
 
 
 class LinearPiece(AffinePiece):

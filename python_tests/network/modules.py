@@ -57,7 +57,10 @@ POOLS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 AVERAGES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "average": (lambda: nn.AvgPool2d(2), (2, 4, 5)),
-    "average of windows that overlap": (lambda: nn.AvgPool2d((3, 2), stride=(1, 2), padding=(1, 0)), (2, 5, 4)),
+    "average of windows that overlap": (
+        lambda: nn.AvgPool2d((3, 2), stride=(1, 2), padding=(1, 0)),
+        (2, 5, 4),
+    ),
     "average at the edges": (
         lambda: nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
         (2, 6, 4),
@@ -70,7 +73,10 @@ AFFINE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear on sequences": (lambda: nn.Linear(5, 3), (4, 5)),
     "conv1d": (lambda: nn.Conv1d(2, 3, 3, padding=1), (2, 6)),
     "conv2d": (lambda: nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=2, groups=2), (2, 7, 6)),
-    "conv2d, one group": (lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2)), (2, 7, 6)),
+    "conv2d, one group": (
+        lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(2, 3)),
+        (2, 7, 6),
+    ),
     "conv2d, many channels": (lambda: nn.Conv2d(17, 2, 3, padding=1, bias=False), (17, 4, 5)),
     "conv2d, circular": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 5, 4)),
     "conv2d, same": (lambda: nn.Conv2d(2, 3, 4, padding="same", bias=False), (2, 5, 4)),
