@@ -307,9 +307,7 @@ class MaxPoolPiece(Piece):
     def window(self) -> int | None:
         """p if the windows are p x p without overlap or padding; else None."""
         m = self._module
-        sizes = {
-            *(v for pair in (m.kernel_size, m.stride) for v in (pair if isinstance(pair, tuple) else (pair,)))
-        }
+        sizes = {*_pair(m.kernel_size), *_pair(m.stride)}
         plain = m.padding in (0, (0, 0)) and m.dilation in (1, (1, 1)) and not m.ceil_mode
         return sizes.pop() if plain and len(sizes) == 1 else None
 
@@ -332,9 +330,13 @@ class MaxPoolPiece(Piece):
             return value
         shape = (*a.shape[:-2], *(n // size for n in a.shape[-2:]))
         value = self._buffer(name, a, shape) if name else a.new_empty(shape)
+        known = self._buffers.get("corners")
+        corners = self._buffer("corners", a, shape, torch.int64)
+        if self._buffers["corners"] is not known:
+            corners.copy_(_corners_of_windows(a, size))
         self._places = self._buffer("places", a, shape, torch.int64)
         scratch = [self._buffer(f"scratch {i}", a, shape) for i in range(3)]
-        _largest_of_windows(a, size, value, self._places, scratch)
+        _largest_of_windows(a, size, corners, value, self._places, scratch)
         return value
 
     def move(self, delta: Tensor, unit: Tensor) -> Tensor:
@@ -360,19 +362,82 @@ class MaxPoolPiece(Piece):
     @property
     def lipschitz(self) -> float:
         m = self._module
-        sizes, strides = (v if isinstance(v, tuple) else (v, v) for v in (m.kernel_size, m.stride))
+        sizes, strides = _pair(m.kernel_size), _pair(m.stride)
         # The number of windows that an element may be the maximum of.
         return math.sqrt(math.prod(math.ceil(k / s) for k, s in zip(sizes, strides, strict=True)))
 
 
+class AveragePoolPiece(Piece):
+    """2-d average-pooling."""
+
+    has_constant_jacobian = True
+
+    def __init__(self, module: nn.AvgPool2d) -> None:
+        super().__init__()
+        self._module = module
+
+    def value(self, a: Tensor) -> Tensor:
+        self._point = a
+        return self.sample_jvp(a)
+
+    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+        return self.sample_jvp(delta)
+
+    def vjp(self, gradient: Tensor) -> Tensor:
+        return self.sample_vjp(gradient)
+
+    def sample_jvp(self, v: Tensor) -> Tensor:
+        product: Tensor = self._module(v)
+        return product
+
+    def sample_vjp(self, v: Tensor) -> Tensor:
+        m = self._module
+        sizes, strides = _pair(m.kernel_size), _pair(m.stride)
+        product: Tensor = torch.ops.aten.avg_pool2d_backward(
+            v.contiguous(),
+            self._point[: len(v)],
+            sizes,
+            strides,
+            _pair(m.padding),
+            m.ceil_mode,
+            m.count_include_pad,
+            m.divisor_override,
+        )
+        return product
+
+    @property
+    def lipschitz(self) -> float:
+        m = self._module
+        # By the largest sums of a row and of a column, whose entries are 1 / divisor. A window at the edge may count
+        # fewer numbers than another, but at least one.
+        sizes, strides, paddings = _pair(m.kernel_size), _pair(m.stride), _pair(m.padding)
+        numbers = math.prod(sizes)
+        overlaps = math.prod(math.ceil(k / s) for k, s in zip(sizes, strides, strict=True))
+        if m.divisor_override:
+            return math.sqrt(numbers * overlaps) / abs(m.divisor_override)
+        whole = not m.ceil_mode and (m.count_include_pad or not any(paddings))
+        return math.sqrt(overlaps / numbers) if whole else math.sqrt(overlaps)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def _corners_of_windows(a: Tensor, size: int) -> Tensor:
+    """The places of the upper left corners of windows in the flattened image, (H // size, W // size)."""
+    (rows, columns), width = (n // size for n in a.shape[-2:]), a.shape[-1]
+    return torch.arange(rows)[:, None] * (size * width) + torch.arange(columns) * size
+
+
 def _largest_of_windows(
-    a: Tensor, size: int, largest: Tensor, places: Tensor, scratch: Sequence[Tensor]
+    a: Tensor, size: int, corners: Tensor, largest: Tensor, places: Tensor, scratch: Sequence[Tensor]
 ) -> None:
     """Max-pooling over windows without overlap; on CPUs many times faster than ``F.max_pool2d``.
 
     Args:
         a: (..., H, W).
         size: the side of the windows.
+        corners: int64, like ``largest``: the places of the windows' upper left corners.
         largest: (..., H // size, W // size), out: the maxima.
         places: int64, like ``largest``, out: their places in the flattened image. Of equal numbers the first one is
             taken, as torch does.
@@ -390,7 +455,6 @@ def _largest_of_windows(
             torch.gt(other, largest, out=larger)
             torch.maximum(offsets, larger.mul_(i * width + j), out=offsets)
             torch.maximum(largest, other, out=largest)
-    corners = torch.arange(rows)[:, None] * (size * width) + torch.arange(columns) * size
     places.copy_(offsets).add_(corners)
 
 
@@ -475,9 +539,11 @@ class AffinePiece(Piece):
 
 
 class ConvolutionPiece(AffinePiece):
-    """A 2-d convolution, where torch's is slow a product of its weight and the patches of the input.
+    """A 2-d convolution, on a CPU by products of its weight and the patches of the images where those are faster.
 
-    On a CPU, torch lays out images in blocks of 16 channels, and single ones by a slow path.
+    Torch convolves single images by a slow path. Where patches are so small that they take no more memory than the
+    value, torch is not faster either, and fresh memory for a large value can cost more than the convolution; that of
+    a product is kept.
     """
 
     module: nn.Conv2d
@@ -492,14 +558,18 @@ class ConvolutionPiece(AffinePiece):
     def _multiplies(self, a: Tensor) -> bool:
         m = self.module
         plain = m.groups == 1 and m.padding_mode == "zeros" and not isinstance(m.padding, str)
-        fits = a.ndim == 4 and a.shape[1] == m.in_channels and min(self._extents(a), default=0) > 0
-        return plain and fits and not a.is_cuda and (len(a) == 1 or m.in_channels < _narrow)
+        if not plain or a.is_cuda or a.ndim != 4 or a.shape[1] != m.in_channels:
+            return False
+        extents = self._extents(a)
+        if min(extents) < 1:
+            return False
+        size = len(a) * m.out_channels * math.prod(extents) * a.element_size()
+        return len(a) == 1 or (size >= _large and m.weight[0].numel() <= m.out_channels)
 
     def _extents(self, a: Tensor) -> list[int]:
         """Height and width of the value."""
         m = self.module
-        if isinstance(m.padding, str):
-            return []
+        assert not isinstance(m.padding, str)
         sides = zip(a.shape[2:], m.kernel_size, m.stride, m.padding, m.dilation, strict=True)
         return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides]
 
@@ -521,12 +591,16 @@ class ConvolutionPiece(AffinePiece):
         """The convolution of images, in own memory of that name."""
         image, patches = self._padded(a)
         image.copy_(a)
-        columns = self._buffer("columns", a, patches.shape).copy_(patches)
-        product = self._buffer(name, a, (len(a), self.module.out_channels, *patches.shape[4:]))
+        matrix, extents = self._matrix, patches.shape[4:]
+        size, places = matrix.shape[1], math.prod(extents)
+        if bias is not None:  # as a weight of ones
+            matrix = torch.cat([matrix, bias.detach()[:, None]], 1)
+        columns = self._buffer(f"columns of {name}", a, (len(a), matrix.shape[1], places))
+        columns[:, :size].view(patches.shape).copy_(patches)
+        columns[:, size:].fill_(1)
+        product = self._buffer(name, a, (len(a), len(matrix), *extents))
         for own, out in zip(columns, product, strict=True):
-            ops.matmul(self._matrix, own.flatten(0, 2).flatten(1), out=out.flatten(1))
-            if bias is not None:
-                out.add_(bias[:, None, None])
+            ops.matmul(matrix, own, out=out.flatten(1))
         return product
 
     @property
@@ -551,7 +625,7 @@ class ConvolutionPiece(AffinePiece):
         return image.clone()
 
 
-_narrow = 16  # channels
+_large = 2**20  # bytes
 
 
 class LinearPiece(AffinePiece):
@@ -1140,6 +1214,7 @@ class BlockPiece(Piece):
 known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
     nn.Dropout: DropoutPiece,
     nn.MaxPool2d: MaxPoolPiece,
+    nn.AvgPool2d: AveragePoolPiece,
     **dict.fromkeys(affine, AffinePiece),
     nn.Conv2d: ConvolutionPiece,
     nn.Linear: LinearPiece,

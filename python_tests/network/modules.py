@@ -55,12 +55,29 @@ POOLS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "overlapping pool": (lambda: nn.MaxPool2d(3, 2, padding=1), (2, 7, 7)),
     "uneven pool": (lambda: nn.MaxPool2d((2, 3), (1, 2), dilation=(1, 2), ceil_mode=True), (1, 7, 8)),
 }
+AVERAGES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "average": (lambda: nn.AvgPool2d(2), (2, 4, 5)),
+    "average of windows that overlap": (
+        lambda: nn.AvgPool2d((3, 2), stride=(1, 2), padding=(1, 0)),
+        (2, 5, 4),
+    ),
+    "average at the edges": (
+        lambda: nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
+        (2, 6, 4),
+    ),
+    "average by another divisor": (lambda: nn.AvgPool2d(2, stride=1, divisor_override=3), (4, 4)),
+}
 AFFINE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(5, 3), (5,)),
     "linear without bias": (lambda: nn.Linear(5, 3, bias=False), (5,)),
     "linear on sequences": (lambda: nn.Linear(5, 3), (4, 5)),
     "conv1d": (lambda: nn.Conv1d(2, 3, 3, padding=1), (2, 6)),
     "conv2d": (lambda: nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=2, groups=2), (2, 7, 6)),
+    "conv2d, one group": (
+        lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(2, 3)),
+        (2, 7, 6),
+    ),
+    "conv2d, many channels": (lambda: nn.Conv2d(17, 2, 3, padding=1, bias=False), (17, 4, 5)),
     "conv2d, circular": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 5, 4)),
     "conv2d, same": (lambda: nn.Conv2d(2, 3, 4, padding="same", bias=False), (2, 5, 4)),
     "conv3d": (lambda: nn.Conv3d(1, 2, 2), (1, 3, 4, 3)),
@@ -124,12 +141,11 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "layer norm": (lambda: nn.LayerNorm(5), (5,)),
     "prelu": (nn.PReLU, (5,)),
     "power": (Power, (5,)),
-    "average pool": (lambda: nn.AvgPool2d(2), (2, 4, 4)),
     "elman": (lambda: Elman(3, 4), (5, 3)),
     "gru": (lambda: GRU(3, 4, num_layers=2), (5, 3)),
     "lstm": (lambda: LSTM(3, 4, bidirectional=True), (5, 3)),
 }
-SMOOTH = ACTIVATIONS | RESHAPES | POOLS | AFFINE | NORMALISATIONS | BLOCKS | OTHERS
+SMOOTH = ACTIVATIONS | RESHAPES | POOLS | AVERAGES | AFFINE | NORMALISATIONS | BLOCKS | OTHERS
 
 
 def module_and_points(

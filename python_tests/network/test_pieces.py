@@ -173,6 +173,30 @@ def test_of_equal_maxima_the_first_one_is_taken(size: int, shape: tuple[int, ...
         assert torch.equal(tried.vjp(gradient)[kept], at.grad[kept])
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [(3, {"padding": 1}), ((1, 2), {"stride": (1, 2), "padding": (0, 1), "dilation": 2}), (1, {})],
+    ids=["3x3", "1x2", "1x1"],
+)
+def test_a_large_value_of_a_convolution_is_kept_in_memory(kernel: Any, options: Any, bias: bool) -> None:
+    """More than 1 MiB, in the same memory step by step, and for a smaller minibatch in part of it."""
+    generator = torch.Generator().manual_seed(4)
+    module = nn.Conv2d(3, 32, kernel, bias=bias, **options).double()
+    tried, memory = piece(module), set()
+    for batch in (12, 12, 10):
+        a, delta = torch.randn(2, batch, 3, 32, 30, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            value = tried.begin(a)
+            expected = module(a)
+            torch.testing.assert_close(value, expected, **EXACT)
+            memory.add(value.data_ptr())
+            moved = tried.move(delta, torch.tensor(0.5, dtype=torch.float64))
+            torch.testing.assert_close(moved, (module(a + delta / 2) - expected) * 2, **EXACT)
+            torch.testing.assert_close(value, expected, **EXACT)
+    assert len(memory) == 1
+
+
 def test_a_window_that_does_not_fit_is_refused_as_by_torch() -> None:
     with pytest.raises(RuntimeError):
         piece(nn.MaxPool2d(4)).begin(torch.randn(2, 1, 3, 8))
