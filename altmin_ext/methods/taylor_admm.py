@@ -195,8 +195,8 @@ class TaylorADMM(Method):
 
     A step is an iteration and takes the whole training set, the same samples in the same order every time. Its report
     costs one more forward pass. Memory: twice the pre-activations of all samples and the multiplier, since a step
-    that fails must leave the old ones, and the activations of two layers. A network for two classes has two outputs.
-    The default loss is the hinge, one class against the rest.
+    that fails must leave the old ones, the activations of two layers, and in float64 every layer's inputs of a chunk.
+    A network for two classes has two outputs. The default loss is the hinge, one class against the rest.
 
     With ``reduce``, every worker makes its own method, from the same initial weights, and steps on its own share of
     the samples. Up to rounding, it finds the weights that one worker would find for all samples. ``reduce`` is called
