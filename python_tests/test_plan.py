@@ -334,9 +334,8 @@ def test_an_exception_while_a_step_is_recorded(error: type[BaseException], op: s
     x, y = minibatches(5, seed=3)[0]
     for method in pair.methods:
         calls = iter(range(99))
-        with mock.patch.object(unversioned, op, failing):
-            with contextlib.suppress(error):
-                method.step(x, y)
+        with mock.patch.object(unversioned, op, failing), contextlib.suppress(error):
+            method.step(x, y)
     recorded = pair.planned._replayed
     assert recorded is not None
     native = next(iter(recorded._replays.values()))._plan.native if recorded._replays else None
