@@ -1888,6 +1888,38 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
     ),
     (
         "fuzz",
+        "a sign reads what has been added up",
+        "altmin_ext/network/chain.py",
+        "point if number == 0 else self.pieces[number - 1].here",
+        "point",
+        [
+            "python_tests/network/test_chain.py::"
+            "test_rounding_does_not_decide_on_which_side_of_a_jump_an_exact_number_is",
+        ],
+    ),
+    (
+        "fuzz",
+        "a map reads what has been added up",
+        "altmin_ext/network/maps.py",
+        "self._chain.move(displacement, unit, activation)",
+        "self._chain.move(displacement, unit)",
+        [
+            "python_tests/methods/test_any_chain.py::test_step",
+        ],
+    ),
+    (
+        "fuzz",
+        "the vector of a spectral norm stays zero",
+        "altmin_ext/network/spectral_norms.py",
+        "        if not v.any():",
+        "        if False:",
+        [
+            "python_tests/network/test_spectral_norms.py::"
+            "test_it_begins_anew_where_only_samples_of_a_larger_minibatch_are_left",
+        ],
+    ),
+    (
+        "fuzz",
         "a stopped update's twin raises flags",
         "altmin_ext/ops/_twins.py",
         "(~own & go).to(guard.dtype)",

@@ -150,7 +150,10 @@ class MatrixCode(Code):
             change = torch.neg(self.displacement, out=self._buffers["change"])
             moved = self.pre.move(self._shaped(change), self.unit)
             self.activation_displacement = moved.contiguous()
-            self.activation = torch.addcmul(self._activation_of_encode, moved, self.unit.to(moved))
+            exact = self.pre.here
+            if exact is None:
+                exact = torch.addcmul(self._activation_of_encode, moved, self.unit.to(moved))
+            self.activation = exact.contiguous()
         else:
             self.activation = self._moved_activation
 
@@ -166,8 +169,8 @@ class MatrixCode(Code):
         assert below.activation_displacement is not None
         if isinstance(self.map, LinearMap):
             return pulled_back, self._gram_product(self.map.weight, below.activation_displacement, more)
-        moved = self.map.move(below.activation_displacement, below.unit, None).view(self._batch, self.width)
-        residual = moved * (below.unit / self.unit) + self.displacement
+        moved = self.map.move_to(below.activation, below.activation_displacement, below.unit, None)
+        residual = moved.view(self._batch, self.width) * (below.unit / self.unit) + self.displacement
         return self.map.vjp(self._shaped(residual), None), None
 
     def _gram_product(self, weight: Tensor, moved: Tensor, more: int) -> Tensor:
@@ -199,7 +202,7 @@ class MatrixCode(Code):
         elif below is not None and below.activation_moves:
             # W a + b - c is W (a - a0) + (c0 - c). Both terms are small, so nothing cancels.
             assert below.activation_displacement is not None
-            product = self.map.move(below.activation_displacement, below.unit, self._residual)
+            product = self.map.move_to(activation, below.activation_displacement, below.unit, self._residual)
         if first in self._calls:
             return self._calls[first]
         residual = self._residual

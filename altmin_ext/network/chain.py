@@ -56,19 +56,25 @@ class Chain:
             a = piece.value(a)
         return a
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
         """Move the pieces to a0 + unit delta, where they stand from now on.
 
         Args:
             delta: shaped like a0.
             unit: 0-d, positive.
+            point: a0 + unit delta, if some of its numbers are exact; None: it is added up.
 
         Returns:
             (f(a0 + unit delta) - f(a0)) / unit, without cancellation as far as the pieces allow.
         """
-        for piece in self.pieces:
-            delta = piece.move(delta, unit)
+        for number, piece in enumerate(self.pieces):
+            delta = piece.move(delta, unit, point if number == 0 else self.pieces[number - 1].here)
         return delta
+
+    @property
+    def here(self) -> Tensor | None:
+        """f(a0 + unit delta) after :meth:`move`, if some of its numbers are exact; else None."""
+        return self.pieces[-1].here if self.pieces else None
 
     def vjp(self, gradient: Tensor) -> Tensor:
         """Multiply by the transposed Jacobian where the pieces stand.

@@ -185,6 +185,18 @@ class EvaluatedMap(Map):
             (map(a0 + unit displacement) - map(a0)) / unit.
         """
 
+    def move_to(self, activation: Tensor, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
+        """The same as :meth:`move`, for a map that may jump at the exact numbers of a0 + unit displacement.
+
+        Args:
+            activation: (B, ...), a0 + unit displacement.
+            displacement, unit, out: as in :meth:`move`.
+
+        Returns:
+            (map(activation) - map(a0)) / unit.
+        """
+        return self.move(displacement, unit, out)
+
     @abc.abstractmethod
     def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
         """Multiply by the transposed Jacobian in the activation.
@@ -320,6 +332,9 @@ class LocalMap(EvaluatedMap):
 
     def move(self, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
         return self._chain.move(displacement, unit).contiguous()
+
+    def move_to(self, activation: Tensor, displacement: Tensor, unit: Tensor, out: Tensor | None) -> Tensor:
+        return self._chain.move(displacement, unit, activation).contiguous()
 
     def vjp(self, residual: Tensor, out: Tensor | None) -> Tensor:
         return self._chain.vjp(residual).contiguous()

@@ -5,7 +5,7 @@ piece f is first evaluated at the input a0 of the encode, then at points near it
 
 - ``value(a)`` moves the piece to the point a and returns f(a);
 - ``move(delta, unit)`` moves it to a0 + unit delta and returns (f(a0 + unit delta) - f(a0)) / unit, without
-  cancellation if the module's structure allows that;
+  cancellation if the module's structure allows that; ``here`` is f(a0 + unit delta) where its numbers are exact;
 - ``vjp(g)`` returns J^T g at the current point, and ``parameter_gradients(g)`` the same for the parameters.
 
 Within a step a piece is the same function at every evaluation: same dropout mask, same statistics of the batch.
@@ -61,6 +61,7 @@ class Piece(abc.ABC):
 
     def __init__(self) -> None:
         self._start = self._point = torch.empty(0)
+        self._here: Tensor | None = None
         self._buffers: dict[str, Tensor] = {}
 
     def _buffer(
@@ -77,6 +78,15 @@ class Piece(abc.ABC):
     def _moved(self, delta: Tensor, unit: Tensor) -> Tensor:
         """a0 + unit delta, in the piece's own memory."""
         return torch.addcmul(self._start, delta, unit.to(delta), out=self._buffer("point", delta))
+
+    @property
+    def here(self) -> Tensor | None:
+        """f(a0 + unit delta) after :meth:`move`, if some of its numbers are exact; else None.
+
+        Such as the 0 of a relu or the 1 of a sign, at which the next piece may jump: added up from their change, they
+        would be off by rounding, and that would decide.
+        """
+        return self._here
 
     def begin(self, a: Tensor) -> Tensor:
         """Evaluate the piece for the first time in a step: draw masks and take statistics.
@@ -102,12 +112,13 @@ class Piece(abc.ABC):
         """
 
     @abc.abstractmethod
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
         """Move the piece to a0 + unit delta, where it stands from now on.
 
         Args:
             delta: shaped like a0.
             unit: 0-d, positive.
+            point: a0 + unit delta, if some of its numbers are exact; None: the piece adds it up.
 
         Returns:
             (f(a0 + unit delta) - f(a0)) / unit.
@@ -183,6 +194,7 @@ class PointwisePiece(Piece):
     def __init__(self, activation: Activation) -> None:
         super().__init__()
         self.activation = activation
+        self._is_exact = False
 
     def begin(self, a: Tensor) -> Tensor:
         self._start = a.contiguous()
@@ -197,7 +209,10 @@ class PointwisePiece(Piece):
         ops.activate(a.view(rows), activation=out.view(rows), sigma=self.activation)
         return out
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
+        self._is_exact = point is not None or self.activation.jumps or self.activation.name == "relu"
+        if point is not None and self.activation.jumps:
+            return self.value(point).sub_(self._buffer("value", self._start)).div_(unit)
         self._point, difference = self._buffer("point", self._start), self._buffer("moved", self._start)
         ops.activation_difference(
             self._start,
@@ -207,7 +222,13 @@ class PointwisePiece(Piece):
             difference=difference,
             sigma=self.activation,
         )
+        if point is not None:
+            self._point = point.contiguous()
         return difference
+
+    @property
+    def here(self) -> Tensor | None:
+        return self.value(self._point) if self._is_exact else None
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self.sample_vjp(gradient)
@@ -250,7 +271,8 @@ class DropoutPiece(Piece):
     def value(self, a: Tensor) -> Tensor:
         return self.sample_jvp(a)
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
+        self._here = None if point is None else self.sample_jvp(point)
         return self.sample_jvp(delta)
 
     def vjp(self, gradient: Tensor) -> Tensor:
@@ -278,7 +300,8 @@ class ReshapePiece(Piece):
         self._point = a
         return a.flatten(self._module.start_dim, self._module.end_dim)
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
+        self._here = None if point is None else self.sample_jvp(point)
         return self.sample_jvp(delta)
 
     def vjp(self, gradient: Tensor) -> Tensor:
@@ -339,8 +362,9 @@ class MaxPoolPiece(Piece):
         _largest_of_windows(a, size, corners, value, self._places, scratch)
         return value
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        self._evaluate(self._moved(delta, unit), "moved value")
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
+        value = self._evaluate(self._moved(delta, unit) if point is None else point, "moved value")
+        self._here = None if point is None else value
         # The last two dimensions are the image, whether or not there are channels in front.
         start, now = self._start.flatten(-2), self._places.flatten(-2)
         # The old and the new maximum of a window: if their difference is small, it is exact.
@@ -380,7 +404,7 @@ class AveragePoolPiece(Piece):
         self._point = a
         return self.sample_jvp(a)
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
         return self.sample_jvp(delta)
 
     def vjp(self, gradient: Tensor) -> Tensor:
@@ -473,7 +497,7 @@ class AffinePiece(Piece):
         self._point = a
         return self.module(a)
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
         self._point = self._moved(delta, unit)
         return self.sample_jvp(delta)
 
@@ -730,7 +754,7 @@ class NormalisationPiece(Piece):
         gain = self._factor if m.weight is None else self._factor * m.weight
         return self._scaled(centred, gain, torch.zeros_like(gain) if m.bias is None else m.bias, out)
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
         start, gain = self._start, self._module.weight
         before = self._start_factor
         self._point = self._moved(delta, unit)
@@ -937,15 +961,19 @@ class LocalPiece(Piece):
                 f"{self._path!r} ({described(self._module)}) returns {problem}."
             )
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        if delta.dtype == torch.float64:
-            return (self.value(self._start + unit * delta) - self._start_value) / unit
-        if self._follows_derivative is None:
+    @property
+    def here(self) -> Tensor:
+        return self._output.detach()
+
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
+        if delta.dtype == torch.float32 and self._follows_derivative is None:
             self._follows_derivative = self._compare_with_derivative(delta)
-        change = self.value(self._start + unit * delta) - self._start_value
+        change = self.value(self._start + unit * delta if point is None else point) - self._start_value
+        if delta.dtype == torch.float64:
+            return change / unit
         largest = self._start_value.abs().max()
         if self._follows_derivative is False:
-            precise = self._change_in_double(delta, unit)
+            precise = self._change_in_double(delta, unit, point)
             return (
                 torch.where(change.abs() > _rounding * largest, change / unit, 0)
                 if precise is None
@@ -959,7 +987,7 @@ class LocalPiece(Piece):
         bends = (change - unit * derivative).abs() > _far_above_rounding * largest
         return torch.where(bends, change / unit, derivative)
 
-    def _change_in_double(self, delta: Tensor, unit: Tensor) -> Tensor | None:
+    def _change_in_double(self, delta: Tensor, unit: Tensor, point: Tensor | None) -> Tensor | None:
         """The change of the value over unit, by a difference in float64; None for what can run in float32 alone."""
         if self._random_state is not None:
             return None
@@ -968,6 +996,11 @@ class LocalPiece(Piece):
                 self._start_in_double = self._state.call(self._start.double(), in_double=True)[0]
             moved = self._start.double() + unit.double() * delta.double()
             value = self._state.call(moved, in_double=True)[0]
+            if point is not None:
+                exact = self._state.call(point.double(), in_double=True)[0]
+                # Where the two are a jump apart, rounding has decided on the side of the one that was added up.
+                apart = (value - exact).abs() > _far_above_rounding * exact.abs().max()
+                value = torch.where(apart, exact, value)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError):
@@ -1162,8 +1195,19 @@ class BlockPiece(Piece):
     def value(self, a: Tensor) -> Tensor:
         return self._forward(a, lambda piece, value: piece.value(value))
 
-    def move(self, delta: Tensor, unit: Tensor) -> Tensor:
-        return self._forward(delta, lambda piece, change: piece.move(change, unit), "change")
+    def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
+        exact, number = [point], itertools.count()  # of all values; that of a sum is added up
+
+        def go(piece: Piece, change: Tensor) -> Tensor:
+            while self._steps[i := next(number)][0] is None:
+                exact.append(None)
+            moved = piece.move(change, unit, exact[self._steps[i][1][0]])
+            exact.append(piece.here)
+            return moved
+
+        change = self._forward(delta, go, "change")
+        self._here = exact[-1] if len(exact) > len(self._steps) else None
+        return change
 
     def vjp(self, gradient: Tensor) -> Tensor:
         return self._at_input(self._backward(gradient, lambda piece, g, i: piece.vjp(g)))

@@ -155,6 +155,8 @@ class SpectralNorms:
 
     def _iterate(self, i: int, batch: int) -> None:
         stage, v = self._stages[i], self._vectors[i][:batch]
+        if not v.any():  # what is left of it belongs to samples that only a larger minibatch has
+            v.fill_(1 / math.sqrt(v.numel()))
         if stage.pre.lipschitz is not None:
             image = stage.map.sample_vjp(stage.map.sample_jvp(v))
         else:

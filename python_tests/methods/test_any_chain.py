@@ -94,6 +94,14 @@ class Binary(nn.Module):
         return value
 
 
+class BinaryInput(nn.Linear):
+    """A map that jumps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value: Tensor = _Clipped.apply(x)
+        return super().forward(value)
+
+
 class BinaryBlock(nn.Module):
     """A residual block with a binary unit inside."""
 
@@ -191,6 +199,10 @@ def image_chains() -> dict[str, Callable[[], nn.Module]]:
         ),
         "a function of one's own": lambda: nn.Sequential(
             nn.Flatten(), nn.Linear(98, 8), Binary(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, CLASSES)
+        ),
+        "a function of one's own that jumps where relu is constant": lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(98, 8), nn.ReLU(), Binary(), nn.Linear(8, 8), nn.ReLU(), BinaryInput(8, 8),
+            nn.Tanh(), nn.Linear(8, CLASSES),
         ),
         "binary blocks": lambda: nn.Sequential(
             nn.Flatten(), nn.Linear(98, 8), nn.Tanh(), BinaryBlock(8, Binary()), nn.Tanh(),

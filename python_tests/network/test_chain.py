@@ -63,6 +63,72 @@ def test_a_chain_is_the_sequential(case: str) -> None:
         torch.testing.assert_close(chain.parameter_gradients(gradient), list(expected.values()), **EXACT)
 
 
+class OwnStep(nn.Module):
+    """A step of one's own, with a surrogate derivative."""
+
+    def __init__(self, threshold: float = 0.0) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        smooth = torch.sigmoid(x - self.threshold)
+        return (x > self.threshold).to(x.dtype) + (smooth - smooth.detach())
+
+
+class Within(nn.Module):
+    """A block that jumps in front of what its formula adds up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.sign, self.linear = nn.ReLU(), Sign("clipped"), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total: Tensor = self.linear(x) + self.sign(self.relu(x))
+        return total
+
+
+# What is behind jumps, or has a kink, where what is in front puts many of its numbers: 0 or 1.
+EXACT_NUMBERS: dict[str, Callable[[], nn.Sequential]] = {
+    "relu, sign": lambda: nn.Sequential(nn.ReLU(), Sign()),
+    "sign, clipped sign": lambda: nn.Sequential(Sign(), Sign("clipped")),
+    "relu, dropout, sign": lambda: nn.Sequential(nn.ReLU(), nn.Dropout(0.5).eval(), Sign("clipped")),
+    "relu, flatten, own step": lambda: nn.Sequential(nn.ReLU(), nn.Flatten(), OwnStep()),
+    "relu, power, sign": lambda: nn.Sequential(nn.ReLU(), Power(), Sign()),
+    "own step, own step at 1": lambda: nn.Sequential(OwnStep(), OwnStep(1.0)),
+    "own step, relu": lambda: nn.Sequential(OwnStep(), nn.ReLU()),
+    "sign, pool": lambda: nn.Sequential(Sign(), nn.Unflatten(1, (1, 4, 4)), nn.MaxPool2d(2)),
+    "sign, pool, clipped sign": lambda: nn.Sequential(
+        Sign(), nn.Unflatten(1, (1, 4, 4)), nn.MaxPool2d(2), nn.Tanh(), nn.LeakyReLU(-1.0), Sign("clipped")
+    ),
+    "block": lambda: nn.Sequential(Within()),
+    "relu, block": lambda: nn.Sequential(nn.ReLU(), Within()),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("case", EXACT_NUMBERS)
+def test_rounding_does_not_decide_on_which_side_of_a_jump_an_exact_number_is(
+    case: str, dtype: torch.dtype
+) -> None:
+    """Oracle: the modules' own values and derivatives where the chain has been moved to."""
+    torch.manual_seed(0)
+    module = EXACT_NUMBERS[case]().to(dtype)
+    chain = PreMap([piece(part) for part in module])
+    for unit in torch.rand(40, dtype=torch.float64):
+        a, delta = torch.randn(2, 6, 16, dtype=dtype)
+        point = (a + unit * delta).requires_grad_()
+        expected = module(point)
+        with torch.no_grad():
+            chain.begin(a)
+            change = unit * chain.move(delta, unit.to(dtype))
+            gradient = torch.randn_like(expected)
+            tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+            torch.testing.assert_close(change, expected - module(a), rtol=0, atol=tolerance)
+            pulled_back = chain.vjp(gradient)
+        (by_torch,) = torch.autograd.grad(expected, point, gradient)
+        torch.testing.assert_close(pulled_back, by_torch, rtol=0, atol=tolerance)
+
+
 def test_products_of_samples_go_through_every_piece() -> None:
     module, a, _ = module_and_points(CHAINS["convolution, pool, linear"])
     assert isinstance(module, nn.Sequential)

@@ -107,6 +107,18 @@ def test_it_comes_to_the_largest_of_several_samples_at_the_rate_that_is_proven(c
     assert chain.results == pytest.approx(chain.expected(), rel=0.871 * math.log(BATCH * 16) / 99)
 
 
+def test_it_begins_anew_where_only_samples_of_a_larger_minibatch_are_left() -> None:
+    """Those whose units are all dead have a Jacobian of zero, which erases their part of the vector."""
+    chain = Chain("slopes without a bound")
+    codes, x = chain.codes[0], torch.cat([torch.zeros(BATCH, 5), torch.ones(1, 5)]).double()
+    with torch.no_grad():
+        chain.stages[1].map.encode(chain.stages[1].pre.begin(x), None)
+        chain.norms.iterate(BATCH + 1)
+        chain.stages[1].map.encode(chain.stages[1].pre.begin(codes), None)
+    chain.iterate(400)
+    assert chain.results == pytest.approx(chain.expected(), rel=1e-6)
+
+
 @pytest.mark.parametrize("case", CHAINS)
 def test_it_comes_from_below_and_never_falls(case: str) -> None:
     chain = Chain(case)
