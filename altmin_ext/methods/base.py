@@ -456,7 +456,7 @@ class Method(abc.ABC):
         if self.device.type != "cpu":
             return f"the model trains on {self.device}"
         if not self.plans:
-            return f"no step of {self.name} is"
+            return f"{self.name} calls torch, or looks at values, within a step"
         if not self.loss.captured:
             return f"the loss {self.loss.name!r} is differentiated by torch"
         return self._why_not_planned()
