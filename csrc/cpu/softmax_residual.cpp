@@ -30,7 +30,7 @@ void add_block(const SoftmaxResidual<T>& o, int64_t first, int64_t rows, T* __re
     const T* row = o.logits + (first + std::min(l, rows - 1)) * classes;
     for (int64_t j = 0; j < classes; ++j) logits[j * lanes + l] = row[j];
   }
-  T largest[lanes];
+  T largest[lanes] = {};
   int32_t winner[lanes] = {};
   for (int64_t j = 0; j < classes; ++j) {
     T* __restrict z = logits + j * lanes;
