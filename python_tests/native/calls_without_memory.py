@@ -25,7 +25,7 @@ from ..ops import (
     test_memory_update,
     test_weight_residual,
 )
-from ..ops.calling import Output, Random, same_bits
+from ..ops.calling import PARAMETER_BLOCKS, Output, Random, same_bits
 from ..ops.elman import Layer
 
 THREADS = (1, 3)
@@ -53,10 +53,8 @@ def case(op: str, random: Random) -> dict[str, Any]:
 
 
 def concrete(op: str, arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    blocks = ("scalars", "above", "below", "adam", "guard", "sigma_squared")
-
     def made(name: str, value: Any) -> Any:
-        kind = torch.float64 if name in blocks else dtype
+        kind = torch.float64 if name in PARAMETER_BLOCKS else dtype
         if isinstance(value, list):
             return [made(name, entry) for entry in value]
         if isinstance(value, Output):

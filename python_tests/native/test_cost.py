@@ -1,7 +1,7 @@
 """What a step of am-adam costs on a GPU: launches and bytes, counted on the emulator.
 
 Oracle: the launches are those of the design, 6 L + 7 with L hidden layers; the bytes, that each tensor need be read
-and written once.
+and written once, and gradients read once more, before any weight moves.
 """
 
 from __future__ import annotations
