@@ -130,29 +130,23 @@ bool is_plain(const CodeStep<T>& o, const CodeStepFactors<T> f) {
   return cheap && o.first && !o.pulled_back_change && !o.mask && !o.velocity && !o.gap && !(f.threshold > T(0));
 }
 
-// All of such a step in one loop; returns the sum of squares of delta.
+// All of such a step; returns the sum of squares of delta. In one loop GCC would make both sides of sigma's conditions of
+// it, and masked stores of these.
 template <typename Sigma, typename T>
 double plain_chunk(const Sigma sigma, const CodeStep<T>& o, const CodeStepFactors<T> f, int64_t i, int64_t n) {
   const T *code = o.code + i, *pulled_back = o.pulled_back + i;  // no __restrict: what is written may be these
   T *delta = o.displacement + i, *activation = o.activation + i;
   const T step = f.eta * (T(1) + f.momentum);
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j)
+    delta[j] = step * (f.pulled_back * pulled_back[j] * sigma.derivative(code[j]));
   if (o.activation_displacement) {
     T* __restrict change = o.activation_displacement + i;
 #pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-      const T c = code[j], d = step * (f.pulled_back * pulled_back[j] * sigma.derivative(c));
-      delta[j] = d;
-      activation[j] = sigma.value(c - f.unit * d);
-      change[j] = sigma.difference(c, d, f.unit);
-    }
-  } else {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) {
-      const T c = code[j], d = step * (f.pulled_back * pulled_back[j] * sigma.derivative(c));
-      delta[j] = d;
-      activation[j] = sigma.value(c - f.unit * d);
-    }
+    for (int64_t j = 0; j < n; ++j) change[j] = sigma.difference(code[j], delta[j], f.unit);
   }
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) activation[j] = sigma.value(code[j] - f.unit * delta[j]);
   return sum_of_squares(o.displacement + i, n);
 }
 

@@ -92,22 +92,21 @@ void stage_residual(const WeightResidualStage<T>& o, const int64_t batch, T* all
   const T of_displacement = static_cast<T>(s.unit / s.scale);
   const T of_product = static_cast<T>((o.below ? o.below->unit : 1.0) / s.scale);
   const int threads = threads_for(batch * o.width);
-  std::fill_n(all_totals, threads * o.width, 0.0);
+  const bool is_empty = batch == 0 || o.width == 0;
+  if (!is_empty) std::fill_n(all_totals, threads * o.width, 0.0);
   double squares[max_threads] = {};
-  parallel_ranges(
-      o.width > 0 ? batch : 0, threads,
-      [&](int thread, int64_t begin, int64_t end) {
-        const int64_t place = thread * o.width;
-        ColumnSums<T> sums(all_blocks + place, all_totals + place, o.width);
-        squares[thread] = residual_of(o, of_displacement, of_product, sums, begin, end);
-        sums.totals();
-      },
-      1);
+  const auto range = [&](int thread, int64_t begin, int64_t end) {
+    const int64_t place = thread * o.width;
+    ColumnSums<T> sums(all_blocks + place, all_totals + place, o.width);
+    squares[thread] = residual_of(o, of_displacement, of_product, sums, begin, end);
+    sums.totals();
+  };
+  if (!is_empty) parallel_ranges(batch, threads, range, 1);
   s.residual_square = 0;
   for (int thread = 0; thread < threads; ++thread) s.residual_square += squares[thread];
   for (int64_t j = 0; o.bias_gradient && j < o.width; ++j) {
     double sum = 0;
-    for (int thread = 0; thread < threads; ++thread) sum += all_totals[thread * o.width + j];
+    for (int thread = 0; !is_empty && thread < threads; ++thread) sum += all_totals[thread * o.width + j];
     o.bias_gradient[j] = static_cast<T>(sum);
   }
   raise_unless_finite(s.residual_square, o.guard);
@@ -118,8 +117,8 @@ void stage_residual(const WeightResidualStage<T>& o, const int64_t batch, T* all
 template <typename T>
 void weight_residual(const WeightResidual<T>& o) {
   int64_t size = 0;
-  for (const WeightResidualStage<T>& stage : o.stages)
-    size = std::max(size, threads_for(o.batch * stage.width) * stage.width);
+  for (const WeightResidualStage<T>& stage : o.stages)  // without a sample there is nothing to add up
+    if (o.batch > 0) size = std::max(size, threads_for(o.batch * stage.width) * stage.width);
   const Scratch<T> blocks(1, size);
   const Scratch<double, 1> totals(1, size);
   for (const WeightResidualStage<T>& stage : o.stages) stage_residual(stage, o.batch, blocks[0], totals[0]);

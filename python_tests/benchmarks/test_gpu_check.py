@@ -308,7 +308,7 @@ def test_predictions_are_those_of_the_sheet() -> None:
             assert found is not None
             assert 1e6 * found == pytest.approx(microseconds, rel=0.04, abs=0.5)
     for network in ("784-100-100-10", "784-500-500-10"):
-        assert prediction.launches(network, launches.BATCH, "am-adam, eager") == 18 + 2
+        assert prediction.launches(network, launches.BATCH, "am-adam, eager") == 19 + 2
         assert prediction.launches(network, launches.BATCH, contenders.BASELINE) == 22
     assert prediction.step("LeNet-5, 28 x 28", 200, "am-adam, CUDA graph", rates) is None
 
