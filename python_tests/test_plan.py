@@ -552,7 +552,7 @@ def test_settings_of_the_machine_between_steps() -> None:
 @pytest.mark.parametrize(
     "options", [{}, {"code_iterations": 2, "weight_iterations": 2}], ids=["once", "twice"]
 )
-@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize("size", [64, 100])
 def test_networks_whose_stages_are_fitted_side_by_side(name: str, options: dict[str, Any], size: int) -> None:
     """On two threads, where a plan is recorded and replayed on as many, or on another number, as it was recorded."""
     threads, recorded = torch.get_num_threads(), []

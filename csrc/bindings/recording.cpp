@@ -148,6 +148,8 @@ int64_t longest(std::vector<int64_t> branches, int threads) {
 }
 
 constexpr int64_t waking = 8192;  // of threads takes as long as so much work
+// A branch of less work is done sooner where it is than its numbers have come to another core.
+constexpr int64_t least_branch = 131072;
 
 // How long a call takes on as many threads as pay, which are woken for it.
 int64_t on_threads(int64_t work, int threads) {
@@ -175,26 +177,28 @@ size_t Recording::branch_before(size_t join) {
     std::vector<int64_t> work(join);
     for (size_t i = first; i < join; ++i) work[branch[i]] += steps_[i]->work;
     const int64_t side_by_side = longest(work, threads) + waking;
-    if (apart - side_by_side > gain) {
+    const int64_t all = std::accumulate(work.begin(), work.end(), int64_t{0});
+    const int64_t branches = std::count_if(work.begin(), work.end(), [](int64_t own) { return own > 0; });
+    if (apart - side_by_side > gain && all >= branches * least_branch) {
       gain = apart - side_by_side;
       begin = first;
       best = branch;
     }
   }
   if (begin == join) return join;
-  auto branches = std::make_unique<Branches>();
+  auto made = std::make_unique<Branches>();
   std::vector<size_t> numbers;
   for (size_t i = begin; i < join; ++i) {
     auto found = std::find(numbers.begin(), numbers.end(), best[i]);
     if (found == numbers.end()) {
       found = numbers.insert(numbers.end(), best[i]);
-      branches->each.emplace_back();
+      made->each.emplace_back();
     }
-    branches->each[static_cast<size_t>(found - numbers.begin())].push_back(std::move(steps_[i]));
+    made->each[static_cast<size_t>(found - numbers.begin())].push_back(std::move(steps_[i]));
   }
   const auto at = [&](size_t i) { return steps_.begin() + static_cast<ptrdiff_t>(i); };
   steps_.erase(at(begin), at(join));
-  steps_.insert(at(begin), std::move(branches));
+  steps_.insert(at(begin), std::move(made));
   return begin;
 }
 
