@@ -229,7 +229,7 @@ struct Relu {
   ALTMIN_HOST_DEVICE T difference(T c0, T delta, T unit) const {
     const T floor = -(c0 / unit);  // an active unit cannot fall below zero
     const T active = -delta < floor ? floor : -delta;
-    const T rise = -delta + c0 / unit;
+    const T rise = -delta + (c0 == T(0) ? T(0) : c0 / unit);  // no 0 / 0 if the unit underflows
     const T inactive = rise <= T(0) ? T(0) : rise;
     return c0 > T(0) ? active : inactive;
   }

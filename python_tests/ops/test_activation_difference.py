@@ -73,6 +73,23 @@ def test_against_float64(sigma: Activation, unit: float) -> None:
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("sigma", oracle.SIGMAS, ids=oracle.label)
+def test_a_unit_that_float32_cannot_hold(sigma: Activation) -> None:
+    """The change per unit is that of float64, also from a code of zero; only signs, whose jump it is not, stay.
+
+    At a kink of leaky_relu or elu the slope of either side will do.
+    """
+    random = Random(96)
+    case = arguments(random, (9, 33), sigma, unit=1e-60)
+    case["code"] = random.normal(9, 33, scale=2.0).float().double()
+    if sigma.name not in ("leaky_relu", "elu"):
+        case["code"][::2, ::2] = 0
+    expected = torch.zeros(9, 33).double() if sigma.jumps else exact(case, torch.float64)
+    result = call(ops.activation_difference, case, torch.float32).difference
+    assert_close(result, expected, 1e-6, "difference")
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_point_may_be_left_out(dtype: torch.dtype) -> None:
     random = Random(92)
