@@ -34,7 +34,7 @@ LIMITS = {"an activation": 3, "a loss": 1, "a method": 3, "an op": 8, "a map": 3
 NATIVE = ("An activation", "An op")
 IN_PYTHON = ("A loss", "A method", "A map", "A data set")
 # The ops that are compiled into the copy besides that of the example: a whole build would take twice as long.
-COMPILED = ("activate", "code_step")
+COMPILED = ("activate", "activation_difference", "activation_vjp", "code_step")
 
 
 @dataclass(frozen=True)
