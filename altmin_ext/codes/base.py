@@ -44,6 +44,7 @@ class Slot:
         weight_iterations: gradient steps of the stage's weights after that.
         once: whether code and weights each take a single step, the code without threshold, and nothing reads the code
             afterwards. The memory of the code may then be overwritten once its activation has been computed.
+        sparse: whether a threshold makes some numbers of the code exactly zero.
     """
 
     stage: BoundStage
@@ -53,6 +54,7 @@ class Slot:
     code_iterations: int = 1
     weight_iterations: int = 1
     once: bool = False
+    sparse: bool = False
 
 
 class Code(abc.ABC):

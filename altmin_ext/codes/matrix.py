@@ -30,7 +30,7 @@ class MatrixCode(Code):
         super().__init__(slot)
         self.map = map
         self._above_map = slot.above.map
-        self._several, self._once = slot.code_iterations > 1, slot.once
+        self._several, self._once, self._sparse = slot.code_iterations > 1, slot.once, slot.sparse
         self._sigma = self.pre.activation
         # A relu at 0 has no derivative and stays at 0, so a single step needs sigma(c0) only.
         self._in_place = slot.once and not map.saves_output and self.pre.is_relu_or_identity
@@ -148,12 +148,13 @@ class MatrixCode(Code):
         )
         if self._sigma is None:
             change = torch.neg(self.displacement, out=self._buffers["change"])
-            moved = self.pre.move(self._shaped(change), self.unit)
+            point = self.moved_code() if self._sparse else None
+            moved = self.pre.move(self._shaped(change), self.unit, point)
             self.activation_displacement = moved.contiguous()
-            exact = self.pre.here
-            if exact is None:
-                exact = torch.addcmul(self._activation_of_encode, moved, self.unit.to(moved))
-            self.activation = exact.contiguous()
+            here = self.pre.here
+            if here is None:
+                here = torch.addcmul(self._activation_of_encode, moved, self.unit.to(moved))
+            self.activation = here.contiguous()
         else:
             self.activation = self._moved_activation
 

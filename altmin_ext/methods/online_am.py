@@ -199,7 +199,8 @@ class OnlineAM(Method):
         codes = []
         for l, (stage, above) in enumerate(itertools.pairwise(self._stages)):
             flags = Flags(self._guard.code(l), self._guard.weights(l))
-            slot = Slot(stage, above, self._rows[l], flags, code_iterations, weight_iterations, once)
+            sparse = o.l1_codes > 0
+            slot = Slot(stage, above, self._rows[l], flags, code_iterations, weight_iterations, once, sparse)
             codes.append(code_for(stage.map, slot))
         for below, code, beyond in zip([None, *codes], codes, [*codes[1:], None], strict=False):
             code.connect(below, beyond)

@@ -27,13 +27,27 @@ def sign(c: Tensor) -> Tensor:
 
 
 def _normal(c: Tensor) -> Tensor:
-    return (1 + torch.erf(c / math.sqrt(2))) / 2
+    return (
+        torch.erfc(-c / math.sqrt(2)) / 2
+    )  # to the last digit far below, where 1 + erf would be nothing but rounding
+
+
+def _gelu_tanh_gate(c: Tensor) -> Tensor:
+    """(1 + tanh(x)) / 2 is the logistic function at 2 x; this is 2 x."""
+    return math.sqrt(8 / math.pi) * (c + 0.044715 * c**3)
+
+
+def _gelu_tanh(c: Tensor) -> Tensor:
+    return c * torch.sigmoid(
+        _gelu_tanh_gate(c.clamp(-32, 32))
+    )  # beyond, it is 0 or 1, and a cube may overflow
 
 
 def _gelu_tanh_derivative(c: Tensor) -> Tensor:
-    c = c.clamp(-32, 32)  # beyond, it is 0 or 1, and a cube may overflow
-    t = torch.tanh(math.sqrt(2 / math.pi) * (c + 0.044715 * c**3))
-    return (1 + t + c * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * c * c)) / 2
+    c = c.clamp(-32, 32)
+    x = _gelu_tanh_gate(c)
+    s = torch.sigmoid(x)
+    return s + c * s * torch.sigmoid(-x) * math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * c * c)
 
 
 def _silu_derivative(c: Tensor) -> Tensor:
@@ -83,7 +97,7 @@ _formulas: dict[str, _Formula] = {
         lambda p: 1.1289041,  # at c = sqrt 2
     ),
     "gelu_tanh": _Formula(
-        lambda c, p: F.gelu(c, approximate="tanh"),
+        lambda c, p: _gelu_tanh(c),
         lambda c, p: _gelu_tanh_derivative(c),
         lambda p: 1.1290,  # rounded up from 1.12898
     ),
@@ -180,6 +194,7 @@ class Activation:
         plain = (self.value(c0 - d) - self.value(c0)) / unit
         sharpness = max(1.0, self.parameter) if self.name == "softplus" else 1.0
         smooth = d.abs() * sharpness < (1e-3 if c0.dtype == torch.float64 else 0.1)
+        smooth &= ~c0.isnan()  # of which a derivative may tell nothing
         if self.name in ("relu", "leaky_relu", "elu"):
             smooth &= (c0 > 0) == (c0 - d > 0)
         return torch.where(smooth, -delta * slope, plain)

@@ -246,7 +246,7 @@ struct LeakyRelu {
     const T before = c0 > T(0) ? T(1) : slope;
     const T after = c > T(0) ? T(1) : slope;
     const T bend = after == before ? T(0) : (after - before) * (c0 / unit);  // instead of 0 times infinity
-    return bend - after * delta;
+    return c == c ? bend - after * delta : c;                                // a NaN is on neither side
   }
 };
 

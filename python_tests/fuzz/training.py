@@ -510,9 +510,6 @@ def online_case(rng: Generator, name: str, seed: int) -> Case:
         return elman_case(rng, name)
     network = drawn(rng, networks.plain_chain if "mem" in name else networks.any_chain)
     options = some(rng, ONLINE)
-    if any(isinstance(module, Sign | nn.Sequential) for module in network.model):
-        # What is behind another activation may jump or bend where the threshold puts codes; rounding decides.
-        options.pop("l1_codes", None)
     if rng.random() < 0.15:
         options |= {"scaling": "released"}
         options |= {"lr_codes": 0.3} if options.get("lr_codes") == "auto" else {}
