@@ -27,9 +27,8 @@ def sign(c: Tensor) -> Tensor:
 
 
 def _normal(c: Tensor) -> Tensor:
-    return (
-        torch.erfc(-c / math.sqrt(2)) / 2
-    )  # to the last digit far below, where 1 + erf would be nothing but rounding
+    # To the last digit far below, where 1 + erf would be nothing but rounding.
+    return torch.erfc(-c / math.sqrt(2)) / 2
 
 
 def _gelu_tanh_gate(c: Tensor) -> Tensor:
@@ -38,9 +37,8 @@ def _gelu_tanh_gate(c: Tensor) -> Tensor:
 
 
 def _gelu_tanh(c: Tensor) -> Tensor:
-    return c * torch.sigmoid(
-        _gelu_tanh_gate(c.clamp(-32, 32))
-    )  # beyond, it is 0 or 1, and a cube may overflow
+    # Beyond the bounds the gate is 0 or 1, and a cube may overflow.
+    return c * torch.sigmoid(_gelu_tanh_gate(c.clamp(-32, 32)))
 
 
 def _gelu_tanh_derivative(c: Tensor) -> Tensor:

@@ -270,7 +270,6 @@ const Registration registration_of_recording([](py::module_& module) {
       .def("resume", &Recording::resume)
       .def_static("pause", &Recording::pause)
       .def("add_check", &Recording::add_check)
-      .def("read_elsewhere", &Recording::read_elsewhere)
       .def_static("reads", &Recording::reads)
       .def("takes", &Recording::takes)
       .def("finish", &Recording::finish)

@@ -101,8 +101,6 @@ class Recording {
   }
   // What follows runs only if none of these flags is raised.
   void add_check(const Tensor& flags);
-  // That calls from elsewhere read the minibatch where it was.
-  void read_elsewhere() { copies_x_ = true; }
 
   // Ends it. The mean loss and, or null, the count of correct samples are what the calls write.
   void finish(const py::object& loss, const py::object& correct);
