@@ -71,7 +71,6 @@ class Sum {
   }
 
  private:
-  static constexpr int64_t width = vector_width<T>;
   // Of a tile: few registers are better not all taken by sums.
   static constexpr int64_t most_rows = vector_registers == 32 ? 14 : 6;
 
@@ -118,6 +117,7 @@ class Sum {
 
   // A block's columns to rows. What is behind its edges is not looked at.
   static void turn(const T* block, int64_t rows, int64_t columns, T* turned) {
+    constexpr int64_t width = vector_width<T>;
     for (int64_t i = 0; i < rows; i += width)
       for (int64_t j = 0; j < columns; j += width) {
         Vector<T> square[width];

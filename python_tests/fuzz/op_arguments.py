@@ -406,3 +406,7 @@ def _fit_together(draw: Draw, call: Call) -> None:
         arguments["residual"] = _array(draw, call, "residual", "B, m", sizes)
     if call.op == "code_step" and not arguments["first"] and arguments["scalars"][CodeScalar.threshold] > 0:
         arguments["scalars"][CodeScalar.unit] = 1.0  # as the first iteration leaves it
+    if call.op == "bcd_columns" and arguments["from_zero"]:
+        arguments["weight"][:] = np.nan
+        if arguments["sweeps"] == 1:
+            arguments["gram"][np.tril_indices(sizes["n"], -1)] = np.nan
