@@ -82,7 +82,9 @@ def test_against_float64(
 ) -> None:
     random = Random(91)
     shapes = list(itertools.product(EXTENTS, EXTENTS, (0, 1, 33, 127)))
-    for batch, n_in, n_out in shapes[:: 7 if wide_kernels == "emulated" else 1]:  # the emulator takes its time
+    for batch, n_in, n_out in shapes[
+        :: 7 if wide_kernels == "emulated" else 1
+    ]:  # the emulator takes its time
         case = arguments(random, batch, n_in, n_out, bias=bias, forgetting=forgetting, subtract=subtract)
         result = call(ops.memory_update, case, dtype)
         twin = call(reference.memory_update, case, dtype) if dtype == torch.float32 else None
