@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import _state
-from altmin_ext.ops import MemoryScalar, reference
+from altmin_ext.ops import MemoryScalar
 from altmin_ext.ops import unversioned as ops
 
 
@@ -138,7 +138,7 @@ class RecursiveInverse:
         if forgetting != self._forgetting:
             self._scalars[MemoryScalar.forgetting] = self._forgetting = forgetting
         ops.matmul(inputs, self.matrix[:columns], out=product)
-        reference.memory_solve(
+        ops.memory_solve(
             inputs,
             product,
             self.matrix[-1] if columns < len(self.matrix) else None,
