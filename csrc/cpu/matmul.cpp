@@ -118,6 +118,12 @@ class Rectangle {
   // A last panel that is not full begins further left: what it has in common with the one before comes out the same.
   void compute() {
     int64_t column = begin_;
+    if (is_read_by_rows()) {
+      const int64_t fit = most_in_cache / (rows_ * static_cast<int64_t>(sizeof(T))) / (2 * width) * (2 * width);
+      const int64_t part = std::max<int64_t>(fit, 8 * 2 * width);
+      for (; end_ - column >= 2 * width; column += std::min(part, (end_ - column) / (2 * width) * (2 * width)))
+        panels(column, std::min(part, (end_ - column) / (2 * width) * (2 * width)));
+    }
     for (; end_ - column >= 2 * width; column += 2 * width) panel<2>(column, 2 * width);
     const int64_t rest = end_ - column;
     if (rest == 0) return;
@@ -130,6 +136,33 @@ class Rectangle {
  private:
   static constexpr int64_t width = vector_width<T>;
   static constexpr int64_t most_buffered = 240;  // rows
+  // Bytes of a result that are added to again and again, which a cache should hold.
+  static constexpr int64_t most_in_cache = 1 << 18;
+
+  // Whether the right side comes from memory: a panel of it, a line or two out of every row, would take a page each.
+  bool is_read_by_rows() const {
+    return !o_.out_is_transposed && !o_.lines_are_columns && o_.depth > most_depth &&
+           o_.depth * o_.columns * static_cast<int64_t>(sizeof(T)) > 4 * most_in_cache;
+  }
+
+  // Whole panels, which go through each block of the depth together: the same sums as one after the other.
+  void panels(int64_t column, int64_t columns) {
+    constexpr int64_t stride = 2 * width;
+    const Tiles cut(rows_, rows_collide_ ? std::min(8, most_rows_of(2)) : most_rows_of(2));
+    Tiles(o_.depth, most_depth).each([&](int64_t begin, int64_t depth) {
+      const T* const left = o_.left + row_ * o_.left_row + begin * o_.left_depth;
+      for (int64_t j = column; j < column + columns; j += stride) {
+        const T* const right = o_.right + begin * o_.right_stride + j;
+        T* const out = o_.out + row_ * o_.out_stride + j;
+        copy<2>(right, depth, stride, 4 * stride);
+        cut.each([&](int64_t first, int64_t rows) {
+          matmul_tiles<T, 2>[static_cast<size_t>(rows - 1)](left + first* o_.left_row, o_.left_row,
+                                                            o_.left_depth, copy_, stride, depth, begin > 0,
+                                                            out + first* o_.out_stride, o_.out_stride);
+        });
+      }
+    });
+  }
 
   template <int vectors>
   void panel(int64_t column, int64_t columns) {
@@ -161,13 +194,15 @@ class Rectangle {
     });
   }
 
-  // Columns of the right side, row after row, and zeros beside them.
+  // Columns of the right side, row after row, and zeros beside them. What is `ahead` in the rows is asked for.
   template <int vectors>
-  void copy(const T* right, int64_t depth, int64_t columns) {
+  void copy(const T* right, int64_t depth, int64_t columns, int64_t ahead = 0) {
     constexpr int64_t stride = vectors * width;
     T* to = copy_;
     if (!o_.lines_are_columns) {
       for (int64_t l = 0; l < depth; ++l, right += o_.right_stride, to += stride) {
+        if (ahead > 0)
+          for (int64_t j = 0; j < stride; j += width) __builtin_prefetch(right + ahead + j);
         if (columns == stride) {
           std::memcpy(to, right, stride * sizeof(T));
         } else {
