@@ -9,7 +9,7 @@ from altmin_ext import _state
 from altmin_ext.ops import MemoryScalar
 from altmin_ext.ops import unversioned as ops
 
-_most_held = 64  # rows of changes that are not added to a matrix yet
+most_held = 64  # rows of changes that are not added to a matrix yet
 
 
 class RecursiveInverse:
@@ -141,7 +141,7 @@ class RecursiveInverse:
             self._add(factor, forgetting, subtract=not removes)
             return
         self._held += rows
-        if self._held >= _most_held:
+        if self._held >= most_held:
             self._fold()
 
     def multiply(self, rows: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class RecursiveInverse:
             self._product, self._solution = (self._matrix.new_empty(rows, n) for _ in range(2))
             self._inputs = self._matrix.new_ones(rows, n)
         if self._held + rows > len(self._factors):
-            factors = self._matrix.new_empty(_most_held + rows, len(self._matrix))
+            factors = self._matrix.new_empty(most_held + rows, len(self._matrix))
             factors[: self._held] = self.factors
             self._factors = factors
 
