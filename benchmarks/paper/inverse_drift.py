@@ -12,8 +12,8 @@
   times; P of a prior of .5 times the trace of the first minibatch.
 
 The oracle is float64: A summed up in it, its inverse, and weights that are changed by solutions with A + added I. So
-are others in float32, by a factor for each minibatch. Errors are in the spectral norm, relative; that of X P is for the
-last minibatch. Results are JSON lines under benchmarks/results/inverse-drift.
+are others in float32, by a factor for each minibatch. Errors are in the spectral norm, relative; that of X P is for
+the last minibatch. Results are JSON lines under benchmarks/results/inverse-drift.
 """
 
 from __future__ import annotations
