@@ -33,6 +33,7 @@ from altmin_ext.ops.elman_encode import elman_encode
 from altmin_ext.ops.hinge_prox import hinge_prox
 from altmin_ext.ops.interleave import interleave
 from altmin_ext.ops.matmul import matmul
+from altmin_ext.ops.memory_solve import memory_solve
 from altmin_ext.ops.memory_update import memory_update
 from altmin_ext.ops.mse_residual import mse_residual
 from altmin_ext.ops.power_iteration import power_iteration
@@ -74,6 +75,7 @@ __all__ = [
     "hinge_prox",
     "interleave",
     "matmul",
+    "memory_solve",
     "memory_update",
     "mse_residual",
     "names",

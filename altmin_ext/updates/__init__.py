@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from altmin_ext.updates.gradient import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
+from altmin_ext.updates.inverse import RecursiveInverse
 from altmin_ext.updates.memory import (
     Memory,
     StageMemory,
@@ -16,6 +17,7 @@ from altmin_ext.updates.memory import (
 __all__ = [
     "AdamUpdate",
     "Memory",
+    "RecursiveInverse",
     "SGDUpdate",
     "StageMemory",
     "WeightUpdate",
