@@ -145,7 +145,7 @@ class RecursiveInverse:
             self._fold()
 
     def multiply(self, rows: Tensor) -> Tensor:
-        """Multiply with P.
+        """Multiply rows with P, as it is at present.
 
         Args:
             rows: (m, n).

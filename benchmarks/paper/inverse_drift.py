@@ -1,6 +1,6 @@
 """How far the recursive inverse of a memory drifts from the inverse, in float32, over many minibatches.
 
-    python -m benchmarks.paper.inverse_drift run [kept forgotten pixels]
+    python -m benchmarks.paper.inverse_drift run [kept forgotten pixels probed]
     python -m benchmarks.paper.inverse_drift table
 
 - ``kept``: nothing is forgotten; 1,000,000 single inputs of 31 correlated ReLU units and a bias, P = A^-1 on the way
@@ -9,7 +9,8 @@
   inputs, of which half fall silent after 1,000. ``added`` fades; P is made anew once it has left the range from half
   to twice its nominal value, max(damping mean A_ii, n eps max A_ii);
 - ``pixels``: nothing is forgotten; 784 pixels of MNIST and a bias, 100,000 minibatches of 20, which see each image 33
-  times; P of a prior of .5 times the trace of the first minibatch.
+  times; P of a prior of .5 times the trace of the first minibatch. In ``pixels, probed`` P is made anew where the
+  probe is above .001, as every thousandth minibatch asks.
 
 The oracle is float64: A summed up in it, its inverse, and weights that are changed by solutions with A + added I. So
 are others in float32, by a factor for each minibatch. Errors are in the spectral norm, relative; that of X P is for
@@ -158,14 +159,15 @@ def forgotten(updates: int = 100_000, silent_from: int = 1000) -> Iterator[dict[
             }  # fmt: skip
 
 
-def pixels(updates: int = 100_000, batch: int = 20) -> Iterator[dict[str, Any]]:
+def pixels(probed: bool, updates: int = 100_000, batch: int = 20) -> Iterator[dict[str, Any]]:
     """Yield a record at every power of ten."""
     x = data.load("mnist").train[0].flatten(1)
     x = torch.cat([x, torch.ones(len(x), 1)], 1)
     n = x.shape[1]
     generator = torch.Generator().manual_seed(1)
     inverse = RecursiveInverse(x, n)
-    gram = torch.zeros(n, n, dtype=torch.float64)
+    gram, own_gram = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n)
+    renewals = 0
     seconds, order = 0.0, torch.empty(0, dtype=torch.int64)
     for i in range(1, updates + 1):
         if len(order) < batch:
@@ -175,19 +177,25 @@ def pixels(updates: int = 100_000, batch: int = 20) -> Iterator[dict[str, Any]]:
             prior = 0.5 * float(inputs.square().sum())
             inverse.start(prior)
             gram.diagonal().fill_(prior)
+            own_gram.diagonal().fill_(prior)
         exact = inputs.double()
         gram.addmm_(exact.T, exact)
+        own_gram.addmm_(inputs.T, inputs)
         begin = time.process_time()
         assert inverse.solve(inputs) is not None
         inverse.commit()
+        if probed and i % 1000 == 0 and not inverse.probe(own_gram, 0.0) < 1e-3:
+            assert inverse.renew(own_gram, 0.0)
+            renewals += 1
         seconds += time.process_time() - begin
         if i >= 1000 and str(i).strip("0") == "1":
             wanted = torch.linalg.inv(gram)
             yield {
-                "study": "pixels", "updates": i, "of_p": error(inverse.matrix, wanted),
+                "study": "pixels, probed" if probed else "pixels", "updates": i,
+                "of_p": error(inverse.matrix, wanted),
                 "of_solution": error(inverse.multiply(inputs), exact @ wanted),
                 "largest_of_p": float(inverse.matrix.abs().max()),
-                "probe": inverse.probe(gram.float(), 0.0), "ms_per_update": 1000 * seconds / i,
+                "probe": inverse.probe(own_gram, 0.0), "ms_per_update": 1000 * seconds / i, "renewals": renewals,
             }  # fmt: skip
 
 
@@ -214,7 +222,12 @@ def main() -> None:
     parser.add_argument("studies", nargs="*")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    studies = {"kept": kept, "forgotten": forgotten, "pixels": pixels}
+    studies = {
+        "kept": kept,
+        "forgotten": forgotten,
+        "pixels": lambda: pixels(probed=False),
+        "probed": lambda: pixels(probed=True),
+    }
     if arguments.command == "run":
         for name in arguments.studies or studies:
             for record in studies[name]():
