@@ -22,10 +22,11 @@ template <typename T>
 class ColumnSweep {
  public:
   // `memory` lends size_of(columns) numbers.
-  ColumnSweep(const BcdColumns<T>& o, const T* gram, T smallest, T* memory)
+  ColumnSweep(const BcdColumns<T>& o, const T* gram, T added, T smallest, T* memory)
       : o_(o),
         gram_(gram),
         n_(o.columns),
+        added_(added),
         smallest_(smallest),
         threshold_(static_cast<T>(o.scalars->threshold)),
         blocks_(n_, LaneProduct<T>::most_rows),
@@ -46,12 +47,17 @@ class ColumnSweep {
       }
     };
     each([&](int64_t rows, int64_t first, int64_t offset) {
-      to_lanes(o_.weight + first, n_, rows, n_, weight_ + offset);
+      if (o_.from_zero)
+        std::fill_n(weight_ + offset, n_ * lanes, T(0));
+      else
+        to_lanes(o_.weight + first, n_, rows, n_, weight_ + offset);
       to_lanes(o_.cross + first, n_, rows, n_, cross_ + offset);
     });
     const auto descend_all = [&](auto groups) {
       for (int sweep = 0; sweep < o_.sweeps; ++sweep)
-        blocks_.each([&](int64_t column, int64_t columns) { descend<groups.value>(column, columns); });
+        blocks_.each([&](int64_t column, int64_t columns) {
+          descend<groups.value>(column, columns, o_.from_zero && sweep == 0 ? column : n_);
+        });
     };
     switch (end - begin) {
       case 1: descend_all(std::integral_constant<int, 1>{}); break;
@@ -65,18 +71,18 @@ class ColumnSweep {
   }
 
  private:
-  // The columns of a block, one after the other: W A_j for all of them at once, and then what each that moves
-  // changes for those that follow.
+  // The columns of a block, one after the other: W A_j for all of them at once, of the first `known` columns of W, behind
+  // which it is zero; and then what each that moves changes for those that follow.
   template <int groups>
-  void descend(int64_t column, int64_t columns) const {
+  void descend(int64_t column, int64_t columns, int64_t known) const {
     const int64_t apart = n_ * lanes;
     constexpr int64_t products_apart = LaneProduct<T>::most_rows * lanes;
     for (int g = 0; g < groups; ++g)
-      LaneProduct<T>::tile(columns)(gram_ + column * n_, columns, n_, weight_ + g * apart, lanes, nullptr,
+      LaneProduct<T>::tile(columns)(gram_ + column * n_, columns, known, weight_ + g * apart, lanes, nullptr,
                                     rest_ + g * products_apart, lanes);
     for (int64_t j = 0; j < columns; ++j) {
       const T* const row = o_.gram + (column + j) * n_ + column;
-      const T diagonal = row[j];
+      const T diagonal = row[j] + added_;
       if (diagonal <= smallest_) continue;  // a NaN goes on, to be seen
       const bool free = o_.has_bias && column + j == n_ - 1;
       T step[groups][lanes];
@@ -118,7 +124,7 @@ class ColumnSweep {
   const BcdColumns<T>& o_;
   const T* const gram_;  // (blocks, n, columns of the block)
   const int64_t n_;
-  const T smallest_, threshold_;
+  const T added_, smallest_, threshold_;
   const Tiles blocks_;
   T *const weight_, *const cross_, *const rest_;
 };
@@ -131,8 +137,14 @@ void bcd_columns(const BcdColumns<T>& o) {
   const int64_t n = o.columns;
   if (n == 0) return;
   T largest = 0;
-  for (int64_t j = 0; j < n; ++j) largest = std::max(largest, o.gram[j * n + j]);
-  const T smallest = largest * std::numeric_limits<T>::epsilon();
+  double trace = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    largest = std::max(largest, o.gram[j * n + j]);
+    trace += static_cast<double>(o.gram[j * n + j]);
+  }
+  const double damping = o.scalars->damping;
+  const T added = damping > 0 ? static_cast<T>(damping * (trace / static_cast<double>(n))) : T(0);
+  const T smallest = (largest + added) * std::numeric_limits<T>::epsilon();
   const int64_t parts = (groups_of(o.rows) + groups_together - 1) / groups_together;
   // Block by block, each without gaps.
   static thread_local std::vector<T> memory;  // grows once, to the largest stage
@@ -140,14 +152,17 @@ void bcd_columns(const BcdColumns<T>& o) {
   T* const gram = memory.data();
   Tiles(n, LaneProduct<T>::most_rows).each([&](int64_t column, int64_t columns) {
     T* to = gram + column * n;
-    for (int64_t k = 0; k < n; ++k, to += columns) std::copy_n(o.gram + k * n + column, columns, to);
+    for (int64_t k = 0; k < n; ++k, to += columns) {
+      std::copy_n(o.gram + k * n + column, columns, to);
+      if (k >= column && k < column + columns) to[k - column] += added;
+    }
   });
   const int threads = threads_for(o.rows * n);
   const Scratch<T> rows(threads, ColumnSweep<T>::size_of(n));
   parallel_ranges(
       parts, threads,
       [&](int thread, int64_t begin, int64_t end) {
-        ColumnSweep<T> sweep(o, gram, smallest, rows[thread]);
+        ColumnSweep<T> sweep(o, gram, added, smallest, rows[thread]);
         for (int64_t part = begin; part < end; ++part)
           sweep.run(part * groups_together, std::min(groups_of(o.rows), (part + 1) * groups_together));
       },
