@@ -16,6 +16,8 @@ def memory_update(
     cross: Tensor,
     scalars: Tensor,
     subtract: bool = False,
+    gram_before: Tensor | None = None,
+    cross_before: Tensor | None = None,
 ) -> None:
     """gram <- (1 - forgetting) gram + sum_b a~ a~^T; cross <- (1 - forgetting) cross + sum_b c a~^T.
 
@@ -31,6 +33,9 @@ def memory_update(
         cross: (m, n) or (m, n + 1), in and out.
         scalars: (3,) float64, :class:`MemoryScalar`; a forgetting below 0 lets the past grow.
         subtract: take the sums off instead of adding them.
+        gram_before: A to add to, shaped like ``gram``, which then is only written; None for ``gram`` itself. Of A,
+            the upper triangle is read.
+        cross_before: in the same way, for ``cross``.
 
     Raises:
         TypeError, ValueError: a shape, dtype or device does not fit, or arguments share memory.
@@ -39,5 +44,9 @@ def memory_update(
         activation = F.pad(activation, (0, 1), value=1.0)
     forgetting = scalars[MemoryScalar.forgetting]
     sign = -1 if subtract else 1
-    gram.copy_((gram - forgetting * gram) + sign * (activation.T @ activation))
-    cross.copy_((cross - forgetting * cross) + sign * (code.T @ activation))
+    past, past_cross = (
+        gram if gram_before is None else gram_before,
+        cross if cross_before is None else cross_before,
+    )
+    gram.copy_((past - forgetting * past) + sign * (activation.T @ activation))
+    cross.copy_((past_cross - forgetting * past_cross) + sign * (code.T @ activation))

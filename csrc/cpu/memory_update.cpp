@@ -56,11 +56,13 @@ class Block {
   }
 
   // The rows of gram or cross that belong to a panel's columns, once all panels are there.
-  void add(int64_t p, T forgetting) const {
+  void add(int64_t p, T forgetting, bool begins) const {
     const bool of_gram = p < gram_panels_;
     const int64_t first = (of_gram ? p : p - gram_panels_) * panel<T>;
     const Tiles cut(std::min(panel<T>, (of_gram ? o_.n_gram : o_.n_out) - first), Product<T, 2>::most_rows);
     T* const matrix = (of_gram ? o_.gram : o_.cross) + first * o_.n_gram;
+    const T* const given = of_gram ? o_.gram_before : o_.cross_before;
+    const T* const before = begins && given != nullptr ? given + first * o_.n_gram : matrix;
     const T sign = o_.subtract ? T(-1) : T(1);
     T product[Product<T, 2>::most_rows * panel<T>];
     for (int64_t right = of_gram ? p : 0; right < gram_panels_; ++right) {
@@ -68,13 +70,15 @@ class Block {
       if (of_gram) fetch(o_.gram + column * o_.n_gram + first, columns);
       cut.each([&](int64_t row, int64_t rows) {
         fetch(matrix + row * o_.n_gram + column, rows);
+        if (before != matrix) fetch(before + row * o_.n_gram + column, rows);
         Product<T, 2>::tile(rows)(copy_of(p) + row, panel<T>, samples_, copy_of(right), panel<T>, nullptr,
                                   product, panel<T>);
         for (int64_t i = 0; i < rows; ++i) {
-          T* __restrict to = matrix + (row + i) * o_.n_gram + column;
+          const T* past = before + (row + i) * o_.n_gram + column;
+          T* to = matrix + (row + i) * o_.n_gram + column;
           const T* __restrict sum = product + i * panel<T>;
 #pragma omp simd
-          for (int64_t j = 0; j < columns; ++j) to[j] = (to[j] - forgetting * to[j]) + sign * sum[j];
+          for (int64_t j = 0; j < columns; ++j) to[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
         }
       });
       if (of_gram) mirror(first, column, columns);
@@ -132,7 +136,7 @@ void memory_update(const MemoryUpdate<T>& o) {
       for (int64_t p = 0; p < block.panels(); ++p) block.copy(p);
 // A panel further down the triangle has less to do. Who computes it makes no difference to it.
 #pragma omp for schedule(dynamic)
-      for (int64_t p = 0; p < block.panels(); ++p) block.add(p, forgetting);
+      for (int64_t p = 0; p < block.panels(); ++p) block.add(p, forgetting, begin == 0);
     }
   }
 }

@@ -71,6 +71,8 @@ SHAPES: dict[str, dict[str, str]] = {
         "code": "B, m",
         "gram": "n + bias, n + bias",
         "cross": "m, n + bias",
+        "gram_before": "n + bias, n + bias",
+        "cross_before": "m, n + bias",
     }
     | {"scalars": f"{len(MemoryScalar)},"},
     "mse_residual": {"logits": ROWS, "targets": ROWS, "bias": "n,", "residual": ROWS}
