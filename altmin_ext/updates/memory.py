@@ -408,16 +408,18 @@ class StageMemory:
         if first:
             if not len(self._next_gram):
                 self._next_gram, self._next_cross = torch.empty_like(self.gram), torch.empty_like(self.cross)
-            self._next_gram.copy_(self.gram)
-            self._next_cross.copy_(self.cross)
-            self._add_held(self._next_gram)
             self._next_awaits_prior = self.awaits_prior
+        past: dict[str, Tensor] = {}
+        if first and self._count:
+            self._next_gram.copy_(self.gram)
+            self._add_held(self._next_gram)
+        elif first:
+            past = {"gram_before": self.gram, "cross_before": self.cross}
         self._factor = None
         for a, c in self._rows(activation, code):
-            ops.memory_update(
-                a, c, gram=self._next_gram, cross=self._next_cross, scalars=self._scalars[0 if first else 1]
-            )
-            first = False
+            scalars = self._scalars[0 if first else 1]
+            ops.memory_update(a, c, gram=self._next_gram, cross=self._next_cross, scalars=scalars, **past)
+            first, past = False, {}
 
     def _add_prior(self) -> None:
         """Add the prior, once all of the first minibatch is in A."""
