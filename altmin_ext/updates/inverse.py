@@ -217,9 +217,11 @@ class RecursiveInverse:
 
     def _add(self, rows: Tensor, forgetting: float, *, subtract: bool) -> None:
         """Q <- Q / (1 - forgetting) -+ rows^T rows."""
-        change = rows.t() @ rows
-        change = change.tril() + change.tril(-1).t()
-        self._matrix.mul_(1 / (1 - forgetting)).add_(-change if subtract else change)
+        self._scalars[MemoryScalar.forgetting] = -forgetting / (1 - forgetting)
+        ops.memory_update(
+            rows, rows.new_empty(len(rows), 0), gram=self._matrix, cross=self._matrix.new_empty(0, len(self._matrix)),
+            scalars=self._scalars, subtract=subtract,
+        )  # fmt: skip
 
     def _begin(self) -> None:
         self._held, self._solved = 0, None
