@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -263,6 +263,12 @@ class AMMem(OnlineAM):
             "await_prior": Listed(Attribute(memory, "awaits_prior", boolean) for memory in self._memories),
             "kept": Listed(memory.kept(l) for l, memory in enumerate(self._memories)),
         }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if isinstance(state, Mapping) and state.get("method") == self.name and "kept" not in state:
+            # Of a version that kept no inverse: the memories tell all that is needed.
+            state = {**state, "kept": [memory.nothing_kept() for memory in self._memories]}
+        super().load_state_dict(state)
 
     def _forget_derived(self) -> None:
         super()._forget_derived()

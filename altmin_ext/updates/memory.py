@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +139,7 @@ class StageMemory:
         in_chunks: whether a step observes its samples in several calls.
 
     Attributes:
-        gram: A, (n, n), without the samples that are still held.
+        gram: A, (n, n), without the samples that are still held; perhaps its upper triangle alone.
         cross: B, (m, n); (0, n) if it is not kept.
         inverse: P, if it may be worth to keep it.
         awaits_prior: whether the prior is still to be added, with the next minibatch.
@@ -178,6 +179,9 @@ class StageMemory:
         self._held = self.gram.new_empty(_most_held if self.inverse is not None else 0, columns)
         self._count = self._next_count = 0  # samples that are held: of the past, and with the minibatch
         self._forgets = forgetting > 0
+        self._is_upper = (
+            self.is_linear and sweeps == 1
+        )  # A's lower triangle is made only where it is asked for
         self._takes_inverse = False
         self._next_prior = self._owed_prior = 0.0
         self._settled = 0  # samples that were held when the last step began
@@ -210,7 +214,7 @@ class StageMemory:
     @property
     def matrices(self) -> _state.Part:
         """A, and B if it is kept."""
-        self._settle()
+        self._complete()
         return _state.Listed(
             [
                 _state.Replaced(self, "gram", self.gram.shape, gram_matrix),
@@ -230,6 +234,12 @@ class StageMemory:
         held = _state.Replaced(self, "held", [f"samples held by stage {number + 1}", self._held.shape[1]])
         return _state.Entries({"held": held, **self.inverse.state.parts})
 
+    def nothing_kept(self) -> dict[str, Any]:
+        """The value of :meth:`kept` before the first step."""
+        if self.inverse is None:
+            return {}
+        return {"held": self._held[:0].clone(), **self.inverse.nothing()}
+
     @property
     def held(self) -> Tensor:
         """The samples that A does not hold yet, (count, n) or without the bias (count, n - 1)."""
@@ -245,7 +255,7 @@ class StageMemory:
 
     def state(self) -> Memory:
         """The memory (A, B), in copies."""
-        self._settle()
+        self._complete()
         gram = self.gram.clone()
         self._add_held(gram)
         return gram, self.cross.clone() if len(self.cross) else self.weights @ gram
@@ -345,7 +355,7 @@ class StageMemory:
         self.awaits_prior = self._is_empty = False
 
     def _settle(self) -> None:
-        """Carry out what the last step has left to do, before anything depends on it."""
+        """Carry out what the last step has left to do, before the next one depends on it."""
         if self.inverse is None:
             return
         self.inverse.settle()
@@ -359,6 +369,12 @@ class StageMemory:
         if newest and self._count == 0:
             self.inverse.look(self._free_block(self.gram), self._added(self.gram))
         self._settled = self._count
+
+    def _complete(self) -> None:
+        """Make A what it is for others to see, but for the samples that are held."""
+        self._settle()
+        if self._is_upper:
+            self.gram.copy_(self.gram.triu() + self.gram.triu(1).t())
 
     def _solve_by_inverse(self, activation: Tensor, square: float) -> Tensor | None:
         """Z by P, if that takes less work than a factor."""
@@ -418,7 +434,15 @@ class StageMemory:
         self._factor = None
         for a, c in self._rows(activation, code):
             scalars = self._scalars[0 if first else 1]
-            ops.memory_update(a, c, gram=self._next_gram, cross=self._next_cross, scalars=scalars, **past)
+            ops.memory_update(
+                a,
+                c,
+                gram=self._next_gram,
+                cross=self._next_cross,
+                scalars=scalars,
+                upper=self._is_upper,
+                **past,
+            )
             first, past = False, {}
 
     def _add_prior(self) -> None:

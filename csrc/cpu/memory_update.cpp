@@ -67,7 +67,8 @@ class Block {
     T product[Product<T, 2>::most_rows * panel<T>];
     for (int64_t right = of_gram ? p : 0; right < gram_panels_; ++right) {
       const int64_t column = right * panel<T>, columns = std::min(panel<T>, o_.n_gram - column);
-      if (of_gram) fetch(o_.gram + column * o_.n_gram + first, columns);
+      if (of_gram && !o_.upper) fetch(o_.gram + column * o_.n_gram + first, columns);
+      const bool on_diagonal = of_gram && right == p;  // below it, mirror or the caller's own numbers
       cut.each([&](int64_t row, int64_t rows) {
         fetch(matrix + row * o_.n_gram + column, rows);
         if (before != matrix) fetch(before + row * o_.n_gram + column, rows);
@@ -78,10 +79,11 @@ class Block {
           T* to = matrix + (row + i) * o_.n_gram + column;
           const T* __restrict sum = product + i * panel<T>;
 #pragma omp simd
-          for (int64_t j = 0; j < columns; ++j) to[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
+          for (int64_t j = on_diagonal ? row + i : 0; j < columns; ++j)
+            to[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
         }
       });
-      if (of_gram) mirror(first, column, columns);
+      if (of_gram && !o_.upper) mirror(first, column, columns);
     }
   }
 

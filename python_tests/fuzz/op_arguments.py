@@ -335,7 +335,7 @@ def _scalar(draw: Draw, call: Call, name: str) -> Any:
         return sizes[name]
     if name in ("iterations", "sweeps"):
         return draw.choice((1, 2, 3))
-    if name in ("first", "from_zero", "has_bias", "nonnegative", "subtract"):
+    if name in ("first", "from_zero", "has_bias", "nonnegative", "subtract", "upper"):
         return draw.chance(0.5)
     return draw.positive()
 

@@ -183,7 +183,11 @@ def test_tensors_that_require_grad() -> None:
     factor, solution = (torch.zeros(9, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     pivot = torch.zeros(1, dtype=torch.float64)
     ops.memory_solve(
-        case["inputs"].requires_grad_(), case["product"], factor=factor, solution=solution, smallest_pivot=pivot
+        case["inputs"].requires_grad_(),
+        case["product"],
+        factor=factor,
+        solution=solution,
+        smallest_pivot=pivot,
     )
     assert same_bits(factor.detach(), expected.factor)
     assert same_bits(solution.detach(), expected.solution)
