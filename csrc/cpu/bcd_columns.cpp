@@ -68,8 +68,11 @@ class Substitution {
  private:
   static constexpr int64_t width = vector_width<T>;
   static constexpr int64_t depth = 8 * width;
-  static constexpr int64_t most_rows = 28;
-  static constexpr int64_t panel_size = (depth + most_rows) * 2 * width;
+  // Of a tile: few registers are better not all taken by sums.
+  template <int vectors>
+  static constexpr int64_t most_rows =
+      std::min(Product<T, vectors>::most_rows, vector_registers == 32 || vectors == 1 ? 28 : 6);
+  static constexpr int64_t panel_size = (depth + 28) * 2 * width;
 
   // An odd number of cache lines: equal places of rows do not share a set of the nearest cache.
   static int64_t stride_of(int64_t rows) {
@@ -94,7 +97,7 @@ class Substitution {
       }
       gram = panel_;
     }
-    const Tiles cut(rows_, Product<T, vectors>::most_rows);
+    const Tiles cut(rows_, most_rows<vectors>);
     T* const sums = panel_ + depth * stride;
     const int64_t ahead = (last - first + cut.count - 1) / cut.count;
     int64_t fetched = first;
@@ -119,7 +122,7 @@ class Substitution {
   void solve(int64_t column, int64_t columns) const {
     T gram[width][width] = {};
     for (int64_t j = 0; j < columns; ++j) {
-      std::copy_n(o_.gram + (column + j) * n_ + column + j, columns - j, gram[j] + j);
+      for (int64_t k = j; k < columns; ++k) gram[j][k] = o_.gram[(column + j) * n_ + column + k];
       gram[j][j] += diagonal_.added;
     }
     for (int64_t row = 0; row < rows_; row += width) {
@@ -152,7 +155,7 @@ class Substitution {
 
   Vector<T> minimiser(const Vector<T> residual, T diagonal, bool free) const {
     constexpr Vector<T> zero = {};
-    Vector<T> w = zero + residual / diagonal;
+    Vector<T> w = residual / diagonal;
     if (free) return w;
     if (threshold_ > T(0)) {
       const T t = threshold_ / diagonal;
@@ -200,10 +203,10 @@ class ColumnSweep {
         diagonal_(diagonal),
         threshold_(static_cast<T>(o.scalars->threshold)),
         blocks_(n_, LaneProduct<T>::most_rows),
-        gram_(memory),
-        weight_(gram_ + LaneProduct<T>::most_rows * n_),
+        weight_(memory),
         cross_(weight_ + groups_at_once * n_ * lanes),
-        rest_(cross_ + groups_at_once * n_ * lanes) {}
+        rest_(cross_ + groups_at_once * n_ * lanes),
+        gram_(rest_ + groups_together * LaneProduct<T>::most_rows * lanes) {}
 
   static int64_t size_of(int64_t columns) {
     constexpr int64_t most_columns = LaneProduct<T>::most_rows;
@@ -302,7 +305,7 @@ class ColumnSweep {
   const Diagonal<T> diagonal_;
   const T threshold_;
   const Tiles blocks_;
-  T *const gram_, *const weight_, *const cross_, *const rest_;
+  T *const weight_, *const cross_, *const rest_, *const gram_;
 };
 
 }  // namespace
@@ -322,11 +325,12 @@ void bcd_columns(const BcdColumns<T>& o) {
   parallel_ranges(
       o.rows, threads,
       [&](int thread, int64_t begin, int64_t end) {
-        Tiles(end - begin, most_rows).each([&](int64_t first, int64_t rows) {
-          if (o.from_zero) Substitution<T>(o, diagonal, memory[thread]).run(begin + first, rows);
+        for (; begin < end; begin += most_rows) {
+          const int64_t rows = std::min(most_rows, end - begin);
+          if (o.from_zero) Substitution<T>(o, diagonal, memory[thread]).run(begin, rows);
           const int sweeps = o.sweeps - o.from_zero;
-          if (sweeps > 0) ColumnSweep<T>(o, diagonal, memory[thread]).run(begin + first, rows, sweeps);
-        });
+          if (sweeps > 0) ColumnSweep<T>(o, diagonal, memory[thread]).run(begin, rows, sweeps);
+        }
       },
       1);
 }
