@@ -273,15 +273,21 @@ class AMMem(OnlineAM):
             memory.commit()
 
     def _state(self) -> dict[str, Part]:
-        return {
+        entries: dict[str, Part] = {
             **super()._state(),
             "memories": Listed(memory.matrices for memory in self._memories),
             "await_prior": Listed(Attribute(memory, "awaits_prior", boolean) for memory in self._memories),
-            "kept": Listed(memory.kept(l) for l, memory in enumerate(self._memories)),
         }
+        if self._keeps_inverses:
+            entries["kept"] = Listed(memory.kept(l) for l, memory in enumerate(self._memories))
+        return entries
+
+    @property
+    def _keeps_inverses(self) -> bool:
+        return any(memory.inverse is not None for memory in self._memories)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if isinstance(state, Mapping) and state.get("method") == self.name and "kept" not in state:
+        if self._keeps_inverses and isinstance(state, Mapping) and "kept" not in state:
             # Of a version that kept no inverse: the memories tell all that is needed.
             state = {**state, "kept": [memory.nothing_kept() for memory in self._memories]}
         super().load_state_dict(state)
