@@ -174,17 +174,27 @@ class Replaced:
         owner: the object that has the attribute.
         attribute: its name.
         shape: that it must have.
+        check: takes the entry's name and a copy; raises unless the numbers can be right.
     """
 
-    def __init__(self, owner: object, attribute: str, shape: Shape) -> None:
-        self._owner, self._attribute, self._shape = owner, attribute, shape
+    def __init__(
+        self,
+        owner: object,
+        attribute: str,
+        shape: Shape,
+        check: Callable[[str, Tensor], None] | None = None,
+    ) -> None:
+        self._owner, self._attribute, self._shape, self._check = owner, attribute, shape, check
 
     def save(self) -> Tensor:
         own: Tensor = getattr(self._owner, self._attribute)
         return own.detach().clone()
 
     def read(self, name: str, value: Any, sizes: Sizes) -> Tensor:
-        return read_tensor(name, value, getattr(self._owner, self._attribute), self._shape, sizes)
+        copy = read_tensor(name, value, getattr(self._owner, self._attribute), self._shape, sizes)
+        if self._check is not None:
+            self._check(name, copy)
+        return copy
 
     def load(self, value: Tensor) -> None:
         setattr(self._owner, self._attribute, value)

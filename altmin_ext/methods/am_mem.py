@@ -14,20 +14,27 @@ activations.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
-from typing import ClassVar
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from altmin_ext._state import Attribute, Listed, Part
-from altmin_ext._undo import Undoable
-from altmin_ext.codes import MatrixCode
+from altmin_ext.codes import Code, MatrixCode
 from altmin_ext.methods._options import boolean, choice, number, option
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
-from altmin_ext.updates import AdamUpdate, Memory, StageMemory, memory_shapes, read_memories, remembers
+from altmin_ext.updates import (
+    AdamUpdate,
+    Memory,
+    SGDUpdate,
+    StageMemory,
+    memory_shapes,
+    read_memories,
+    remembers,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,8 @@ class AMMemOptions(OnlineAMOptions):
     With ``stage_scaling="displacement"``, the RMS distance of refreshed targets from the weights' own output is
     ``lr_memory``, however small the displacement of the code. The newest minibatch makes up about the share
     ``forgetting`` of A, so weights move in proportion to ``lr_memory * forgetting``: tune that product first. With
-    "none" the distance is ``lr_memory`` times the displacement; at 1 the target is the moved code itself.
+    "none" the distance is ``lr_memory`` times the displacement; at 1 the target is the moved code itself. All of
+    ``weight_iterations`` have the same target.
 
     To remember earlier tasks, use ``forgetting=0, damping=0, prior=0.5, exact=True, predictor="memory"``. Weights
     then hardly change the output for inputs like those seen so far. This is orthogonal weight modification (Zeng,
@@ -145,7 +153,6 @@ class AMMem(OnlineAM):
     Update = AdamUpdate
     _stages_of_update = slice(-1, None)
     _keeps_codes = True
-    _moves_weights_in_parts = True
     _forgets = True  # whether the next minibatch displaces a part of the past
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
@@ -168,21 +175,36 @@ class AMMem(OnlineAM):
                 stage.map, forgetting=o.forgetting or 0.0, threshold=o.l1_weights,
                 nonnegative=o.nonnegative and stage is not self._stages[-1],
                 sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0, prior=o.prior,
-                with_targets=self._with_targets and stage is not self._stages[-1],
+                with_targets=self._with_targets and stage is not self._stages[-1], in_chunks=self.full_batch,
             )
             for stage in self._remembering(self._stages)
         ]  # fmt: skip
         if o.memories is not None:
             self._load(o.memories)
-
-    def _undoable(self) -> Sequence[Undoable]:
-        return [*super()._undoable(), *self._memories]
+        self._linear = [l for l, memory in enumerate(self._memories) if memory.is_linear]
+        first = self._linear[0] if self._linear else 0
+        self._memory_update = SGDUpdate([self._stages[l] for l in self._linear], self._guard, first=first)
+        self._moves_in_parts |= o.predictor == "adam" or len(self._linear) < len(self._memories)
 
     @property
     def memories(self) -> list[Memory]:
         return [memory.state() for memory in self._memories]
 
+    def _refresh_scalars(self, batch: int) -> None:
+        before = self._scalars_are_for
+        super()._refresh_scalars(batch)
+        if self._scalars_are_for is before:
+            return
+        o, factor = self.options, self.learning_rate_factor
+        decay = o.lr * factor * o.weight_decay
+        rates = [(o.lr_memory or 0.0) * factor] * len(self._codes) + [(o.lr_out or 0.0) * factor]
+        # The step of D and the shrinking of W + D by weight decay, which does not depend on the rate.
+        rates = [(1 - decay) * rates[l] for l in self._linear]
+        self._memory_update.set_scalars([1.0] * len(rates), rates, decay, 0.0)
+
     def _observe(self, inputs_of_first: Tensor) -> None:
+        for memory in self._memories:
+            memory.begin()
         if self._guard.raised():
             return
         inputs = [inputs_of_first, *(code.activation for code in self._codes)]
@@ -190,46 +212,90 @@ class AMMem(OnlineAM):
             code.moved_code() if self._with_targets and isinstance(code, MatrixCode) else None
             for code in (*self._codes, None)
         ]
-        for i, (activation, _) in enumerate(zip(inputs, self._memories, strict=False)):
+        squares = []
+        for i, (activation, target, _) in enumerate(zip(inputs, targets, self._memories, strict=False)):
             # Otherwise an Inf would stay in A or B for ever.
-            summed_up = [activation] if (target := targets[i]) is None else [activation, target]
-            if not all(bool(matrix.square().sum().isfinite()) for matrix in summed_up):
+            squares.append(float(activation.square().sum()))
+            of_target = 0.0 if target is None else float(target.square().sum())
+            if not math.isfinite(squares[-1] + of_target):
                 self._guard.put_up("weight gradient", i)
                 return
-        for memory, activation, target in zip(self._memories, inputs, targets, strict=False):
-            memory.observe(activation, target, self._forgets)
+        for memory, *seen in zip(self._memories, inputs, targets, squares, strict=False):
+            memory.observe(*seen, self._forgets)
+
+    def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:
+        terms = super()._weight_gradients(inputs_of_first, y, iteration)
+        if iteration == 0 and (self.options.weight_iterations or 1) > 1 and not self._with_targets:
+            inputs = [inputs_of_first, *(code.activation for code in self._codes)]
+            for activation, code in zip(inputs, self._codes, strict=False):
+                assert isinstance(code, MatrixCode)
+                rate = (self.options.lr_memory or 0.0) * self.learning_rate_factor
+                # At a rate of zero the weights stay, whatever the target.
+                code.fix_target(activation, (rate or 1.0) * self._in_units_of(code))
+        return terms
+
+    def _in_units_of(self, code: Code) -> Tensor | float:
+        """The unit of ``lr_memory``."""
+        return 1.0 if self.options.stage_scaling == "displacement" else code.row[CodeScalar.scale]
 
     def _update_weights(self) -> None:
         if self._guard.raised():
             return
-        o, factor = self.options, self.learning_rate_factor
-        solutions = []
-        for memory, code in itertools.zip_longest(self._memories, self._codes):
-            if memory is None:
-                continue
-            if code is None:
-                solutions.append(memory.solve_residual((o.lr_out or 0.0) * factor))
-            elif self._with_targets:
-                solutions.append(memory.solve_targets())
-            else:
-                scaled = o.stage_scaling == "displacement"
-                rate = (o.lr_memory or 0.0) * factor
-                solutions.append(memory.solve_residual(rate if scaled else rate * code.row[CodeScalar.scale]))
-        for i, weights in enumerate(solutions):
-            if not bool((weights * 0).sum().isfinite()):  # a tenth of the time of isfinite().all()
-                self._guard.put_up("weight gradient", i)
-                return
-        for memory, weights in zip(self._memories, solutions, strict=True):
-            memory.put(weights, o.lr * factor * o.weight_decay)
-        if o.predictor == "adam":
+        self._fit_anew()
+        for l in self._linear:
+            self._memories[l].precondition()
+            if l < len(self._codes) and self.options.stage_scaling == "none":
+                for gradient in self._stages[l].map.gradients:
+                    gradient *= self._in_units_of(self._codes[l])
+        self._memory_update.update()
+        if self.options.predictor == "adam":
             self._update.update()
 
+    def _fit_anew(self) -> None:
+        """Move the weights of stages whose fit is no linear map of their gradients."""
+        o, factor, solutions = self.options, self.learning_rate_factor, {}
+        for l, memory in enumerate(self._memories):
+            if memory.is_linear:
+                continue
+            rate: Tensor | float = (o.lr_memory if l < len(self._codes) else o.lr_out) or 0.0
+            if l < len(self._codes):
+                rate = rate * self._in_units_of(self._codes[l])
+            solutions[l] = memory.solve(rate * factor)
+            if not bool((solutions[l] * 0).sum().isfinite()):  # a tenth of the time of isfinite().all()
+                self._guard.put_up("weight gradient", l)
+                return
+        for l, weights in solutions.items():
+            self._memories[l].put(weights, o.lr * factor * o.weight_decay)
+
+    def _commit(self, batch: int) -> None:
+        super()._commit(batch)
+        for memory in self._memories:
+            memory.commit()
+
     def _state(self) -> dict[str, Part]:
-        return {
+        entries: dict[str, Part] = {
             **super()._state(),
             "memories": Listed(memory.matrices for memory in self._memories),
             "await_prior": Listed(Attribute(memory, "awaits_prior", boolean) for memory in self._memories),
         }
+        if self._keeps_inverses:
+            entries["kept"] = Listed(memory.kept(l) for l, memory in enumerate(self._memories))
+        return entries
+
+    @property
+    def _keeps_inverses(self) -> bool:
+        return any(memory.inverse is not None for memory in self._memories)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self._keeps_inverses and isinstance(state, Mapping) and "kept" not in state:
+            # Of a version that kept no inverse: the memories tell all that is needed.
+            state = {**state, "kept": [memory.nothing_kept() for memory in self._memories]}
+        super().load_state_dict(state)
+
+    def _forget_derived(self) -> None:
+        super()._forget_derived()
+        for memory in self._memories:
+            memory.forget_derived()
 
     def _check_memories(self, stages: Sequence[BoundStage]) -> None:
         """Raise unless the memories that are passed in fit these stages."""

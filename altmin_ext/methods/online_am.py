@@ -147,7 +147,6 @@ class OnlineAM(Method):
     Update: ClassVar[type[WeightUpdate]]
     _stages_of_update: ClassVar[slice] = slice(None)
     _keeps_codes: ClassVar[bool] = False  # and activations, as matrices, until the weights have been fitted
-    _moves_weights_in_parts: ClassVar[bool] = False  # so that some have moved when the last flag is raised
 
     def _cut(self, model: nn.Module) -> list[BoundStage]:
         stages = split(model, self.options.needs)
@@ -182,7 +181,8 @@ class OnlineAM(Method):
         trained = self._stages[self._stages_of_update]
         self._update = self.Update(trained, self._guard, first=len(self._stages) - len(trained))
         self._scalars_are_for: tuple[Any, ...] | None = None
-        self._moves_in_parts = self._moves_weights_in_parts or (self.options.weight_iterations or 1) > 1
+        # So that some weights have moved when the last flag is raised.
+        self._moves_in_parts = (self.options.weight_iterations or 1) > 1
         self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like)
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
         self._dropping = [stage.pre for stage in self._stages if stage.pre.drops]
@@ -269,12 +269,12 @@ class OnlineAM(Method):
         inputs = self._encode(x)
         loss, correct = self._loss_at_encode(y)
         self._move_codes(y)
+        self._observe(inputs)
         objective = None
         for iteration in range(self.options.weight_iterations or 1):
             terms = self._weight_gradients(inputs, y, iteration)
             if iteration == 0:
                 objective = terms
-                self._observe(inputs)
             self._update_weights()
         return StepReport(loss, correct, objective)
 

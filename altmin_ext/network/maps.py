@@ -52,6 +52,8 @@ class Map(abc.ABC):
         affine: the Linear or convolution, if the map is a single one; else None.
         calls_modules: whether an evaluation runs modules whose code may raise anything at any time.
         has_local_term: whether the objective has a term ||map(a) - c||^2 for this stage.
+        regressors: what a Linear's residual is multiplied with for its gradients, (B, n) with a last column for the
+            bias if that is trained; None for the inputs, with a 1 for the bias.
         default_iterations: steps of its code and its weights, unless the user chooses.
         lacks: what its code cannot do: "l1_codes", "released" (scaling). If a user asks for that, the module becomes
             an ordinary stage, which torch differentiates.
@@ -61,6 +63,7 @@ class Map(abc.ABC):
     has_constant_jacobian = True
     affine: Affine | None = None
     calls_modules = True
+    regressors: Tensor | None = None
     has_local_term: ClassVar[bool] = True
     default_iterations: ClassVar[Iterations] = Iterations()
     lacks: ClassVar[frozenset[str]] = frozenset()
@@ -269,9 +272,14 @@ class LinearMap(EvaluatedMap):
         return out
 
     def weight_gradients(self, residual: Tensor, activation: Tensor) -> None:
+        r = residual.contiguous()
+        if self.regressors is not None:
+            activation = self.regressors[:, : self.n_in]
+            if self.bias_gradient is not None:
+                of_bias = self.regressors[:, self.n_in :].contiguous()
+                ops.matmul(r, of_bias, out=self.bias_gradient.view(-1, 1), transpose_a=True)
         if self._weight_gradient is not None:
-            a, r = activation.contiguous(), residual.contiguous()
-            ops.matmul(r, a, out=self._weight_gradient, transpose_a=True)
+            ops.matmul(r, activation.contiguous(), out=self._weight_gradient, transpose_a=True)
 
     @property
     def matrix(self) -> Tensor:  # type: ignore[override]

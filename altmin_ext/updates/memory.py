@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altmin_ext import _check, _state
-from altmin_ext._undo import Tensors
-from altmin_ext.network import Map
+from altmin_ext.network import LinearMap, Map
 from altmin_ext.network.maps import Affine
 from altmin_ext.ops import MemoryScalar
 from altmin_ext.ops import unversioned as ops
+from altmin_ext.updates.kept_inverse import KeptInverse
 
 Memory = tuple[Tensor, Tensor]
 
 _patch_numbers = 1 << 22  # the most entries of a convolution's patches that are held at a time
+_most_held = 256  # samples that wait to be added to A, since that is cheaper for many at once
 
 
 def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Memory]:
@@ -115,25 +116,39 @@ class StageMemory:
     a~ is an input of the stage's map, for a convolution each of its patches, with a 1 appended for the bias. c is the
     code that belongs to it.
 
+    With refreshed targets, and without an l1 penalty or clipping, a fit is a linear map of the gradient G = R^T X~:
+    D = -rate G M, where X~ holds the minibatch's a~ and R its residuals. M is the inverse of A, or what the sweeps
+    make of it. Where the minibatch has fewer samples than the stage has outputs, Z = X~ M takes less work than G M,
+    and D = -rate R^T Z: the gradient of the stage with Z in place of its inputs.
+
+    For the inverse there are two ways, and the one with fewer multiplications is taken: a Cholesky factor of each
+    minibatch's A, or :class:`RecursiveInverse`, which keeps P = A^-1 from one minibatch to the next.
+
+    A step calls :meth:`observe`, then :meth:`precondition`, or :meth:`solve` and :meth:`put`, for every iteration of
+    the weights, and if nothing has failed :meth:`commit`. Before that the memory is what it was.
+
     Args:
         map: the stage's map, with the weights W~ = [W b]; frozen parts of them do not change.
         forgetting: the share of the past that each minibatch displaces, from 0 to 1.
         threshold: factor of the l1 penalty on the weights; biases are free of it.
         nonnegative: whether weights, but not biases, are clipped at zero.
-        sweeps: passes of coordinate descent over the columns per solution; 0 for a Cholesky solution.
+        sweeps: passes of coordinate descent over the columns per solution; 0 for an exact solution.
         damping: added to A's diagonal, in units of its mean.
         prior: the initial diagonal of A, in units of the trace of the first minibatch's A.
         with_targets: whether B is kept; if not, it is W~ A at the current weights.
+        in_chunks: whether a step observes its samples in several calls.
 
     Attributes:
-        gram: A, (n, n).
+        gram: A, (n, n), without the samples that are still held; perhaps its upper triangle alone.
         cross: B, (m, n); (0, n) if it is not kept.
+        inverse: P, if it may be worth to keep it.
         awaits_prior: whether the prior is still to be added, with the next minibatch.
+        is_linear: whether a fit is a linear map of the gradient.
     """
 
     def __init__(
         self, map: Map, *, forgetting: float, threshold: float, nonnegative: bool, sweeps: int, damping: float,
-        prior: float, with_targets: bool,
+        prior: float, with_targets: bool, in_chunks: bool = False,
     ) -> None:  # fmt: skip
         assert map.affine is not None
         self._map, self._module = map, map.affine
@@ -146,10 +161,31 @@ class StageMemory:
         self.cross = weight.new_zeros(rows if with_targets else 0, n, requires_grad=False)
         self._scalars = torch.zeros(2, len(MemoryScalar), dtype=torch.float64, device=weight.device)
         self._scalars[:, MemoryScalar.threshold] = threshold
+        self._scalars[:, MemoryScalar.damping] = damping
         self._scalars[0, MemoryScalar.forgetting] = forgetting
-        self._has_prox = threshold > 0 or nonnegative
+        self.is_linear = not (with_targets or threshold > 0 or nonnegative)
         self.awaits_prior = prior > 0
-        self._before = Tensors([self.gram, self.cross])
+        self._solves_inputs = (
+            self.is_linear and not in_chunks and self._trains_weight and isinstance(map, LinearMap)
+        )
+        free = self._free.stop - self._free.start
+        self.inverse: KeptInverse | None = None
+        if sweeps == 0 and self._solves_inputs and KeptInverse.may_pay(free, rows, forgetting):
+            self.inverse = KeptInverse(self.gram, free, rows, forgetting, damping > 0)
+        # What the memory will be once the step is taken, in memory that is used by turns.
+        self._next_gram, self._next_cross = self.gram[:0], self.cross[:0]
+        self._next_awaits_prior = self.awaits_prior
+        self._factor: Tensor | None = None  # of the next A
+        self._held = self.gram.new_empty(_most_held if self.inverse is not None else 0, columns)
+        self._count = self._next_count = 0  # samples that are held: of the past, and with the minibatch
+        self._forgets = forgetting > 0
+        self._is_upper = (
+            self.is_linear and sweeps == 1
+        )  # A's lower triangle is made only where it is asked for
+        self._takes_inverse = False
+        self._next_prior = self._owed_prior = 0.0
+        self._settled = 0  # samples that were held when the last step began
+        self._is_empty = True
 
     @property
     def _bias(self) -> Tensor | None:
@@ -172,84 +208,123 @@ class StageMemory:
         self.gram.copy_(memory[0])
         if len(self.cross):
             self.cross.copy_(memory[1])
-        self.awaits_prior = self._prior > 0 and not bool(self.gram.any())
+        self._is_empty = not bool(self.gram.any())
+        self.awaits_prior = self._prior > 0 and self._is_empty
 
     @property
     def matrices(self) -> _state.Part:
         """A, and B if it is kept."""
-        return _state.Listed([_state.InPlace(self.gram, gram_matrix), _state.InPlace(self.cross)])
+        self._complete()
+        return _state.Listed(
+            [
+                _state.Replaced(self, "gram", self.gram.shape, gram_matrix),
+                _state.Replaced(self, "cross", self.cross.shape),
+            ]
+        )
+
+    def kept(self, number: int) -> _state.Part:
+        """What is kept besides A and B to save work: P, and samples that A does not hold yet.
+
+        Args:
+            number: of the stage.
+        """
+        self._settle()
+        if self.inverse is None:
+            return _state.Entries({})
+        held = _state.Replaced(self, "held", [f"samples held by stage {number + 1}", self._held.shape[1]])
+        return _state.Entries({"held": held, **self.inverse.state.parts})
+
+    def nothing_kept(self) -> dict[str, Any]:
+        """The value of :meth:`kept` before the first step."""
+        if self.inverse is None:
+            return {}
+        return {"held": self._held[:0].clone(), **self.inverse.nothing()}
+
+    @property
+    def held(self) -> Tensor:
+        """The samples that A does not hold yet, (count, n) or without the bias (count, n - 1)."""
+        return self._held[: self._count]
+
+    @held.setter
+    def held(self, held: Tensor) -> None:
+        self._count = self._settled = self._hold(held, 0)
+
+    def forget_derived(self) -> None:
+        """Forget what was derived from A and B before others were loaded."""
+        self._is_empty = not self._count and not bool(self.gram.any())
 
     def state(self) -> Memory:
         """The memory (A, B), in copies."""
-        cross = self.cross.clone() if len(self.cross) else self.weights @ self.gram
-        return self.gram.clone(), cross
+        self._complete()
+        gram = self.gram.clone()
+        self._add_held(gram)
+        return gram, self.cross.clone() if len(self.cross) else self.weights @ gram
 
-    def remember(self) -> Any:
-        """What :meth:`recall` needs, in memory that a step does not write to."""
-        return self._before.remember(), self.awaits_prior
+    # ------------------------------------------------------------------------------------------ a step
 
-    def recall(self, kept: Any) -> None:
-        """Restore the state at :meth:`remember`, bit for bit, from its result ``kept``."""
-        matrices, self.awaits_prior = kept
-        self._before.recall(matrices)
+    def begin(self) -> None:
+        """Forget the last step."""
+        self._map.regressors = None
 
-    def observe(self, activation: Tensor, code: Tensor | None, forgets: bool) -> None:
-        """Add a minibatch: A <- (1 - forgetting) A + sum of a~ a~^T, and B, if it is kept, in the same way.
+    def observe(self, activation: Tensor, code: Tensor | None, square: float, first: bool = True) -> None:
+        """Take note of a minibatch: A <- (1 - forgetting) A + sum of a~ a~^T, and B, if it is kept, in the same way.
 
         Args:
             activation: (B, ...), the input of the map.
             code: (B, ...), the code to be fitted; None if B is not kept.
-            forgets: whether the past is forgotten in part; if not, forgetting counts as 0.
+            square: the sum of the squares of ``activation``.
+            first: whether these are the first samples of the step; others are added without forgetting.
         """
-        for a, c in self._rows(activation, code):
-            ops.memory_update(
-                a, c, gram=self.gram, cross=self.cross, scalars=self._scalars[0 if forgets else 1]
-            )
-            forgets = False
+        self._settle()
+        self._map.regressors = self._solve_by_inverse(activation, square)
+        self._takes_inverse = self._map.regressors is not None
+        if self._takes_inverse:
+            return
+        self._sum_up(activation, code, first)
+        if self._solves_inputs and len(activation) < len(self._module.weight):
+            inputs = activation if self._bias is None else F.pad(activation, (0, 1), value=1.0)
+            self._map.regressors = self._solve_linear(inputs.contiguous())
 
-    def _add_prior(self) -> None:
-        """Add the prior, once all of the first minibatch is in A."""
-        if self.awaits_prior:
-            prior = self._prior * self.gram.trace()
-            self.gram.diagonal().add_(prior)
-            if len(self.cross):
-                self.cross += prior * self.weights
-            self.awaits_prior = False
+    def precondition(self) -> None:
+        """Turn the gradients in the map's buffers into G M, unless they are products with X~ M already."""
+        if self._map.regressors is not None:
+            return
+        gradients = [self._map.gradient_of(parameter) for parameter in (self._module.weight, self._bias)]
+        parts = [g.flatten(1) if g.ndim > 1 else g[:, None] for g in gradients if g is not None]
+        if parts:
+            solution = self._solve_linear(torch.cat(parts, 1))
+            for part, solved in zip(parts, solution.split([p.shape[1] for p in parts], 1), strict=True):
+                part.copy_(solved)
 
-    def solve_targets(self) -> Tensor:
-        """Fit the weights to the remembered targets: min tr(W~ A W~^T) / 2 - tr(W~ B^T), equation (7).
+    def solve(self, rate: Tensor | float) -> Tensor:
+        """Fit the weights where that is no linear map of the gradient, equation (7).
 
-        Returns:
-            W~ (m, n) after the sweeps; the map's parameters stay as they are.
-        """
-        self._add_prior()
-        weights = self.weights
-        with _Damped(self.gram, self._damping) as added:
-            self._sweep(weights, self.cross if added is None else self.cross + added * weights)
-        return weights
-
-    def solve_residual(self, rate: Tensor | float) -> Tensor:
-        """Fit the weights to refreshed targets: B = W~ A - rate gradient, with the gradients in the map's buffers.
-
-        Without an l1 penalty or clipping, the sweeps solve for the change D of W~, D A = -rate gradient, from D = 0:
-        in the difference of W~ A and B the small gradient would be lost.
+        They go to or towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T) + threshold |W|_1. If B is not kept, it is
+        W~ A - rate G, with G in the map's buffers.
 
         Args:
             rate: factor of the gradients.
 
         Returns:
-            W~ (m, n) after the sweeps; the map's parameters stay as they are.
+            W~ (m, n); the map's parameters stay as they are.
         """
         self._add_prior()
-        residual = self._gradient() * (-rate)
-        weights = self.weights
-        with _Damped(self.gram, self._damping):
-            if self._has_prox:
-                self._sweep(weights, torch.addmm(residual, weights, self.gram))
-            else:
-                change = torch.zeros_like(weights)
-                self._sweep(change, residual)
-                weights += change
+        gram, weights, free = self._next_gram, self.weights, self._free
+        cross = self._next_cross if len(self.cross) else torch.addmm(self._gradient() * -rate, weights, gram)
+        damping = self._damping * gram.diagonal().mean() if self._damping else 0.0
+        if self._sweeps == 0:
+            # Solve for the change, so that weights whose input is always zero do not change.
+            weights[:, free] += self._solve_linear((cross - weights @ gram)[:, free].contiguous())
+            return weights
+        if self._damping:
+            cross = cross + damping * weights
+        if not self._is_free:
+            frozen = weights.clone()
+            frozen[:, free] = 0
+            cross = cross - frozen @ gram
+        own = weights[:, free].contiguous()
+        self._sweep(own, cross[:, free].contiguous(), from_zero=False)
+        weights[:, free] = own
         return weights
 
     def put(self, weights: Tensor, decay: float) -> None:
@@ -267,33 +342,162 @@ class StageMemory:
         if self._bias is not None:
             self._bias.copy_(weights[:, -1])
 
-    def _sweep(self, weights: Tensor, cross: Tensor) -> None:
-        """Move W~, except frozen parts, to or towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T)."""
-        free, gram = self._free, self.gram
-        if free == slice(0, len(gram)):
-            self._sweep_all(weights, gram, cross)
-            return
-        frozen = weights.clone()
-        frozen[:, free] = 0
-        own, cross = weights[:, free].contiguous(), (cross - frozen @ gram)[:, free].contiguous()
-        self._sweep_all(own, gram[free, free].contiguous(), cross)
-        weights[:, free] = own
-
-    def _sweep_all(self, weights: Tensor, gram: Tensor, cross: Tensor) -> None:
-        if self._sweeps == 0:
-            if bool(gram.any()):  # else any weights are a solution
-                # Solve for the change, so that weights whose input is always zero do not change.
-                weights += torch.cholesky_solve((cross - weights @ gram).t(), _cholesky_factor(gram)).t()
+    def commit(self) -> None:
+        """Keep what the step has made of the memory. Nothing is computed here, so nothing can fail."""
+        if self.inverse is not None:
+            self.inverse.commit()
+        if self._takes_inverse:
+            self._count, self._owed_prior = self._next_count, self._next_prior
         else:
-            ops.bcd_columns(
-                weights,
-                gram,
-                cross,
-                scalars=self._scalars[0],
-                sweeps=self._sweeps,
-                has_bias=self._trains_bias,
-                nonnegative=self._nonnegative,
+            self.gram, self._next_gram = self._next_gram, self.gram
+            self.cross, self._next_cross = self._next_cross, self.cross
+            self._count = 0
+        self.awaits_prior = self._is_empty = False
+
+    def _settle(self) -> None:
+        """Carry out what the last step has left to do, before the next one depends on it."""
+        if self.inverse is None:
+            return
+        self.inverse.settle()
+        newest = self._count - self._settled
+        if newest and (self._forgets or self._count + newest > _most_held):
+            self._add_held(self.gram)
+            self._count = 0
+        if self._owed_prior:
+            self.gram.diagonal().add_(self._owed_prior)
+            self._owed_prior = 0.0
+        if newest and self._count == 0:
+            self.inverse.look(self._free_block(self.gram), self._added(self.gram))
+        self._settled = self._count
+
+    def _complete(self) -> None:
+        """Make A what it is for others to see, but for the samples that are held."""
+        self._settle()
+        if self._is_upper:
+            self.gram.copy_(self.gram.triu() + self.gram.triu(1).t())
+
+    def _solve_by_inverse(self, activation: Tensor, square: float) -> Tensor | None:
+        """Z by P, if that takes less work than a factor."""
+        if self.inverse is None:
+            return None
+        inputs = activation.reshape(len(activation), -1).contiguous()
+        self._next_prior = 0.0
+        if self._is_empty:
+            n = len(self.gram)
+            trace = square + (n - inputs.shape[1]) * len(inputs)
+            self._next_prior = self._prior * trace if self.awaits_prior else 0.0
+            solution = self.inverse.start(
+                inputs, self._damping * (trace / n + self._next_prior), self._next_prior
             )
+        else:
+            solution = self.inverse.solve(inputs, self._past)
+        if solution is not None:
+            self._next_count = self._hold(inputs, self._count)
+        return solution
+
+    def _past(self) -> tuple[Tensor, float]:
+        """A of the free parts, with the samples that are held, and what is added to its diagonal."""
+        gram = self.gram.clone()
+        self._add_held(gram)
+        return self._free_block(gram), self._added(gram)
+
+    def _hold(self, inputs: Tensor, count: int) -> int:
+        """Put samples behind ``count`` others that are held; returns how many there are then."""
+        total = count + len(inputs)
+        if total > len(self._held):
+            self._held = torch.cat([self._held[:count], inputs.new_empty(total - count, inputs.shape[1])])
+        self._held[count:total] = inputs
+        return total
+
+    def _add_held(self, gram: Tensor) -> None:
+        if self._count:
+            ops.memory_update(
+                self.held,
+                self.held.new_empty(self._count, 0),
+                gram=gram,
+                cross=self.cross,
+                scalars=self._scalars[0],
+            )
+
+    def _sum_up(self, activation: Tensor, code: Tensor | None, first: bool) -> None:
+        """Make the next A and B of the present ones, or add more samples to them."""
+        if first:
+            if not len(self._next_gram):
+                self._next_gram, self._next_cross = torch.empty_like(self.gram), torch.empty_like(self.cross)
+            self._next_awaits_prior = self.awaits_prior
+        past: dict[str, Tensor] = {}
+        if first and self._count:
+            self._next_gram.copy_(self.gram)
+            self._add_held(self._next_gram)
+        elif first:
+            past = {"gram_before": self.gram, "cross_before": self.cross}
+        self._factor = None
+        for a, c in self._rows(activation, code):
+            scalars = self._scalars[0 if first else 1]
+            ops.memory_update(
+                a,
+                c,
+                gram=self._next_gram,
+                cross=self._next_cross,
+                scalars=scalars,
+                upper=self._is_upper,
+                **past,
+            )
+            first, past = False, {}
+
+    def _add_prior(self) -> None:
+        """Add the prior, once all of the first minibatch is in A."""
+        if self._next_awaits_prior:
+            prior = self._prior * self._next_gram.trace()
+            self._next_gram.diagonal().add_(prior)
+            if len(self.cross):
+                self._next_cross += prior * self.weights
+            self._next_awaits_prior = False
+
+    def _solve_linear(self, rows: Tensor) -> Tensor:
+        """Rows times M, as the sweeps from zero or the factor give it, (k, free parts)."""
+        self._add_prior()
+        if self._sweeps:
+            solution = torch.empty_like(rows)
+            self._sweep(solution, rows, from_zero=True)
+            return solution
+        if self._factor is None:
+            self._factor = _cholesky_factor(self._free_block(self._next_gram), self._added(self._next_gram))
+        if self._factor is None:  # nothing has been seen, so that any weights are a solution
+            return torch.zeros_like(rows)
+        half = torch.linalg.solve_triangular(self._factor.t(), rows, upper=True, left=False)
+        return torch.linalg.solve_triangular(self._factor, half, upper=False, left=False)
+
+    def _sweep(self, weights: Tensor, cross: Tensor, *, from_zero: bool) -> None:
+        """Move the free parts of W~ to or towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T)."""
+        gram, scalars = self._free_block(self._next_gram), self._scalars[0]
+        if self._damping and not self._is_free:
+            scalars = scalars.clone()
+            share = self._next_gram.diagonal().mean() / gram.diagonal().mean()
+            scalars[MemoryScalar.damping] *= share.nan_to_num(0.0, 0.0)
+        ops.bcd_columns(
+            weights,
+            gram,
+            cross,
+            scalars=scalars,
+            sweeps=self._sweeps,
+            has_bias=self._trains_bias,
+            nonnegative=self._nonnegative,
+            from_zero=from_zero,
+        )
+
+    @property
+    def _is_free(self) -> bool:
+        return self._free == slice(0, len(self.gram))
+
+    def _free_block(self, gram: Tensor) -> Tensor:
+        return gram if self._is_free else gram[self._free, self._free].contiguous()
+
+    def _added(self, gram: Tensor) -> float:
+        """What is added to A's diagonal: the damping, and what rounding may have taken away."""
+        diagonal = gram.diagonal()
+        damping = self._damping * float(diagonal.mean())
+        return damping + len(gram) * torch.finfo(gram.dtype).eps * (float(diagonal.max()) + damping)
 
     def _gradient(self) -> Tensor:
         """The gradient in W~ from the map's buffers, zero for what is frozen."""
@@ -361,35 +565,18 @@ def patches_of(convolution: nn.Module, activation: Tensor) -> Tensor:
     return F.unfold(activation, *shape).transpose(1, 2).flatten(0, 1).contiguous()
 
 
-def _cholesky_factor(matrix: Tensor) -> Tensor:
-    """The Cholesky factor of a symmetric matrix, after adding to its diagonal what rounding may have taken away.
+def _cholesky_factor(matrix: Tensor, added: float) -> Tensor | None:
+    """The Cholesky factor of a symmetric matrix, after adding to its diagonal; None if it is zero.
 
-    If the matrix is not positive definite even then, the factor is NaN.
+    If the matrix is not positive definite then, more is added; if nothing helps, the factor is NaN.
     """
-    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    added = len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max() * eye
+    if not added:
+        return None
     for _ in range(10):
-        factor, failed = torch.linalg.cholesky_ex(matrix + added)
-        added = 10 * added
+        damped = matrix.clone()
+        damped.diagonal().add_(added)
+        factor, failed = torch.linalg.cholesky_ex(damped)
         if not bool(failed):
             return torch.as_tensor(factor)
+        added *= 10
     return torch.full_like(matrix, torch.nan)
-
-
-class _Damped:
-    """A context in which the diagonal of A is raised by ``damping`` times its mean; returns what was added."""
-
-    def __init__(self, gram: Tensor, damping: float) -> None:
-        self._diagonal, self._damping = gram.diagonal(), damping
-
-    def __enter__(self) -> Tensor | None:
-        if self._damping == 0:
-            return None
-        self._before = self._diagonal.clone()
-        added = self._damping * self._before.mean()
-        self._diagonal += added
-        return added
-
-    def __exit__(self, *_: object) -> None:
-        if self._damping != 0:
-            self._diagonal.copy_(self._before)

@@ -66,8 +66,10 @@ class Sum {
   // Adds to such a row, in gram from the diagonal on, once all panels are there.
   void add(int64_t row, T forgetting) const {
     const bool of_gram = row < gram_blocks();
+    const T* const given = of_gram ? o_.gram_before : o_.cross_before;
+    const T* const before = begin_ == 0 && given != nullptr ? given : of_gram ? o_.gram : o_.cross;
     for (int64_t column = of_gram ? row : 0; column < gram_blocks(); ++column)
-      add_block(of_gram, (of_gram ? row : row - gram_blocks()) * side<T>, column * side<T>, forgetting);
+      add_block(of_gram, (of_gram ? row : row - gram_blocks()) * side<T>, column * side<T>, before, forgetting);
   }
 
  private:
@@ -78,15 +80,17 @@ class Sum {
   int64_t gram_blocks() const { return blocks_in(o_.n_gram); }
   const T* copy_of(int64_t p) const { return copies_.get() + p * panel<T> * samples_; }
 
-  void add_block(bool of_gram, int64_t row, int64_t column, T forgetting) const {
+  void add_block(bool of_gram, int64_t row, int64_t column, const T* before, T forgetting) const {
     const int64_t n = o_.n_gram;
     const int64_t rows = std::min(side<T>, (of_gram ? n : o_.n_out) - row),
                   columns = std::min(side<T>, n - column);
     T* const to = (of_gram ? o_.gram : o_.cross) + row * n + column;
     T* const image = of_gram ? o_.gram + column * n + row : nullptr;
-    const bool on_diagonal = to == image;
+    before += row * n + column;
+    const bool on_diagonal = of_gram && row == column, mirrors = of_gram && !o_.upper;
     fetch(to, rows, columns);
-    if (image && !on_diagonal) fetch(image, columns, rows);
+    if (before != to) fetch(before, rows, columns);
+    if (mirrors && !on_diagonal) fetch(image, columns, rows);
     alignas(64) T block[side<T> * side<T>], turned[side<T> * side<T>];
     const int64_t first_panel = (of_gram ? 0 : gram_panels_) + row / panel<T>;
     for (int64_t i = 0; i < rows; i += panel<T>)
@@ -95,13 +99,14 @@ class Sum {
                  copy_of((column + j) / panel<T>), block + i * side<T> + j);
     const T sign = o_.subtract ? T(-1) : T(1);
     for (int64_t r = 0; r < rows; ++r) {
-      T* __restrict past = to + r * n;
+      const T* past = before + r * n;
+      T* next = to + r * n;
       T* __restrict sum = block + r * side<T>;
 #pragma omp simd
       for (int64_t j = on_diagonal ? r : 0; j < columns; ++j)
-        past[j] = sum[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
+        next[j] = sum[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
     }
-    if (!image) return;
+    if (!mirrors) return;
     turn(block, rows, columns, turned);
     for (int64_t j = 0; j < columns; ++j)
       std::memcpy(image + j * n, turned + j * side<T>, static_cast<size_t>(on_diagonal ? j : rows) * sizeof(T));

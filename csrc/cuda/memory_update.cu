@@ -97,17 +97,19 @@ __global__ void __launch_bounds__(threads)
 
   const T forgetting = static_cast<T>(o.scalars->forgetting), sign = o.subtract ? T(-1) : T(1);
   T* const matrix = place.of_gram ? o.gram : o.cross;
+  const T* const given = place.of_gram ? o.gram_before : o.cross_before;
+  const T* const before = given == nullptr ? matrix : given;
   const int64_t rows = place.of_gram ? o.n_gram : o.n_out;
   for (int i = 0; i < own; ++i) {
     for (int j = 0; j < own; ++j) {
       const int64_t r = first_row + row + i * side, c = first_column + column + j * side;
       if (r >= rows || c >= o.n_gram || (place.of_gram && r > c)) continue;
-      const T past = matrix[r * o.n_gram + c];
+      const T past = before[r * o.n_gram + c];
       const T value = (past - forgetting * past) + sign * sums[i][j];
       matrix[r * o.n_gram + c] = value;
       left[row][column + j * side] = value;
     }
-    if (!place.of_gram) continue;
+    if (!place.of_gram || o.upper) continue;
     // The image of these rows, in which neighbours are threads of other rows.
     __syncthreads();
     for (int k = thread; k < side * tile; k += threads) {

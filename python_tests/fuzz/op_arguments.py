@@ -73,6 +73,8 @@ SHAPES: dict[str, dict[str, str]] = {
         "code": "B, m",
         "gram": "n + bias, n + bias",
         "cross": "m, n + bias",
+        "gram_before": "n + bias, n + bias",
+        "cross_before": "m, n + bias",
     }
     | {"scalars": f"{len(MemoryScalar)},"},
     "mse_residual": {"logits": ROWS, "targets": ROWS, "bias": "n,", "residual": ROWS}
@@ -336,7 +338,7 @@ def _scalar(draw: Draw, call: Call, name: str) -> Any:
         return sizes[name]
     if name in ("iterations", "sweeps"):
         return draw.choice((1, 2, 3))
-    if name in ("first", "from_zero", "has_bias", "nonnegative", "removes", "subtract"):
+    if name in ("first", "from_zero", "has_bias", "nonnegative", "removes", "subtract", "upper"):
         return draw.chance(0.5)
     return draw.positive()
 
