@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from altmin_ext import _check
@@ -150,4 +151,50 @@ def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> 
     return nn.Sequential(encoder, nn.ReLU(), NonNegativeFactors(features, rank), head)
 
 
-__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp"]
+def random_features(
+    n_in: int | Sequence[int], width: int, n_out: int, activation: str = "relu", seed: int = 0
+) -> nn.Sequential:
+    """A frozen random layer under a learned Linear head, for closed-form learners such as ``method="rls"``.
+
+    Args:
+        n_in: number of features of a flattened sample, for a fully connected random layer; or the shape of an image,
+            (channels, height, width), for a random convolution with average pooling.
+        width: number of features that the head reads; of a convolution about so many.
+        n_out: classes, or outputs for real targets.
+        activation: of the random layer, as for :func:`mlp`.
+        seed: of the random layer and of the head's first weights; torch's global generator is not used.
+
+    Returns:
+        An ``nn.Sequential`` that takes (B, ...), flat or as images, to logits (B, n_out). Only the head requires a
+        gradient.
+
+    Raises:
+        TypeError: a number is no integer, or ``activation`` no name.
+        ValueError: there is no activation of that name, a number is below 1, or the shape is not that of an image.
+    """
+    activation = _check.known("activation", activation, known_activations)
+    width, n_out = _check.integer("width", width), _check.integer("n_out", n_out)
+    sizes = [_check.integer("n_in", n_in)] if isinstance(n_in, int) else _check.integers("n_in", n_in)
+    if len(sizes) not in (1, 3):
+        raise ValueError(f"n_in must be a number or (channels, height, width), but is {tuple(sizes)}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_check.seed("seed", seed))
+        modules: list[nn.Module] = [nn.Flatten()]
+        if len(sizes) == 1:
+            modules += [nn.Linear(sizes[0], width), known_activations[activation].make()]
+        else:
+            side = 3
+            filters = max(1, round(width / side**2))
+            modules += [
+                nn.Unflatten(1, tuple(sizes)),
+                nn.Conv2d(sizes[0], filters, 5),
+                known_activations[activation].make(),
+            ]
+            modules += [nn.AdaptiveAvgPool2d(side), nn.Flatten()]
+            width = filters * side**2
+        for module in modules:
+            module.requires_grad_(False)
+        return nn.Sequential(*modules, nn.Linear(width, n_out))
+
+
+__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp", "random_features"]
