@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -41,14 +42,13 @@ class ClosedForm(Method):
     """A method that solves for the last Linear of a model, its head, from sums over all samples seen.
 
     Everything below the head stays as it is, whether it requires a gradient or not: features. They are computed in
-    evaluation mode, without dropout and with the running statistics of batch normalisation, and steps leave the model
-    in that mode. Any module will do whose outputs are those of its last Linear.
+    evaluation mode, without dropout and with the running statistics of batch normalisation. Any module will do whose
+    outputs are those of its last Linear.
 
     One pass over the data is enough, and neither the order of the samples nor their cut into minibatches makes a
     difference, up to rounding. The head's own weights before the first step have no effect.
     """
 
-    _training = False
     _losses: ClassVar[tuple[str, ...]] = ("cross_entropy",)
     _needs_bias: ClassVar[bool] = True
 
@@ -133,7 +133,8 @@ class ClosedForm(Method):
             lambda module, inputs, output: seen.append((inputs[0], output))
         )
         try:
-            logits = self.model(x)
+            with _evaluating(self.model):
+                logits = self.model(x)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except RuntimeError as error:
@@ -177,7 +178,6 @@ class ClosedForm(Method):
         self.loss.check_target_values(y, self.n_out)
         _check.finite("x", x)
         self._check_learned(y)
-        self._set_mode()
         with torch.no_grad():
             learned = self._all_or_nothing(self._forgotten, self._undoable(), x, y)
             self._take(learned)
@@ -227,15 +227,30 @@ class ClosedForm(Method):
         for name in own.keys() | theirs.keys():
             mine, its = own.get(name), theirs.get(name)
             alike = (
-                mine is not None and its is not None and mine.shape == its.shape and mine.dtype == its.dtype
+                isinstance(mine, Tensor)
+                and isinstance(its, Tensor)
+                and (mine.shape, mine.dtype) == (its.shape, its.dtype)
+                and (name in learned or torch.equal(mine, its.to(mine.device)))
             )
-            if not alike or (name not in learned and not torch.equal(mine, its.to(mine.device))):
+            if not alike:
                 raise ValueError(f"other must have a model with the same features, but {name!r} differs.")
 
     def _remedy(self, variable: str) -> str:
         if variable == "loss":
             return "look for a layer whose outputs are not finite"
         return "raise ridge"
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """A context in which the model is in evaluation mode; afterwards every module is in its previous mode."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _finite(learned: Learned) -> bool:

@@ -133,7 +133,6 @@ class Method(abc.ABC):
     default_loss: ClassVar[str] = "cross_entropy"
     needs: ClassVar[tuple[str, ...]] = ()
     objective_rose: bool | None = None
-    _training: ClassVar[bool] = True  # the mode that the model is in during a step
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     def __init__(
@@ -300,16 +299,13 @@ class Method(abc.ABC):
 
     def _completed(self, run: Callable[[Tensor, Tensor], Seen], x: Tensor, y: Tensor) -> Seen:
         """The report of a step on a minibatch that fits the model."""
-        self._set_mode()
+        if not self.model.training:
+            self.model.train()
         parts = () if self._graph else self._undoable()
         report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
         self._raise_versions()
         return report
-
-    def _set_mode(self) -> None:
-        if self.model.training != self._training:
-            self.model.train(self._training)
 
     def _raise_versions(self) -> None:
         # Kernels, CUDA graphs and torch's own batch normalisation write without raising the versions of tensors.
@@ -371,7 +367,8 @@ class Method(abc.ABC):
         """
         if self._undoable():
             return 0
-        self._set_mode()
+        if not self.model.training:
+            self.model.train()
         size = planned.batch
         self._prepare(x[first * size : (first + 1) * size], y[first * size : (first + 1) * size])
         made = planned.run(x, y, first, most if self._finish_repeats else 1, losses, correct)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from altmin_ext._state import Part
 from altmin_ext.methods._closed_form import ClosedForm, Learned
-from altmin_ext.methods._options import choice, option, positive
+from altmin_ext.methods._options import choice, option
 from altmin_ext.methods.base import MethodOptions
 from altmin_ext.updates.scatter import Change, Means, MeansChange, Scatter
 
@@ -84,9 +84,7 @@ class NCM(_Discriminant):
 class SLDAOptions(MethodOptions):
     """Options of :class:`SLDA`."""
 
-    ridge: float = option(
-        1.0, "added to the diagonal of the scatter, a sum over all samples, within the classes", positive()
-    )
+    ridge: float = option(1.0)
     class_priors: str = option(
         "uniform",
         "'uniform': all classes are as likely; 'observed': as likely as in the samples seen",

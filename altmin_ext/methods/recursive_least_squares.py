@@ -23,7 +23,7 @@ from torch import Tensor
 
 from altmin_ext._state import Part
 from altmin_ext.methods._closed_form import ClosedForm, Learned
-from altmin_ext.methods._options import option, positive
+from altmin_ext.methods._options import option
 from altmin_ext.methods.base import MethodOptions
 from altmin_ext.updates.scatter import Means, Scatter
 
@@ -32,9 +32,7 @@ from altmin_ext.updates.scatter import Means, Scatter
 class RLSOptions(MethodOptions):
     """Options of :class:`RLS`."""
 
-    ridge: float = option(
-        1.0, "factor of the penalty ridge |W|^2, beside the sum over all samples", positive()
-    )
+    ridge: float = option(1.0)
 
 
 class RLS(ClosedForm):
