@@ -14,6 +14,7 @@ from altmin_ext import _check
 from altmin_ext._guard import Subject
 from altmin_ext._undo import Tensors, Undoable
 from altmin_ext.methods.base import Method, StepReport
+from altmin_ext.network.known import described, known_as
 
 Self = TypeVar("Self", bound="ClosedForm")
 
@@ -60,29 +61,31 @@ class ClosedForm(Method):
         return []
 
     def _find_head(self, model: nn.Module) -> None:
+        """Find the head, the model's last Linear; a ValueError unless it can be solved for."""
         linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
         if not linear:
             raise ValueError(f"model must end with a Linear for {self.name}, but holds none.")
-        self._head_path, self._head = linear[-1]
-        head, path = self._head, self._head_path
-        if not head.weight.requires_grad or (
-            self._needs_bias and head.bias is not None and not head.bias.requires_grad
-        ):
+        path, head = linear[-1]
+        fault = self._fault_of_head(model, path, head)
+        if fault:
             raise ValueError(
-                f"model must have a head to train for {self.name}, but {path!r}, its last Linear, is frozen; call "
-                "requires_grad_() on it."
+                f"model must end with a Linear that {self.name} can solve for, but {path!r}, its last, {fault}."
             )
-        if self._needs_bias and head.bias is None:
-            raise ValueError(
-                f"model must have a head with a bias for {self.name}, but {path!r}, its last Linear, has none."
-            )
-        own = {id(p) for p in head.parameters()}
+        self._head_path, self._head = path, head
+
+    def _fault_of_head(self, model: nn.Module, path: str, head: nn.Linear) -> str:
+        """Why the head cannot be solved for, as the end of a sentence; "" if it can."""
+        if known_as(head) is not nn.Linear:  # perhaps to read its weight would change it
+            return f"is {described(head)}; make it a plain one"
+        own = {id(parameter) for parameter in head.parameters()}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if id(parameter) in own and name.rpartition(".")[0] != path:
-                raise ValueError(
-                    f"model must have a head of its own for {self.name}, but {path!r}, its last Linear, shares "
-                    f"{name!r} with a layer below; give it a parameter of its own."
-                )
+                return f"shares {name!r} with another layer; give it a parameter of its own"
+        if self._needs_bias and head.bias is None:
+            return "has no bias; give it one"
+        if not (head.weight.requires_grad and (not self._needs_bias or head.bias.requires_grad)):
+            return "is frozen; call requires_grad_() on it"
+        return ""
 
     def _flags(self) -> Sequence[Subject]:
         return [("loss", None), ("weights", None)]
