@@ -80,12 +80,14 @@ class MemoryScalar(IntEnum):
     """Entries of the block of a stage that remembers its past in two matrices.
 
     Attributes:
-        forgetting: the share of the past that is dropped before a minibatch is added.
+        forgetting: the share of the past that is dropped before a minibatch is added; below 0 the past grows.
         threshold: soft threshold of the weights, times A_jj.
+        damping: what the diagonal of A is raised by while weights are fitted, in units of its mean.
     """
 
     forgetting = 0
     threshold = 1
+    damping = 2
 
 
 __all__ = ["AdamScalar", "CodeScalar", "MemoryScalar", "UpdateScalar"]

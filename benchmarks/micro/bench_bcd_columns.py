@@ -19,7 +19,7 @@ def test_bcd_columns(
         weight=normal(rows, columns),
         gram=samples.T @ samples,
         cross=normal(rows, 2 * columns) @ samples,
-        scalars=torch.zeros(2, dtype=torch.float64),
+        scalars=torch.zeros(3, dtype=torch.float64),
         sweeps=1,
         has_bias=True,
         nonnegative=False,

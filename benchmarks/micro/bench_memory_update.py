@@ -27,7 +27,7 @@ def test_memory_update(
         code=normal(batch, n_out),
         gram=torch.zeros(n_in + 1, n_in + 1),
         cross=torch.zeros(n_out, n_in + 1),
-        scalars=torch.tensor([FORGETTING, 0.0], dtype=torch.float64),
+        scalars=torch.tensor([FORGETTING, 0.0, 0.0], dtype=torch.float64),
     )
 
 

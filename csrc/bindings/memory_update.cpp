@@ -6,7 +6,7 @@ namespace altmin {
 namespace {
 
 void memory_update(const Tensor& activation, const Tensor& code, const Tensor& gram, const Tensor& cross,
-                   const Tensor& scalars) {
+                   const Tensor& scalars, py::handle subtract) {
   Size batch, n_in, n_out, n_gram;
   Call call;
   call.in("activation", activation, {batch, n_in});
@@ -17,8 +17,9 @@ void memory_update(const Tensor& activation, const Tensor& code, const Tensor& g
                       ", or one more for the bias, but has shape (", n_gram.value, ", ", n_gram.value, ").");
   call.in_out("cross", cross, {n_out, n_gram});
   call.in("scalars", scalars, {memory_scalar_count}, float64);
+  const bool takes_out = flag("subtract", subtract);
   ALTMIN_RUN(memory_update, call,
-             MemoryUpdate<T>{batch, n_in, n_out, n_gram, activation, code, gram, cross, scalars});
+             MemoryUpdate<T>{batch, n_in, n_out, n_gram, activation, code, gram, cross, scalars, takes_out});
 }
 
 ALTMIN_REGISTER(memory_update)

@@ -61,6 +61,7 @@ class Block {
     const int64_t first = (of_gram ? p : p - gram_panels_) * panel<T>;
     const Tiles cut(std::min(panel<T>, (of_gram ? o_.n_gram : o_.n_out) - first), Product<T, 2>::most_rows);
     T* const matrix = (of_gram ? o_.gram : o_.cross) + first * o_.n_gram;
+    const T sign = o_.subtract ? T(-1) : T(1);
     T product[Product<T, 2>::most_rows * panel<T>];
     for (int64_t right = of_gram ? p : 0; right < gram_panels_; ++right) {
       const int64_t column = right * panel<T>, columns = std::min(panel<T>, o_.n_gram - column);
@@ -73,7 +74,7 @@ class Block {
           T* __restrict to = matrix + (row + i) * o_.n_gram + column;
           const T* __restrict sum = product + i * panel<T>;
 #pragma omp simd
-          for (int64_t j = 0; j < columns; ++j) to[j] = (to[j] - forgetting * to[j]) + sum[j];
+          for (int64_t j = 0; j < columns; ++j) to[j] = (to[j] - forgetting * to[j]) + sign * sum[j];
         }
       });
       if (of_gram) mirror(first, column, columns);

@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(threads)
     }
   }
 
-  const T forgetting = static_cast<T>(o.scalars->forgetting);
+  const T forgetting = static_cast<T>(o.scalars->forgetting), sign = o.subtract ? T(-1) : T(1);
   T* const matrix = place.of_gram ? o.gram : o.cross;
   const int64_t rows = place.of_gram ? o.n_gram : o.n_out;
   for (int i = 0; i < own; ++i) {
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(threads)
       const int64_t r = first_row + row + i * side, c = first_column + column + j * side;
       if (r >= rows || c >= o.n_gram || (place.of_gram && r > c)) continue;
       const T past = matrix[r * o.n_gram + c];
-      const T value = (past - forgetting * past) + sums[i][j];
+      const T value = (past - forgetting * past) + sign * sums[i][j];
       matrix[r * o.n_gram + c] = value;
       if (place.of_gram && r != c) matrix[c * o.n_gram + r] = value;
     }

@@ -3,7 +3,8 @@
 //   gram  <- (1 - forgetting) gram  + sum over the batch of a~ a~^T
 //   cross <- (1 - forgetting) cross + sum over the batch of c a~^T
 //
-// with a~ = [a; 1] if gram has one row more than the activation has columns, else a~ = a. Both triangles of gram are
+// or, if it is to subtract, takes it out of them, with a minus before both sums. a~ = [a; 1] if gram has one row more
+// than the activation has columns, else a~ = a. A negative forgetting lets the past grow. Both triangles of gram are
 // written from one computation, so that it stays symmetric to the last bit. The order of the sums is fixed. Nothing
 // may overlap.
 #pragma once
@@ -24,6 +25,7 @@ struct MemoryUpdate {
   T* gram;              // A (n_gram, n_gram), in and out
   T* cross;             // B (n_out, n_gram), in and out
   const MemoryScalars* scalars;
+  bool subtract;
 };
 
 }  // namespace altmin

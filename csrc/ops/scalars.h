@@ -58,11 +58,12 @@ static_assert(sizeof(AdamScalars) == adam_scalar_count * sizeof(double));
 
 // One block per stage that remembers its past in two matrices.
 struct MemoryScalars {
-  double forgetting;  // memory_update: share of the past that is dropped before the minibatch is added
+  double forgetting;  // memory_update: share of the past that is dropped; below 0 the past grows
   double threshold;   // bcd_columns: soft threshold of the weights, times A_jj
+  double damping;     // bcd_columns: what A's diagonal is raised by, in units of its mean
 };
 
-inline constexpr const char* memory_scalar_names[] = {"forgetting", "threshold"};
+inline constexpr const char* memory_scalar_names[] = {"forgetting", "threshold", "damping"};
 inline constexpr int64_t memory_scalar_count = std::size(memory_scalar_names);
 static_assert(sizeof(MemoryScalars) == memory_scalar_count * sizeof(double));
 

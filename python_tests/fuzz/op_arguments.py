@@ -238,7 +238,11 @@ def _block(draw: Draw, op: str, name: str, shape: tuple[int, ...]) -> Array:
     if name == "scalars" and op in ("adam_update", "sgd_update"):
         return _update_rows(draw, shape[0])
     if name == "scalars" and op in ("bcd_columns", "memory_update"):
-        return np.array([draw.choice((0.0, 0.1, 1.0)), draw.choice((0.0, 0.5))])
+        block = np.zeros(len(MemoryScalar))
+        block[MemoryScalar.forgetting] = draw.choice((0.0, 0.1, 1.0, -0.25))
+        block[MemoryScalar.threshold] = draw.choice((0.0, 0.5))
+        block[MemoryScalar.damping] = draw.choice((0.0, 0.0, 0.1, 3.0))
+        return block
     if name == "unit":
         return np.array(draw.positive())
     return _code_block(draw)
@@ -329,7 +333,7 @@ def _scalar(draw: Draw, call: Call, name: str) -> Any:
         return sizes[name]
     if name in ("iterations", "sweeps"):
         return draw.choice((1, 2, 3))
-    if name in ("first", "has_bias", "nonnegative"):
+    if name in ("first", "from_zero", "has_bias", "nonnegative", "subtract"):
         return draw.chance(0.5)
     return draw.positive()
 

@@ -242,10 +242,11 @@ def adam_block(**values: float) -> Tensor:
     return block
 
 
-def memory_block(forgetting: float = 0.0, threshold: float = 0.0) -> Tensor:
+def memory_block(forgetting: float = 0.0, threshold: float = 0.0, damping: float = 0.0) -> Tensor:
     """The parameter block of a stage that remembers its past in two matrices."""
     block = torch.zeros(len(MemoryScalar), dtype=torch.float64)
     block[MemoryScalar.forgetting], block[MemoryScalar.threshold] = forgetting, threshold
+    block[MemoryScalar.damping] = damping
     return block
 
 

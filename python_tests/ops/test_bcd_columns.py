@@ -43,18 +43,23 @@ def arguments(
     sweeps: int = 1,
     has_bias: bool = False,
     nonnegative: bool = False,
+    damping: float = 0.0,
+    from_zero: bool = False,
 ) -> dict[str, Any]:
     """A is well conditioned: the mean of many more squares than it has columns."""
     samples = random.normal(4 * columns + 8, columns)
     gram = (samples.T @ samples / len(samples)).float().double()
     return {
-        "weight": random.normal(rows, columns),
+        "weight": torch.full((rows, columns), NAN, dtype=torch.float64)
+        if from_zero
+        else random.normal(rows, columns),
         "gram": gram.tril() + gram.tril(-1).T,
         "cross": random.normal(rows, columns),
-        "scalars": memory_block(threshold=threshold),
+        "scalars": memory_block(threshold=threshold, damping=damping),
         "sweeps": sweeps,
         "has_bias": has_bias,
         "nonnegative": nonnegative,
+        "from_zero": from_zero,
     }
 
 
@@ -65,16 +70,24 @@ def kernel_case(random: Random, rows: int = 20, columns: int = 70) -> dict[str, 
         "weight": random.normal(rows, columns),
         "gram": samples.T @ samples,
         "cross": random.normal(rows, columns),
-        "scalars": torch.tensor([0.0, 0.5], dtype=torch.float64),
+        "scalars": memory_block(threshold=0.5, damping=0.1),
         "sweeps": 2,
         "has_bias": True,
         "nonnegative": True,
     }
 
 
+def damped(case: dict[str, Any]) -> Tensor:
+    """A + damping mean_k(A_kk) I."""
+    gram, damping = case["gram"], float(case["scalars"][MemoryScalar.damping])
+    return gram + torch.diag((damping * gram.diagonal().mean()).expand(len(gram))) if damping else gram
+
+
 def formula(case: dict[str, Any]) -> Tensor:
     threshold = float(case["scalars"][MemoryScalar.threshold])
-    w, a = case["weight"].clone(), case["gram"]
+    w, a = case["weight"].clone(), damped(case)
+    if case["from_zero"]:
+        w.zero_()
     gradient = w @ a - case["cross"]
     for _ in range(case["sweeps"]):
         for j in range(len(a)):
@@ -101,17 +114,28 @@ OPTIONS = [
     pytest.param({"threshold": 0.5, "has_bias": True}, id="threshold, bias"),
     pytest.param({"nonnegative": True, "has_bias": True}, id="nonnegative, bias"),
     pytest.param({"threshold": 0.3, "nonnegative": True}, id="threshold, nonnegative"),
-    pytest.param({"threshold": 0.3, "nonnegative": True, "has_bias": True}, id="all"),
+    pytest.param(
+        {"threshold": 0.3, "nonnegative": True, "has_bias": True}, id="threshold, nonnegative, bias"
+    ),
+]
+STARTS = [
+    pytest.param({}, id="from weights"),
+    pytest.param({"from_zero": True}, id="from zero"),
+    pytest.param({"damping": 3.0}, id="damping"),
+    pytest.param({"damping": 0.1, "from_zero": True}, id="damping, from zero"),
 ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_against_float64(kernels: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("start", STARTS)
+def test_against_float64(
+    kernels: str, dtype: torch.dtype, options: dict[str, Any], start: dict[str, Any]
+) -> None:
     random = Random(101)
     shapes = list(itertools.product(ROWS, COLUMNS))
     for rows, columns in shapes[:: 5 if kernels == "emulated" else 1]:  # the emulator takes its time
-        case = arguments(random, rows, columns, **options, sweeps=random.choice((1, 2)))
+        case = arguments(random, rows, columns, **options, **start, sweeps=random.choice((1, 2)))
         result, exact = call(ops.bcd_columns, case, dtype).weight, formula(case)
         what = f"{rows} x {columns}"
         if dtype == torch.float32:
@@ -129,6 +153,68 @@ def test_a_sweep_is_a_triangular_solve() -> None:
         right = case["cross"] - case["weight"] @ case["gram"].tril(-1)
         expected = torch.linalg.solve_triangular(case["gram"].triu(), right, upper=True, left=False)
         assert_close(call(ops.bcd_columns, case).weight, expected, 1e-10, f"{rows} x {columns}")
+
+
+@pytest.mark.usefixtures("wide_kernels")
+@pytest.mark.parametrize("damping", [0.0, 0.1, 3.0])
+def test_from_zero_it_is_a_triangular_solve_that_reads_neither_weight_nor_the_lower_triangle(
+    damping: float,
+) -> None:
+    random = Random(115)
+    for rows, columns in itertools.product(ROWS, COLUMNS[1:]):
+        case = arguments(random, rows, columns, damping=damping, from_zero=True)
+        upper = damped(case).triu()
+        expected = torch.linalg.solve_triangular(upper, case["cross"], upper=True, left=False)
+        case["gram"] = case["gram"].triu() + torch.full_like(upper, NAN).tril(-1)
+        assert_close(call(ops.bcd_columns, case).weight, expected, 1e-10, f"{rows} x {columns}")
+
+
+@pytest.mark.usefixtures("wide_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("sweeps", [1, 2])
+def test_from_zero_it_gives_the_bits_of_a_start_at_zeros(
+    kernels: str, dtype: torch.dtype, options: dict[str, Any], sweeps: int
+) -> None:
+    """But for the sign of zeros. The weights of a call from zero are NaN before."""
+    random = Random(116)
+    shapes = ((3, 5), (17, 33), (65, 127), (20, 300))
+    for rows, columns in shapes[:2] if kernels == "emulated" else shapes:
+        case = arguments(random, rows, columns, **options, sweeps=sweeps, damping=0.5, from_zero=True)
+        zeros = {**case, "weight": torch.zeros_like(case["weight"]), "from_zero": False}
+        found, expected = (call(ops.bcd_columns, one, dtype).weight for one in (case, zeros))
+        assert same_bits(found + 0.0, expected + 0.0), f"{rows} x {columns}"
+
+
+@pytest.mark.usefixtures("wide_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("start", STARTS[2:])
+def test_damping_counts_as_if_it_were_in_the_matrix(dtype: torch.dtype, start: dict[str, Any]) -> None:
+    """Of a power of two and a diagonal of ones, so that it can be: not by more than a rounding. A itself stays, as of
+    all that an op only reads."""
+    for columns in (1, 33, 65):
+        case = arguments(Random(117), 17, columns, **start | {"damping": 0.5}, threshold=0.2, sweeps=2)
+        case["gram"].fill_diagonal_(1.0)
+        inside = {
+            **case,
+            "gram": case["gram"] + 0.5 * torch.eye(columns),
+            "scalars": memory_block(threshold=0.2),
+        }
+        found, expected = (call(ops.bcd_columns, one, dtype).weight for one in (case, inside))
+        assert same_bits(found, expected), columns
+
+
+@pytest.mark.usefixtures("wide_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_column_of_which_nothing_was_seen_is_zero_from_zero_and_moves_where_it_is_damped(
+    dtype: torch.dtype,
+) -> None:
+    case = arguments(Random(118), 9, 33, from_zero=True)
+    case["gram"][7], case["gram"][:, 7] = 0.0, 0.0
+    assert not call(ops.bcd_columns, case, dtype).weight[:, 7].any()
+    added = 0.5 * float(case["gram"].diagonal().mean())
+    damped = call(ops.bcd_columns, {**case, "scalars": memory_block(damping=0.5)}, dtype).weight
+    assert_close(damped[:, 7], case["cross"][:, 7] / added, 4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.usefixtures("wide_cpu_kernels")  # 300 sweeps take a while under the emulator
@@ -317,7 +403,7 @@ def test_a_parameter_that_requires_grad() -> None:
 def test_bad_arguments_are_refused() -> None:
     case = {
         "weight": torch.zeros(3, 4), "gram": torch.zeros(4, 4), "cross": torch.zeros(3, 4),
-        "scalars": memory_block(), "sweeps": 1, "has_bias": True, "nonnegative": True,
+        "scalars": memory_block(), "sweeps": 1, "has_bias": True, "nonnegative": True, "from_zero": False,
     }  # fmt: skip
     assert_refuses_bad_tensors(ops.bcd_columns, case, optional=(), chooses_backend="weight")
     assert_refuses_shared_memory(ops.bcd_columns, case)

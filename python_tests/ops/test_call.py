@@ -27,6 +27,7 @@ from .test_code_step import kernel_case as step_case
 from .test_convolve import kernel_case as convolution_case
 from .test_elman_code_step import kernel_case as elman_case
 from .test_hinge_prox import kernel_case as hinge_case
+from .test_memory_update import kernel_case as memory_case
 from .test_relu_prox import kernel_case as relu_case
 from .test_softmax_prox import kernel_case as softmax_case
 
@@ -41,6 +42,8 @@ FLAGS = {
     "first": (ops.code_step, step_case),
     "has_bias": (ops.bcd_columns, bcd_case),
     "nonnegative": (ops.bcd_columns, bcd_case),
+    "from_zero": (ops.bcd_columns, bcd_case),
+    "subtract": (ops.memory_update, memory_case),
 }
 
 

@@ -24,7 +24,14 @@ INF, NAN = float("inf"), float("nan")
 
 
 def arguments(
-    random: Random, batch: int, n_in: int, n_out: int, *, bias: bool = True, forgetting: float = 0.1
+    random: Random,
+    batch: int,
+    n_in: int,
+    n_out: int,
+    *,
+    bias: bool = True,
+    forgetting: float = 0.1,
+    subtract: bool = False,
 ) -> dict[str, Any]:
     """``bias``: whether the two matrices have a place for it."""
     n = n_in + bias
@@ -35,6 +42,7 @@ def arguments(
         "gram": past.tril() + past.tril(-1).T,
         "cross": random.normal(n_out, n),
         "scalars": memory_block(forgetting=forgetting),
+        "subtract": subtract,
     }
 
 
@@ -46,7 +54,7 @@ def kernel_case(random: Random, batch: int = 600, n_in: int = 70, n_out: int = 6
         "code": random.normal(batch, n_out),
         "gram": past + past.T,
         "cross": random.normal(n_out, n_in + 1),
-        "scalars": torch.tensor([0.1, 0.0], dtype=torch.float64),
+        "scalars": memory_block(forgetting=0.1),
     }
 
 
@@ -55,20 +63,27 @@ def formula(case: dict[str, Any]) -> dict[str, Tensor]:
     if len(gram) == activation.shape[1] + 1:
         activation = torch.cat([activation, activation.new_ones(len(activation), 1)], 1)
     keep = 1 - float(case["scalars"][MemoryScalar.forgetting])
+    sums = {
+        "gram": torch.einsum("bi,bj->ij", activation, activation),
+        "cross": torch.einsum("bk,bi->ki", code, activation),
+    }
     return {
-        "gram": keep * gram + torch.einsum("bi,bj->ij", activation, activation),
-        "cross": keep * case["cross"] + torch.einsum("bk,bi->ki", code, activation),
+        name: keep * case[name] - sum if case.get("subtract") else keep * case[name] + sum
+        for name, sum in sums.items()
     }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("forgetting", [0.0, 0.1, 1.0])
-def test_against_float64(kernels: str, dtype: torch.dtype, bias: bool, forgetting: float) -> None:
+@pytest.mark.parametrize("subtract", [False, True])
+@pytest.mark.parametrize("forgetting", [0.0, 0.1, 1.0, -0.25])
+def test_against_float64(
+    kernels: str, dtype: torch.dtype, bias: bool, subtract: bool, forgetting: float
+) -> None:
     random = Random(91)
     shapes = list(itertools.product(EXTENTS, EXTENTS, (0, 1, 33, 127)))
     for batch, n_in, n_out in shapes[:: 7 if kernels == "emulated" else 1]:  # the emulator takes its time
-        case = arguments(random, batch, n_in, n_out, bias=bias, forgetting=forgetting)
+        case = arguments(random, batch, n_in, n_out, bias=bias, forgetting=forgetting, subtract=subtract)
         result = call(ops.memory_update, case, dtype)
         twin = call(reference.memory_update, case, dtype) if dtype == torch.float32 else None
         for name, value in formula(case).items():
@@ -119,8 +134,8 @@ def test_a_small_share_is_forgotten_as_it_is_in_float32() -> None:
 @pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_empty_batch_only_forgets(dtype: torch.dtype) -> None:
-    for forgetting in (0.0, 0.5, 1.0):
-        case = arguments(Random(94), 0, 33, 7, forgetting=forgetting)
+    for forgetting, subtract in itertools.product((0.0, 0.5, 1.0, -1.0), (False, True)):
+        case = arguments(Random(94), 0, 33, 7, forgetting=forgetting, subtract=subtract)
         result = call(ops.memory_update, case, dtype)
         for name in ("gram", "cross"):
             assert torch.equal(getattr(result, name), (1 - forgetting) * case[name].to(dtype))
@@ -143,13 +158,45 @@ def test_a_batch_may_come_in_parts(bias: bool, cut: int) -> None:
 
 
 @pytest.mark.usefixtures("wide_kernels")
+def test_what_was_added_can_be_taken_out() -> None:
+    case = arguments(Random(100), 200, 33, 17, forgetting=0.0)
+    added = call(ops.memory_update, case)
+    left = call(ops.memory_update, {**case, "subtract": True, "gram": added.gram, "cross": added.cross})
+    assert_close(left.gram, case["gram"], 1e-12)
+    assert_close(left.cross, case["cross"], 1e-12)
+
+
+@pytest.mark.usefixtures("wide_kernels")
+@pytest.mark.parametrize("forgetting", [0.0, 0.1, 0.8])
+def test_the_inverse_follows_by_its_own_update(forgetting: float) -> None:
+    """Woodbury: ((1 - f) A + X^T X)^-1 = P / (1 - f) - K^T K, with K K^T as it must be, P = A^-1."""
+    random = Random(101)
+    x, more = random.normal(20, 33), random.normal(80, 33)
+    gram = more.T @ more
+    after = torch.linalg.inv((1 - forgetting) * gram + x.T @ x)
+    inverse = torch.linalg.inv(gram)
+    grown = inverse / (1 - forgetting)
+    factor = torch.linalg.cholesky(torch.eye(20) + x @ grown @ x.T)
+    case = {
+        "activation": torch.linalg.solve_triangular(factor, x @ grown, upper=False),
+        "code": torch.zeros(20, 0),
+        "gram": inverse.tril() + inverse.tril(-1).T,
+        "cross": torch.zeros(0, 33),
+        "scalars": memory_block(forgetting=-forgetting / (1 - forgetting)),
+        "subtract": True,
+    }
+    assert_close(call(ops.memory_update, case).gram, after, 1e-11)
+
+
+@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gram_stays_symmetric(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("subtract", [False, True])
+def test_gram_stays_symmetric(dtype: torch.dtype, subtract: bool) -> None:
     """To the last bit, however many minibatches it has seen."""
     random = Random(96)
     case = arguments(random, 0, 65, 3)
     for batch in (1, 33, 200, 77):
-        new = arguments(random, batch, 65, 3)
+        new = arguments(random, batch, 65, 3, subtract=subtract)
         result = call(ops.memory_update, {**new, "gram": case["gram"], "cross": case["cross"]}, dtype)
         assert same_bits(result.gram, result.gram.T.contiguous())
         case = {"gram": result.gram, "cross": result.cross}
