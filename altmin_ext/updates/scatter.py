@@ -168,7 +168,9 @@ class Scatter:
         """Make the inverse anew, or give it up, if the work lost without, or with, it exceeds that of making it."""
         n, rows = len(self.gram), len(self.cross)
         by_inverse = 1.5 * (n + count) * n * count  # multiplications of a product
-        by_factor = n**3 / 2 + 4 * rows * n * n  # of which a factor, and solving by it, do fewer in the same time
+        by_factor = (
+            n**3 / 2 + 4 * rows * n * n
+        )  # of which a factor, and solving by it, do fewer in the same time
         renewal = 3 * n**3
         more = by_inverse - by_factor if self._has_inverse else by_factor - by_inverse
         self._lost = max(0.0, self._lost + more)
