@@ -1,8 +1,8 @@
 """Recursive least squares, streaming discriminant analysis and the nearest class mean.
 
 The oracle is the definition: ridge regression, linear discriminant analysis and class means of all samples at once,
-written down in float64 with torch.linalg, sharing no code with the methods. Samples that are forgotten are left out of
-it. scikit-learn's Ridge and LinearDiscriminantAnalysis agree, where installed.
+written down in float64 with torch.linalg, sharing no code with the methods. Forgotten samples are left out of it.
+scikit-learn's Ridge and LinearDiscriminantAnalysis agree, where installed.
 """
 
 from __future__ import annotations
