@@ -281,9 +281,10 @@ class Means:
             own = x.mean(0, keepdim=True)
         else:
             present, places = groups.unique(return_inverse=True)
-            sizes = torch.bincount(places, minlength=len(present)).double()
-            own = x.new_zeros(len(present), x.shape[1]).index_add_(0, places, x)
-            own /= sizes[:, None].to(x.dtype)
+            # A product, which adds up in the same order every time, on a GPU too.
+            members = (present[:, None] == groups).to(x.dtype)
+            sizes = members.sum(1, dtype=torch.float64)
+            own = members @ x / sizes[:, None].to(x.dtype)
         before = self.counts[present]
         after = before + sign * sizes
         safe = after.clamp_min(1.0)
