@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from altmin_ext import _check
@@ -150,4 +152,55 @@ def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> 
     return nn.Sequential(encoder, nn.ReLU(), NonNegativeFactors(features, rank), head)
 
 
-__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp"]
+def random_features(
+    n_in: int | Sequence[int], width: int, n_out: int, activation: str = "relu", seed: int = 0
+) -> nn.Sequential:
+    """A frozen random layer under a Linear head, for a head that is solved for, as by ``method="rls"``.
+
+    The random weights are normal with the variance 2 / inputs (He et al. 2015), without biases. For images the layer
+    is a convolution of 5 x 5, whose outputs are averaged over a grid of 3 x 3 windows.
+
+    Args:
+        n_in: number of features of a flattened sample, for a fully connected layer; or the shape of an image,
+            (channels, height, width), for a convolution.
+        width: number of features that the head reads. A convolution has about so many: 9 for every filter.
+        n_out: classes, or outputs for real targets.
+        activation: of the random layer, as for :func:`mlp`.
+        seed: of the random layer and of the head's first weights; torch's global generator is not used.
+
+    Returns:
+        An ``nn.Sequential`` that takes (B, ...), flat or as images, to logits (B, n_out). Only the head requires a
+        gradient.
+
+    Raises:
+        TypeError: a number is no integer, or ``activation`` no name.
+        ValueError: there is no activation of that name, a number is below 1, or ``n_in`` is not the shape of an
+            image.
+    """
+    activation = _check.known("activation", activation, known_activations)
+    width, n_out = _check.integer("width", width), _check.integer("n_out", n_out)
+    is_image = isinstance(n_in, (list, tuple))
+    sizes = _check.integers("n_in", n_in) if is_image else [_check.integer("n_in", n_in)]
+    if is_image and len(sizes) != 3:
+        raise ValueError(f"n_in must be a number or (channels, height, width), but is {tuple(sizes)}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_check.seed("seed", seed))
+        below: list[nn.Module] = [nn.Flatten()]
+        if is_image:
+            channels, height, width_of_image = sizes
+            kernel = min(5, height), min(5, width_of_image)
+            grid = min(3, height - kernel[0] + 1), min(3, width_of_image - kernel[1] + 1)
+            filters = max(1, round(width / math.prod(grid)))
+            width = filters * math.prod(grid)
+            layer: nn.Module = nn.Conv2d(channels, filters, kernel, bias=False)
+            below += [nn.Unflatten(1, tuple(sizes)), layer, known_activations[activation].make()]
+            below += [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
+        else:
+            layer = nn.Linear(sizes[0], width, bias=False)
+            below += [layer, known_activations[activation].make()]
+        (weight,) = layer.parameters()
+        nn.init.kaiming_normal_(weight, nonlinearity="relu").requires_grad_(False)
+        return nn.Sequential(*below, nn.Linear(width, n_out))
+
+
+__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp", "random_features"]

@@ -282,7 +282,11 @@ def test_states_of_others_are_refused(name: str) -> None:
     method = CASES[name].made(3)
     own = method.state_dict()
     others = [CASES[other].made(3) for other in METHODS if other != name]
-    for hidden, dtype in ((5, torch.float32), (16, torch.float64)):
+    # What is solved for the last layer alone has its width.
+    architectures = (
+        ((5, torch.float32), (16, torch.float64)) if METHODS[name].learns_all else ((16, torch.float64),)
+    )
+    for hidden, dtype in architectures:
         other = make(name, network(name, dtype, hidden=hidden))
         other.step(X.to(dtype), Y)
         others.append(other)

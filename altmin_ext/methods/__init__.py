@@ -19,10 +19,12 @@ from altmin_ext.methods.base import Method, MethodOptions, StepReport
 from altmin_ext.methods.block_admm import BlockADMM
 from altmin_ext.methods.deepfacto import DeepFacto
 from altmin_ext.methods.difference_target import DifferenceTarget
+from altmin_ext.methods.discriminant import NCM, SLDA
 from altmin_ext.methods.dladmm import DLADMM
 from altmin_ext.methods.mdlam import MDLAM
 from altmin_ext.methods.offline import AMAdamOff, AMMemOff
 from altmin_ext.methods.online_am import AMSGD, AMAdam
+from altmin_ext.methods.recursive_least_squares import RLS
 from altmin_ext.methods.straight_through import StraightThrough
 from altmin_ext.methods.taylor_admm import TaylorADMM
 from altmin_ext.network import as_chain
@@ -42,6 +44,9 @@ _methods: dict[str, type[Method]] = {
         DeepFacto,
         MDLAM,
         DLADMM,
+        RLS,
+        SLDA,
+        NCM,
         StraightThrough,
         BackpropSGD,
         BackpropAdam,

@@ -71,6 +71,11 @@ _shared: dict[str, tuple[str, Check]] = {
         "share of the past that each minibatch displaces: A <- (1 - forgetting) A + its own",
         number(maximum=1.0),
     ),
+    "ridge": (
+        "pulls weights, but not biases, to zero: added to the diagonal of the sums over all samples that they are "
+        "solved with; admm takes it in units of that diagonal's mean",
+        positive(),
+    ),
     "sweeps": ("passes of coordinate descent over the columns, per minibatch", integer()),
     "duals": (
         "dual variables: 'online', zero at the start of each step, so without effect in its first round; 'stored', "

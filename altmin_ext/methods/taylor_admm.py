@@ -77,11 +77,7 @@ class TaylorADMMOptions(MethodOptions):
     )
     multiplier_step: float = option(1.0, "step of the multiplier in units of beta; 0 leaves it out", number())
     warm_start: int = option(10, "iterations before the multiplier begins to move", integer(0))
-    ridge: float = option(
-        1e-2,
-        "pulls weights, but not biases, to zero: added to A's diagonal, in units of its mean",
-        positive(),
-    )
+    ridge: float = option(1e-2)
     initialisation: str = option(
         "forward",
         "initial pre-activations: the model's 'forward' pass, or 'random' normal numbers as in the paper",
