@@ -56,12 +56,17 @@ def fit_filters(model: nn.Module, x: Tensor, *, damping: float = 0.1, seed: int 
     damping = _check.number("damping", damping, above=0.0)
     generator = torch.Generator().manual_seed(_check.seed("seed", seed))
     layer = filters_of(model)
+    if len(x) == 0:
+        raise ValueError("x must hold images, but is empty.")
     with torch.no_grad():
         patches = _sample(_inputs_of(layer, model, x), layer, generator).double()
-        mean, whitening = _whitening(patches, damping)
-        directions = _spherical_k_means((patches - mean) @ whitening, layer.out_channels, generator)
+        mean = patches.mean(0)
+        deviations = patches - mean
+        _check_differ(deviations, patches, layer)
+        whitening = _whitening(deviations, damping)
+        directions = _spherical_k_means(deviations @ whitening, layer.out_channels, generator)
         filters = directions @ whitening
-        filters /= ((patches - mean) @ filters.T).square().mean(0).sqrt()[:, None]
+        filters /= (deviations @ filters.T).square().mean(0).sqrt()[:, None]
         bias = -filters @ mean
         layer.weight.copy_(filters.view_as(layer.weight))
         layer.bias.copy_(bias)  # type: ignore[union-attr]
@@ -69,6 +74,12 @@ def fit_filters(model: nn.Module, x: Tensor, *, damping: float = 0.1, seed: int 
 
 def filters_of(model: nn.Module) -> nn.Conv2d:
     """Find the layer whose filters :func:`fit_filters` fits.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Its first Conv2d, in the order of ``model.modules()``.
 
     Raises:
         ValueError: there is none, or its filters are not those of whole patches.
@@ -107,6 +118,8 @@ def _inputs_of(layer: nn.Conv2d, model: nn.Module, x: Tensor) -> Tensor:
             model(x)
     except _Found:
         pass
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except RuntimeError as error:
         raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}.") from error
     finally:
@@ -134,16 +147,33 @@ def _sample(images: Tensor, layer: nn.Conv2d, generator: torch.Generator) -> Ten
         chances = torch.ones(patches.shape[:2])
         chosen = chances.multinomial(min(per_image, patches.shape[1]), generator=generator).to(chunk.device)
         found.append(patches.take_along_dim(chosen[:, :, None], 1).flatten(0, 1).cpu())
-    return torch.cat(found) if found else images.new_empty(0, layer.weight[0].numel()).cpu()
+    return torch.cat(found)
 
 
-def _whitening(patches: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The mean (n,) of the patches and (C + damping mean(diag C) I)^(-1/2), (n, n)."""
-    mean = patches.mean(0)
-    covariance = (patches - mean).T @ (patches - mean) / len(patches)
-    variances, axes = torch.linalg.eigh(covariance)
-    scales = (variances.clamp_min(0) + damping * variances.mean()).rsqrt()
-    return mean, (axes * scales) @ axes.T
+def _check_differ(deviations: Tensor, patches: Tensor, layer: nn.Conv2d) -> None:
+    """Raise a ValueError unless, by more than rounding, as many patches differ from their mean as there are filters.
+
+    Squares must be in the range of the model's numbers, and so are filters then.
+    """
+    limits = torch.finfo(layer.weight.dtype)
+    largest = float(patches.abs().max())
+    if largest > limits.max**0.5:
+        raise ValueError(
+            f"x must give the first Conv2d numbers of at most {limits.max**0.5:.1e}, but gives {largest:.1e}; "
+            "scale the images."
+        )
+    different = int((deviations.abs().amax(1) > max(limits.eps * largest, limits.tiny**0.5)).sum())
+    if different < layer.out_channels:
+        raise ValueError(
+            f"x must hold at least {layer.out_channels} patches that differ from their mean, one for each filter, "
+            f"but holds {different}; pass more images."
+        )
+
+
+def _whitening(deviations: Tensor, damping: float) -> Tensor:
+    """(C + damping mean(diag C) I)^(-1/2), (n, n), of patches with these deviations (M, n) from their mean."""
+    variances, axes = torch.linalg.eigh(deviations.T @ deviations / len(deviations))
+    return (axes * (variances.clamp_min(0) + damping * variances.mean()).rsqrt()) @ axes.T
 
 
 def _spherical_k_means(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -153,12 +183,6 @@ def _spherical_k_means(z: Tensor, count: int, generator: torch.Generator) -> Ten
     A vector that is nearest to none stays where it is.
     """
     weights = z.square().sum(1)
-    different = int((weights > 0).sum())
-    if not different >= count:
-        raise ValueError(
-            f"x must hold at least {count} patches that differ from their mean, one for each filter, but holds "
-            f"{different}; pass more images."
-        )
     directions = F.normalize(z[weights.multinomial(count, generator=generator)], dim=1)
     for _ in range(_ROUNDS):
         nearest = F.one_hot((z @ directions.T).argmax(1), count).to(z.dtype)
