@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from altmin_ext import _check
 from altmin_ext.network.activations import known_activations
-from altmin_ext.nn import Elman, NonNegativeFactors, Sign, TimeSteps
+from altmin_ext.nn import Elman, NonNegativeFactors, Sign, SignedSquareRoot, TimeSteps
 
 
 def _checked_widths(n_in: int, hidden: Sequence[int], n_out: int) -> list[int]:
@@ -154,12 +155,15 @@ def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> 
 def random_features(
     n_in: int | Sequence[int], width: int, n_out: int, activation: str = "relu", seed: int = 0
 ) -> nn.Sequential:
-    """A frozen random layer under a learned Linear head, for closed-form learners such as ``method="rls"``.
+    """A frozen random layer under a Linear head, for a head that is solved for, as by ``method="rls"``.
+
+    The random weights are normal with the variance 2 / inputs (He et al. 2015), without biases. For images the layer
+    is a convolution of 5 x 5, whose outputs are averaged over a grid of 3 x 3 windows.
 
     Args:
-        n_in: number of features of a flattened sample, for a fully connected random layer; or the shape of an image,
-            (channels, height, width), for a random convolution with average pooling.
-        width: number of features that the head reads; of a convolution about so many.
+        n_in: number of features of a flattened sample, for a fully connected layer; or the shape of an image,
+            (channels, height, width), for a convolution.
+        width: number of features that the head reads. A convolution has about so many: 9 for every filter.
         n_out: classes, or outputs for real targets.
         activation: of the random layer, as for :func:`mlp`.
         seed: of the random layer and of the head's first weights; torch's global generator is not used.
@@ -170,31 +174,77 @@ def random_features(
 
     Raises:
         TypeError: a number is no integer, or ``activation`` no name.
-        ValueError: there is no activation of that name, a number is below 1, or the shape is not that of an image.
+        ValueError: there is no activation of that name, a number is below 1, or ``n_in`` is not the shape of an
+            image.
     """
     activation = _check.known("activation", activation, known_activations)
     width, n_out = _check.integer("width", width), _check.integer("n_out", n_out)
-    sizes = [_check.integer("n_in", n_in)] if isinstance(n_in, int) else _check.integers("n_in", n_in)
-    if len(sizes) not in (1, 3):
+    is_image = isinstance(n_in, (list, tuple))
+    sizes = _check.integers("n_in", n_in) if is_image else [_check.integer("n_in", n_in)]
+    if is_image and len(sizes) != 3:
         raise ValueError(f"n_in must be a number or (channels, height, width), but is {tuple(sizes)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_check.seed("seed", seed))
-        modules: list[nn.Module] = [nn.Flatten()]
-        if len(sizes) == 1:
-            modules += [nn.Linear(sizes[0], width), known_activations[activation].make()]
+        below: list[nn.Module] = [nn.Flatten()]
+        if is_image:
+            kernel = [min(5, side) for side in sizes[1:]]
+            grid = [min(3, side - size + 1) for side, size in zip(sizes[1:], kernel, strict=True)]
+            filters = max(1, round(width / math.prod(grid)))
+            width = filters * math.prod(grid)
+            layer: nn.Module = nn.Conv2d(sizes[0], filters, kernel, bias=False)
+            below += [nn.Unflatten(1, tuple(sizes)), layer, known_activations[activation].make()]
+            below += [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
         else:
-            side = 3
-            filters = max(1, round(width / side**2))
-            modules += [
-                nn.Unflatten(1, tuple(sizes)),
-                nn.Conv2d(sizes[0], filters, 5),
-                known_activations[activation].make(),
-            ]
-            modules += [nn.AdaptiveAvgPool2d(side), nn.Flatten()]
-            width = filters * side**2
-        for module in modules:
-            module.requires_grad_(False)
-        return nn.Sequential(*modules, nn.Linear(width, n_out))
+            layer = nn.Linear(sizes[0], width, bias=False)
+            below += [layer, known_activations[activation].make()]
+        (weight,) = layer.parameters()
+        nn.init.kaiming_normal_(weight, nonlinearity="relu").requires_grad_(False)
+        return nn.Sequential(*below, nn.Linear(width, n_out))
 
 
-__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp", "random_features"]
+def patch_features(
+    shape: Sequence[int], width: int, n_out: int, kernel_size: int = 6, seed: int = 0
+) -> nn.Sequential:
+    """A frozen convolution under a Linear head, for filters that :func:`altmin_ext.fit_filters` fits to images.
+
+    This is the single-layer network of Coates, Lee & Ng (AISTATS 2011): filters with a bias, a ReLU, and the mean over
+    each of 3 x 3 windows; then a square root, which Perronnin, Sanchez & Mensink (ECCV 2010) put before linear
+    classifiers. Until they are fitted, filters are random: normal, with the variance 2 / inputs.
+
+    Args:
+        shape: of an image, (channels, height, width); height and width at least ``kernel_size + 2``.
+        width: number of features that the head reads, about: 9 for every filter.
+        n_out: classes, or outputs for real targets.
+        kernel_size: height and width of a filter, 6 by default; 9 suits the strokes of MNIST.
+        seed: of the filters and of the head's first weights; torch's global generator is not used.
+
+    Returns:
+        An ``nn.Sequential`` that takes (B, ...), flat or as images, to logits (B, n_out). Only the head requires a
+        gradient.
+
+    Raises:
+        TypeError: a number is no integer, or ``shape`` no list.
+        ValueError: ``shape`` does not have three numbers, images are too small, or a number is below 1.
+    """
+    width, n_out = _check.integer("width", width), _check.integer("n_out", n_out)
+    kernel_size, sizes = _check.integer("kernel_size", kernel_size), _check.integers("shape", shape)
+    if len(sizes) != 3 or min(sizes[1:]) < kernel_size + 2:
+        raise ValueError(
+            f"shape must be (channels, height, width) with a height and width of at least {kernel_size + 2}, two more "
+            f"than the kernel's, but is {tuple(sizes)}."
+        )
+    filters = max(1, round(width / 9))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_check.seed("seed", seed))
+        convolution = nn.Conv2d(sizes[0], filters, kernel_size)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        return nn.Sequential(
+            nn.Flatten(), nn.Unflatten(1, tuple(sizes)),
+            convolution.requires_grad_(False), nn.ReLU(), nn.AdaptiveAvgPool2d(3),
+            SignedSquareRoot(), nn.Flatten(),
+            nn.Linear(9 * filters, n_out),
+        )  # fmt: skip
+
+
+__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp", "patch_features", "random_features"]

@@ -8,6 +8,7 @@ Oracles:
 - Patches made of one of a few orthogonal directions each have these as their filters, however unequal the variances.
 - k-means ends where every direction is that of the sum of the vectors nearest to it, summed here one by one.
 - Filters of a layer with modules in front of it are those of the layer alone on what these return.
+- ``patch_features`` are computed by formulas written out with torch's functions.
 - ``rls`` with ``fit_filters=True`` is ``rls`` after ``fit_filters`` on its first minibatch, bit for bit.
 """
 
@@ -39,8 +40,8 @@ def convolution(channels: int, filters: int, size: int = 3, dtype: torch.dtype =
     return nn.Conv2d(channels, filters, size, dtype=dtype)
 
 
-def network(filters: int = 6) -> nn.Sequential:
-    return models.random_features((2, 8, 8), filters * 9, 3)
+def network() -> nn.Sequential:
+    return models.patch_features((2, 8, 8), 54, 3, kernel_size=3)
 
 
 def all_of(model: nn.Module) -> list[Tensor]:
@@ -173,8 +174,8 @@ def subclass(*arguments: int) -> nn.Conv2d:
         (nn.Sequential(nn.Unflatten(1, (2, 8, 8)), nn.Conv2d(2, 4, 3)), images(5, 7), "does not fit the model"),
     ],
     ids=[
-        "linear", "bias", "groups", "weight-norm", "subclass", "channels", "nan", "huge", "tiny", "small", "few", "none",
-        "constant", "before",
+        "linear", "bias", "groups", "weight-norm", "subclass", "channels", "nan", "huge", "tiny", "small", "few",
+        "none", "constant", "before",
     ],
 )  # fmt: skip
 def test_refused_before_anything_changes(model: nn.Module, x: Tensor, message: str) -> None:
@@ -206,6 +207,27 @@ def test_a_method_that_goes_on_fits_nothing(name: str) -> None:
     method.step(x[20:], y[20:])
     resumed.step(x[20:], y[20:])
     assert same(all_of(model), all_of(resumed.model))
+
+
+def test_patch_features_are_roots_of_means_of_rectified_responses() -> None:
+    x, model = images(5, 2, 11, 8), models.patch_features((2, 11, 8), 54, 3, kernel_size=3)
+    weight, bias = all_of(model)[:2]
+    fit_filters(model, x)
+    fitted_weight, fitted_bias = all_of(model)[:2]
+    assert not torch.equal(weight, fitted_weight) and not torch.equal(bias, fitted_bias)
+    responses = F.conv2d(x, fitted_weight, fitted_bias).relu()  # 9 x 6
+    expected = F.avg_pool2d(responses, (3, 2)).sqrt().flatten(1)
+    torch.testing.assert_close(model[:-1](x), expected)
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+    torch.testing.assert_close(
+        altmin_ext.nn.SignedSquareRoot()(torch.tensor([-4.0, 0.0, 9.0])), torch.tensor([-2.0, 0.0, 3.0])
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (2, 7, 8), (2, 8, 7)], ids=str)
+def test_patch_features_refuse_images_that_are_too_small(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least 8, two more than the kernel's"):
+        models.patch_features(shape, 54, 3)
 
 
 class Overflowing(nn.Module):

@@ -9,7 +9,7 @@ from altmin_ext import _state
 from altmin_ext.ops import MemoryScalar
 from altmin_ext.ops import unversioned as ops
 
-_most_held = 64  # rows of changes that are not added to a matrix yet
+most_held = 64  # rows of changes that are not added to a matrix yet
 
 
 class RecursiveInverse:
@@ -141,7 +141,7 @@ class RecursiveInverse:
             self._add(factor, forgetting, subtract=not removes)
             return
         self._held += rows
-        if self._held >= _most_held:
+        if self._held >= most_held:
             self._fold()
 
     def multiply(self, rows: Tensor) -> Tensor:
@@ -217,9 +217,15 @@ class RecursiveInverse:
 
     def _add(self, rows: Tensor, forgetting: float, *, subtract: bool) -> None:
         """Q <- Q / (1 - forgetting) -+ rows^T rows."""
-        change = rows.t() @ rows
-        change = change.tril() + change.tril(-1).t()
-        self._matrix.mul_(1 / (1 - forgetting)).add_(-change if subtract else change)
+        self._scalars[MemoryScalar.forgetting] = -forgetting / (1 - forgetting)
+        ops.memory_update(
+            rows,
+            rows.new_empty(len(rows), 0),
+            gram=self._matrix,
+            cross=self._matrix[:0],
+            scalars=self._scalars,
+            subtract=subtract,
+        )
 
     def _begin(self) -> None:
         self._held, self._solved = 0, None
@@ -231,7 +237,7 @@ class RecursiveInverse:
             self._product, self._solution = (self._matrix.new_empty(rows, n) for _ in range(2))
             self._inputs = self._matrix.new_ones(rows, n)
         if self._held + rows > len(self._factors):
-            factors = self._matrix.new_empty(_most_held + rows, len(self._matrix))
+            factors = self._matrix.new_empty(most_held + rows, len(self._matrix))
             factors[: self._held] = self.factors
             self._factors = factors
 

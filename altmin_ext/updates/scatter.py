@@ -141,10 +141,13 @@ class Scatter:
 
     def _factored(self, gram: Tensor, cross: Tensor) -> Change | None:
         """The change to other sums; None if A + ridge I is not positive definite."""
-        damped = gram.double() if gram.dtype != torch.float64 else gram.clone()
-        damped.diagonal().add_(self.ridge)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        return None if bool(failed) else _ByFactor(self, gram, cross, factor)
+        for dtype in dict.fromkeys((gram.dtype, torch.float64)):
+            damped = gram.to(dtype, copy=True)
+            damped.diagonal().add_(self.ridge)
+            factor, failed = torch.linalg.cholesky_ex(damped)
+            if not bool(failed):
+                return _ByFactor(self, gram, cross, factor)
+        return None
 
     def reset(self) -> None:
         """Begin anew."""
@@ -159,19 +162,16 @@ class Scatter:
         return self._factored(gram, cross)
 
     def _sum_up(self, rows: Tensor, targets: Tensor, gram: Tensor, cross: Tensor, removes: bool) -> None:
-        if removes:
-            taken = rows.t() @ rows
-            gram -= taken.tril() + taken.tril(-1).t()
-            cross -= targets.t() @ rows
-        else:
-            ops.memory_update(rows, targets, gram=gram, cross=cross, scalars=self._scalars)
+        ops.memory_update(rows, targets, gram=gram, cross=cross, scalars=self._scalars, subtract=removes)
 
     def _choose_form(self, count: int) -> None:
         """Make the inverse anew, or give it up, if the work lost without, or with, it exceeds that of making it."""
         n, rows = len(self.gram), len(self.cross)
-        by_inverse = 1.5 * n * n * count + 1.5 * n * count * count
-        by_factor = n**3 / 6 + rows * n * n
-        renewal = n**3
+        by_inverse = 1.5 * (n + count) * n * count  # multiplications of a product
+        by_factor = (
+            n**3 / 2 + 4 * rows * n * n
+        )  # of which a factor, and solving by it, do fewer in the same time
+        renewal = 3 * n**3
         more = by_inverse - by_factor if self._has_inverse else by_factor - by_inverse
         self._lost = max(0.0, self._lost + more)
         if self._lost <= renewal:
@@ -197,7 +197,7 @@ class _ByInverse:
         return torch.addmm(before, residual.t(), self._solution, alpha=1.0 if self._removes else -1.0)
 
     def times_inverse(self, rows: Tensor) -> Tensor:
-        past = rows @ self._scatter.inverse.matrix
+        past = self._scatter.inverse.multiply(rows)
         overlap = past @ self._rows.t()
         return torch.addmm(past, overlap, self._solution, alpha=1.0 if self._removes else -1.0)
 
@@ -217,7 +217,8 @@ class _ByFactor:
         return self.times_inverse(self._cross)
 
     def times_inverse(self, rows: Tensor) -> Tensor:
-        return torch.cholesky_solve(rows.t().double(), self._factor).t().to(rows.dtype).contiguous()
+        solution = torch.cholesky_solve(rows.t().to(self._factor.dtype), self._factor)
+        return solution.t().to(rows.dtype).contiguous()
 
     def commit(self) -> None:
         s = self._scatter

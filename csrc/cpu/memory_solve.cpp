@@ -23,8 +23,7 @@ class MinibatchSolver {
         matrix_(1, stride_ * stride_),
         sums_(1, parts_ * pairs() * lanes * lanes),
         inputs_(threads_, 2 * groups_ * lanes * slice),
-        columns_(threads_, o.batch * width),
-        factor_(1, stride_ * stride_) {}
+        columns_(threads_, o.batch * width) {}
 
   void run() {
     multiply();
@@ -46,6 +45,8 @@ class MinibatchSolver {
   static constexpr int64_t slice = 128;
   // Parts of these sums that threads may share, however many threads there are.
   static constexpr int64_t most_parts = 8;
+  // Numbers that are summed in registers before they are taken off.
+  static constexpr int64_t few = 16;
   // Columns that are solved for together.
   static constexpr int64_t width = 2 * vector_width<T>;
   static constexpr int64_t most_rows = Product<T, 2>::most_rows;
@@ -109,18 +110,15 @@ class MinibatchSolver {
     for (int64_t i = 0; i < o_.batch; ++i) s[i * stride_ + i] += T(1);
   }
 
-  // C's transposed above the diagonal of S, and -C on both sides of the diagonal of `factor`, on which is the inverse of
-  // C's. Returns the smallest pivot.
+  // C's transposed above the diagonal of the matrix and C below; on it the inverse of C's. Returns the smallest pivot.
   double decompose() const {
-    T *const s = matrix_[0], *const c = factor_[0];
+    T* const s = matrix_[0];
     double smallest = 1;
     bool is_sound = true;
     Tiles(o_.batch, most_rows).each([&](int64_t first, int64_t rows) {
       if (!is_sound) return;
-      for (int64_t column = first; first > 0 && column < o_.batch; column += width) {
-        T* const tile = s + first * stride_ + column;
-        Product<T, 2>::tile(rows)(c + first, stride_, first, s + column, stride_, tile, tile, stride_);
-      }
+      for (int64_t column = first; first > 0 && column < o_.batch; column += width)
+        take_off(s + first, rows, first, s + column, stride_, s + first * stride_ + column, stride_);
       for (int64_t i = first; i < first + rows; ++i) {
         T* __restrict row = s + i * stride_;
         const T pivot = row[i];
@@ -138,8 +136,8 @@ class MinibatchSolver {
 #pragma omp simd
           for (int64_t j = k; j < o_.batch; ++j) below[j] -= multiple * row[j];
         }
-        c[i * stride_ + i] = inverse;
-        for (int64_t j = i + 1; j < o_.batch; ++j) c[i * stride_ + j] = c[j * stride_ + i] = -row[j];
+        row[i] = inverse;
+        for (int64_t j = i + 1; j < o_.batch; ++j) s[j * stride_ + i] = row[j];
       }
     });
     return is_sound ? smallest : std::numeric_limits<double>::quiet_NaN();
@@ -166,26 +164,36 @@ class MinibatchSolver {
     put(x, column, columns, o_.solution);
   }
 
-  // From some rows what the solved ones [begin, end) take off. The sum begins with what it is taken from, so that it
-  // loses fewer digits where little is left.
   void subtract(int64_t first, int64_t rows, int64_t begin, int64_t end, T* x) const {
-    T* const to = x + first * width;
-    if (begin < end)
-      Product<T, 2>::tile(rows)(factor_[0] + begin * stride_ + first, stride_, end - begin, x + begin * width,
-                                width, to, to, width);
+    take_off(matrix_[0] + begin * stride_ + first, rows, end - begin, x + begin * width, width,
+             x + first * width, width);
+  }
+
+  // to -= M x for a panel, M given by its columns. Sums of few numbers are taken apart: they lose fewer digits.
+  void take_off(const T* columns, int64_t rows, int64_t count, const T* x, int64_t x_stride, T* to,
+                int64_t to_stride) const {
+    T product[most_rows * width];
+    Tiles(count, few).each([&](int64_t begin, int64_t summands) {
+      Product<T, 2>::tile(rows)(columns + begin * stride_, stride_, summands, x + begin * x_stride, x_stride,
+                                nullptr, product, width);
+      for (int64_t i = 0; i < rows; ++i) {
+#pragma omp simd
+        for (int64_t j = 0; j < width; ++j) to[i * to_stride + j] -= product[i * width + j];
+      }
+    });
   }
 
   // Solves for a row, and takes it off the rows [begin, end).
   void eliminate(int64_t row, int64_t begin, int64_t end, T* x) const {
     T* __restrict solved = x + row * width;
-    const T* const multiples = factor_[0] + row * stride_;
+    const T* const multiples = matrix_[0] + row * stride_;
 #pragma omp simd
     for (int64_t j = 0; j < width; ++j) solved[j] *= multiples[row];
     for (int64_t k = begin; k < end; ++k) {
       T* __restrict other = x + k * width;
       const T multiple = multiples[k];
 #pragma omp simd
-      for (int64_t j = 0; j < width; ++j) other[j] += multiple * solved[j];
+      for (int64_t j = 0; j < width; ++j) other[j] -= multiple * solved[j];
     }
   }
 
@@ -196,11 +204,10 @@ class MinibatchSolver {
   const MemorySolve<T>& o_;
   const int64_t groups_, stride_, parts_;
   const int threads_;
-  const Scratch<T, 0> matrix_;   // S and then C's transposed
+  const Scratch<T, 0> matrix_;   // S and then C
   const Scratch<T, 1> sums_;     // (parts, pairs of groups, 16, 16)
   const Scratch<T, 2> inputs_;   // U and X, a slice of them in lanes
   const Scratch<T, 3> columns_;  // a panel
-  const Scratch<T, 4> factor_;
 };
 
 }  // namespace

@@ -26,8 +26,8 @@ COLUMNS = (0, 1, 3, 31, 33, 200)
 def kernel_case(
     random: Random, batch: int = 70, n: int = 150, *, removes: bool = False, mean: float = 0.0
 ) -> dict[str, Any]:
-    """A minibatch of a memory that has seen others; large enough for several blocks of a GPU to share the work."""
-    past, inputs = random.normal(2 * n + 1, n), (random.normal(batch, n) + mean).float().double()
+    """A minibatch of a memory that has seen more of its kind; large enough for a GPU to share the work."""
+    past, inputs = random.normal(4 * (n + batch), n), (random.normal(batch, n) + mean).float().double()
     memory = past.T @ past + (inputs.T @ inputs if removes else 0)
     return {
         "inputs": inputs,
@@ -183,7 +183,11 @@ def test_tensors_that_require_grad() -> None:
     factor, solution = (torch.zeros(9, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
     pivot = torch.zeros(1, dtype=torch.float64)
     ops.memory_solve(
-        case["inputs"].requires_grad_(), case["product"], factor=factor, solution=solution, smallest_pivot=pivot
+        case["inputs"].requires_grad_(),
+        case["product"],
+        factor=factor,
+        solution=solution,
+        smallest_pivot=pivot,
     )
     assert same_bits(factor.detach(), expected.factor)
     assert same_bits(solution.detach(), expected.solution)
