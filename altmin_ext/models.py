@@ -207,9 +207,9 @@ def patch_features(
 ) -> nn.Sequential:
     """A frozen convolution under a Linear head, for filters that :func:`altmin_ext.fit_filters` fits to images.
 
-    This is the single-layer network of Coates, Lee & Ng (AISTATS 2011): filters with a bias, a ReLU, and the mean over
-    each of 3 x 3 windows; then a square root, which Perronnin, Sanchez & Mensink (ECCV 2010) put before linear
-    classifiers. Until they are fitted, filters are random: normal, with the variance 2 / inputs.
+    This is the single-layer network of Coates, Lee & Ng (AISTATS 2011): filters with a bias, a ReLU, and the mean
+    over each of 3 x 3 windows. The square root behind it comes from Perronnin, Sanchez & Mensink (ECCV 2010). Until
+    they are fitted, filters are random: normal, with the variance 2 / inputs.
 
     Args:
         shape: of an image, (channels, height, width); height and width at least ``kernel_size + 2``.
@@ -230,8 +230,8 @@ def patch_features(
     kernel_size, sizes = _check.integer("kernel_size", kernel_size), _check.integers("shape", shape)
     if len(sizes) != 3 or min(sizes[1:]) < kernel_size + 2:
         raise ValueError(
-            f"shape must be (channels, height, width) with a height and width of at least {kernel_size + 2}, two more "
-            f"than the kernel's, but is {tuple(sizes)}."
+            f"shape must be (channels, height, width) with a height and width of at least {kernel_size + 2}, two "
+            f"more than the kernel's, but is {tuple(sizes)}."
         )
     filters = max(1, round(width / 9))
     with torch.random.fork_rng(devices=[]):
