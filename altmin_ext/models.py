@@ -187,11 +187,12 @@ def random_features(
         torch.manual_seed(_check.seed("seed", seed))
         below: list[nn.Module] = [nn.Flatten()]
         if is_image:
-            kernel = [min(5, side) for side in sizes[1:]]
-            grid = [min(3, side - size + 1) for side, size in zip(sizes[1:], kernel, strict=True)]
+            channels, height, width_of_image = sizes
+            kernel = min(5, height), min(5, width_of_image)
+            grid = min(3, height - kernel[0] + 1), min(3, width_of_image - kernel[1] + 1)
             filters = max(1, round(width / math.prod(grid)))
             width = filters * math.prod(grid)
-            layer: nn.Module = nn.Conv2d(sizes[0], filters, kernel, bias=False)
+            layer: nn.Module = nn.Conv2d(channels, filters, kernel, bias=False)
             below += [nn.Unflatten(1, tuple(sizes)), layer, known_activations[activation].make()]
             below += [nn.AdaptiveAvgPool2d(grid), nn.Flatten()]
         else:

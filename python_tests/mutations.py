@@ -1033,6 +1033,106 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ],
     ),
     (
+        "closed forms",
+        "a minibatch's deviations are from its own mean alone",
+        'altmin_ext/updates/scatter.py',
+        '        share = (before / safe).sqrt()\n',
+        '        share = before * 0\n',
+        [
+            'python_tests/methods/test_closed_form.py::test_exact_after_every_step',
+        ],
+    ),
+    (
+        "closed forms",
+        'samples that cannot have been learned are forgotten',
+        'altmin_ext/updates/scatter.py',
+        '<= 1.01 * largest',
+        '<= 1e9 * largest',
+        [
+            'python_tests/methods/test_closed_form.py::test_samples_that_show_not_to_have_been_learned',
+        ],
+    ),
+    (
+        "closed forms",
+        'a merge forgets what the means of two runs lie apart',
+        'altmin_ext/updates/scatter.py',
+        '        self._sum_up(rows, targets, gram, cross, removes=False)\n        return self._factored(gram, cross)',
+        '        return self._factored(gram, cross)',
+        [
+            'python_tests/methods/test_closed_form.py::test_merged_runs_equal_one',
+        ],
+    ),
+    (
+        "closed forms",
+        'forgetting moves the class means by an inverse that still knows the samples',
+        'altmin_ext/updates/scatter.py',
+        'overlap, self._solution, alpha=1.0 if self._removes else -1.0',
+        'overlap, self._solution, alpha=-1.0',
+        [
+            'python_tests/methods/test_closed_form.py::test_forgotten_is_never_seen',
+        ],
+    ),
+    (
+        "closed forms",
+        'an inverse that was given up is taken up again as it was',
+        'altmin_ext/updates/scatter.py',
+        '            self._has_inverse = self.inverse.renew(self.gram, self.ridge)',
+        '            self._has_inverse = True',
+        [
+            'python_tests/methods/test_closed_form.py::test_both_forms_of_the_inverse_in_turn',
+        ],
+    ),
+    (
+        "closed forms",
+        'features are those of training',
+        'altmin_ext/methods/_closed_form.py',
+        '    model.eval()\n    try:',
+        '    try:',
+        [
+            'python_tests/methods/test_closed_form.py::test_features_are_those_of_evaluation',
+        ],
+    ),
+    (
+        "closed forms",
+        "the head's first weights count as learned",
+        'altmin_ext/methods/recursive_least_squares.py',
+        'before = head.weight if float(self._inputs.counts) else head.weight.new_zeros(head.weight.shape)',
+        'before = head.weight',
+        [
+            'python_tests/methods/test_closed_form.py::test_the_first_weights_have_no_effect',
+        ],
+    ),
+    (
+        "closed forms",
+        'a class that has not been seen may be predicted',
+        'altmin_ext/methods/discriminant.py',
+        '        bias[counts == 0] = _never\n',
+        '',
+        [
+            'python_tests/methods/test_closed_form.py::test_a_class_that_has_not_been_seen_is_never_predicted',
+        ],
+    ),
+    (
+        "closed forms",
+        'the ridge is on the bias, too',
+        'altmin_ext/methods/recursive_least_squares.py',
+        'rows, wanted = (x.deviations, t.deviations) if self._centres else (features, targets)',
+        'rows, wanted = features, targets',
+        [
+            'python_tests/methods/test_closed_form.py::test_ridge_of_scikit_learn',
+        ],
+    ),
+    (
+        "closed forms",
+        'sums change before a step can fail no more',
+        'altmin_ext/methods/_closed_form.py',
+        '        report = StepReport(\n            loss, correct, loss.double().reshape(1)',
+        '        self._learned = self._learn(features, y, removes=False)\n        self._take(self._learned)\n        report = StepReport(\n            loss, correct, loss.double().reshape(1)',
+        [
+            'python_tests/methods/test_closed_form.py::test_what_can_fail_does_so_before_anything_changes',
+        ],
+    ),
+    (
         "fuzzing",
         "mu is raised beyond mu_max at the end of an epoch",
         "altmin_ext/methods/online_am.py",

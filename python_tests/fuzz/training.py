@@ -463,6 +463,52 @@ class FactorFollower(Follower):
         return state_of(self._reference.model)
 
 
+class ClosedFormFollower(Follower):
+    """rls, slda and ncm: the solution for all samples so far at once."""
+
+    def __init__(self, model: nn.Module, name: str, loss: LossCase, options: dict[str, Any]) -> None:
+        assert isinstance(model, nn.Sequential)
+        self._model, self._name, self._loss, self._options = copy.deepcopy(model).eval(), name, loss, options
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def step(self, event: Step) -> float:
+        with torch.no_grad():
+            loss = float(self._loss.mean(self._model(event.x.clone()), event.y))
+        self.seen.append((event.x, event.y))
+        self.solve()
+        return loss
+
+    @torch.no_grad()
+    def solve(self) -> None:
+        """Set the head to the solution for what has been seen."""
+        x, y = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+        features, head = self._model[:-1](x.clone()), self._model[-1]
+        ridge = self._options.get("ridge", 1.0) * torch.eye(features.shape[1], dtype=torch.float64)
+        targets = F.one_hot(y, head.out_features).double() if y.dtype == torch.int64 else y
+        if self._name == "rls":
+            centre = head.bias is not None and head.bias.requires_grad
+            inputs = features - features.mean(0) if centre else features
+            wanted = targets - (targets.mean(0) if centre else 0 if head.bias is None else head.bias)
+            head.weight.copy_(torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ wanted).T)
+            if centre:
+                head.bias.copy_(targets.mean(0) - head.weight @ features.mean(0))
+            return
+        counts = targets.sum(0)
+        means = targets.T @ features / counts.clamp_min(1)[:, None]
+        within = features - means[y]
+        covariance = (
+            (within.T @ within + ridge) / len(x) if self._name == "slda" else torch.eye(len(ridge)).double()
+        )
+        head.weight.copy_(torch.linalg.solve(covariance, means.T).T)
+        bias = -(means * head.weight).sum(1) / 2
+        if self._options.get("class_priors") == "observed":
+            bias += (counts / counts.sum()).log()
+        head.bias.copy_(torch.where(counts > 0, bias, -1e18))
+
+    def state(self) -> dict[str, Tensor]:
+        return state_of(self._model)
+
+
 # --- cases by method ---
 
 
@@ -689,11 +735,81 @@ def factor_case(rng: Generator, name: str, seed: int) -> Case:
     return Case(name, network, loss, options, lambda model: FactorFollower(model, loss, options))
 
 
+SQUARED = LossCase(
+    "squared", lambda z, y: (z - F.one_hot(y, z.shape[1])).square().sum() / len(z), counts=True
+)
+
+
+def closed_form_case(rng: Generator, name: str, seed: int) -> Case:
+    network = drawn(rng, networks.any_chain)
+    freeze_some_of(rng, network)
+    head = nn.Linear(network.outputs, network.outputs, bias=name != "rls" or rng.random() < 0.8).double()
+    if name == "rls" and head.bias is not None and rng.random() < 0.2:
+        head.bias.requires_grad_(False)
+    network.model.append(head)
+    options = {} if name == "ncm" else some(rng, {"ridge": (0.03, 10.0)})
+    options |= some(rng, {"class_priors": ("observed",)}) if name == "slda" else {}
+    loss = pick(rng, [*NAMED, SQUARED]) if name == "rls" else NAMED[0]
+    return Case(
+        name,
+        network,
+        loss,
+        options,
+        lambda model: ClosedFormFollower(model, name, loss, options),
+        schedule=True,
+    )
+
+
+def check_sums(rng: Generator, case: Case, model: nn.Module, seed: int) -> int:
+    """Steps, samples forgotten and runs merged, in any order: the solution for what is left; returns how many."""
+    follower = case.follow(model)
+    if not isinstance(follower, ClosedFormFollower):
+        return 0
+
+    def made() -> Any:
+        own = copy.deepcopy(model)
+        return altmin_ext.make_method(case.name, own, loss=case.loss.given, seed=seed, **case.options)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        count = int(rng.integers(1, 40))
+        x = torch.from_numpy(rng.normal(size=(count, *case.network.shape)))
+        return x, targets_for(rng, case.loss, count, case.network.outputs)
+
+    method, acts = made(), int(rng.integers(2, 8))
+    for _ in range(acts):
+        kind = pick(rng, ("step", "step", "forget", "merge"))
+        if kind == "forget" and follower.seen:
+            x, y = (torch.cat(parts) for parts in zip(*follower.seen, strict=True))
+            order = torch.from_numpy(rng.permutation(len(x)))
+            gone = order[: int(rng.integers(1, len(x) + 1))]
+            kept = order[len(gone) :]
+            method.forget(x[gone], y[gone])
+            follower.seen = [(x[kept], y[kept])] if len(kept) else []
+        elif kind == "merge":
+            other = made()
+            for _ in range(int(rng.integers(3))):
+                follower.seen.append(draw())
+                other.step(*follower.seen[-1])
+            method.merge(other)
+        else:
+            follower.seen.append(draw())
+            method.step(*follower.seen[-1])
+        if not follower.seen:
+            continue
+        follower.solve()
+        for key, wanted in follower.state().items():
+            found = method.model.state_dict()[key]
+            largest = max(1.0, float(wanted.abs().max())) if wanted.numel() else 1.0
+            assert bool(((found - wanted).abs() <= 1e-7 * largest).all()), f"{key} after {kind}"
+    return acts
+
+
 CASES: dict[str, Callable[[Generator, str, int], Case]] = {
     "am-sgd": online_case, "am-adam": online_case, "am-mem": online_case, "am-adam-off": online_case,
     "am-mem-off": online_case, "dtp": target_case, "block-admm": block_case, "admm": taylor_case,
     "deepfacto": factor_case, "mdlam": lifted_case, "dladmm": lifted_case, "ste": backprop_case,
-    "sgd": backprop_case, "adam": backprop_case,
+    "sgd": backprop_case, "adam": backprop_case, "rls": closed_form_case, "slda": closed_form_case,
+    "ncm": closed_form_case,
 }  # fmt: skip
 
 
@@ -712,7 +828,8 @@ def run(seed: int) -> int:
             case.options.pop(key, None)
     case.options = {**case.options, **some(rng, {"report_objective": (True,)}, 0.3)}  # no reference reads it
     try:
-        return check(rng, case, method_seed) + check_plans(rng, case, model, method_seed)
+        taken = check(rng, case, method_seed) + check_plans(rng, case, model, method_seed)
+        return taken + check_sums(rng, case, model, method_seed)
     except Exception as error:
         said = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
         raise AssertionError(f"{said}\n{name} {case.options}, loss {case.loss.given}, {model}") from error
