@@ -1046,8 +1046,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "closed forms",
         'samples that cannot have been learned are forgotten',
         'altmin_ext/updates/scatter.py',
-        '<= 1.01 * largest',
-        '<= 1e9 * largest',
+        '<= 1.01 * (rows',
+        '<= 1e9 * (rows',
         [
             'python_tests/methods/test_closed_form.py::test_samples_that_show_not_to_have_been_learned',
         ],

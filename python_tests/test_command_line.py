@@ -792,7 +792,13 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
     ("network", "arguments"),
-    [("binary", ["--hidden", "8", "8"]), ("elman", ["--hidden", "3"]), ("mlp", ["--activation", "tanh"])],
+    [
+        ("binary", ["--hidden", "8", "8"]),
+        ("elman", ["--hidden", "3"]),
+        ("mlp", ["--activation", "tanh"]),
+        ("random", ["--hidden", "8"]),
+        ("random-convolution", ["--hidden", "18"]),
+    ],
 )
 def test_networks_are_written_and_read(
     network: str, arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -812,6 +818,7 @@ def test_networks_are_written_and_read(
         (["--network", "lenet"], "'lenet5'"),
         (["--network", "lenet5"], "size must be at least 16"),
         (["--network", "elman", "--hidden", "3", "3"], "--hidden must be one width"),
+        (["--network", "random", "--hidden", "3", "3"], "--hidden must be one width"),
         (["--network", "lenet5", "--hidden", "3"], "--hidden must be nothing"),
         (["--network", "binary", "--activation", "relu"], "--activation must be left out"),
     ],

@@ -160,7 +160,7 @@ def _add_data_and_model(group: argparse._ArgumentGroup) -> None:
         nargs="*",
         metavar="WIDTH",
         help="widths of the hidden layers (default: mlp 100 100; binary 500 500; deepfacto 100 50, the last its "
-        "rank; elman 50; lenet5 has its own)",
+        "rank; elman 50; random and random-convolution 500 frozen features; lenet5 has its own)",
     )
     add("--activation", metavar="NAME", help="activation of the hidden layers of an mlp (default: relu)")
     add(

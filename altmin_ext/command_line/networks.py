@@ -29,8 +29,12 @@ _networks: dict[str, tuple[list[int], Callable[[dict[str, Any]], nn.Module]]] = 
     "binary": ([500, 500], lambda a: models.binary_mlp(a["features"], a["hidden"], a["classes"])),
     "deepfacto": ([100, 50], lambda a: _deepfacto(a["features"], a["hidden"], a["classes"])),
     "elman": ([50], lambda a: models.elman_rnn(1, a["hidden"][0], a["features"], a["classes"])),
+    "random": ([500], lambda a: models.random_features(a["features"], a["hidden"][0], a["classes"])),
+    "random-convolution": ([500], lambda a: models.random_features(a["shape"], a["hidden"][0], a["classes"])),
     "lenet5": ([], lambda a: models.lenet5(a["shape"][0], a["shape"][1], a["classes"])),
 }
+
+_of_fixed_depth = ("elman", "lenet5", "random", "random-convolution")
 
 
 def architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[s
         raise unknown_name("--network", name, _networks)
     usual, _ = _networks[name]
     hidden = usual if arguments.hidden is None else arguments.hidden
-    if len(hidden) != len(usual) and name in ("elman", "lenet5"):
+    if len(hidden) != len(usual) and name in _of_fixed_depth:
         wanted = "one width" if usual else "nothing"
         raise ValueError(f"--hidden must be {wanted} for --network {name}, but is {hidden}.")
     if name == "deepfacto" and len(hidden) < 2:
@@ -52,6 +56,8 @@ def architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[s
     shape = list(dataset.train[0].shape[1:])
     if name == "lenet5" and (len(shape) != 3 or shape[1] != shape[2]):
         raise ValueError(f"--network lenet5 must have square images, but {dataset.name} has shape {shape}.")
+    if name == "random-convolution" and len(shape) != 3:
+        raise ValueError(f"--network {name} must have images, but {dataset.name} has shape {shape}.")
     return {
         "data": arguments.data,
         "network": name,

@@ -121,9 +121,9 @@ class Scatter:
             if change is None:
                 return None
             solution = change.times_inverse(rows)
-        # Where nothing is left but the ridge, x (A + ridge I)^-1 x^T is |x|^2 / ridge, its largest value.
-        largest = rows.square().sum(1) / self.ridge
-        return change if bool(((rows * solution).sum(1) <= 1.01 * largest).all()) else None
+        # What is left, A, is positive semidefinite: z (A + ridge I) z^T >= ridge |z|^2 for z = x (A + ridge I)^-1.
+        least = self.ridge * solution.square().sum(1)
+        return change if bool((least <= 1.01 * (rows * solution).sum(1)).all()) else None
 
     def merge(self, other: Scatter, rows: Tensor, targets: Tensor) -> Change | None:
         """Find what the sums of other rows, and some rows beside them, do to the solutions.
@@ -281,9 +281,10 @@ class Means:
             own = x.mean(0, keepdim=True)
         else:
             present, places = groups.unique(return_inverse=True)
-            sizes = torch.bincount(places, minlength=len(present)).double()
-            own = x.new_zeros(len(present), x.shape[1]).index_add_(0, places, x)
-            own /= sizes[:, None].to(x.dtype)
+            # A product, which adds up in the same order every time, on a GPU too.
+            members = (present[:, None] == groups).to(x.dtype)
+            sizes = members.sum(1, dtype=torch.float64)
+            own = members @ x / sizes[:, None].to(x.dtype)
         before = self.counts[present]
         after = before + sign * sizes
         safe = after.clamp_min(1.0)

@@ -39,6 +39,9 @@ LOOKING: dict[str, dict[str, Any]] = {
     "dladmm": {"relaxation": 1.0, "rho": 0.1, "nu": 0.1},
     "dtp": {"lr": 2**-8, "lr_inverse": 2**-9, "noise": 0.0},
     "mdlam": {"relaxation": 1.0, "eps0": 0.1, "eps_decay": 0.7},
+    "ncm": {},
+    "rls": {"ridge": 0.1, "loss": "cross_entropy"},
+    "slda": {"ridge": 0.1},
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 methods_with_codes = pytest.mark.parametrize("name", METHODS_WITH_CODES)

@@ -41,6 +41,8 @@ def with_the_same_inverses(methods: list[Method]) -> list[Method]:
 @methods_that_look
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_they_compute_what_they_compute_on_the_cpu(name: str, loss: str) -> None:
+    if name in ("ncm", "slda") and loss == "mse":  # which learn class labels alone
+        return
     methods = [built(name, device, loss=loss) for device in (GPU, torch.device("cpu"))]
     on_gpu, on_cpu = (
         run(method, data_for(method, 5, loss=loss)) for method in with_the_same_inverses(methods)

@@ -129,8 +129,8 @@ def test_both_forms_of_the_inverse_in_turn(few_first: bool) -> None:
         for _ in range(8 if size == 60 else 200):
             method.step(x[seen : seen + size], y[seen : seen + size])
             seen += size
-            seen %= 1000
         forms.append(method.state_dict()["has_inverse"])
+        assert_solved(method, "rls", x[:seen], y[:seen])
     assert forms == ([True, False] * 2 if few_first else [False, True] * 2)
 
 
@@ -233,7 +233,9 @@ def test_the_first_weights_have_no_effect(name: str) -> None:
         other[-1].weight.fill_(1e6)
         other[-1].bias.fill_(-1e6)
     for own in (model, other):
-        make(name, own).step(x, y)
+        method = make(name, own)
+        method.step(x[:2], y[:2])
+        method.step(x[2:], y[2:])
     assert same(model[-1].state_dict(), other[-1].state_dict())
 
 
@@ -502,9 +504,10 @@ def test_more_than_learned_is_not_forgotten(name: str) -> None:
 
 
 @methods_with_ridge
-@pytest.mark.parametrize("count", [1, 8])
-def test_samples_that_show_not_to_have_been_learned(name: str, count: int) -> None:
-    """Their features leave the plane of those that have been."""
+@pytest.mark.parametrize("count", [1, 8, 60])
+@pytest.mark.parametrize("far", [0.3, 1.0])
+def test_samples_that_show_not_to_have_been_learned(name: str, count: int, far: float) -> None:
+    """Their features leave the plane of those that have been, by less than the root of the ridge or by more."""
     model = nn.Sequential(nn.Linear(WIDTH, CLASSES)).double()
     method = make(name, model)
     generator = torch.Generator().manual_seed(0)
@@ -512,7 +515,8 @@ def test_samples_that_show_not_to_have_been_learned(name: str, count: int) -> No
     x[:, -2:] = 0
     y = torch.arange(100) % CLASSES
     method.step(x, y)
-    strangers = x[:count] + torch.eye(WIDTH, dtype=torch.float64)[-1]
+    strangers = x[:count].clone()
+    strangers[0, -1] = far
     state, weights = method.state_dict(), snapshot(model)
     with pytest.raises(ValueError, match=r"^x must be samples that have been learned") as error:
         method.forget(strangers, y[:count])
