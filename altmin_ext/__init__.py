@@ -3,6 +3,7 @@
 from altmin_ext import callbacks, data, methods, models, nn, ops, schedules
 from altmin_ext._version import __version__ as __version__
 from altmin_ext.errors import DivergenceError
+from altmin_ext.filters import fit_filters
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
 from altmin_ext.nn import NonNegativeFactors, Stage
 from altmin_ext.training import Evaluation, History, evaluate, plot_histories, train
@@ -18,6 +19,7 @@ __all__ = [
     "callbacks",
     "data",
     "evaluate",
+    "fit_filters",
     "make_method",
     "merge_memories",
     "methods",

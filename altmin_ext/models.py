@@ -11,7 +11,7 @@ from torch import nn
 
 from altmin_ext import _check
 from altmin_ext.network.activations import known_activations
-from altmin_ext.nn import Elman, NonNegativeFactors, Sign, TimeSteps
+from altmin_ext.nn import Elman, NonNegativeFactors, Sign, SignedSquareRoot, TimeSteps
 
 
 def _checked_widths(n_in: int, hidden: Sequence[int], n_out: int) -> list[int]:
@@ -203,4 +203,49 @@ def random_features(
         return nn.Sequential(*below, nn.Linear(width, n_out))
 
 
-__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp", "random_features"]
+def patch_features(
+    shape: Sequence[int], width: int, n_out: int, kernel_size: int = 6, seed: int = 0
+) -> nn.Sequential:
+    """A frozen convolution under a Linear head, for filters that :func:`altmin_ext.fit_filters` fits to images.
+
+    This is the single-layer network of Coates, Lee & Ng (AISTATS 2011): filters with a bias, a ReLU, and the mean
+    over each of 3 x 3 windows. The square root behind it comes from Perronnin, Sanchez & Mensink (ECCV 2010). Until
+    they are fitted, filters are random: normal, with the variance 2 / inputs.
+
+    Args:
+        shape: of an image, (channels, height, width); height and width at least ``kernel_size + 2``.
+        width: number of features that the head reads, about: 9 for every filter.
+        n_out: classes, or outputs for real targets.
+        kernel_size: height and width of a filter, 6 by default; 9 suits the strokes of MNIST.
+        seed: of the filters and of the head's first weights; torch's global generator is not used.
+
+    Returns:
+        An ``nn.Sequential`` that takes (B, ...), flat or as images, to logits (B, n_out). Only the head requires a
+        gradient.
+
+    Raises:
+        TypeError: a number is no integer, or ``shape`` no list.
+        ValueError: ``shape`` does not have three numbers, images are too small, or a number is below 1.
+    """
+    width, n_out = _check.integer("width", width), _check.integer("n_out", n_out)
+    kernel_size, sizes = _check.integer("kernel_size", kernel_size), _check.integers("shape", shape)
+    if len(sizes) != 3 or min(sizes[1:]) < kernel_size + 2:
+        raise ValueError(
+            f"shape must be (channels, height, width) with a height and width of at least {kernel_size + 2}, two "
+            f"more than the kernel's, but is {tuple(sizes)}."
+        )
+    filters = max(1, round(width / 9))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_check.seed("seed", seed))
+        convolution = nn.Conv2d(sizes[0], filters, kernel_size)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        return nn.Sequential(
+            nn.Flatten(), nn.Unflatten(1, tuple(sizes)),
+            convolution.requires_grad_(False), nn.ReLU(), nn.AdaptiveAvgPool2d(3),
+            SignedSquareRoot(), nn.Flatten(),
+            nn.Linear(9 * filters, n_out),
+        )  # fmt: skip
+
+
+__all__ = ["binary_mlp", "deepfacto", "elman_rnn", "lenet5", "mlp", "patch_features", "random_features"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from altmin_ext import _check
 from altmin_ext._guard import Subject
+from altmin_ext._mode import evaluating
 from altmin_ext._undo import Tensors, Undoable
-from altmin_ext.methods.base import Method, StepReport
+from altmin_ext.filters import filters_of, fit_filters
+from altmin_ext.methods._options import boolean, option
+from altmin_ext.methods.base import Method, MethodOptions, StepReport
 from altmin_ext.network.known import described, known_as, runs_as
 from altmin_ext.ops import unversioned as ops
 
@@ -40,6 +43,23 @@ class Learned:
         self.weight, self.bias, self.changes = weight, bias, changes
 
 
+@dataclasses.dataclass(frozen=True)
+class ClosedFormOptions(MethodOptions):
+    """Options that closed-form learners share.
+
+    With ``fit_filters``, the first minibatch is also what the features are learned from, without its labels, before
+    it is learned like any other: :func:`altmin_ext.fit_filters` with the method's seed. It should hold some 100
+    images. From then on features stay as they are, and the result depends on the order of the samples only through
+    what came first. Runs to be merged must have the same features, so fit them beforehand.
+    """
+
+    fit_filters: bool = option(
+        False,
+        "fit the filters of the first Conv2d to the patches of the first minibatch, without labels",
+        boolean,
+    )
+
+
 class ClosedForm(Method):
     """A method that solves for the last Linear of a model, its head, from sums over all samples seen.
 
@@ -53,12 +73,16 @@ class ClosedForm(Method):
 
     _losses: ClassVar[tuple[str, ...]] = ("cross_entropy",)
     _needs_bias: ClassVar[bool] = True
+    Options: ClassVar[type[MethodOptions]] = ClosedFormOptions
+    options: ClosedFormOptions
 
     def _cut(self, model: nn.Module) -> list[Any]:
         if self.loss.name not in self._losses:
             known = " or ".join(map(repr, self._losses))
             raise ValueError(f"loss must be {known} for {self.name}, but is {self.loss.name!r}.")
         self._find_head(model)
+        if self.options.fit_filters:
+            filters_of(model)
         return []
 
     def _find_head(self, model: nn.Module) -> None:
@@ -96,15 +120,24 @@ class ClosedForm(Method):
         self._weights = Tensors(p for p in self._head.parameters() if p.requires_grad)
         self.n_out = self._head.out_features
         self._learned: Learned | None = None
+        self._filters = Tensors(filters_of(self.model).parameters() if self.options.fit_filters else ())
+
+    @property
+    def _fits_filters(self) -> bool:
+        """Whether the next minibatch is the one that the filters are fitted to."""
+        return self.options.fit_filters and self.steps == 0
 
     def _undoable(self) -> Sequence[Undoable]:
-        return [self._buffers] if self._buffers else []  # which a user's module may write to
+        parts: list[Undoable] = [self._buffers] if self._buffers else []  # which a user's module may write to
+        return [*parts, self._filters] if self._fits_filters else parts
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self.loss.check_target_shape(y, self.n_out)
         return x, y
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
+        if self._fits_filters and bool(x.isfinite().all()):
+            fit_filters(self.model, x, seed=self.seed)
         features, logits = self._evaluate(x)
         loss, correct = self.loss.mean(logits, y), self.loss.correct(logits, y)
         report = StepReport(
@@ -133,7 +166,7 @@ class ClosedForm(Method):
     def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The features (B, n) and the logits (B, C) of a minibatch."""
         try:
-            with _evaluating(self.model):
+            with evaluating(self.model):
                 return self._through_chain(x) or self._through_model(x)
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise
@@ -257,18 +290,6 @@ class ClosedForm(Method):
         if variable == "loss":
             return "look for a layer whose outputs are not finite"
         return "raise ridge"
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """A context in which the model is in evaluation mode; afterwards every module is in its previous mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _output(module: nn.Module, x: Tensor) -> Tensor:

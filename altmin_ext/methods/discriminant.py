@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from altmin_ext._state import Part
-from altmin_ext.methods._closed_form import ClosedForm, Learned
+from altmin_ext.methods._closed_form import ClosedForm, ClosedFormOptions, Learned
 from altmin_ext.methods._options import choice, option
-from altmin_ext.methods.base import MethodOptions
 from altmin_ext.updates.scatter import Change, Means, MeansChange, Scatter
 
 _never = -1e18  # the logit of a class without samples, in place of -inf
@@ -81,7 +80,7 @@ class NCM(_Discriminant):
 
 
 @dataclasses.dataclass(frozen=True)
-class SLDAOptions(MethodOptions):
+class SLDAOptions(ClosedFormOptions):
     """Options of :class:`SLDA`."""
 
     ridge: float = option(1.0)

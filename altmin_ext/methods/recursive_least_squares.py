@@ -22,14 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from altmin_ext._state import Part
-from altmin_ext.methods._closed_form import ClosedForm, Learned
+from altmin_ext.methods._closed_form import ClosedForm, ClosedFormOptions, Learned
 from altmin_ext.methods._options import option
-from altmin_ext.methods.base import MethodOptions
 from altmin_ext.updates.scatter import Means, Scatter
 
 
 @dataclasses.dataclass(frozen=True)
-class RLSOptions(MethodOptions):
+class RLSOptions(ClosedFormOptions):
     """Options of :class:`RLS`."""
 
     ridge: float = option(1.0)
