@@ -77,7 +77,7 @@ def random_convolution(stream: Stream, seed: int) -> nn.Sequential:
 def by_method(name: str, **fixed: Any) -> Callable[..., Learner]:
     """A method of the library with some options fixed."""
 
-    def learner(model: nn.Sequential, stream: Stream, seed: int, **options: float) -> Learner:
+    def learner(model: nn.Sequential, stream: Stream, seed: int, **options: Any) -> Learner:
         return ByMethod(name, model, seed, **fixed, **options)
 
     return learner

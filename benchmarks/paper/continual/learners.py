@@ -93,6 +93,7 @@ class ElasticWeights(Learner):
         F.cross_entropy(self._model(x), y).backward()
         with torch.no_grad():
             for p, importance, pull in zip(self._parameters, self._importances, self._pulls, strict=True):
+                assert p.grad is not None
                 p.grad += self._strength * (importance * p - pull)
         self._optimizer.step()
 
@@ -166,6 +167,8 @@ class OrthogonalWeights(Learner):
                 mean = F.pad(self._inputs[layer].mean(0), (0, 1), value=1.0)
                 k = projector @ mean
                 projector.addr_(k, k, alpha=-1 / float(alpha + mean @ k))
+                assert layer.weight.grad is not None
+                assert layer.bias.grad is not None
                 gradient = torch.cat([layer.weight.grad, layer.bias.grad[:, None]], 1)
                 gradient *= min(1.0, self._longest / max(float(gradient.norm()), 1e-12))
                 velocity.mul_(self._momentum).add_(gradient @ projector)
