@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.continual import streams
 from benchmarks.paper.continual.contenders import contenders
 from benchmarks.paper.continual.study import experiments, measures, runs, tuned
 
@@ -79,7 +80,7 @@ def _details(name: str, passes: int) -> str:
 
 def _options() -> str:
     """The best options of every learner on every stream, with their average on the held-out tenth."""
-    names = list(dict.fromkeys(name for name, _ in experiments()))
+    names = [name for name in streams.names if any(tuned(name, contender) for contender in contenders)]
     lines = _head("best of those tried, and its average on the held-out tenth", *names)
     for contender, entry in contenders.items():
         if len(entry.tried) == 1:
