@@ -30,9 +30,9 @@ parameters and buffers, among them frozen random layers, which a seed could make
 many samples as fill the bytes that AM-mem keeps on the same stream; Adam's moments come on top of that.
 
 **Tuning.** Every learner gets its options per stream: the best average on a held-out tenth of the stream's own
-training set, one pass, another seed, out of four values of one option, or six for A-GEM; OWM (alpha and rate) and EWC
-(strength and rate) have grids of twelve. Long streams are shortened for it: Split-CIFAR-10 to a half of each task's
-samples, Permuted-MNIST to a third.
+training set, one pass, another seed, out of four to six values of one option; EWC (strength and rate) and OWM (alpha
+and rate) have grids of 12 and 16. Long streams are shortened for it: Split-CIFAR-10 to a half of each task's samples,
+Permuted-MNIST to a third.
 
 Every run has a single thread; times are of its processor, over all steps, with what happens at the ends of tasks.
 Results are JSON lines under benchmarks/results/continual; what is recorded there already is not run again.

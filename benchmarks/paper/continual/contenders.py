@@ -125,6 +125,7 @@ def _owm(model: nn.Sequential, stream: Stream, seed: int, alpha: float, lr: floa
 
 _rates_memory = values("lr_memory", 0.1, 0.2, 0.3, 0.5)
 _rates_adam = values("lr", 1e-4, 3e-4, 1e-3, 3e-3)
+_rates_replay = values("lr", 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 _rates_sgd = values("lr", 0.003, 0.01, 0.03, 0.1)
 _ridges = values("ridge", 0.01, 1.0, 10.0, 100.0)
 _features = {
@@ -150,15 +151,15 @@ contenders: dict[str, Contender] = {
         for method, name, tried, color in _closed_forms
         for features, (network, marker) in _features.items()
     },
-    "replay, float32": Contender(hidden_layers, _replay(as_bytes=False), _rates_adam, ("tab:green", "D")),
-    "replay, uint8": Contender(hidden_layers, _replay(as_bytes=True), _rates_adam, ("tab:green", "d")),
+    "replay, float32": Contender(hidden_layers, _replay(as_bytes=False), _rates_replay, ("tab:green", "D")),
+    "replay, uint8": Contender(hidden_layers, _replay(as_bytes=True), _rates_replay, ("tab:green", "d")),
     "A-GEM, uint8": Contender(
         hidden_layers, _a_gem, values("lr", 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3), ("tab:olive", "d")
     ),
     "OWM": Contender(
         hidden_layers,
         _owm,
-        [{"alpha": alpha, "lr": lr} for alpha in (0.3, 1.0, 3.0, 10.0) for lr in (0.01, 0.03, 0.1)],
+        [{"alpha": alpha, "lr": lr} for alpha in (0.3, 1.0, 3.0, 10.0) for lr in (3e-3, 0.01, 0.03, 0.1)],
         ("tab:orange", "P"),
     ),
     "EWC": Contender(
