@@ -117,7 +117,7 @@ def figure(path: Path) -> None:
                 continue
             color, marker = entry.look
             style: dict[str, Any] = {"color": color, "marker": marker, "label": contender}
-            kept = max(recorded[-1]["kept"], 100) / 1000  # nothing at all has no place on a logarithmic axis
+            kept = max(recorded[-1]["kept"] / 1000, 10)  # none has no place on a logarithmic axis
             above.plot([kept], [statistics.mean(_averages(recorded))], linestyle="none", **style)
             rows = [record["class-incremental"] for record in recorded]
             count = len(rows[0][0])
@@ -125,7 +125,7 @@ def figure(path: Path) -> None:
                 statistics.mean(statistics.mean(row[t][:t]) for row in rows) for t in range(1, count + 1)
             ]
             below.plot(range(1, count + 1), curve, linewidth=1, markersize=4, **style)
-        above.set(title=name, xscale="log", xlabel="kB kept beside the network's parameters (.1 for none)")
+        above.set(title=name, xscale="log", xlabel="kB kept beside the network's parameters (10 for less)")
         below.set(xlabel="tasks seen")
         below.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         for axis in (above, below):
@@ -133,5 +133,7 @@ def figure(path: Path) -> None:
     axes[0, 0].set_ylabel("average accuracy at the end, all classes")
     axes[1, 0].set_ylabel("average accuracy on the tasks so far, all classes")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    picture.legend(handles, labels, loc="outside lower center", ncols=6, fontsize="small")
+    picture.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * len(found)), fontsize="small"
+    )
     picture.savefig(path, dpi=130)
