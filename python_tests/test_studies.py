@@ -9,34 +9,7 @@ import torch
 
 from altmin_ext import data
 from benchmarks.macro import trajectories
-from benchmarks.paper import continual, drift, factors, mdlam, taylor
-
-
-def test_measures_of_continual_learning() -> None:
-    rows = [
-        [0.1, 0.2, 0.0],  # before any training
-        [0.9, 0.3, 0.1],
-        [0.5, 0.8, 0.2],
-        [0.6, 0.9, 1.0],  # the second task is better known than ever
-    ]
-    found = continual.measures(rows)
-    assert found["average"] == pytest.approx((0.6 + 0.9 + 1.0) / 3)
-    assert found["forgetting"] == pytest.approx(((0.9 - 0.6) + (0.8 - 0.9)) / 2)
-    assert found["forward"] == pytest.approx(((0.3 - 0.2) + (0.2 - 0.0)) / 2)
-
-
-def test_accuracies_over_all_classes_and_over_the_task_s_own() -> None:
-    digits = data.load("digits")
-    tasks = data.streams.class_tasks(digits)
-    always_three = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    with torch.no_grad():
-        always_three[1].weight.zero_()
-        always_three[1].bias.copy_(torch.arange(10) == 3)
-    over_all, over_own = continual.accuracies(always_three, tasks)
-    share = float((tasks[1].test[1] == 3).double().mean())
-    assert over_all == pytest.approx([0.0, share, 0.0, 0.0, 0.0])
-    assert over_own[1] == pytest.approx(share)
-    assert all(value > 0.3 for value in over_own)  # of two classes the first is taken
+from benchmarks.paper import drift, factors, mdlam, taylor
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3, 4])

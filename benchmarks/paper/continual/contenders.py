@@ -1,0 +1,178 @@
+"""The rows of the table: every learner with its network and the options that are tried for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import altmin_ext
+from benchmarks.paper.continual.learners import (
+    AveragedGradientMemory,
+    ByMethod,
+    ElasticWeights,
+    Learner,
+    OrthogonalWeights,
+    Replay,
+    Samples,
+    bytes_of,
+)
+from benchmarks.paper.continual.streams import Stream
+
+Options = dict[str, float]
+random_units = (
+    790  # whose matrix of 790^2 numbers is as large as that of the 785 inputs of AM-mem's first layer
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A row of the table.
+
+    Attributes:
+        network: makes the network for a stream; the global generator has been seeded.
+        learner: makes what trains it, of the network, the stream, a seed and the options.
+        tried: the options to choose from.
+        look: its colour and marker in the plot.
+        seeded: whether the result depends on the seed beyond rounding; if not, one run stands for all.
+    """
+
+    network: Callable[[Stream, int], nn.Sequential]
+    learner: Callable[..., Learner]
+    tried: Sequence[Options]
+    look: tuple[str, str]
+    seeded: bool = True
+
+
+def values(name: str, *numbers: float) -> list[Options]:
+    """Options with one name."""
+    return [{name: number} for number in numbers]
+
+
+def hidden_layers(stream: Stream, seed: int) -> nn.Sequential:
+    """Two hidden layers."""
+    width = 200 if stream.n_in > 1000 else 100
+    return altmin_ext.models.mlp(stream.n_in, [width, width], stream.classes)
+
+
+def pixels(stream: Stream, seed: int) -> nn.Sequential:
+    """No hidden layer."""
+    return altmin_ext.models.mlp(stream.n_in, [], stream.classes)
+
+
+def random_layer(stream: Stream, seed: int) -> nn.Sequential:
+    """A frozen random layer of ReLUs."""
+    return altmin_ext.models.random_features(stream.n_in, random_units, stream.classes, seed=seed)
+
+
+def random_convolution(stream: Stream, seed: int) -> nn.Sequential:
+    """A frozen random convolution with ReLUs, and averages over its maps."""
+    return altmin_ext.models.random_features(stream.shape, random_units, stream.classes, seed=seed)
+
+
+def by_method(name: str, **fixed: Any) -> Callable[..., Learner]:
+    """A method of the library with some options fixed."""
+
+    def learner(model: nn.Sequential, stream: Stream, seed: int, **options: Any) -> Learner:
+        return ByMethod(name, model, seed, **fixed, **options)
+
+    return learner
+
+
+_kept: dict[str, Any] = {
+    "forgetting": 0.0, "damping": 0.0, "prior": 0.5, "exact": True, "predictor": "memory"
+}  # fmt: skip
+_memory_kept = by_method("am-mem", **_kept)
+
+
+@functools.cache
+def room_for_samples(stream: Stream) -> int:
+    """The bytes that AM-mem keeps on a stream."""
+    with torch.random.fork_rng(devices=[]):
+        model = hidden_layers(stream, 0)
+        learner = _memory_kept(model, stream, 0, lr_memory=0.3)
+        x, y = stream.tasks[0].train
+        learner.step(x[:2], y[:2])
+        return bytes_of(learner.kept())
+
+
+def _samples(stream: Stream, as_bytes: bool) -> Samples:
+    return Samples.that_fill(room_for_samples(stream), stream.shape, stream.pixels if as_bytes else None)
+
+
+def _replay(as_bytes: bool) -> Callable[..., Learner]:
+    def learner(model: nn.Sequential, stream: Stream, seed: int, lr: float) -> Learner:
+        return Replay(model, _samples(stream, as_bytes), seed, lr)
+
+    return learner
+
+
+def _a_gem(model: nn.Sequential, stream: Stream, seed: int, lr: float) -> Learner:
+    return AveragedGradientMemory(model, _samples(stream, as_bytes=True), seed, lr)
+
+
+def _ewc(model: nn.Sequential, stream: Stream, seed: int, strength: float, lr: float) -> Learner:
+    return ElasticWeights(model, seed, strength, lr)
+
+
+def _owm(model: nn.Sequential, stream: Stream, seed: int, alpha: float, lr: float) -> Learner:
+    return OrthogonalWeights(model, lr, alpha)
+
+
+_rates_memory = values("lr_memory", 0.1, 0.2, 0.3, 0.5)
+_rates_adam = values("lr", 1e-4, 3e-4, 1e-3, 3e-3)
+_rates_replay = values("lr", 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+_rates_sgd = values("lr", 0.003, 0.01, 0.03, 0.1)
+_ridges = values("ridge", 0.01, 1.0, 10.0, 100.0)
+_features = {
+    "pixels": (pixels, "s"),
+    "random layer": (random_layer, "o"),
+    "random convolution": (random_convolution, "^"),
+}
+_closed_forms: tuple[tuple[str, str, Sequence[Options], str], ...] = (
+    ("rls", "RLS", _ridges, "tab:blue"),
+    ("slda", "SLDA", _ridges, "tab:cyan"),
+    ("ncm", "NCM", [{}], "tab:gray"),
+)
+
+contenders: dict[str, Contender] = {
+    "AM-mem, memory kept": Contender(hidden_layers, _memory_kept, _rates_memory, ("tab:red", "*")),
+    "AM-mem, emptied at every task": Contender(
+        hidden_layers, by_method("am-mem", forgets_at_tasks=True, **_kept), _rates_memory, ("tab:pink", "*")
+    ),
+    **{
+        f"{name}, {features}": Contender(
+            network, by_method(method), tried, (color, marker), seeded=features != "pixels"
+        )
+        for method, name, tried, color in _closed_forms
+        for features, (network, marker) in _features.items()
+    },
+    "replay, float32": Contender(hidden_layers, _replay(as_bytes=False), _rates_replay, ("tab:green", "D")),
+    "replay, uint8": Contender(hidden_layers, _replay(as_bytes=True), _rates_replay, ("tab:green", "d")),
+    "A-GEM, uint8": Contender(
+        hidden_layers, _a_gem, values("lr", 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3), ("tab:olive", "d")
+    ),
+    "OWM": Contender(
+        hidden_layers,
+        _owm,
+        [{"alpha": alpha, "lr": lr} for alpha in (0.3, 1.0, 3.0, 10.0) for lr in (3e-3, 0.01, 0.03, 0.1)],
+        ("tab:orange", "P"),
+    ),
+    "EWC": Contender(
+        hidden_layers,
+        _ewc,
+        [
+            {"strength": strength, "lr": lr}
+            for strength in (1.0, 10.0, 1e2, 1e3, 1e4, 1e5)
+            for lr in (1e-4, 1e-3)
+        ],
+        ("tab:purple", "X"),
+    ),
+    "SGD": Contender(hidden_layers, by_method("sgd"), _rates_sgd, ("tab:brown", "v")),
+    "Adam": Contender(hidden_layers, by_method("adam"), _rates_adam, ("black", "v")),
+    "AM-Adam": Contender(hidden_layers, by_method("am-adam"), _rates_adam, ("tab:brown", "<")),
+}
