@@ -41,7 +41,7 @@ def test_product_with_the_inverse(benchmark: Any, normal: Callable[..., Tensor],
 def test_update_of_the_inverse(
     benchmark: Any, normal: Callable[..., Tensor], contender: str, batch: int, n: int
 ) -> None:
-    """Beside the formula as ACIL (arXiv 2205.14922) prints it: from left to right, a product of two n x n matrices."""
+    """Beside the formula as ACIL (arXiv 2205.14922) prints it: left to right, a product of two n x n matrices."""
     benchmark.group = f"update of an inverse, {batch} x {n}, {torch.get_num_threads()} threads"
     x, p, eye = normal(batch, n), torch.eye(n), torch.eye(batch)
     inverse = RecursiveInverse(x, n)
