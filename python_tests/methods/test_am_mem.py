@@ -657,6 +657,25 @@ def test_looking_changes_nothing() -> None:
     assert_equal(*states)
 
 
+def test_resumed_in_mid_stream() -> None:
+    """From a state between two foldings, to the same bits."""
+    data = list(batches((4,) * 150, dtype=torch.float32))
+    model = mlp(dtype=torch.float32)
+    method = altmin_ext.make_method("am-mem", model, **EXACT)
+    for x, y in data[:75]:
+        method.step(x, y)
+    assert all(inverse.is_current for inverse in inverses(method)[:2])
+    assert len(method._memories[0].held)
+    other_model = copy.deepcopy(model)
+    other = altmin_ext.make_method("am-mem", other_model, **EXACT)
+    other.load_state_dict(copy.deepcopy(method.state_dict()))
+    for x, y in data[75:]:
+        method.step(x, y)
+        other.step(x, y)
+    assert distance(model, other_model) == 0
+    assert_equal(method.state_dict(), other.state_dict())
+
+
 @pytest.mark.parametrize("options", [EXACT, {}], ids=["exact", "swept"])
 def test_a_state_without_an_inverse_loads(options: dict[str, Any]) -> None:
     """P is made anew from A, to the same steps up to rounding."""
