@@ -49,7 +49,8 @@ CASES = {name: Case(name) for name in METHODS} | {
     "am-adam, convolutions": Case("am-adam", convolutions, images=True),
     "am-mem, memory": Case("am-mem", options={"targets": "memory", "lr_memory": 1.0, "prior": 0.5}),
     "am-mem, exact": Case(
-        "am-mem", options={"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"}
+        "am-mem",
+        options={"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"},
     ),
     "block-admm, stored": Case("block-admm", options={"duals": "stored"}),
     "mdlam, mse": Case("mdlam", options={"loss": "squared"}),

@@ -220,8 +220,8 @@ class AMMem(OnlineAM):
             if not math.isfinite(squares[-1] + of_target):
                 self._guard.put_up("weight gradient", i)
                 return
-        for memory, *seen in zip(self._memories, inputs, targets, squares, strict=False):
-            memory.observe(*seen, self._forgets)
+        for memory, activation, target, square in zip(self._memories, inputs, targets, squares, strict=False):
+            memory.observe(activation, target, square, self._forgets)
 
     def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:
         terms = super()._weight_gradients(inputs_of_first, y, iteration)

@@ -85,12 +85,12 @@ class Sum {
     const int64_t rows = std::min(side<T>, (of_gram ? n : o_.n_out) - row),
                   columns = std::min(side<T>, n - column);
     T* const to = (of_gram ? o_.gram : o_.cross) + row * n + column;
-    T* const image = of_gram ? o_.gram + column * n + row : nullptr;
+    T* const image = of_gram && !o_.upper ? o_.gram + column * n + row : nullptr;
     before += row * n + column;
-    const bool on_diagonal = of_gram && row == column, mirrors = of_gram && !o_.upper;
+    const bool on_diagonal = of_gram && row == column;
     fetch(to, rows, columns);
     if (before != to) fetch(before, rows, columns);
-    if (mirrors && !on_diagonal) fetch(image, columns, rows);
+    if (image && !on_diagonal) fetch(image, columns, rows);
     alignas(64) T block[side<T> * side<T>], turned[side<T> * side<T>];
     const int64_t first_panel = (of_gram ? 0 : gram_panels_) + row / panel<T>;
     for (int64_t i = 0; i < rows; i += panel<T>)
@@ -106,7 +106,7 @@ class Sum {
       for (int64_t j = on_diagonal ? r : 0; j < columns; ++j)
         next[j] = sum[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
     }
-    if (!mirrors) return;
+    if (!image) return;
     turn(block, rows, columns, turned);
     for (int64_t j = 0; j < columns; ++j)
       std::memcpy(image + j * n, turned + j * side<T>, static_cast<size_t>(on_diagonal ? j : rows) * sizeof(T));

@@ -411,13 +411,13 @@ def _fit_together(draw: Draw, call: Call) -> None:
         arguments["residual"] = _array(draw, call, "residual", "B, m", sizes)
     if call.op == "code_step" and not arguments["first"] and arguments["scalars"][CodeScalar.threshold] > 0:
         arguments["scalars"][CodeScalar.unit] = 1.0  # as the first iteration leaves it
-    if call.op == "bcd_columns" and arguments["from_zero"]:
-        arguments["weight"][:] = np.nan
-        if arguments["sweeps"] == 1:
-            arguments["gram"][np.tril_indices(sizes["n"], -1)] = np.nan
     if call.op == "memory_solve":
         # A part of what a memory knows, so that it can be taken out.
         inputs = arguments["inputs"].astype(np.float64)
         with np.errstate(all="ignore"):
             known = draw.random.uniform(0.1, 0.9, inputs.shape[1:]) / max(1.0, float((inputs**2).sum()))
             arguments["product"] = (inputs * known).astype(call.floating)
+    if call.op == "bcd_columns" and arguments["from_zero"]:
+        arguments["weight"][:] = np.nan
+        if arguments["sweeps"] == 1:
+            arguments["gram"][np.tril_indices(sizes["n"], -1)] = np.nan
