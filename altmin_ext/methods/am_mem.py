@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from altmin_ext._state import Attribute, Listed, Part
 from altmin_ext.codes import MatrixCode
-from altmin_ext.methods._options import boolean, choice, number, option
+from altmin_ext.methods._options import boolean, choice, integer, number, option
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
@@ -69,6 +69,20 @@ class AMMemOptions(OnlineAMOptions):
         number(),
         none=".5; 1 with targets='memory'",
     )
+    lr_memory_of: str = option(
+        "targets",
+        "whether lr_memory is the RMS distance of the targets, or the RMS change of the 'outputs' of a stage on the "
+        "minibatch",
+        choice("targets", "outputs"),
+    )
+    momentum: float = option(
+        0.0,
+        "Nesterov momentum of the weights that have a memory; needs lr_memory_of='outputs'",
+        number(below=1.0),
+    )
+    memory_every: int = option(
+        1, "minibatches between two that go into A; those between are fitted with A as it is", integer()
+    )
     forgetting: float | None = option(None, none=".3; 0 with targets='memory'")
     damping: float | None = option(
         None,
@@ -104,17 +118,24 @@ class AMMemOptions(OnlineAMOptions):
     }
 
     def complete(self) -> None:
-        if self.lr_out is None and self.predictor == "memory":
-            self._set("lr_out", 1.0)
         for name, value in self._by_targets[self.targets].items():
             if getattr(self, name) is None:
                 self._set(name, value)
+        if self.lr_out is None and self.predictor == "memory":
+            self._set("lr_out", 1.0 if self.lr_memory_of == "targets" else self.lr_memory)
         super().complete()
 
     def check(self) -> None:
         super().check()
         if self.targets == "memory" and self.lr_memory != 1:
             raise ValueError(f"lr_memory must be 1 with targets='memory', but is {self.lr_memory!r}.")
+        linear = self.targets == "refreshed" and not (self.nonnegative or self.l1_weights)
+        if self.lr_memory_of == "outputs" and not linear:
+            raise ValueError(
+                "lr_memory_of must be 'targets' with targets='memory', nonnegative or l1_weights, but is 'outputs'."
+            )
+        if self.momentum and self.lr_memory_of != "outputs":
+            raise ValueError(f"momentum must be 0 with lr_memory_of='targets', but is {self.momentum!r}.")
         if self.exact and not (self.damping or self.prior):
             raise ValueError("damping or prior must be greater than 0 with exact=True, but both are 0.")
         if self.exact and (self.nonnegative or self.l1_weights):
@@ -175,6 +196,7 @@ class AMMem(OnlineAM):
                 nonnegative=o.nonnegative and stage is not self._stages[-1],
                 sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0, prior=o.prior,
                 with_targets=self._with_targets and stage is not self._stages[-1], in_chunks=self.full_batch,
+                every=o.memory_every, momentum=o.momentum,
             )
             for stage in self._remembering(self._stages)
         ]  # fmt: skip
@@ -221,6 +243,7 @@ class AMMem(OnlineAM):
                 return
         for memory, *seen in zip(self._memories, inputs, targets, squares, strict=False):
             memory.observe(*seen, self._forgets)
+        self._inputs = inputs
 
     def _update_weights(self) -> None:
         if self._guard.raised():
@@ -228,7 +251,9 @@ class AMMem(OnlineAM):
         self._fit_anew()
         for l in self._linear:
             self._memories[l].precondition()
-            if l < len(self._codes) and self.options.stage_scaling == "none":
+            if self.options.lr_memory_of == "outputs":
+                self._memories[l].scale_to_outputs(self._inputs[l])
+            elif l < len(self._codes) and self.options.stage_scaling == "none":
                 for gradient in self._stages[l].map.gradients:
                     gradient *= self._codes[l].row[CodeScalar.scale]
         self._memory_update.update()
