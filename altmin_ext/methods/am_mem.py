@@ -81,7 +81,9 @@ class AMMemOptions(OnlineAMOptions):
         number(below=1.0),
     )
     memory_every: int = option(
-        1, "minibatches between two that go into A; those between are fitted with A as it is", integer()
+        1,
+        "minibatches from one that goes into A to the next; those between are fitted with A as it is",
+        integer(),
     )
     forgetting: float | None = option(None, none=".3; 0 with targets='memory'")
     damping: float | None = option(
@@ -129,6 +131,8 @@ class AMMemOptions(OnlineAMOptions):
         super().check()
         if self.targets == "memory" and self.lr_memory != 1:
             raise ValueError(f"lr_memory must be 1 with targets='memory', but is {self.lr_memory!r}.")
+        if self.targets == "memory" and self.memory_every > 1:
+            raise ValueError(f"memory_every must be 1 with targets='memory', but is {self.memory_every!r}.")
         linear = self.targets == "refreshed" and not (self.nonnegative or self.l1_weights)
         if self.lr_memory_of == "outputs" and not linear:
             raise ValueError(

@@ -137,7 +137,7 @@ class StageMemory:
         prior: the initial diagonal of A, in units of the trace of the first minibatch's A.
         with_targets: whether B is kept; if not, it is W~ A at the current weights.
         in_chunks: whether a step observes its samples in several calls.
-        every: minibatches between two that are summed up; the first ``every`` are all summed up.
+        every: minibatches from one that is summed up to the next; to begin with 1, then 2, 4, ... up to that.
         momentum: of the steps that :meth:`scale_to_outputs` has scaled, Nesterov's.
 
     Attributes:
@@ -284,7 +284,9 @@ class StageMemory:
         """
         self._settle()
         if first:
-            self._leaves_out = self.minibatches >= self._every and self.minibatches % self._every > 0
+            before = self.minibatches
+            begins = before < self._every and before & (before - 1) == 0
+            self._leaves_out = not begins and before % self._every > 0
         self._map.regressors = None if self._leaves_out else self._solve_by_inverse(activation, square)
         self._takes_inverse = self._map.regressors is not None
         if self._takes_inverse:
@@ -500,7 +502,11 @@ class StageMemory:
         """The inverse of A with what is added to it, for several minibatches; zero if nothing has been seen."""
         gram = self._newest_gram
         factor = _cholesky_factor(self._free_block(gram), self._added(gram))
-        return torch.zeros_like(self._free_block(gram)) if factor is None else torch.cholesky_inverse(factor).contiguous()
+        return (
+            torch.zeros_like(self._free_block(gram))
+            if factor is None
+            else torch.cholesky_inverse(factor).contiguous()
+        )
 
     def _sweep(self, weights: Tensor, cross: Tensor, *, from_zero: bool) -> None:
         """Move the free parts of W~ to or towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T)."""

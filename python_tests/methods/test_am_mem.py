@@ -41,16 +41,33 @@ class MemoryObjectives(LocalObjectives):
         prior: float = 0.0,
         exact: bool = False,
         predictor: str = "adam",
+        lr_memory_of: str = "targets",
+        momentum: float = 0.0,
+        memory_every: int = 1,
         **options: Any,
     ) -> None:
         if predictor == "memory":
-            options = {"lr_out": 1.0, **options}
+            options = {"lr_out": 1.0 if lr_memory_of == "targets" else lr_memory, **options}
         super().__init__(model, "am-adam", **options)
         self.prior, self.exact, self.predictor = prior, exact, predictor
         self.refreshed = targets == "refreshed"
         self.rate, self.forgetting, self.damping = lr_memory, forgetting, damping
         self.sweeps, self.nonnegative = sweeps, nonnegative
+        self.scales_outputs, self.momentum, self.every = lr_memory_of == "outputs", momentum, memory_every
         self.memories: dict[int, tuple[Tensor, Tensor]] = {}
+        self.velocities: dict[int, Tensor] = {}
+        self.seen = 0
+
+    def step(self, x: Tensor, y: Tensor, **options: Any) -> Any:
+        report = super().step(x, y, **options)
+        self.seen += 1
+        return report
+
+    @property
+    def _leaves_out(self) -> bool:
+        """All but minibatches 0, 1, 2, 4, ... below ``every``, and the multiples of it."""
+        powers = [2**power for power in range(10)]
+        return self.seen % self.every > 0 and not (self.seen < self.every and self.seen in powers)
 
     def _fit(self, index: int, below: Tensor, code: Tensor | None, y: Tensor, iteration: int) -> None:
         if code is None and self.predictor == "adam":
@@ -72,7 +89,7 @@ class MemoryObjectives(LocalObjectives):
             gradient = derivative(lambda w: (output(module, a, w) * residual).sum(), weights)
         cross = weights @ gram - gradient  # of what the output is asked to be
         before, targets = self.memories.get(index, (torch.zeros_like(gram), torch.zeros_like(cross)))
-        if iteration == 0:
+        if iteration == 0 and not self._leaves_out:
             if index not in self.memories:
                 gram = gram + self.prior * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
                 cross = weights @ gram - gradient
@@ -92,7 +109,22 @@ class MemoryObjectives(LocalObjectives):
             solution = self._sweep(
                 weights, *sides, module.bias is not None, self.nonnegative and code is not None
             )
+        if self.scales_outputs:
+            solution = weights + self._scaled(index, solution - weights, a, code is None, iteration)
         put(module, solution * (1 - self.lr * self.weight_decay))
+
+    def _scaled(self, index: int, change: Tensor, a: Tensor, is_predictor: bool, iteration: int) -> Tensor:
+        """The change of the weights, by which the outputs change by the rate in RMS, after Nesterov's momentum."""
+        change = change / output(self.stages[index].linear, a, change).square().mean().sqrt()
+        if iteration == 0:
+            self.past_velocities = {
+                **getattr(self, "past_velocities", {}),
+                index: self.velocities.get(index, 0 * change),
+            }
+        velocity = self.momentum * self.past_velocities[index] + (1 - self.momentum) * change
+        self.velocities[index] = velocity
+        change = self.momentum * velocity + (1 - self.momentum) * change
+        return (self.lr_out if is_predictor else self.rate) * change
 
     def _sweep(
         self, weights: Tensor, gram: Tensor, cross: Tensor, has_bias: bool, nonnegative: bool
@@ -171,6 +203,12 @@ OPTIONS = [
     {"code_iterations": 3, "code_momentum": 0.5},
     {"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"},
     {"prior": 0.5, "predictor": "memory", "weight_iterations": 2, "weight_decay": 0.1},
+    {"lr_memory_of": "outputs", "lr_memory": 0.05, "predictor": "memory", "exact": True, "damping": 0.3},
+    {"lr_memory_of": "outputs", "momentum": 0.5, "weight_decay": 0.1, "weight_iterations": 2, "loss": "mse"},
+    {"lr_memory_of": "outputs", "momentum": 0.9, "stage_scaling": "none", "exact": True, "memory_every": 3},
+    {"memory_every": 3, "l1_weights": 0.3},
+    {"memory_every": 2, "predictor": "memory", "prior": 0.1},
+    {"memory_every": 5, "exact": True, "damping": 1.0, "weight_iterations": 2},
     PAPER,
     {**PAPER, "prior": 0.2, "exact": True},
     {**PAPER, "forgetting": 0.2, "damping": 0.1, "weight_iterations": 2},
@@ -454,6 +492,11 @@ def test_frozen_parts_stay(frozen: str, options: dict[str, Any]) -> None:
         ({"exact": True, "damping": 0.0}, ("damping", "prior", "exact")),
         ({"exact": True, "nonnegative": True}, ("exact", "nonnegative")),
         ({"targets": "memory", "lr_memory": 0.5}, ("lr_memory", "0.5")),
+        ({"targets": "memory", "lr_memory_of": "outputs"}, ("lr_memory_of", "'targets'", "'outputs'")),
+        ({"nonnegative": True, "lr_memory_of": "outputs"}, ("lr_memory_of", "nonnegative")),
+        ({"momentum": 0.5}, ("momentum", "0.5", "'targets'")),
+        ({"memory_every": 0}, ("memory_every", "0")),
+        ({"targets": "memory", "memory_every": 2}, ("memory_every", "2", "'memory'")),
     ],
     ids=str,
 )
