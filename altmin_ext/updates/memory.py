@@ -242,7 +242,7 @@ class StageMemory:
             shapes = [velocity.shape for velocity in self._velocity]
             parts["velocity"] = _state.ReplacedList(self, "_velocity", shapes, self.gram)
         if self.inverse is not None:
-            held = [f"samples held by stage {number + 1}", self._held.shape[1]]
+            held: _state.Shape = [f"samples held by stage {number + 1}", self._held.shape[1]]
             parts |= {"held": _state.Replaced(self, "held", held), **self.inverse.state.parts}
         return _state.Entries(parts)
 
