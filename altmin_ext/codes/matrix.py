@@ -9,6 +9,7 @@ from torch import Tensor
 
 from altmin_ext.codes.base import Code, Slot, remembers_activation
 from altmin_ext.network import EvaluatedMap, LinearMap
+from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import unversioned as ops
 from altmin_ext.ops.activation import identity
 
@@ -24,6 +25,9 @@ class MatrixCode(Code):
     Args:
         map: the map of ``slot.stage``.
         slot: where it stands.
+
+    Attributes:
+        residual: (B, ...), that of the last :meth:`fit`, in units of the stage's scale.
     """
 
     def __init__(self, map: EvaluatedMap, slot: Slot) -> None:
@@ -39,7 +43,9 @@ class MatrixCode(Code):
         self._largest: dict[str, Tensor] = {}
         self._batch = 0
         self._mask: Tensor | None = None
+        self.residual = torch.empty(0)
         self._calls: dict[bool, dict[str, Any]] = {}
+        self._target: dict[str, Any] | None = None
         self._gram = self._gram_times_moved = torch.empty(0, 0)
         self._gram_is_current = False
 
@@ -95,6 +101,7 @@ class MatrixCode(Code):
         return flat if len(self.shape) == 1 else flat.view(self._batch, *self.shape)
 
     def encode(self, activation: Tensor) -> Tensor:
+        self._target = None
         code = self.map.encode(activation, self._buffers.get("code"))
         if not self.map.uses_buffers:
             self._use_code(code.view(self._batch, self.width))
@@ -204,6 +211,10 @@ class MatrixCode(Code):
             # W a + b - c is W (a - a0) + (c0 - c). Both terms are small, so nothing cancels.
             assert below.activation_displacement is not None
             product = self.map.move_to(activation, below.activation_displacement, below.unit, self._residual)
+        if not first and self._target is not None:
+            assert product is not None
+            product = product.view(self._batch, self.width)
+            return {**self._target, "products": [product], "residuals": [product]}
         if first in self._calls:
             return self._calls[first]
         residual = self._residual
@@ -226,5 +237,27 @@ class MatrixCode(Code):
             self._calls[first] = call
         return call
 
+    def fix_target(self, activation: Tensor, distance: Tensor | float) -> None:
+        """Let further fits on this minibatch have one target: the present output minus distance times the residual.
+
+        Args:
+            activation: (B, ...), the current input of the map.
+            distance: of the target, in units of the residual of the last :meth:`fit`.
+        """
+        flat = (self._batch, self.width)
+        row = torch.zeros_like(self.row)
+        row[CodeScalar.unit] = row[CodeScalar.scale] = distance
+        output = self.map.forward(activation, None).view(flat)
+        self._target = {
+            "displacements": [self.residual.reshape(flat).clone()],
+            "biases": [self.map.bias],
+            "codes": [output if self.map.bias is None else output + self.map.bias],
+            "bias_gradients": [self.map.bias_gradient],
+            "scalars": [row],
+            "below": [None],
+            "guard": self.flags.weights,
+        }
+
     def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
-        self.map.weight_gradients(self._shaped(call["residuals"][0]), activation)
+        self.residual = self._shaped(call["residuals"][0])
+        self.map.weight_gradients(self.residual, activation)

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from altmin_ext._state import Attribute, Listed, Part
-from altmin_ext.codes import MatrixCode
+from altmin_ext.codes import Code, MatrixCode
 from altmin_ext.methods._options import boolean, choice, integer, number, option
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
@@ -49,7 +49,8 @@ class AMMemOptions(OnlineAMOptions):
     With ``stage_scaling="displacement"``, the RMS distance of refreshed targets from the weights' own output is
     ``lr_memory``, however small the displacement of the code. The newest minibatch makes up about the share
     ``forgetting`` of A, so weights move in proportion to ``lr_memory * forgetting``: tune that product first. With
-    "none" the distance is ``lr_memory`` times the displacement; at 1 the target is the moved code itself.
+    "none" the distance is ``lr_memory`` times the displacement; at 1 the target is the moved code itself. All of
+    ``weight_iterations`` have the same target.
 
     To remember earlier tasks, use ``forgetting=0, damping=0, prior=0.5, exact=True, predictor="memory"``. Weights
     then hardly change the output for inputs like those seen so far. This is orthogonal weight modification (Zeng,
@@ -137,6 +138,10 @@ class AMMemOptions(OnlineAMOptions):
         if self.lr_memory_of == "outputs" and not linear:
             raise ValueError(
                 "lr_memory_of must be 'targets' with targets='memory', nonnegative or l1_weights, but is 'outputs'."
+            )
+        if self.lr_memory_of == "outputs" and (self.weight_iterations or 1) > 1:
+            raise ValueError(
+                f"weight_iterations must be 1 with lr_memory_of='outputs', but is {self.weight_iterations}."
             )
         if self.momentum and self.lr_memory_of != "outputs":
             raise ValueError(f"momentum must be 0 with lr_memory_of='targets', but is {self.momentum!r}.")
@@ -249,6 +254,21 @@ class AMMem(OnlineAM):
             memory.observe(*seen, self._forgets)
         self._inputs = inputs
 
+    def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:
+        terms = super()._weight_gradients(inputs_of_first, y, iteration)
+        if iteration == 0 and (self.options.weight_iterations or 1) > 1 and not self._with_targets:
+            inputs = [inputs_of_first, *(code.activation for code in self._codes)]
+            for activation, code in zip(inputs, self._codes, strict=False):
+                assert isinstance(code, MatrixCode)
+                rate = (self.options.lr_memory or 0.0) * self.learning_rate_factor
+                # At a rate of zero the weights stay, whatever the target.
+                code.fix_target(activation, (rate or 1.0) * self._in_units_of(code))
+        return terms
+
+    def _in_units_of(self, code: Code) -> Tensor | float:
+        """The unit of ``lr_memory``."""
+        return 1.0 if self.options.stage_scaling == "displacement" else code.row[CodeScalar.scale]
+
     def _update_weights(self) -> None:
         if self._guard.raised():
             return
@@ -259,7 +279,7 @@ class AMMem(OnlineAM):
                 self._memories[l].scale_to_outputs(self._inputs[l])
             elif l < len(self._codes) and self.options.stage_scaling == "none":
                 for gradient in self._stages[l].map.gradients:
-                    gradient *= self._codes[l].row[CodeScalar.scale]
+                    gradient *= self._in_units_of(self._codes[l])
         self._memory_update.update()
         if self.options.predictor == "adam":
             self._update.update()
@@ -271,8 +291,8 @@ class AMMem(OnlineAM):
             if memory.is_linear:
                 continue
             rate: Tensor | float = (o.lr_memory if l < len(self._codes) else o.lr_out) or 0.0
-            if l < len(self._codes) and o.stage_scaling == "none":
-                rate = rate * self._codes[l].row[CodeScalar.scale]
+            if l < len(self._codes):
+                rate = rate * self._in_units_of(self._codes[l])
             solutions[l] = memory.solve(rate * factor)
             if not bool((solutions[l] * 0).sum().isfinite()):  # a tenth of the time of isfinite().all()
                 self._guard.put_up("weight gradient", l)
@@ -291,7 +311,18 @@ class AMMem(OnlineAM):
             "memories": Listed(memory.matrices for memory in self._memories),
             "await_prior": Listed(Attribute(memory, "awaits_prior", boolean) for memory in self._memories),
             "kept": Listed(memory.kept(l) for l, memory in enumerate(self._memories)),
+            **({"pace": Listed(memory.pace for memory in self._memories)} if self._has_pace else {}),
         }
+
+    @property
+    def _has_pace(self) -> bool:
+        return bool(self.options.momentum or (self.options.memory_every or 1) > 1)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if isinstance(state, Mapping) and state.get("method") == self.name and "kept" not in state:
+            # Of a version that kept no inverse: the memories tell all that is needed.
+            state = {**state, "kept": [memory.nothing_kept() for memory in self._memories]}
+        super().load_state_dict(state)
 
     def _forget_derived(self) -> None:
         super()._forget_derived()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +17,7 @@ def memory_update(
     cross: Tensor,
     scalars: Tensor,
     subtract: bool = False,
+    upper: bool = False,
     gram_before: Tensor | None = None,
     cross_before: Tensor | None = None,
 ) -> None:
@@ -33,6 +35,7 @@ def memory_update(
         cross: (m, n) or (m, n + 1), in and out.
         scalars: (3,) float64, :class:`MemoryScalar`; a forgetting below 0 lets the past grow.
         subtract: take the sums off instead of adding them.
+        upper: write the upper triangle of ``gram`` alone; the other one stays as it is.
         gram_before: A to add to, shaped like ``gram``, which then is only written; None for ``gram`` itself. Of A,
             the upper triangle is read.
         cross_before: in the same way, for ``cross``.
@@ -44,9 +47,9 @@ def memory_update(
         activation = F.pad(activation, (0, 1), value=1.0)
     forgetting = scalars[MemoryScalar.forgetting]
     sign = -1 if subtract else 1
-    past, past_cross = (
-        gram if gram_before is None else gram_before,
-        cross if cross_before is None else cross_before,
-    )
-    gram.copy_((past - forgetting * past) + sign * (activation.T @ activation))
+    past = gram if gram_before is None else gram_before
+    past_cross = cross if cross_before is None else cross_before
+    new = (past - forgetting * past) + sign * (activation.T @ activation)
+    written = torch.ones_like(gram, dtype=torch.bool)
+    gram.copy_(torch.where(written.triu() if upper else written, new, gram))
     cross.copy_((past_cross - forgetting * past_cross) + sign * (code.T @ activation))

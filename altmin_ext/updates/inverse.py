@@ -9,18 +9,24 @@ from altmin_ext import _state
 from altmin_ext.ops import MemoryScalar
 from altmin_ext.ops import unversioned as ops
 
+most_held = 64  # rows of changes that are not added to a matrix yet
+
 
 class RecursiveInverse:
-    """P, the inverse of a memory A = sum of a~ a~^T plus a multiple of the identity.
+    """P, the inverse of a memory A = sum of a~ a~^T plus a multiple ``added`` of the identity.
 
-    a~ is an input a, with a 1 appended for a bias. A minibatch X~ of B inputs changes P by a matrix of rank B
-    (Sherman, Morrison and Woodbury), which costs 3 n^2 B multiplications instead of the n^3 / 6 of a Cholesky factor:
+    a~ is an input a, with a 1 appended for a bias. A minibatch of B inputs in the rows of X~ changes P by a matrix of
+    rank B (Sherman, Morrison and Woodbury), which costs 3 n^2 B multiplications instead of the n^3 / 6 of a Cholesky
+    factor:
 
         U = X~ P,  S = I + U X~^T = C C^T,  K = C^-1 U,  P <- P - K^T K .
 
     A fit needs Z = X~ P of the new P, which is C^-T K: whatever R is, D (A + added I) = R^T X~ has the solution
     D = R^T Z. So :meth:`solve` returns Z, and :meth:`commit` then changes P. What can fail does so in :meth:`solve`,
     which changes nothing; a step that fails elsewhere leaves out the commit.
+
+    Where n is large, to read and write P takes longer than to compute with it. So P is held as Q - H^T H: a commit
+    adds the rows K to H, and Q changes only once H has enough of them.
 
     Who calls knows A and ``added``. If A is forgotten in part, ``added`` fades as A's past does, and P grows in
     directions that no input has any more. It is bounded if :meth:`renew` makes P anew before ``added`` has faded.
@@ -30,20 +36,41 @@ class RecursiveInverse:
         n: the number of rows of A.
 
     Attributes:
-        matrix: P (n, n), symmetric to the bit, to be read only; zero before :meth:`start` or :meth:`renew`.
         state: P, as a part of a method's state.
     """
 
     def __init__(self, like: Tensor, n: int) -> None:
-        self.matrix = like.new_zeros(n, n, requires_grad=False)
-        self.state: _state.Part = _state.InPlace(self.matrix)
-        self._pending: int | None = None  # rows of a solution that is not committed
-        self._product = self._factor = self._solution = self.matrix[:0]
+        self._matrix = like.new_zeros(n, n, requires_grad=False)  # Q
+        self._factors = self._matrix.new_empty(0, n)  # H, and behind it the K of a solution
+        self._held = 0  # rows of H
+        self._solved: _Change | None = None  # what is to be committed
+        self._inputs = self._product = self._solution = self._matrix[:0]
+        self._overlap = self._matrix.new_empty(0)
         self._smallest_pivot = torch.ones(1, dtype=torch.float64, device=like.device)
         self._scalars = torch.zeros(len(MemoryScalar), dtype=torch.float64, device=like.device)
-        self._forgetting, self._removes = 0.0, False
         generator = torch.Generator().manual_seed(0)
-        self._direction = torch.randn(n, generator=generator, dtype=torch.float64).to(self.matrix)
+        self._direction = torch.randn(1, n, generator=generator, dtype=torch.float64).to(self._matrix)
+        self.state: _state.Part = _state.Entries(
+            {
+                "matrix": _state.InPlace(self._matrix, _symmetric),
+                "factors": _Held(self),
+            }
+        )
+
+    @property
+    def matrix(self) -> Tensor:
+        """P (n, n), symmetric to the bit, to be read only; zero before :meth:`start` or :meth:`renew`."""
+        self._fold()
+        return self._matrix
+
+    @property
+    def factors(self) -> Tensor:
+        """H, the rows of the changes that Q lacks; a tensor that it is set to is its own from then on."""
+        return self._factors[: self._held]
+
+    @factors.setter
+    def factors(self, rows: Tensor) -> None:
+        self._factors, self._held, self._solved = rows, len(rows), None
 
     def start(self, diagonal: float) -> None:
         """Begin with A + added I = diagonal I.
@@ -51,9 +78,9 @@ class RecursiveInverse:
         Args:
             diagonal: positive.
         """
-        self._pending = None
-        self.matrix.zero_()
-        self.matrix.diagonal().fill_(1 / diagonal)
+        self._begin()
+        self._matrix.zero_()
+        self._matrix.diagonal().fill_(1 / diagonal)
 
     def renew(self, gram: Tensor, added: Tensor | float) -> bool:
         """Make P anew, by a Cholesky factor in float64.
@@ -65,16 +92,16 @@ class RecursiveInverse:
         Returns:
             Whether A + added I is positive definite in floating-point arithmetic. If not, P stays as it is.
         """
-        damped = gram.double() if gram.dtype != torch.float64 else gram.clone()
+        damped = gram.to(torch.float64, copy=True)
         damped.diagonal().add_(added)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if bool(failed):
             return False
-        inverse = torch.cholesky_inverse(factor)
+        inverse = torch.cholesky_inverse(factor, out=damped)
         if not bool(inverse.diagonal().sum().isfinite()):
             return False
-        self._pending = None
-        self.matrix.copy_(inverse.tril_() + inverse.tril(-1).t())
+        self._begin()
+        self._matrix.copy_(torch.tril(inverse, out=factor).add_(inverse.tril_(-1).t()))
         return True
 
     def solve(self, inputs: Tensor, forgetting: float = 0.0) -> Tensor | None:
@@ -88,7 +115,7 @@ class RecursiveInverse:
             Z = X~ P of the new P, (B, n), which the next solution overwrites. None if it is not finite; then there is
             nothing to commit.
         """
-        return self._solve(inputs, -forgetting / (1 - forgetting), removes=False, least=0.0)
+        return self._solve(inputs, forgetting, removes=False, least=0.0)
 
     def solve_removed(self, inputs: Tensor) -> Tensor | None:
         """Find what becomes of P when a minibatch is taken out again: A <- A - X~^T X~.
@@ -100,18 +127,35 @@ class RecursiveInverse:
             Z = X~ P of the new P, (B, n), which the next solution overwrites. None if numerics forbid it: in some
             direction less than half of the digits would be left of what A knows. Then there is nothing to commit.
         """
-        return self._solve(inputs, 0.0, removes=True, least=torch.finfo(self.matrix.dtype).eps ** 0.5)
+        return self._solve(inputs, 0.0, removes=True, least=torch.finfo(self._matrix.dtype).eps ** 0.5)
 
     def commit(self) -> None:
-        """Change P by the last solution."""
-        if self._pending is None:
+        """Change P by the last solution, once."""
+        if self._solved is None:
             return
-        k = self._factor[: self._pending]
-        self.matrix.sub_(self._forgetting * self.matrix)
-        change = k.t() @ k
-        change = change.tril() + change.tril(-1).t()
-        self.matrix.add_(change if self._removes else -change)
-        self._pending = None
+        rows, forgetting, removes = self._solved
+        self._solved = None
+        if forgetting or removes:
+            factor = self._factors[self._held : self._held + rows]
+            self._fold()
+            self._add(factor, forgetting, subtract=not removes)
+            return
+        self._held += rows
+        if self._held >= most_held:
+            self._fold()
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        """Multiply with P.
+
+        Args:
+            rows: (m, n).
+
+        Returns:
+            rows P (m, n), a new tensor.
+        """
+        product = torch.empty_like(rows)
+        self._multiply(rows, product, torch.empty_like(rows))
+        return product
 
     def probe(self, gram: Tensor, added: Tensor | float) -> float:
         """Measure how far P is from the inverse: |v - (A + added I) P v| / |v| for a fixed random v.
@@ -124,31 +168,100 @@ class RecursiveInverse:
             The distance; not finite if P is not.
         """
         v = self._direction
-        image = self.matrix @ v
-        return float((v - gram @ image - added * image).norm() / v.norm())
+        image = self.multiply(v)
+        return float((v - image @ gram - added * image).norm() / v.norm())
 
     def _solve(self, inputs: Tensor, forgetting: float, *, removes: bool, least: float) -> Tensor | None:
-        rows, columns = inputs.shape
-        self._pending = None
-        if rows > len(self._product):
-            self._product, self._factor, self._solution = (
-                self.matrix.new_empty(rows, len(self.matrix)) for _ in range(3)
-            )
-        product, factor, solution = (m[:rows] for m in (self._product, self._factor, self._solution))
-        if forgetting != self._forgetting:
-            self._scalars[MemoryScalar.forgetting] = self._forgetting = forgetting
-        ops.matmul(inputs, self.matrix[:columns], out=product)
+        self._solved = None
+        rows = len(inputs)
+        self._make_room(rows)
+        factor = self._factors[self._held : self._held + rows]
+        product, solution = self._product[:rows], self._solution[:rows]
+        if inputs.shape[1] < len(self._matrix):
+            augmented = self._inputs[:rows]
+            augmented[:, :-1].copy_(inputs)
+            inputs = augmented
+        self._multiply(inputs, product, solution)
+        if forgetting:
+            product.mul_(1 / (1 - forgetting))
         ops.memory_solve(
             inputs,
             product,
-            self.matrix[-1] if columns < len(self.matrix) else None,
             factor=factor,
             solution=solution,
             smallest_pivot=self._smallest_pivot,
-            scalars=self._scalars,
             removes=removes,
         )
         if not float(self._smallest_pivot) > least:
             return None
-        self._pending, self._removes = rows, removes
+        self._solved = rows, forgetting, removes
         return solution
+
+    def _multiply(self, inputs: Tensor, product: Tensor, scratch: Tensor) -> None:
+        """product = X~ (Q - H^T H)."""
+        ops.matmul(inputs, self._matrix, out=product)
+        if self._held:
+            size = len(inputs) * self._held
+            if len(self._overlap) < size:
+                self._overlap = self._matrix.new_empty(size)
+            overlap = self._overlap[:size].view(len(inputs), self._held)
+            ops.matmul(inputs, self.factors, out=overlap, transpose_b=True)
+            ops.matmul(overlap, self.factors, out=scratch)
+            product.sub_(scratch)
+
+    def _fold(self) -> None:
+        """Q <- Q - H^T H, and H is empty."""
+        if self._held:
+            self._add(self.factors, 0.0, subtract=True)
+            self._held = 0
+
+    def _add(self, rows: Tensor, forgetting: float, *, subtract: bool) -> None:
+        """Q <- Q / (1 - forgetting) -+ rows^T rows."""
+        self._scalars[MemoryScalar.forgetting] = -forgetting / (1 - forgetting)
+        ops.memory_update(
+            rows,
+            rows.new_empty(len(rows), 0),
+            gram=self._matrix,
+            cross=self._matrix[:0],
+            scalars=self._scalars,
+            subtract=subtract,
+        )
+
+    def _begin(self) -> None:
+        self._held, self._solved = 0, None
+
+    def _make_room(self, rows: int) -> None:
+        """For a minibatch."""
+        if rows > len(self._product):
+            n = len(self._matrix)
+            self._product, self._solution = (self._matrix.new_empty(rows, n) for _ in range(2))
+            self._inputs = self._matrix.new_ones(rows, n)
+        if self._held + rows > len(self._factors):
+            factors = self._matrix.new_empty(most_held + rows, len(self._matrix))
+            factors[: self._held] = self.factors
+            self._factors = factors
+
+
+_Change = tuple[int, float, bool]  # rows, forgetting, and whether they are removed
+
+
+class _Held:
+    """H, as a part of a state."""
+
+    def __init__(self, inverse: RecursiveInverse) -> None:
+        self._inverse = inverse
+
+    def save(self) -> Tensor:
+        return self._inverse.factors.clone()
+
+    def read(self, name: str, value: object, sizes: _state.Sizes) -> Tensor:
+        own = self._inverse.factors
+        return _state.read_tensor(name, value, own, ("rows", own.shape[1]), {})
+
+    def load(self, value: Tensor) -> None:
+        self._inverse.factors = value
+
+
+def _symmetric(name: str, matrix: Tensor) -> None:
+    if not torch.equal(matrix, matrix.t()) or bool((matrix.diagonal() < 0).any()):
+        raise ValueError(f"{name} must be symmetric and positive semidefinite, but is not.")

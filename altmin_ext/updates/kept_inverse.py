@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class KeptInverse:
     """
 
     def __init__(self, like: Tensor, n: int, rows: int, forgetting: float, is_damped: bool) -> None:
-        self._inverse = RecursiveInverse(like, n)
+        self._inverse, self._like = RecursiveInverse(like, n), like[:0]
         self._n, self._rows, self._forgetting, self._is_damped = n, rows, forgetting, is_damped
         self._renewal = _renewal_price * n**3 / 2
         self._renewals = -math.log1p(-forgetting) / math.log(2)  # per minibatch, since what is added fades
@@ -145,6 +146,11 @@ class KeptInverse:
             sound = self._inverse.probe(gram, self.added) <= _largest_error
         if not sound:
             self.forget()
+
+    def nothing(self) -> dict[str, Any]:
+        """The value of ``state`` without P."""
+        fresh = KeptInverse(self._like, self._n, self._rows, self._forgetting, self._is_damped)
+        return fresh.state.save()
 
     def forget(self) -> None:
         """Do away with P."""

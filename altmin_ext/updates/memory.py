@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +142,7 @@ class StageMemory:
         momentum: of the steps that :meth:`scale_to_outputs` has scaled, Nesterov's.
 
     Attributes:
-        gram: A, (n, n), without the samples that are still held.
+        gram: A, (n, n), without the samples that are still held; perhaps its upper triangle alone.
         cross: B, (m, n); (0, n) if it is not kept.
         inverse: P, if it may be worth to keep it.
         awaits_prior: whether the prior is still to be added, with the next minibatch.
@@ -188,6 +189,9 @@ class StageMemory:
         self._held = self.gram.new_empty(_most_held if self.inverse is not None else 0, columns)
         self._count = self._next_count = 0  # samples that are held: of the past, and with the minibatch
         self._forgets = forgetting > 0
+        self._is_upper = (
+            self.is_linear and sweeps == 1
+        )  # A's lower triangle is made only where it is asked for
         self._takes_inverse = False
         self._next_prior = self._owed_prior = 0.0
         self._settled = 0  # samples that were held when the last step began
@@ -220,7 +224,7 @@ class StageMemory:
     @property
     def matrices(self) -> _state.Part:
         """A, and B if it is kept."""
-        self._settle()
+        self._complete()
         return _state.Listed(
             [
                 _state.Replaced(self, "gram", self.gram.shape, gram_matrix),
@@ -229,22 +233,34 @@ class StageMemory:
         )
 
     def kept(self, number: int) -> _state.Part:
-        """What is kept besides A and B: P, samples that A does not hold yet, the momentum, the count of minibatches.
+        """What is kept besides A and B to save work: P, and samples that A does not hold yet.
 
         Args:
             number: of the stage.
         """
         self._settle()
-        parts: dict[str, _state.Part] = {}
-        if self._every > 1:
-            parts["minibatches"] = _state.Attribute(self, "minibatches", partial(_check.integer, minimum=0))
-        if self._velocity:
-            shapes = [velocity.shape for velocity in self._velocity]
-            parts["velocity"] = _state.ReplacedList(self, "_velocity", shapes, self.gram)
-        if self.inverse is not None:
-            held: _state.Shape = [f"samples held by stage {number + 1}", self._held.shape[1]]
-            parts |= {"held": _state.Replaced(self, "held", held), **self.inverse.state.parts}
-        return _state.Entries(parts)
+        if self.inverse is None:
+            return _state.Entries({})
+        held = _state.Replaced(self, "held", [f"samples held by stage {number + 1}", self._held.shape[1]])
+        return _state.Entries({"held": held, **self.inverse.state.parts})
+
+    @property
+    def pace(self) -> _state.Part:
+        """The count of minibatches and the momentum."""
+        count = _state.Attribute(self, "minibatches", partial(_check.integer, minimum=0))
+        shapes = [velocity.shape for velocity in self._velocity]
+        return _state.Entries(
+            {
+                "minibatches": count,
+                "velocity": _state.ReplacedList(self, "_velocity", shapes, self.gram),
+            }
+        )
+
+    def nothing_kept(self) -> dict[str, Any]:
+        """The value of :meth:`kept` before the first step."""
+        if self.inverse is None:
+            return {}
+        return {"held": self._held[:0].clone(), **self.inverse.nothing()}
 
     @property
     def held(self) -> Tensor:
@@ -262,7 +278,7 @@ class StageMemory:
 
     def state(self) -> Memory:
         """The memory (A, B), in copies."""
-        self._settle()
+        self._complete()
         gram = self.gram.clone()
         self._add_held(gram)
         return gram, self.cross.clone() if len(self.cross) else self.weights @ gram
@@ -394,7 +410,7 @@ class StageMemory:
         self.awaits_prior = self._is_empty = False
 
     def _settle(self) -> None:
-        """Carry out what the last step has left to do, before anything depends on it."""
+        """Carry out what the last step has left to do, before the next one depends on it."""
         if self.inverse is None:
             return
         self.inverse.settle()
@@ -408,6 +424,12 @@ class StageMemory:
         if newest and self._count == 0:
             self.inverse.look(self._free_block(self.gram), self._added(self.gram))
         self._settled = self._count
+
+    def _complete(self) -> None:
+        """Make A what it is for others to see, but for the samples that are held."""
+        self._settle()
+        if self._is_upper:
+            self.gram.copy_(self.gram.triu() + self.gram.triu(1).t())
 
     def _solve_by_inverse(self, activation: Tensor, square: float) -> Tensor | None:
         """Z by P, if that takes less work than a factor."""
@@ -457,16 +479,26 @@ class StageMemory:
         if first:
             if not len(self._next_gram):
                 self._next_gram, self._next_cross = torch.empty_like(self.gram), torch.empty_like(self.cross)
-            self._next_gram.copy_(self.gram)
-            self._next_cross.copy_(self.cross)
-            self._add_held(self._next_gram)
             self._next_awaits_prior = self.awaits_prior
+        past: dict[str, Tensor] = {}
+        if first and self._count:
+            self._next_gram.copy_(self.gram)
+            self._add_held(self._next_gram)
+        elif first:
+            past = {"gram_before": self.gram, "cross_before": self.cross}
         self._factor = self._inverse = None
         for a, c in self._rows(activation, code):
+            scalars = self._scalars[0 if first else 1]
             ops.memory_update(
-                a, c, gram=self._next_gram, cross=self._next_cross, scalars=self._scalars[0 if first else 1]
+                a,
+                c,
+                gram=self._next_gram,
+                cross=self._next_cross,
+                scalars=scalars,
+                upper=self._is_upper,
+                **past,
             )
-            first = False
+            first, past = False, {}
 
     def _add_prior(self) -> None:
         """Add the prior, once all of the first minibatch is in A."""

@@ -27,6 +27,7 @@ from python_tests.ops import (
     test_elman_code_step,
     test_elman_encode,
     test_hinge_prox,
+    test_memory_solve,
     test_memory_update,
     test_mse_residual,
     test_relu_prox,
@@ -109,6 +110,7 @@ CASES: dict[str, Callable[[Random, int], Arguments]] = {
     "sgd_update": lambda random, _: test_sgd_update.kernel_case(random, _sizes()),
     "power_iteration": _power_iteration,
     "matmul": _matmul,
+    "memory_solve": lambda random, _: test_memory_solve.kernel_case(random, 100, WIDTH),
     "memory_update": lambda random, batch: test_memory_update.kernel_case(random, batch, WIDTH, WIDTH),
     "bcd_columns": lambda random, _: test_bcd_columns.kernel_case(random, WIDTH, WIDTH),
     "relu_prox": lambda random, batch: test_relu_prox.case(random, batch, WIDTH),
@@ -130,7 +132,7 @@ CASES: dict[str, Callable[[Random, int], Arguments]] = {
         "lanes": random.normal(-(-batch // 16), WIDTH, 16), "rows": Output((batch, WIDTH))
     },
 }  # fmt: skip
-WITHOUT_BATCH = ("adam_update", "sgd_update", "power_iteration", "bcd_columns")
+WITHOUT_BATCH = ("adam_update", "sgd_update", "power_iteration", "bcd_columns", "memory_solve")
 
 
 def _convolution(a: Arguments) -> int:
@@ -153,6 +155,8 @@ def _elman_multiplications(a: Arguments) -> int:
 PRODUCTS: dict[str, Callable[[Arguments], int]] = {
     "matmul": lambda a: len(a["a"]) * a["b"].numel(),
     "power_iteration": lambda a: 2 * sum(w.numel() for w in a["weights"]),
+    # one triangle of S, and two systems with one of C
+    "memory_solve": lambda a: 3 * len(a["inputs"]) * a["inputs"].numel() // 2,
     # one triangle of the gram matrix
     "memory_update": lambda a: (
         len(a["code"]) * (len(a["gram"]) * (len(a["gram"]) + 1) // 2 + a["cross"].numel())

@@ -1,6 +1,7 @@
 """Every table of step times: ``python -m benchmarks.macro [--output runs/steps] [--tables steps single ...]``.
 
-Writes one Markdown file per table: the step of am-adam beside all contenders (steps.md), single samples (single.md),
+Writes one Markdown file per table: the step of am-adam beside all contenders (steps.md), that of am-mem over eager
+Adam's (am_mem.md), single samples (single.md),
 `train` beside a bare loop (throughput.md), stages in parallel (stages.md), and with ``--before PYTHON``, the
 interpreter of an environment with another version of the package, all methods beside those of that version
 (versions.md). Run it with nothing else running; it takes the better part of an hour.
@@ -14,12 +15,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-tables = ["steps", "single", "throughput", "stages", "versions"]
+tables = ["steps", "am_mem", "single", "throughput", "stages", "versions"]
 _quick = {
     "steps": ["--rounds", "2", "--seconds", "0.001"],
     "throughput": ["--rounds", "2", "--samples", "2000"],
 }
-_quick |= {"single": _quick["steps"], "stages": _quick["steps"], "versions": ["--rounds", "2"]}
+_quick |= {
+    "single": _quick["steps"],
+    "stages": _quick["steps"],
+    "am_mem": _quick["steps"],
+    "versions": ["--rounds", "2"],
+}
 
 
 def write(table: str, options: Sequence[str], file: Path) -> int:

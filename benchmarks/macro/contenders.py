@@ -227,6 +227,9 @@ contenders: dict[str, Maker] = {
     "am-sgd": _method("am-sgd"),
     "am-adam, 1 iteration": _method("am-adam", code_iterations=1, weight_iterations=1),
     "am-mem": _plain_only(_method("am-mem")),
+    "am-mem, keeping": _plain_only(
+        _method("am-mem", forgetting=0, damping=0, prior=0.5, exact=True, predictor="memory")
+    ),
     "am-adam, released scaling": _plain_only(_method("am-adam", scaling="released")),
     "block-admm": _plain_only(_method("block-admm")),
     "block-admm, jacobi": _plain_only(_method("block-admm", order="jacobi")),

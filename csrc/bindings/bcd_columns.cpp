@@ -16,9 +16,8 @@ void bcd_columns(const Tensor& weight, const Tensor& gram, const Tensor& cross, 
   const int times = count("sweeps", sweeps);
   const bool bias = flag("has_bias", has_bias), clips = flag("nonnegative", nonnegative),
              starts_at_zero = flag("from_zero", from_zero);
-  ALTMIN_RUN(
-      bcd_columns, call,
-      BcdColumns<T>{rows, columns, weight, gram, cross, scalars, times, bias, clips, starts_at_zero});
+  ALTMIN_RUN(bcd_columns, call,
+             BcdColumns<T>{rows, columns, weight, gram, cross, scalars, times, bias, clips, starts_at_zero});
 }
 
 ALTMIN_REGISTER(bcd_columns)

@@ -6,7 +6,7 @@ namespace altmin {
 namespace {
 
 void memory_update(const Tensor& activation, const Tensor& code, const Tensor& gram, const Tensor& cross,
-                   const Tensor& scalars, py::handle subtract, const Tensor& gram_before,
+                   const Tensor& scalars, py::handle subtract, py::handle upper, const Tensor& gram_before,
                    const Tensor& cross_before) {
   Size batch, n_in, n_out, n_gram;
   Call call;
@@ -21,9 +21,10 @@ void memory_update(const Tensor& activation, const Tensor& code, const Tensor& g
   call.in("gram_before", gram_before, {n_gram, n_gram}, optional);
   call.in("cross_before", cross_before, {n_out, n_gram}, optional);
   const bool takes_out = flag("subtract", subtract);
+  const bool upper_only = flag("upper", upper);
   ALTMIN_RUN(memory_update, call,
              MemoryUpdate<T>{batch, n_in, n_out, n_gram, activation, code, gram, cross, scalars, takes_out,
-                             gram_before, cross_before});
+                             upper_only, gram_before, cross_before});
 }
 
 ALTMIN_REGISTER(memory_update)

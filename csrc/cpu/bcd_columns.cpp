@@ -2,7 +2,6 @@
 
 #include <limits>
 #include <type_traits>
-#include <vector>
 
 #include "lane_product.h"
 #include "ops/proximal.h"
@@ -13,81 +12,261 @@ namespace altmin::cpu::ALTMIN_ISA {
 
 namespace {
 
+// What the damping adds to the diagonal, and the largest entry of it that leaves its column alone.
+template <typename T>
+struct Diagonal {
+  T added, smallest;
+
+  explicit Diagonal(const BcdColumns<T>& o) {
+    T largest = 0;
+    double trace = 0;
+    for (int64_t j = 0; j < o.columns; ++j) {
+      const T entry = o.gram[j * o.columns + j];
+      largest = std::max(largest, entry);
+      trace += static_cast<double>(entry);
+    }
+    const double damping = o.scalars->damping;
+    added = damping > 0 ? static_cast<T>(damping * (trace / static_cast<double>(o.columns))) : T(0);
+    smallest = (largest + added) * std::numeric_limits<T>::epsilon();
+  }
+};
+
+// The first sweep from zero, which is a forward substitution: rows of W by triu(A) = B. The sum of a column goes through
+// those before it one after the other, as it does in a sweep from zeros, so that the bits are the same.
+template <typename T>
+class Substitution {
+ public:
+  // `memory` lends size_of(rows, columns) numbers.
+  Substitution(const BcdColumns<T>& o, const Diagonal<T>& diagonal, T* memory)
+      : o_(o),
+        n_(o.columns),
+        diagonal_(diagonal),
+        threshold_(static_cast<T>(o.scalars->threshold)),
+        panel_(memory),
+        known_(memory + panel_size) {}
+
+  static int64_t size_of(int64_t rows, int64_t columns) { return panel_size + stride_of(rows) * columns; }
+
+  // Rows from `row` on. Whole blocks of columns are taken off all that follow, as products of matrices; within a block
+  // that happens square by square.
+  void run(int64_t row, int64_t rows) {
+    row_ = row;
+    rows_ = rows;
+    stride_ = stride_of(rows);
+    for (int64_t first = 0; first < n_; first += depth) {
+      const int64_t last = std::min(n_, first + depth);
+      for (int64_t column = first; column < last; column += width) {
+        const int64_t columns = std::min(width, last - column);
+        multiply<1>(first, column, column, columns);
+        solve(column, columns);
+      }
+      for (int64_t column = last; column < n_; column += 2 * width)
+        multiply<2>(first, last, column, std::min(2 * width, n_ - column));
+    }
+  }
+
+ private:
+  static constexpr int64_t width = vector_width<T>;
+  static constexpr int64_t depth = 8 * width;
+  // Of a tile: few registers are better not all taken by sums.
+  template <int vectors>
+  static constexpr int64_t most_rows =
+      std::min(Product<T, vectors>::most_rows, vector_registers == 32 || vectors == 1 ? 28 : 6);
+  static constexpr int64_t panel_size = (depth + 28) * 2 * width;
+
+  // An odd number of cache lines: equal places of rows do not share a set of the nearest cache.
+  static int64_t stride_of(int64_t rows) {
+    constexpr int64_t line = 64 / sizeof(T);
+    return ((rows + line - 1) / line | 1) * line;
+  }
+
+  T* weight(int64_t row, int64_t column) const { return o_.weight + (row_ + row) * n_ + column; }
+
+  // Adds what the columns [first, last) of W, which are known, contribute to W triu(A) in some others, whose place in
+  // `weight` keeps the sums until they are solved for.
+  template <int vectors>
+  void multiply(int64_t first, int64_t last, int64_t column, int64_t columns) const {
+    if (first == last) return;
+    constexpr int64_t stride = vectors * width;
+    const bool whole = columns == stride;
+    const T* gram = o_.gram + first * n_ + column;
+    if (!whole) {
+      for (int64_t k = first; k < last; ++k, gram += n_) {
+        std::fill_n(panel_ + (k - first) * stride, stride, T(0));
+        std::copy_n(gram, columns, panel_ + (k - first) * stride);
+      }
+      gram = panel_;
+    }
+    const Tiles cut(rows_, most_rows<vectors>);
+    T* const sums = panel_ + depth * stride;
+    const int64_t ahead = (last - first + cut.count - 1) / cut.count;
+    int64_t fetched = first;
+    cut.each([&](int64_t row, int64_t rows) {
+      const T* const next = o_.gram + column + stride;
+      for (const int64_t end = std::min(last, fetched + ahead); vectors == 2 && whole && fetched < end;
+           ++fetched) {
+        __builtin_prefetch(next + fetched * n_ + width - 1);
+        __builtin_prefetch(next + fetched * n_ + 2 * width - 1);
+      }
+      T* const to = whole ? weight(row, column) : sums;
+      if (!whole && first > 0)
+        for (int64_t r = 0; r < rows; ++r) std::copy_n(weight(row + r, column), columns, sums + r * stride);
+      product_tile<T>(vectors, rows)(known_ + first * stride_ + row, stride_, last - first, gram,
+                                     whole ? n_ : stride, first > 0 ? to : nullptr, to, whole ? n_ : stride);
+      if (!whole)
+        for (int64_t r = 0; r < rows; ++r) std::copy_n(sums + r * stride, columns, weight(row + r, column));
+    });
+  }
+
+  // The columns of a square on the diagonal, one after the other, for a vector of rows at a time.
+  void solve(int64_t column, int64_t columns) const {
+    T gram[width][width] = {};
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int64_t k = j; k < columns; ++k) gram[j][k] = o_.gram[(column + j) * n_ + column + k];
+      gram[j][j] += diagonal_.added;
+    }
+    for (int64_t row = 0; row < rows_; row += width) {
+      const int64_t rows = std::min(width, rows_ - row);
+      Vector<T> sums[width] = {}, cross[width];
+      if (column > 0) load_square(weight(row, column), rows, columns, sums);
+      load_square(o_.cross + (row_ + row) * n_ + column, rows, columns, cross);
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < width; ++j) {
+        const bool free = o_.has_bias && column + j == n_ - 1;
+        const T diagonal = gram[j][j];
+        // Zero behind the last column; a NaN goes on, to be seen.
+        cross[j] = diagonal <= diagonal_.smallest ? Vector<T>{} : minimiser(cross[j] - sums[j], diagonal, free);
+#pragma GCC unroll 16
+        for (int64_t k = j + 1; k < width; ++k) sums[k] += cross[j] * gram[j][k];
+      }
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < width; ++j)
+        if (j < columns) store(known_ + (column + j) * stride_ + row, cross[j]);
+      transpose<T>(cross);
+      if (rows == width && columns == width) {
+        for (int64_t r = 0; r < width; ++r) store(weight(row + r, column), cross[r]);
+        continue;
+      }
+      T square[width][width];
+      for (int64_t r = 0; r < width; ++r) store(square[r], cross[r]);
+      for (int64_t r = 0; r < rows; ++r) std::copy_n(square[r], columns, weight(row + r, column));
+    }
+  }
+
+  Vector<T> minimiser(const Vector<T> residual, T diagonal, bool free) const {
+    constexpr Vector<T> zero = {};
+    Vector<T> w = residual / diagonal;
+    if (free) return w;
+    if (threshold_ > T(0)) {
+      const T t = threshold_ / diagonal;
+      w = w > t ? w - t : (w < -t ? w + t : w * T(0));
+    }
+    if (o_.nonnegative) w = w > zero ? w : w * T(0);
+    return w;
+  }
+
+  // Rows side by side in lanes, zeros beyond them.
+  void load_square(const T* from, int64_t rows, int64_t columns, Vector<T> (&to)[width]) const {
+    if (rows == width && columns == width) {
+      for (int64_t r = 0; r < width; ++r) to[r] = load(from + r * n_);
+    } else {
+      T square[width][width] = {};
+      for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * n_, columns, square[r]);
+      for (int64_t r = 0; r < width; ++r) to[r] = load(square[r]);
+    }
+    transpose<T>(to);
+  }
+
+  const BcdColumns<T>& o_;
+  const int64_t n_;
+  const Diagonal<T> diagonal_;
+  const T threshold_;
+  T *const panel_, *const known_;  // columns of A or of sums without gaps; W transposed, (n, stride)
+  int64_t row_ = 0, rows_ = 0, stride_ = 0;
+};
+
 // Groups of rows that go through the columns together: a block of A is read once for all of them, and while one waits
 // for its column, which the next column of the same group needs, the others are computed.
 constexpr int64_t groups_together = 4;
 
-// One thread's memory for a few groups of 16 rows, side by side in lanes.
+// Further groups for which a block of A is copied once.
+constexpr int64_t groups_at_once = 2 * groups_together;
+
+// One thread's memory for some groups of 16 rows, side by side in lanes.
 template <typename T>
 class ColumnSweep {
  public:
   // `memory` lends size_of(columns) numbers.
-  ColumnSweep(const BcdColumns<T>& o, const T* gram, T added, T smallest, T* memory)
+  ColumnSweep(const BcdColumns<T>& o, const Diagonal<T>& diagonal, T* memory)
       : o_(o),
-        gram_(gram),
         n_(o.columns),
-        added_(added),
-        smallest_(smallest),
+        diagonal_(diagonal),
         threshold_(static_cast<T>(o.scalars->threshold)),
         blocks_(n_, LaneProduct<T>::most_rows),
         weight_(memory),
-        cross_(weight_ + groups_together * n_ * lanes),
-        rest_(cross_ + groups_together * n_ * lanes) {}
+        cross_(weight_ + groups_at_once * n_ * lanes),
+        rest_(cross_ + groups_at_once * n_ * lanes),
+        gram_(rest_ + groups_together * LaneProduct<T>::most_rows * lanes) {}
 
   static int64_t size_of(int64_t columns) {
-    return groups_together * (2 * columns + LaneProduct<T>::most_rows) * lanes;
+    constexpr int64_t most_columns = LaneProduct<T>::most_rows;
+    return columns * (most_columns + 2 * groups_at_once * lanes) + groups_together * most_columns * lanes;
   }
 
-  // Rows of the groups [begin, end), at most groups_together.
-  void run(int64_t begin, int64_t end) {
+  // Some rows from `row` on, of at most groups_at_once groups.
+  void run(int64_t row, int64_t rows, int sweeps) {
+    const int64_t groups = groups_of(rows);
     const auto each = [&](const auto& body) {
-      for (int64_t group = begin; group < end; ++group) {
-        const int64_t first = group * lanes, offset = (group - begin) * n_ * lanes;
-        body(std::min(lanes, o_.rows - first), first * n_, offset);
-      }
+      for (int64_t group = 0; group < groups; ++group)
+        body(std::min(lanes, rows - group * lanes), (row + group * lanes) * n_, group * n_ * lanes);
     };
-    each([&](int64_t rows, int64_t first, int64_t offset) {
-      if (o_.from_zero)
-        std::fill_n(weight_ + offset, n_ * lanes, T(0));
-      else
-        to_lanes(o_.weight + first, n_, rows, n_, weight_ + offset);
-      to_lanes(o_.cross + first, n_, rows, n_, cross_ + offset);
+    each([&](int64_t count, int64_t first, int64_t offset) {
+      to_lanes(o_.weight + first, n_, count, n_, weight_ + offset);
+      to_lanes(o_.cross + first, n_, count, n_, cross_ + offset);
     });
-    const auto descend_all = [&](auto groups) {
-      for (int sweep = 0; sweep < o_.sweeps; ++sweep)
-        blocks_.each([&](int64_t column, int64_t columns) {
-          descend<groups.value>(column, columns, o_.from_zero && sweep == 0 ? column : n_);
-        });
-    };
-    switch (end - begin) {
-      case 1: descend_all(std::integral_constant<int, 1>{}); break;
-      case 2: descend_all(std::integral_constant<int, 2>{}); break;
-      case 3: descend_all(std::integral_constant<int, 3>{}); break;
-      default: descend_all(std::integral_constant<int, groups_together>{});
-    }
-    each([&](int64_t rows, int64_t first, int64_t offset) {
-      from_lanes(weight_ + offset, rows, n_, o_.weight + first, n_);
+    for (int sweep = 0; sweep < sweeps; ++sweep)
+      blocks_.each([&](int64_t column, int64_t columns) {
+        copy(column, columns);
+        for (int64_t group = 0; group < groups; group += groups_together) {
+          switch (groups - group) {
+            case 1: descend<1>(group, column, columns); break;
+            case 2: descend<2>(group, column, columns); break;
+            case 3: descend<3>(group, column, columns); break;
+            default: descend<groups_together>(group, column, columns);
+          }
+        }
+      });
+    each([&](int64_t count, int64_t first, int64_t offset) {
+      from_lanes(weight_ + offset, count, n_, o_.weight + first, n_);
     });
   }
 
  private:
-  // The columns of a block, one after the other: W A_j for all of them at once, of the first `known` columns of W, behind
-  // which it is zero; and then what each that moves changes for those that follow.
+  // A block of columns of A, without gaps.
+  void copy(int64_t column, int64_t columns) const {
+    T* to = gram_;
+    for (int64_t k = 0; k < n_; ++k, to += columns) std::copy_n(o_.gram + k * n_ + column, columns, to);
+    for (int64_t j = 0; j < columns; ++j) gram_[(column + j) * columns + j] += diagonal_.added;
+  }
+
+  // The columns of a block, one after the other: W A_j for all of them at once, and then what each that moves
+  // changes for those that follow.
   template <int groups>
-  void descend(int64_t column, int64_t columns, int64_t known) const {
+  void descend(int64_t first, int64_t column, int64_t columns) const {
     const int64_t apart = n_ * lanes;
     constexpr int64_t products_apart = LaneProduct<T>::most_rows * lanes;
+    T *const weight = weight_ + first * apart, *const cross = cross_ + first * apart;
     for (int g = 0; g < groups; ++g)
-      LaneProduct<T>::tile(columns)(gram_ + column * n_, columns, known, weight_ + g * apart, lanes, nullptr,
+      LaneProduct<T>::tile(columns)(gram_, columns, n_, weight + g * apart, lanes, nullptr,
                                     rest_ + g * products_apart, lanes);
     for (int64_t j = 0; j < columns; ++j) {
-      const T* const row = o_.gram + (column + j) * n_ + column;
-      const T diagonal = row[j] + added_;
-      if (diagonal <= smallest_) continue;  // a NaN goes on, to be seen
+      const T* const row = gram_ + (column + j) * columns;
+      const T diagonal = row[j];
+      if (diagonal <= diagonal_.smallest) continue;  // a NaN goes on, to be seen
       const bool free = o_.has_bias && column + j == n_ - 1;
       T step[groups][lanes];
       for (int g = 0; g < groups; ++g)
-        move(weight_ + g * apart + (column + j) * lanes, cross_ + g * apart + (column + j) * lanes,
+        move(weight + g * apart + (column + j) * lanes, cross + g * apart + (column + j) * lanes,
              rest_ + g * products_apart + j * lanes, diagonal, free, step[g]);
       for (int64_t k = j + 1; k < columns; ++k)
         for (int g = 0; g < groups; ++g) {
@@ -122,11 +301,11 @@ class ColumnSweep {
   }
 
   const BcdColumns<T>& o_;
-  const T* const gram_;  // (blocks, n, columns of the block)
   const int64_t n_;
-  const T added_, smallest_, threshold_;
+  const Diagonal<T> diagonal_;
+  const T threshold_;
   const Tiles blocks_;
-  T *const weight_, *const cross_, *const rest_;
+  T *const weight_, *const cross_, *const rest_, *const gram_;
 };
 
 }  // namespace
@@ -136,35 +315,22 @@ template <typename T>
 void bcd_columns(const BcdColumns<T>& o) {
   const int64_t n = o.columns;
   if (n == 0) return;
-  T largest = 0;
-  double trace = 0;
-  for (int64_t j = 0; j < n; ++j) {
-    largest = std::max(largest, o.gram[j * n + j]);
-    trace += static_cast<double>(o.gram[j * n + j]);
-  }
-  const double damping = o.scalars->damping;
-  const T added = damping > 0 ? static_cast<T>(damping * (trace / static_cast<double>(n))) : T(0);
-  const T smallest = (largest + added) * std::numeric_limits<T>::epsilon();
-  const int64_t parts = (groups_of(o.rows) + groups_together - 1) / groups_together;
-  // Block by block, each without gaps.
-  static thread_local std::vector<T> memory;  // grows once, to the largest stage
-  if (memory.size() < static_cast<size_t>(n * n)) memory.resize(static_cast<size_t>(n * n));
-  T* const gram = memory.data();
-  Tiles(n, LaneProduct<T>::most_rows).each([&](int64_t column, int64_t columns) {
-    T* to = gram + column * n;
-    for (int64_t k = 0; k < n; ++k, to += columns) {
-      std::copy_n(o.gram + k * n + column, columns, to);
-      if (k >= column && k < column + columns) to[k - column] += added;
-    }
-  });
-  const int threads = threads_for(o.rows * n);
-  const Scratch<T> rows(threads, ColumnSweep<T>::size_of(n));
+  constexpr int64_t most_rows = groups_at_once * lanes;
+  const Diagonal<T> diagonal(o);
+  const int64_t products = o.from_zero && o.sweeps == 1 ? n / 2 : n;
+  const int threads = threads_for(o.rows * n * products / 64);
+  const int64_t size = std::max(o.from_zero ? Substitution<T>::size_of(std::min(o.rows, most_rows), n) : 0,
+                                !o.from_zero || o.sweeps > 1 ? ColumnSweep<T>::size_of(n) : 0);
+  const Scratch<T> memory(threads, size);
   parallel_ranges(
-      parts, threads,
+      o.rows, threads,
       [&](int thread, int64_t begin, int64_t end) {
-        ColumnSweep<T> sweep(o, gram, added, smallest, rows[thread]);
-        for (int64_t part = begin; part < end; ++part)
-          sweep.run(part * groups_together, std::min(groups_of(o.rows), (part + 1) * groups_together));
+        for (; begin < end; begin += most_rows) {
+          const int64_t rows = std::min(most_rows, end - begin);
+          if (o.from_zero) Substitution<T>(o, diagonal, memory[thread]).run(begin, rows);
+          const int sweeps = o.sweeps - o.from_zero;
+          if (sweeps > 0) ColumnSweep<T>(o, diagonal, memory[thread]).run(begin, rows, sweeps);
+        }
       },
       1);
 }

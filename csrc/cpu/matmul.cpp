@@ -42,12 +42,15 @@ constexpr int most_rows_of(int vectors) {
   return vectors == 1 ? 12 : 6;
 }
 
+// How many panels further on a right side that comes from memory is asked for, while sums are computed.
+constexpr int fetched_panels = 4;
+
 // out[r] (+)= sum over l of left[r * left_row + l * left_depth] right[l * right_stride].
 template <typename T>
 using MatMulTile = void (*)(const T* left, int64_t left_row, int64_t left_depth, const T* right,
                             int64_t right_stride, int64_t depth, bool add, T* out, int64_t out_stride);
 
-template <typename T, int vectors, int rows>
+template <typename T, int vectors, int rows, bool fetches = false>
 void matmul_tile(const T* left, int64_t left_row, int64_t left_depth, const T* right, int64_t right_stride,
                  int64_t depth, bool add, T* out, int64_t out_stride) {
   constexpr int64_t width = vector_width<T>;
@@ -60,7 +63,10 @@ void matmul_tile(const T* left, int64_t left_row, int64_t left_depth, const T* r
   for (int64_t l = 0; l < depth; ++l) {
     Vector<T> x[vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; ++v) x[v] = load(right + v * width);
+    for (int v = 0; v < vectors; ++v) {
+      x[v] = load(right + v * width);
+      if constexpr (fetches) __builtin_prefetch(right + (fetched_panels * vectors + v) * width);
+    }
     right += right_stride;
 #pragma GCC unroll 32
     for (int r = 0; r < rows; ++r) {
@@ -81,14 +87,14 @@ void matmul_tile(const T* left, int64_t left_row, int64_t left_depth, const T* r
   }
 }
 
-template <typename T, int vectors, int... rows>
+template <typename T, int vectors, bool fetches, int... rows>
 constexpr std::array<MatMulTile<T>, sizeof...(rows)> matmul_tiles_of(std::integer_sequence<int, rows...>) {
-  return {&matmul_tile<T, vectors, rows + 1>...};
+  return {&matmul_tile<T, vectors, rows + 1, fetches>...};
 }
 
-template <typename T, int vectors>
+template <typename T, int vectors, bool fetches = false>
 constexpr auto matmul_tiles =
-    matmul_tiles_of<T, vectors>(std::make_integer_sequence<int, most_rows_of(vectors)>{});
+    matmul_tiles_of<T, vectors, fetches>(std::make_integer_sequence<int, most_rows_of(vectors)>{});
 
 // Copies fewer numbers than a vector has, in two parts that may overlap.
 template <typename T, int64_t half = vector_width<T> / 2>
@@ -101,6 +107,16 @@ inline void copy_few(const T* from, int64_t count, T* to) {
     std::memcpy(to, first, sizeof(first));
     std::memcpy(to + count - half, last, sizeof(last));
   }
+}
+
+// Bytes of a result that are added to again and again, which a cache should hold.
+constexpr int64_t most_in_cache = 1 << 18;
+
+// Whether the right side comes from memory: of a panel, a line or two out of every row, each row would take a page.
+template <typename T>
+bool is_read_by_rows(const Arrangement<T>& o) {
+  return !o.out_is_transposed && !o.lines_are_columns && o.depth > most_depth &&
+         o.depth * o.columns * static_cast<int64_t>(sizeof(T)) > 4 * most_in_cache;
 }
 
 // Computes a rectangle of the product, a panel of one or two vectors' columns after the other.
@@ -118,7 +134,7 @@ class Rectangle {
   // A last panel that is not full begins further left: what it has in common with the one before comes out the same.
   void compute() {
     int64_t column = begin_;
-    if (is_read_by_rows()) {
+    if (is_read_by_rows(o_)) {
       const int64_t fit = most_in_cache / (rows_ * static_cast<int64_t>(sizeof(T))) / (2 * width) * (2 * width);
       const int64_t part = std::max<int64_t>(fit, 8 * 2 * width);
       for (; end_ - column >= 2 * width; column += std::min(part, (end_ - column) / (2 * width) * (2 * width)))
@@ -136,32 +152,30 @@ class Rectangle {
  private:
   static constexpr int64_t width = vector_width<T>;
   static constexpr int64_t most_buffered = 240;  // rows
-  // Bytes of a result that are added to again and again, which a cache should hold.
-  static constexpr int64_t most_in_cache = 1 << 18;
-
-  // Whether the right side comes from memory: a panel of it, a line or two out of every row, would take a page each.
-  bool is_read_by_rows() const {
-    return !o_.out_is_transposed && !o_.lines_are_columns && o_.depth > most_depth &&
-           o_.depth * o_.columns * static_cast<int64_t>(sizeof(T)) > 4 * most_in_cache;
-  }
-
   // Whole panels, which go through each block of the depth together: the same sums as one after the other.
   void panels(int64_t column, int64_t columns) {
     constexpr int64_t stride = 2 * width;
-    const Tiles cut(rows_, rows_collide_ ? std::min(8, most_rows_of(2)) : most_rows_of(2));
+    const Tiles cut(rows_, most_rows_in<2>());
+    const bool copies = cut.count > 2;
     Tiles(o_.depth, most_depth).each([&](int64_t begin, int64_t depth) {
       const T* const left = o_.left + row_ * o_.left_row + begin * o_.left_depth;
       for (int64_t j = column; j < column + columns; j += stride) {
         const T* const right = o_.right + begin * o_.right_stride + j;
         T* const out = o_.out + row_ * o_.out_stride + j;
-        copy<2>(right, depth, stride, 4 * stride);
+        if (copies) copy<2>(right, depth, stride, fetched_panels * stride);
         cut.each([&](int64_t first, int64_t rows) {
-          matmul_tiles<T, 2>[static_cast<size_t>(rows - 1)](left + first* o_.left_row, o_.left_row,
-                                                            o_.left_depth, copy_, stride, depth, begin > 0,
-                                                            out + first* o_.out_stride, o_.out_stride);
+          const auto& tiles = first > 0 || copies ? matmul_tiles<T, 2> : matmul_tiles<T, 2, true>;
+          tiles[static_cast<size_t>(rows - 1)](left + first * o_.left_row, o_.left_row, o_.left_depth,
+                                               copies ? copy_ : right, copies ? stride : o_.right_stride, depth,
+                                               begin > 0, out + first * o_.out_stride, o_.out_stride);
         });
       }
     });
+  }
+
+  template <int vectors>
+  int64_t most_rows_in() const {
+    return rows_collide_ ? std::min(8, most_rows_of(vectors)) : most_rows_of(vectors);
   }
 
   template <int vectors>
@@ -172,7 +186,7 @@ class Rectangle {
     const Tiles parts(rows_, direct ? rows_ : most_buffered), blocks(o_.depth, most_depth);
     parts.each([&](int64_t part, int64_t part_rows) {
       const int64_t row = row_ + part;
-      const Tiles cut(part_rows, rows_collide_ ? std::min(8, most_rows_of(vectors)) : most_rows_of(vectors));
+      const Tiles cut(part_rows, most_rows_in<vectors>());
       T* const to = direct ? o_.out + row * o_.out_stride + column : buffer_;
       const int64_t to_stride = direct ? o_.out_stride : stride;
       blocks.each([&](int64_t begin, int64_t depth) {
@@ -438,7 +452,8 @@ void matmul(const MatMul<T>& o) {
                               o.out,
                               o.n,
                               true};
-  multiply(cost_of(turned, o.n, o.m) < cost_of(as_it_is, o.m, o.n) ? turned : as_it_is);
+  const bool turns = !is_read_by_rows(as_it_is) && cost_of(turned, o.n, o.m) < cost_of(as_it_is, o.m, o.n);
+  multiply(turns ? turned : as_it_is);
 }
 
 ALTMIN_INSTANTIATE(matmul, void, MatMul)

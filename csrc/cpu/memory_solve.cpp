@@ -16,7 +16,6 @@ class MinibatchSolver {
  public:
   explicit MinibatchSolver(const MemorySolve<T>& o)
       : o_(o),
-        forgetting_(static_cast<T>(o.scalars->forgetting)),
         groups_(groups_of(o.batch)),
         stride_(groups_ * lanes + width),  // the last panel of a row may reach beyond it
         parts_(std::clamp<int64_t>(o.n / slice, 1, most_parts)),
@@ -24,7 +23,7 @@ class MinibatchSolver {
         matrix_(1, stride_ * stride_),
         sums_(1, parts_ * pairs() * lanes * lanes),
         inputs_(threads_, 2 * groups_ * lanes * slice),
-        columns_(threads_, (o.batch + most_rows) * width) {}
+        columns_(threads_, o.batch * width) {}
 
   void run() {
     multiply();
@@ -41,17 +40,18 @@ class MinibatchSolver {
   }
 
  private:
-  // Columns of U whose products with X~ are summed in registers before they are added to S: many sums of few numbers
+  // Columns of U whose products with X are summed in registers before they are added to S: many sums of few numbers
   // lose fewer digits than one of many.
   static constexpr int64_t slice = 128;
   // Parts of these sums that threads may share, however many threads there are.
   static constexpr int64_t most_parts = 8;
+  // Numbers that are summed in registers before they are taken off.
+  static constexpr int64_t few = 16;
   // Columns that are solved for together.
   static constexpr int64_t width = 2 * vector_width<T>;
   static constexpr int64_t most_rows = Product<T, 2>::most_rows;
 
   int64_t pairs() const { return groups_ * (groups_ + 1) / 2; }
-  T kept(T past) const { return past - forgetting_ * past; }
 
   // Products of the samples of two groups of 16, each pair once, in parts that add up.
   void multiply() const {
@@ -71,19 +71,11 @@ class MinibatchSolver {
 
   void add_slice(int64_t column, int64_t columns, T* left, T* sums) const {
     T* const right = left + groups_ * lanes * slice;
-    const int64_t given = std::clamp<int64_t>(o_.n_in - column, 0, columns);
     for (int64_t group = 0; group < groups_; ++group) {
-      const int64_t first = group * lanes, samples = std::min(lanes, o_.batch - first);
-      T *u = left + first * slice, *x = right + first * slice;
-      to_lanes(o_.product + first * o_.n + column, o_.n, samples, columns, u);
-      to_lanes(o_.activation + first * o_.n_in + column, o_.n_in, samples, given, x);
-      for (int64_t i = 0; i < columns; ++i, u += lanes) {
-        const T bias = o_.bias ? o_.bias[column + i] : T(0);
-#pragma omp simd
-        for (int64_t lane = 0; lane < lanes; ++lane) u[lane] = kept(u[lane] + bias);
-      }
-      if (given < columns)
-        for (int64_t lane = 0; lane < lanes; ++lane) x[given * lanes + lane] = T(lane < samples);
+      const int64_t first = group * lanes, samples = std::min(lanes, o_.batch - first),
+                    start = first * o_.n + column;
+      to_lanes(o_.product + start, o_.n, samples, columns, left + first * slice);
+      to_lanes(o_.inputs + start, o_.n, samples, columns, right + first * slice);
     }
     const auto tile = LaneProduct<T>::tile;
     constexpr int64_t rows = std::min<int64_t>(LaneProduct<T>::most_rows, lanes);
@@ -118,25 +110,17 @@ class MinibatchSolver {
     for (int64_t i = 0; i < o_.batch; ++i) s[i * stride_ + i] += T(1);
   }
 
-  // C's transposed above the diagonal of the matrix and C below; on it their inverse. Returns the smallest pivot.
+  // C's transposed above the diagonal of the matrix and C below; on it the inverse of C's. Returns the smallest pivot.
   double decompose() const {
     T* const s = matrix_[0];
     double smallest = 1;
-    T product[most_rows * width];
     bool is_sound = true;
     Tiles(o_.batch, most_rows).each([&](int64_t first, int64_t rows) {
       if (!is_sound) return;
-      for (int64_t column = first; first > 0 && column < o_.batch; column += width) {
-        Product<T, 2>::tile(rows)(s + first, stride_, first, s + column, stride_, nullptr, product, width);
-        for (int64_t i = 0; i < rows; ++i) {
-          T* __restrict to = s + (first + i) * stride_ + column;
-          const T* __restrict of = product + i * width;
-#pragma omp simd
-          for (int64_t j = 0; j < width; ++j) to[j] -= of[j];
-        }
-      }
+      for (int64_t column = first; first > 0 && column < o_.batch; column += width)
+        take_off(s + first, rows, first, s + column, stride_, s + first * stride_ + column, stride_);
       for (int64_t i = first; i < first + rows; ++i) {
-        T* const row = s + i * stride_;
+        T* __restrict row = s + i * stride_;
         const T pivot = row[i];
         if (!(pivot > T(0) && pivot <= std::numeric_limits<T>::max())) {
           is_sound = false;
@@ -144,28 +128,26 @@ class MinibatchSolver {
         }
         smallest = i == 0 ? static_cast<double>(pivot) : std::min(smallest, static_cast<double>(pivot));
         const T inverse = T(1) / std::sqrt(pivot);
-        for (int64_t j = i; j < o_.batch; ++j) row[j] *= inverse;
+#pragma omp simd
+        for (int64_t j = i + 1; j < o_.batch; ++j) row[j] *= inverse;
         for (int64_t k = i + 1; k < first + rows; ++k) {
           T* __restrict below = s + k * stride_;
-          const T factor = row[k];
+          const T multiple = row[k];
 #pragma omp simd
-          for (int64_t j = k; j < o_.batch; ++j) below[j] -= factor * row[j];
+          for (int64_t j = k; j < o_.batch; ++j) below[j] -= multiple * row[j];
         }
         row[i] = inverse;
+        for (int64_t j = i + 1; j < o_.batch; ++j) s[j * stride_ + i] = row[j];
       }
     });
-    if (!is_sound) return std::numeric_limits<double>::quiet_NaN();
-    for (int64_t i = 0; i < o_.batch; ++i)
-      for (int64_t j = i + 1; j < o_.batch; ++j) s[j * stride_ + i] = s[i * stride_ + j];
-    return smallest;
+    return is_sound ? smallest : std::numeric_limits<double>::quiet_NaN();
   }
 
   // Some columns of K and Z, in memory for a panel of them.
   void substitute(int64_t column, int64_t columns, T* x) const {
     for (int64_t i = 0; i < o_.batch; ++i) {
-      const T* const past = o_.product + i * o_.n + column;
       T* const row = x + i * width;
-      for (int64_t j = 0; j < columns; ++j) row[j] = kept(o_.bias ? past[j] + o_.bias[column + j] : past[j]);
+      std::copy_n(o_.product + i * o_.n + column, columns, row);
       std::fill(row + columns, row + width, T(0));
     }
     const Tiles blocks(o_.batch, most_rows);
@@ -182,28 +164,36 @@ class MinibatchSolver {
     put(x, column, columns, o_.solution);
   }
 
-  // From some rows what the solved ones [begin, end) take off.
   void subtract(int64_t first, int64_t rows, int64_t begin, int64_t end, T* x) const {
-    if (begin == end) return;
-    T* const product = x + o_.batch * width;
-    Product<T, 2>::tile(rows)(matrix_[0] + begin * stride_ + first, stride_, end - begin, x + begin * width,
-                              width, nullptr, product, width);
-    T* __restrict to = x + first * width;
+    take_off(matrix_[0] + begin * stride_ + first, rows, end - begin, x + begin * width, width,
+             x + first * width, width);
+  }
+
+  // to -= M x for a panel, M given by its columns. Sums of few numbers are taken apart: they lose fewer digits.
+  void take_off(const T* columns, int64_t rows, int64_t count, const T* x, int64_t x_stride, T* to,
+                int64_t to_stride) const {
+    T product[most_rows * width];
+    Tiles(count, few).each([&](int64_t begin, int64_t summands) {
+      Product<T, 2>::tile(rows)(columns + begin * stride_, stride_, summands, x + begin * x_stride, x_stride,
+                                nullptr, product, width);
+      for (int64_t i = 0; i < rows; ++i) {
 #pragma omp simd
-    for (int64_t j = 0; j < rows * width; ++j) to[j] -= product[j];
+        for (int64_t j = 0; j < width; ++j) to[i * to_stride + j] -= product[i * width + j];
+      }
+    });
   }
 
   // Solves for a row, and takes it off the rows [begin, end).
   void eliminate(int64_t row, int64_t begin, int64_t end, T* x) const {
     T* __restrict solved = x + row * width;
-    const T* const factors = matrix_[0] + row * stride_;
+    const T* const multiples = matrix_[0] + row * stride_;
 #pragma omp simd
-    for (int64_t j = 0; j < width; ++j) solved[j] *= factors[row];
+    for (int64_t j = 0; j < width; ++j) solved[j] *= multiples[row];
     for (int64_t k = begin; k < end; ++k) {
       T* __restrict other = x + k * width;
-      const T factor = factors[k];
+      const T multiple = multiples[k];
 #pragma omp simd
-      for (int64_t j = 0; j < width; ++j) other[j] -= factor * solved[j];
+      for (int64_t j = 0; j < width; ++j) other[j] -= multiple * solved[j];
     }
   }
 
@@ -212,13 +202,12 @@ class MinibatchSolver {
   }
 
   const MemorySolve<T>& o_;
-  const T forgetting_;
   const int64_t groups_, stride_, parts_;
   const int threads_;
   const Scratch<T, 0> matrix_;   // S and then C
   const Scratch<T, 1> sums_;     // (parts, pairs of groups, 16, 16)
-  const Scratch<T, 2> inputs_;   // U and X~, a slice of them in lanes
-  const Scratch<T, 3> columns_;  // a panel, and a block of rows
+  const Scratch<T, 2> inputs_;   // U and X, a slice of them in lanes
+  const Scratch<T, 3> columns_;  // a panel
 };
 
 }  // namespace

@@ -17,13 +17,18 @@ constexpr int64_t most_samples = 256;
 
 // Columns copied side by side.
 template <typename T>
-inline constexpr int64_t panel = 2 * vector_width<T>;
+constexpr int64_t panel = 2 * vector_width<T>;
+
+// Rows and columns of a block of the memory, which is read and written in pieces of some cache lines. Rows of a large
+// memory that lie on different pages, but at equal places, would else drive each other out of the nearest cache.
+template <typename T>
+constexpr int64_t side = 256 / sizeof(T);
 
 // What some samples add: products of panels, which are some columns of [a~ c] for all of them.
 template <typename T>
-class Block {
+class Sum {
  public:
-  explicit Block(const MemoryUpdate<T>& o)
+  explicit Sum(const MemoryUpdate<T>& o)
       : o_(o),
         gram_panels_((o.n_gram + panel<T> - 1) / panel<T>),
         panels_(gram_panels_ + (o.n_out + panel<T> - 1) / panel<T>),
@@ -55,62 +60,85 @@ class Block {
     }
   }
 
-  // The rows of gram or cross that belong to a panel's columns, once all panels are there.
-  void add(int64_t p, T forgetting, bool begins) const {
-    const bool of_gram = p < gram_panels_;
-    const int64_t first = (of_gram ? p : p - gram_panels_) * panel<T>;
-    const Tiles cut(std::min(panel<T>, (of_gram ? o_.n_gram : o_.n_out) - first), Product<T, 2>::most_rows);
-    T* const matrix = (of_gram ? o_.gram : o_.cross) + first * o_.n_gram;
+  // Rows of blocks, of gram and then of cross.
+  int64_t rows_of_blocks() const { return gram_blocks() + blocks_in(o_.n_out); }
+
+  // Adds to such a row, in gram from the diagonal on, once all panels are there.
+  void add(int64_t row, T forgetting) const {
+    const bool of_gram = row < gram_blocks();
     const T* const given = of_gram ? o_.gram_before : o_.cross_before;
-    const T* const before = begins && given != nullptr ? given + first * o_.n_gram : matrix;
-    const T sign = o_.subtract ? T(-1) : T(1);
-    T product[Product<T, 2>::most_rows * panel<T>];
-    for (int64_t right = of_gram ? p : 0; right < gram_panels_; ++right) {
-      const int64_t column = right * panel<T>, columns = std::min(panel<T>, o_.n_gram - column);
-      if (of_gram) fetch(o_.gram + column * o_.n_gram + first, columns);
-      cut.each([&](int64_t row, int64_t rows) {
-        fetch(matrix + row * o_.n_gram + column, rows);
-        if (before != matrix) fetch(before + row * o_.n_gram + column, rows);
-        Product<T, 2>::tile(rows)(copy_of(p) + row, panel<T>, samples_, copy_of(right), panel<T>, nullptr,
-                                  product, panel<T>);
-        for (int64_t i = 0; i < rows; ++i) {
-          const T* past = before + (row + i) * o_.n_gram + column;
-          T* to = matrix + (row + i) * o_.n_gram + column;
-          const T* __restrict sum = product + i * panel<T>;
-#pragma omp simd
-          for (int64_t j = 0; j < columns; ++j) to[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
-        }
-      });
-      if (of_gram) mirror(first, column, columns);
-    }
+    const T* const before = begin_ == 0 && given != nullptr ? given : of_gram ? o_.gram : o_.cross;
+    for (int64_t column = of_gram ? row : 0; column < gram_blocks(); ++column)
+      add_block(of_gram, (of_gram ? row : row - gram_blocks()) * side<T>, column * side<T>, before, forgetting);
   }
 
  private:
+  static constexpr int64_t width = vector_width<T>;
+  // Of a tile: few registers are better not all taken by sums.
+  static constexpr int64_t most_rows = vector_registers == 32 ? 14 : 6;
+
+  static int64_t blocks_in(int64_t extent) { return (extent + side<T> - 1) / side<T>; }
+  int64_t gram_blocks() const { return blocks_in(o_.n_gram); }
   const T* copy_of(int64_t p) const { return copies_.get() + p * panel<T> * samples_; }
 
-  // Asks for what will be written, a panel wide, while products are computed: it seldom is in a near cache.
-  void fetch(const T* matrix, int64_t rows) const {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < panel<T>; j += vector_width<T>) __builtin_prefetch(matrix + i * o_.n_gram + j, 1);
+  void add_block(bool of_gram, int64_t row, int64_t column, const T* before, T forgetting) const {
+    const int64_t n = o_.n_gram;
+    const int64_t rows = std::min(side<T>, (of_gram ? n : o_.n_out) - row),
+                  columns = std::min(side<T>, n - column);
+    T* const to = (of_gram ? o_.gram : o_.cross) + row * n + column;
+    T* const image = o_.gram + column * n + row;
+    before += row * n + column;
+    const bool on_diagonal = of_gram && row == column, mirrors = of_gram && !o_.upper;
+    fetch(to, rows, columns);
+    if (before != to) fetch(before, rows, columns);
+    if (mirrors && !on_diagonal) fetch(image, columns, rows);
+    alignas(64) T block[side<T> * side<T>], turned[side<T> * side<T>];
+    const int64_t first_panel = (of_gram ? 0 : gram_panels_) + row / panel<T>;
+    for (int64_t i = 0; i < rows; i += panel<T>)
+      for (int64_t j = on_diagonal ? i : 0; j < columns; j += panel<T>)
+        multiply(copy_of(first_panel + i / panel<T>), std::min(panel<T>, rows - i),
+                 copy_of((column + j) / panel<T>), block + i * side<T> + j);
+    const T sign = o_.subtract ? T(-1) : T(1);
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* past = before + r * n;
+      T* next = to + r * n;
+      T* __restrict sum = block + r * side<T>;
+#pragma omp simd
+      for (int64_t j = on_diagonal ? r : 0; j < columns; ++j)
+        next[j] = sum[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
+    }
+    if (!mirrors) return;
+    turn(block, rows, columns, turned);
+    for (int64_t j = 0; j < columns; ++j)
+      std::memcpy(image + j * n, turned + j * side<T>, static_cast<size_t>(on_diagonal ? j : rows) * sizeof(T));
   }
 
-  // The panel's rows of gram into its columns. On the diagonal that makes the lower triangle the upper one's image.
-  void mirror(int64_t row, int64_t column, int64_t columns) const {
-    constexpr int64_t side = vector_width<T>;
-    const int64_t n = o_.n_gram;
-    T *from = o_.gram + row * n + column, *to = o_.gram + column * n + row;
-    if (from != to && columns == panel<T>) {
-      for (int64_t i = 0; i < panel<T>; i += side)
-        for (int64_t j = 0; j < panel<T>; j += side) {
-          Vector<T> square[side];
-          for (int64_t k = 0; k < side; ++k) square[k] = load(from + (i + k) * n + j);
-          transpose<T>(square);
-          for (int64_t k = 0; k < side; ++k) store(to + (j + k) * n + i, square[k]);
-        }
-      return;
+  // Some columns of [a~ c] times a panel of them.
+  void multiply(const T* left, int64_t rows, const T* right, T* product) const {
+    Tiles(rows, most_rows).each([&](int64_t row, int64_t count) {
+      product_tile<T>(2, count)(left + row, panel<T>, samples_, right, panel<T>, nullptr,
+                                product + row * side<T>, side<T>);
+    });
+  }
+
+  // A block's columns to rows. What is behind its edges is not looked at.
+  static void turn(const T* block, int64_t rows, int64_t columns, T* turned) {
+    for (int64_t i = 0; i < rows; i += width)
+      for (int64_t j = 0; j < columns; j += width) {
+        Vector<T> square[width];
+        for (int64_t k = 0; k < width; ++k) square[k] = load(block + (i + k) * side<T> + j);
+        transpose<T>(square);
+        for (int64_t k = 0; k < width; ++k) store(turned + (j + k) * side<T> + i, square[k]);
+      }
+  }
+
+  // Asks for what will be written while products are computed: it seldom is in a near cache.
+  void fetch(const T* matrix, int64_t rows, int64_t columns) const {
+    constexpr int64_t line = 64 / sizeof(T);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t j = 0; j < columns; j += line) __builtin_prefetch(matrix + r * o_.n_gram + j, 1);
+      __builtin_prefetch(matrix + r * o_.n_gram + columns - 1, 1);
     }
-    for (int64_t j = 0; j < columns; ++j)
-      for (int64_t i = 0; i < (from == to ? j : panel<T>); ++i) to[j * n + i] = from[i * n + j];
   }
 
   const MemoryUpdate<T>& o_;
@@ -127,16 +155,16 @@ void memory_update(const MemoryUpdate<T>& o) {
   // Not one minus it, whose last digits a float would lose: a small share would be another one.
   T forgetting = static_cast<T>(o.scalars->forgetting);
   const int threads = threads_for((o.n_gram + o.n_out) * o.n_gram);
-  Block<T> block(o);
+  Sum<T> sum(o);
   for (int64_t begin = 0; begin == 0 || begin < o.batch; begin += most_samples, forgetting = T(0)) {
-    block.take(begin, std::min(o.batch, begin + most_samples));
+    sum.take(begin, std::min(o.batch, begin + most_samples));
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
-      for (int64_t p = 0; p < block.panels(); ++p) block.copy(p);
-// A panel further down the triangle has less to do. Who computes it makes no difference to it.
+      for (int64_t p = 0; p < sum.panels(); ++p) sum.copy(p);
+// A row further down the triangle has less to do. Who computes it makes no difference to it.
 #pragma omp for schedule(dynamic)
-      for (int64_t p = 0; p < block.panels(); ++p) block.add(p, forgetting, begin == 0);
+      for (int64_t row = 0; row < sum.rows_of_blocks(); ++row) sum.add(row, forgetting);
     }
   }
 }

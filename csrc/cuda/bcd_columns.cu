@@ -35,8 +35,8 @@ __device__ __forceinline__ Diagonal diagonal_of(const BcdColumns<T>& o, int lane
 
 // Rows and columns of the damped gram matrix from these on, zero beyond its edges.
 template <typename T>
-__device__ __forceinline__ void load_tile(T (&to)[tile][tile + 1], const BcdColumns<T>& o, T added,
-                                          int64_t row, int64_t column) {
+__device__ __forceinline__ void load_tile(T (&to)[tile][tile + 1], const BcdColumns<T>& o, T added, int64_t row,
+                                          int64_t column) {
   const int lane = threadIdx.x;
   const int64_t n = o.columns;
   for (int r = threadIdx.y; r < tile; r += warps) {
@@ -76,8 +76,7 @@ __global__ void __launch_bounds__(warps* warp_size, 1) bcd_columns_kernel(BcdCol
   }
   __syncthreads();
   const T added = static_cast<T>(diagonal_shared.added);
-  const T smallest =
-      (static_cast<T>(diagonal_shared.largest) + added) * std::numeric_limits<T>::epsilon();
+  const T smallest = (static_cast<T>(diagonal_shared.largest) + added) * std::numeric_limits<T>::epsilon();
   const T threshold = static_cast<T>(o.scalars->threshold);
 
   for (int sweep = 0; sweep < o.sweeps; ++sweep) {

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(threads)
       const T past = before[r * o.n_gram + c];
       const T value = (past - forgetting * past) + sign * sums[i][j];
       matrix[r * o.n_gram + c] = value;
-      if (place.of_gram && r != c) matrix[c * o.n_gram + r] = value;
+      if (place.of_gram && r != c && !o.upper) matrix[c * o.n_gram + r] = value;
     }
   }
 }

@@ -5,7 +5,8 @@
 //
 // or, if it is to subtract, takes it out of them, with a minus before both sums. a~ = [a; 1] if gram has one row more
 // than the activation has columns, else a~ = a. A negative forgetting lets the past grow. Both triangles of gram are
-// written from one computation, so that it stays symmetric to the last bit. The order of the sums is fixed. Nothing
+// written from one computation, so that it stays symmetric to the last bit; or only the upper one, which halves what
+// is written, and leaves the other as it is. The order of the sums is fixed. Nothing
 // may overlap. The past may also lie elsewhere, and stays there: gram and cross are then only written.
 #pragma once
 
@@ -26,6 +27,7 @@ struct MemoryUpdate {
   T* cross;             // B (n_out, n_gram), in and out
   const MemoryScalars* scalars;
   bool subtract;
+  bool upper;                           // whether only the upper triangle of gram is written
   const T *gram_before, *cross_before;  // what is added to, shaped like both; null for these themselves
 };
 

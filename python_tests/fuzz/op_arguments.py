@@ -66,6 +66,8 @@ SHAPES: dict[str, dict[str, str]] = {
         "b": "*((m, n) if transpose_b else (n, m)),",
         "out": "B, m",
     },
+    "memory_solve": dict.fromkeys(("inputs", "product", "factor", "solution"), ROWS)
+    | {"smallest_pivot": "1,"},
     "memory_update": {
         "activation": ROWS,
         "code": "B, m",
@@ -89,7 +91,7 @@ SHAPES: dict[str, dict[str, str]] = {
     "weight_residual": dict.fromkeys(("displacements", "products", "codes", "residuals"), ROWS)
     | {"biases": "n,", "bias_gradients": "n,", "scalars": CODE, "below": CODE, "guard": "count,"},
 }
-FLOAT64 = {"guard", "scalars", "above", "below", "adam", "sigma_squared", "unit"}
+FLOAT64 = {"guard", "scalars", "above", "below", "adam", "sigma_squared", "smallest_pivot", "unit"}
 INTEGERS = {"labels": np.int64, "correct": np.int64, "guard_index": np.int64, "winner": np.uint8}
 # (output, argument): may be one and the same tensor, within an entry of lists.
 ALIASES = {
@@ -98,6 +100,7 @@ ALIASES = {
     "code_step": (("displacement", "pulled_back"), ("activation", "code")),
     "convolve": (("activation", "code"),),
     "hinge_prox": (("out", "center"),),
+    "memory_solve": (("factor", "product"),),
     "mse_residual": (("residual", "logits"),),
     "relu_prox": (("out", "activation"), ("out", "center")),
     "sign_flip": (("displacement", "pulled_back"),),
@@ -124,7 +127,7 @@ SPECIALS = (np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-45, -1e-39, 1e-20)
 HUGE = (1e30, -1e30)  # and whose squares float32 holds, where numbers are multiplied with each other
 HUGE_FACTORS = (1e18, -1e18)
 PRODUCTS = ("convolution_vjp", "convolution_weight_gradient", "convolve", "elman_code_step", "elman_encode")
-PRODUCTS += ("matmul", "memory_update", "power_iteration")
+PRODUCTS += ("matmul", "memory_solve", "memory_update", "power_iteration")
 
 
 @dataclasses.dataclass
@@ -301,13 +304,13 @@ def _sizes(draw: Draw, op: str) -> dict[str, Any]:
             fewest = max(0, sizes[kernel] - 2 * sizes[padding])
             sizes[image] = fewest + draw.choice((0, 0, 1, 2, 3, 5, 8, 12))
         return sizes
-    most = 40 if op.startswith("elman") else 129 if op in ("bcd_columns", "matmul") else 1025
+    most = 40 if op.startswith("elman") else 129 if op in ("bcd_columns", "matmul", "memory_solve") else 1025
     sizes |= {name: draw.extent(most) for name in "BmnTd"}
     if op.startswith("elman"):
         sizes["T"] = min(sizes["T"], 8) if draw.chance(0.8) else sizes["T"]
         if draw.chance(LARGE_SHARE):
             sizes["B"], sizes["T"], sizes["d"] = draw.choice(LARGE_SEQUENCES)
-    elif op not in ("bcd_columns", "memory_update") and draw.chance(LARGE_SHARE):
+    elif op not in ("bcd_columns", "memory_solve", "memory_update") and draw.chance(LARGE_SHARE):
         sizes["B"], sizes["n"] = draw.choice(LARGE)
     if op == "matmul":
         sizes |= {name: draw.chance(0.5) for name in ("transpose_a", "transpose_b")}
@@ -335,7 +338,7 @@ def _scalar(draw: Draw, call: Call, name: str) -> Any:
         return sizes[name]
     if name in ("iterations", "sweeps"):
         return draw.choice((1, 2, 3))
-    if name in ("first", "from_zero", "has_bias", "nonnegative", "subtract"):
+    if name in ("first", "from_zero", "has_bias", "nonnegative", "removes", "subtract", "upper"):
         return draw.chance(0.5)
     return draw.positive()
 
@@ -408,3 +411,9 @@ def _fit_together(draw: Draw, call: Call) -> None:
         arguments["residual"] = _array(draw, call, "residual", "B, m", sizes)
     if call.op == "code_step" and not arguments["first"] and arguments["scalars"][CodeScalar.threshold] > 0:
         arguments["scalars"][CodeScalar.unit] = 1.0  # as the first iteration leaves it
+    if call.op == "memory_solve":
+        # A part of what a memory knows, so that it can be taken out.
+        inputs = arguments["inputs"].astype(np.float64)
+        with np.errstate(all="ignore"):
+            known = draw.random.uniform(0.1, 0.9, inputs.shape[1:]) / max(1.0, float((inputs**2).sum()))
+            arguments["product"] = (inputs * known).astype(call.floating)

@@ -17,6 +17,8 @@ from torch.func import functional_call
 
 import altmin_ext
 from altmin_ext import merge_memories
+from altmin_ext.ops import CodeScalar
+from altmin_ext.updates.inverse import RecursiveInverse
 
 from .local_objectives import LocalObjectives
 from .test_methods_common import assert_sentence
@@ -55,6 +57,7 @@ class MemoryObjectives(LocalObjectives):
         self.sweeps, self.nonnegative = sweeps, nonnegative
         self.scales_outputs, self.momentum, self.every = lr_memory_of == "outputs", momentum, memory_every
         self.memories: dict[int, tuple[Tensor, Tensor]] = {}
+        self.targets: dict[int, Tensor] = {}
         self.velocities: dict[int, Tensor] = {}
         self.seen = 0
 
@@ -84,8 +87,11 @@ class MemoryObjectives(LocalObjectives):
         else:
             now = output(module, a, weights)
             residual = now - code
-            if refreshed:
+            if refreshed and iteration == 0:
                 residual = self.rate * residual / (self.scales[index] if self.displacement else 1.0)
+                self.targets[index] = now - residual
+            elif refreshed:  # all iterations have the same target
+                residual = now - self.targets[index]
             gradient = derivative(lambda w: (output(module, a, w) * residual).sum(), weights)
         cross = weights @ gram - gradient  # of what the output is asked to be
         before, targets = self.memories.get(index, (torch.zeros_like(gram), torch.zeros_like(cross)))
@@ -110,18 +116,13 @@ class MemoryObjectives(LocalObjectives):
                 weights, *sides, module.bias is not None, self.nonnegative and code is not None
             )
         if self.scales_outputs:
-            solution = weights + self._scaled(index, solution - weights, a, code is None, iteration)
+            solution = weights + self._scaled(index, solution - weights, a, code is None)
         put(module, solution * (1 - self.lr * self.weight_decay))
 
-    def _scaled(self, index: int, change: Tensor, a: Tensor, is_predictor: bool, iteration: int) -> Tensor:
+    def _scaled(self, index: int, change: Tensor, a: Tensor, is_predictor: bool) -> Tensor:
         """The change of the weights, by which the outputs change by the rate in RMS, after Nesterov's momentum."""
         change = change / output(self.stages[index].linear, a, change).square().mean().sqrt()
-        if iteration == 0:
-            self.past_velocities = {
-                **getattr(self, "past_velocities", {}),
-                index: self.velocities.get(index, 0 * change),
-            }
-        velocity = self.momentum * self.past_velocities[index] + (1 - self.momentum) * change
+        velocity = self.momentum * self.velocities.get(index, 0 * change) + (1 - self.momentum) * change
         self.velocities[index] = velocity
         change = self.momentum * velocity + (1 - self.momentum) * change
         return (self.lr_out if is_predictor else self.rate) * change
@@ -204,7 +205,7 @@ OPTIONS = [
     {"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"},
     {"prior": 0.5, "predictor": "memory", "weight_iterations": 2, "weight_decay": 0.1},
     {"lr_memory_of": "outputs", "lr_memory": 0.05, "predictor": "memory", "exact": True, "damping": 0.3},
-    {"lr_memory_of": "outputs", "momentum": 0.5, "weight_decay": 0.1, "weight_iterations": 2, "loss": "mse"},
+    {"lr_memory_of": "outputs", "momentum": 0.5, "weight_decay": 0.1, "loss": "mse"},
     {"lr_memory_of": "outputs", "momentum": 0.9, "stage_scaling": "none", "exact": True, "memory_every": 3},
     {"memory_every": 3, "l1_weights": 0.3},
     {"memory_every": 2, "predictor": "memory", "prior": 0.1},
@@ -476,6 +477,244 @@ def test_frozen_parts_stay(frozen: str, options: dict[str, Any]) -> None:
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-9)
 
 
+# ------------------------------------------------------------------------------------------ the inverse
+
+
+EXACT = {"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"}
+
+
+def inverses(method: Any) -> list[Any]:
+    return [memory.inverse for memory in method._memories]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EXACT,
+        {**EXACT, "weight_iterations": 2, "weight_decay": 0.1},
+        {**EXACT, "stage_scaling": "none", "lr_memory": 0.2},
+        {**EXACT, "predictor": "adam"},
+        {**EXACT, "forgetting": 1e-3},
+    ],
+    ids=str,
+)
+def test_steps_by_the_inverse(options: dict[str, Any]) -> None:
+    """The same as by A solved anew in each step: of few samples, of many, and of few again; past many foldings."""
+    method = replay(mlp(), list(batches((3,) * 5 + (32,) * 2 + (4,) * 120)), **options)
+    assert all(
+        inverse.is_current for inverse in inverses(method)[: 2 if options["predictor"] == "adam" else 3]
+    )
+
+
+def test_the_damping_of_an_inverse_is_about_what_it_should_be() -> None:
+    """Its own steps are those of A + added I, with ``added`` within a factor of two of damping times A's mean."""
+    options = {"exact": True, "damping": 0.5, "forgetting": 1e-3, "stage_scaling": "none"}
+    model = mlp()
+    reference = MemoryObjectives(model, **options)
+    method = altmin_ext.make_method("am-mem", model, **options)
+    by_inverse = 0
+    for x, y in batches((4,) * 120):
+        before = method.memories
+        method.step(x, y)
+        inverse = method._memories[0].inverse
+        nominal = 0.5 * float(method.memories[0][0].diagonal().mean())
+        if inverse.is_current:
+            by_inverse += 1
+            assert 0.45 * nominal <= inverse.added <= 2.2 * nominal
+        del before
+    assert by_inverse > 60
+    assert reference.damping == 0.5
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_frozen_parts_of_an_exact_memory_stay(frozen: str) -> None:
+    """And what is left is solved over itself."""
+    model = mlp()
+    linear = model[1]
+    getattr(linear, frozen).requires_grad_(False)
+    method = altmin_ext.make_method("am-mem", model, lr_memory=0.2, **{**EXACT, "stage_scaling": "none"})
+    free = slice(12, 13) if frozen == "weight" else slice(0, 12)
+    ones, memory = torch.ones(4, 1, dtype=torch.float64), method._memories[0]
+    for number, (x, y) in enumerate(batches((4,) * 30)):
+        before = flat(linear)
+        residuals: list[Tensor] = []
+        own = method._codes[0].finish_fit
+        method._codes[0].finish_fit = lambda a, call, own=own, kept=residuals: (  # type: ignore[method-assign]
+            kept.append(call["residuals"][0].clone()), own(a, call)
+        )  # fmt: skip
+        method.step(x, y)
+        method._codes[0].finish_fit = own  # type: ignore[method-assign]
+        inputs = torch.cat([x.flatten(1), ones], 1)[:, free]
+        gram = method.memories[0][0][free, free]
+        expected = torch.zeros_like(before)
+        scale = float(method._codes[0].row[CodeScalar.scale])
+        expected[:, free] = -0.2 * scale * torch.linalg.solve(gram, inputs.T @ residuals[0]).T
+        change = flat(linear) - before
+        assert float((change - expected).abs().max()) <= 1e-9 * float(expected.abs().max()), number
+    assert memory.inverse is None or memory.inverse.is_current
+
+
+def test_a_small_minibatch_among_large_ones_has_no_inverse_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one given up for a single large one. Whoever goes on with small ones gets it."""
+    made: list[int] = []
+    renew = RecursiveInverse.renew
+
+    def counted(self: RecursiveInverse, gram: Tensor, added: float) -> bool:
+        made.append(len(gram))
+        return renew(self, gram, added)
+
+    monkeypatch.setattr(RecursiveInverse, "renew", counted)
+    model = seeded(lambda: nn.Sequential(nn.Linear(60, 16), nn.ReLU(), nn.Linear(16, CLASSES)))
+    method = altmin_ext.make_method("am-mem", model, **EXACT)
+    inverse, generator = inverses(method)[0], torch.Generator().manual_seed(5)
+
+    def train(*sizes: int) -> None:
+        for size in sizes:
+            x = torch.randn(size, 60, generator=generator, dtype=torch.float64)
+            method.step(x, torch.arange(size) % CLASSES)
+
+    train(*(32, 32, 32, 2) * 5)
+    assert 61 not in made
+    assert not inverse.is_current
+    train(*(2,) * 20)
+    assert made.count(61) == 1
+    assert inverse.is_current
+    train(32, 2, 2, 2, 2, 32, 2, 2, 2, 2)
+    assert made.count(61) == 1
+    assert inverse.is_current
+    train(*(32,) * 20)
+    assert made.count(61) == 1
+    assert not inverse.is_current
+
+
+def test_an_inverse_that_has_parted_from_its_memory_is_noticed() -> None:
+    """And made anew: the last steps are those of A solved from scratch."""
+    model = mlp()
+    method = altmin_ext.make_method("am-mem", model, **EXACT)
+    data = list(batches((4,) * 5000))
+    for x, y in data[:70]:
+        method.step(x, y)
+    inverse = inverses(method)[0]
+    inverse._inverse._matrix.mul_(1.5)  # H stays
+    was_given_up = False
+    for x, y in data[70:]:
+        method.step(x, y)
+        was_given_up |= not inverse.is_current
+    assert was_given_up
+    assert inverse.is_current
+    gram = method.memories[0][0]
+    found = torch.linalg.inv(inverse._inverse.matrix) - inverse.added * torch.eye(13, dtype=torch.float64)
+    torch.testing.assert_close(found, gram, rtol=1e-6, atol=1e-6 * float(gram.abs().max()))
+
+
+@pytest.mark.parametrize("forgetting", [1e-3, 0.02])
+def test_inputs_that_fall_silent_do_no_harm(forgetting: float) -> None:
+    """P stays bounded in float32, and the weights stay near those that float64 finds from scratch."""
+    options = {
+        "exact": True,
+        "damping": 0.01,
+        "forgetting": forgetting,
+        "lr_memory": 0.01,
+        "predictor": "memory",
+    }
+    single, double = mlp(dtype=torch.float32), mlp()
+    method = altmin_ext.make_method("am-mem", single, **options)
+    exact = altmin_ext.make_method("am-mem", double, **options)
+    exact._memories[0].inverse = exact._memories[1].inverse = exact._memories[2].inverse = None
+    for number, (x, y) in enumerate(batches((3,) * 3000)):
+        if number > 300:
+            x[:, :2] = 0
+        method.step(x.float(), y)
+        if number < 300:
+            exact.step(x, y)
+    kept = inverses(method)[0]
+    assert all(bool(p.isfinite().all()) for p in single.parameters())
+    if kept.is_current:
+        assert float(kept._inverse.matrix.diagonal().max()) * kept.added <= 1 + 1e-3
+
+
+def test_a_step_that_fails_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in A and P nor in what is held: all that follows is the same to the bit."""
+    data = list(batches((4,) * 40, dtype=torch.float32))
+
+    def run(fails: bool) -> tuple[nn.Module, Any]:
+        model = mlp(dtype=torch.float32)
+        method = altmin_ext.make_method("am-mem", model, **EXACT)
+        for number, (x, y) in enumerate(data):
+            if fails and number % 3 == 0:
+                overflowing, few, many = (
+                    x.clone(),
+                    data[number - 1],
+                    (torch.cat([x] * 30), torch.cat([y] * 30)),
+                )
+                overflowing[1] *= 1e20
+                with pytest.raises(altmin_ext.DivergenceError):
+                    method.step(overflowing, y)
+                for batch in (few, many):
+                    with monkeypatch.context() as patch:
+                        patch.setattr(method._memory_update, "update", lambda: 1 / 0)
+                        with pytest.raises(ZeroDivisionError):
+                            method.step(*batch)
+            method.step(x, y)
+        return model, method
+
+    (model, method), (other, disturbed) = run(False), run(True)
+    assert distance(model, other) == 0
+    assert_equal(method.state_dict(), disturbed.state_dict())
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_equal(value, other[key])
+    elif isinstance(one, (list, tuple)):
+        for value, another in zip(one, other, strict=True):
+            assert_equal(value, another)
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def test_looking_changes_nothing() -> None:
+    """Whoever reads memories or states in between goes on to the same bits."""
+    states = []
+    for looks in (False, True):
+        method = altmin_ext.make_method("am-mem", mlp(), **EXACT)
+        for x, y in batches((4,) * 150):
+            method.step(x, y)
+            if looks:
+                assert len(method.memories) == len(method.state_dict()["memories"])
+        states.append(method.state_dict())
+    assert_equal(*states)
+
+
+@pytest.mark.parametrize("options", [EXACT, {}], ids=["exact", "swept"])
+def test_a_state_without_an_inverse_loads(options: dict[str, Any]) -> None:
+    """P is made anew from A, to the same steps up to rounding."""
+    (x, y), *rest = batches((4,) * 60)
+    model = mlp()
+    method = altmin_ext.make_method("am-mem", model, **options)
+    method.step(x, y)
+    for x, y in rest[:20]:
+        method.step(x, y)
+    state = method.state_dict()
+    held = [kept.pop("held", None) for kept in state.pop("kept")]
+    for (gram, _), samples in zip(state["memories"], held, strict=True):
+        if samples is not None:
+            samples = F.pad(samples, (0, 1), value=1.0)
+            gram += samples.T @ samples
+    other_model = copy.deepcopy(model)
+    other = altmin_ext.make_method("am-mem", other_model, **options)
+    other.load_state_dict(state)
+    for x, y in rest[20:]:
+        method.step(x, y)
+        other.step(x, y)
+    assert distance(model, other_model) < 1e-9
+    assert not options or inverses(other)[0].is_current
+
+
 # ------------------------------------------------------------------------------------------ refusals
 
 
@@ -495,6 +734,7 @@ def test_frozen_parts_stay(frozen: str, options: dict[str, Any]) -> None:
         ({"targets": "memory", "lr_memory_of": "outputs"}, ("lr_memory_of", "'targets'", "'outputs'")),
         ({"nonnegative": True, "lr_memory_of": "outputs"}, ("lr_memory_of", "nonnegative")),
         ({"momentum": 0.5}, ("momentum", "0.5", "'targets'")),
+        ({"lr_memory_of": "outputs", "weight_iterations": 2}, ("weight_iterations", "2", "'outputs'")),
         ({"memory_every": 0}, ("memory_every", "0")),
         ({"targets": "memory", "memory_every": 2}, ("memory_every", "2", "'memory'")),
     ],

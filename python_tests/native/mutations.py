@@ -227,6 +227,32 @@ BUGS = (
         "workspace.counters + share.index", "workspace.counters", "power_iteration",
     ),
     _without(
+        "memory solve: barrier before the tiles are read", "memory_solve.cu",
+        "T(0);\n    }\n    __syncthreads();", BARRIER, "memory_solve",
+    ),
+    _without(
+        "memory solve: barrier before they are overwritten", "memory_solve.cu",
+        "static_cast<double>(slice[i][j]);\n    __syncthreads();", BARRIER, "memory_solve",
+    ),
+    Bug(
+        "memory solve: columns of another block's share", "memory_solve.cu",
+        "const bool inside = k < end;", "const bool inside = k < o.n;", "memory_solve",
+    ),
+    _without(
+        "memory solve: pivot overwritten too early", "memory_solve.cu",
+        "__syncthreads();  // before it is overwritten", BARRIER, "memory_solve",
+    ),
+    Bug(
+        "memory solve: a row of the factor too few", "memory_solve.cu",
+        "i = k + 1 + threadIdx.x / warp_size; i < size;",
+        "i = k + 1 + threadIdx.x / warp_size; i < size - 1;", "memory_solve",
+    ),
+    _without(
+        "memory solve: rows solved before all sums are there", "memory_solve.cu",
+        "o.factor[k * n + column];\n      rest[warp][lane] = sum;\n    }\n    __syncthreads();", BARRIER,
+        "memory_solve",
+    ),
+    _without(
         "memory update: barrier before the tiles are read", "memory_update.cu",
         "T(0);\n    }\n    __syncthreads();", BARRIER, "memory_update",
     ),

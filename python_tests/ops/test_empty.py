@@ -141,6 +141,11 @@ def test_memories() -> None:
     block = memory_block(forgetting=0.5)
     ops.memory_update(empty(0, 0), empty(0, MANY), gram=empty(0, 0), cross=empty(MANY, 0), scalars=block)
     ops.memory_update(empty(MANY, 0), empty(MANY, 0), gram=empty(0, 0), cross=empty(0, 0), scalars=block)
+    for rows, columns in ((0, 3), (MANY, 0), (0, MANY)):
+        pivot = torch.zeros(1, dtype=torch.float64)
+        matrices = [empty(rows, columns) for _ in range(4)]
+        ops.memory_solve(*matrices[:2], factor=matrices[2], solution=matrices[3], smallest_pivot=pivot)
+        assert pivot.item() == 1
     gram, cross = torch.ones(3, 3), torch.ones(2, 3)
     ops.memory_update(empty(0, 2), empty(0, 2), gram=gram, cross=cross, scalars=block)
     assert gram.eq(0.5).all()

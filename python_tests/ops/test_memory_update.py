@@ -173,6 +173,19 @@ def test_the_past_may_lie_elsewhere(kernels: str, dtype: torch.dtype, batch: int
             assert same_bits(getattr(result, f"{name}_before"), case[name].to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 33, 70, 200])
+def test_the_upper_triangle_alone(kernels: str, dtype: torch.dtype, n: int) -> None:
+    """To the same bits; the other one stays."""
+    case = arguments(Random(104), 40, n, 3)
+    expected = call(ops.memory_update, case, dtype).gram
+    lower = torch.ones_like(expected, dtype=torch.bool).tril(-1)
+    for before in ({}, {"gram_before": case["gram"]}):
+        gram = torch.where(lower, 7.0, case["gram"])
+        found = call(ops.memory_update, {**case, **before, "gram": gram, "upper": True}, dtype).gram
+        assert same_bits(found, torch.where(lower, 7.0, expected))
+
+
 @pytest.mark.usefixtures("wide_kernels")
 def test_what_was_added_can_be_taken_out() -> None:
     case = arguments(Random(100), 200, 33, 17, forgetting=0.0)
