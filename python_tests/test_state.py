@@ -49,7 +49,8 @@ CASES = {name: Case(name) for name in METHODS} | {
     "am-adam, convolutions": Case("am-adam", convolutions, images=True),
     "am-mem, memory": Case("am-mem", options={"targets": "memory", "lr_memory": 1.0, "prior": 0.5}),
     "am-mem, momentum": Case(
-        "am-mem", options={"lr_memory_of": "outputs", "momentum": 0.5, "exact": True, "memory_every": 3}
+        "am-mem",
+        options={"lr_memory_of": "outputs", "weight_momentum": 0.5, "exact": True, "memory_every": 3},
     ),
     "block-admm, stored": Case("block-admm", options={"duals": "stored"}),
     "mdlam, mse": Case("mdlam", options={"loss": "squared"}),

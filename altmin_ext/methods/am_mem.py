@@ -46,6 +46,12 @@ class AMMemOptions(OnlineAMOptions):
     gradient steps; their learning rate is ``lr_out``, by default ``lr``, or 1 with ``predictor="memory"``. Weight
     decay shrinks hidden weights, too.
 
+    As an optimiser of the training error, and for deep autoencoders above all, use ``lr_memory_of="outputs"`` and an
+    ``lr_schedule`` that falls to zero. Then all stages have a memory, solved exactly, and take steps that change
+    their outputs on the minibatch by ``lr_memory`` in RMS, with a momentum. A takes up every tenth minibatch, and its
+    inverse serves the nine that follow, as in K-FAC (Martens & Grosse 2015). Tune ``lr_memory``, from .01 to .1,
+    and ``damping``, from .1 to 3: less is faster, more generalises better.
+
     With ``stage_scaling="displacement"``, the RMS distance of refreshed targets from the weights' own output is
     ``lr_memory``, however small the displacement of the code. The newest minibatch makes up about the share
     ``forgetting`` of A, so weights move in proportion to ``lr_memory * forgetting``: tune that product first. With
@@ -68,7 +74,7 @@ class AMMemOptions(OnlineAMOptions):
         "RMS distance of refreshed targets from the weights' own output; with stage_scaling='none' in units of the "
         "code's displacement",
         number(),
-        none=".5; 1 with targets='memory'",
+        none=".5; .05 with lr_memory_of='outputs'; 1 with targets='memory'",
     )
     lr_memory_of: str = option(
         "targets",
@@ -76,33 +82,43 @@ class AMMemOptions(OnlineAMOptions):
         "minibatch",
         choice("targets", "outputs"),
     )
-    momentum: float = option(
-        0.0,
+    weight_momentum: float | None = option(
+        None,
         "Nesterov momentum of the weights that have a memory; needs lr_memory_of='outputs'",
         number(below=1.0),
+        none="0; .5 with lr_memory_of='outputs'",
     )
-    memory_every: int = option(
-        1,
+    memory_every: int | None = option(
+        None,
         "minibatches from one that goes into A to the next; those between are fitted with A as it is",
         integer(),
+        none="1; 10 with lr_memory_of='outputs'",
     )
-    forgetting: float | None = option(None, none=".3; 0 with targets='memory'")
+    forgetting: float | None = option(
+        None, none=".3; .2 with lr_memory_of='outputs'; 0 with targets='memory'"
+    )
     damping: float | None = option(
         None,
         "keeps weights near their current values: added to A's diagonal, in units of its mean",
         number(),
-        none="3; 0 with targets='memory'",
+        none="3; 1 with lr_memory_of='outputs'; 0 with targets='memory'",
     )
     prior: float = option(
         0.0,
         "initial diagonal of A, in units of the trace of the first minibatch's A; forgotten like the past",
         number(),
     )
-    exact: bool = option(False, "solve by a Cholesky factor of A instead of sweeping", boolean)
-    predictor: str = option(
-        "adam",
+    exact: bool | None = option(
+        None,
+        "solve by a Cholesky factor of A instead of sweeping",
+        boolean,
+        none="false; true with lr_memory_of='outputs'",
+    )
+    predictor: str | None = option(
+        None,
         "how the last layer learns: by 'adam', or by lr_out times its gradient, preconditioned by a 'memory'",
         choice("adam", "memory"),
+        none="adam; memory with lr_memory_of='outputs'",
     )
     sweeps: int = option(1)
     nonnegative: bool = option(False, "clip hidden weights at zero, but no biases", boolean)
@@ -115,13 +131,21 @@ class AMMemOptions(OnlineAMOptions):
         compare=False,
     )
 
-    _by_targets: ClassVar[dict[str, dict[str, float]]] = {
-        "refreshed": {"lr_memory": 0.5, "forgetting": 0.3, "damping": 3.0},
-        "memory": {"lr_memory": 1.0, "forgetting": 0.0, "damping": 0.0},
-    }
+    _defaults_of: ClassVar[dict[str, dict[str, Any]]] = {
+        "targets": {
+            "lr_memory": 0.5, "forgetting": 0.3, "damping": 3.0, "exact": False, "predictor": "adam",
+            "weight_momentum": 0.0, "memory_every": 1,
+        },
+        "outputs": {
+            "lr_memory": 0.05, "forgetting": 0.2, "damping": 1.0, "exact": True, "predictor": "memory",
+            "weight_momentum": 0.5, "memory_every": 10,
+        },
+    }  # fmt: skip
+    _published: ClassVar[dict[str, float]] = {"lr_memory": 1.0, "forgetting": 0.0, "damping": 0.0}
 
     def complete(self) -> None:
-        for name, value in self._by_targets[self.targets].items():
+        published = self._published if self.targets == "memory" else {}
+        for name, value in {**self._defaults_of[self.lr_memory_of], **published}.items():
             if getattr(self, name) is None:
                 self._set(name, value)
         if self.lr_out is None and self.predictor == "memory":
@@ -130,21 +154,23 @@ class AMMemOptions(OnlineAMOptions):
 
     def check(self) -> None:
         super().check()
-        if self.targets == "memory" and self.lr_memory != 1:
-            raise ValueError(f"lr_memory must be 1 with targets='memory', but is {self.lr_memory!r}.")
-        if self.targets == "memory" and self.memory_every > 1:
-            raise ValueError(f"memory_every must be 1 with targets='memory', but is {self.memory_every!r}.")
         linear = self.targets == "refreshed" and not (self.nonnegative or self.l1_weights)
         if self.lr_memory_of == "outputs" and not linear:
             raise ValueError(
                 "lr_memory_of must be 'targets' with targets='memory', nonnegative or l1_weights, but is 'outputs'."
             )
+        if self.targets == "memory" and self.lr_memory != 1:
+            raise ValueError(f"lr_memory must be 1 with targets='memory', but is {self.lr_memory!r}.")
+        if self.targets == "memory" and (self.memory_every or 1) > 1:
+            raise ValueError(f"memory_every must be 1 with targets='memory', but is {self.memory_every!r}.")
         if self.lr_memory_of == "outputs" and (self.weight_iterations or 1) > 1:
             raise ValueError(
                 f"weight_iterations must be 1 with lr_memory_of='outputs', but is {self.weight_iterations}."
             )
-        if self.momentum and self.lr_memory_of != "outputs":
-            raise ValueError(f"momentum must be 0 with lr_memory_of='targets', but is {self.momentum!r}.")
+        if self.weight_momentum and self.lr_memory_of != "outputs":
+            raise ValueError(
+                f"weight_momentum must be 0 with lr_memory_of='targets', but is {self.weight_momentum!r}."
+            )
         if self.exact and not (self.damping or self.prior):
             raise ValueError("damping or prior must be greater than 0 with exact=True, but both are 0.")
         if self.exact and (self.nonnegative or self.l1_weights):
@@ -205,7 +231,7 @@ class AMMem(OnlineAM):
                 nonnegative=o.nonnegative and stage is not self._stages[-1],
                 sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0, prior=o.prior,
                 with_targets=self._with_targets and stage is not self._stages[-1], in_chunks=self.full_batch,
-                every=o.memory_every, momentum=o.momentum,
+                every=o.memory_every or 1, momentum=o.weight_momentum or 0.0,
             )
             for stage in self._remembering(self._stages)
         ]  # fmt: skip
@@ -316,7 +342,7 @@ class AMMem(OnlineAM):
 
     @property
     def _has_pace(self) -> bool:
-        return bool(self.options.momentum or (self.options.memory_every or 1) > 1)
+        return bool(self.options.weight_momentum or (self.options.memory_every or 1) > 1)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if isinstance(state, Mapping) and state.get("method") == self.name and "kept" not in state:

@@ -153,10 +153,7 @@ class Contender:
 
 
 rates = (3e-4, 1e-3, 3e-3)
-outputs: Options = {
-    "lr_memory_of": "outputs", "exact": True, "predictor": "memory", "forgetting": 0.2, "memory_every": 10,
-    "momentum": 0.5,
-}  # fmt: skip
+outputs: Options = {"lr_memory_of": "outputs"}
 memory_grid = {"lr_memory": (0.01, 0.02, 0.04), "damping": (0.1, 0.3)}
 contenders = {
     "adam": Contender(by_optimizer(adam), 12, {"lr": rates, "betas": ((0.9, 0.999), (0.9, 0.99))}),

@@ -25,6 +25,16 @@ from .test_methods_common import assert_sentence
 from .test_online_am import batches, distance, mlp, seeded
 
 CLASSES = 5
+DEFAULTS = {
+    "targets": {
+        "lr_memory": 0.5, "forgetting": 0.3, "damping": 3.0, "exact": False, "predictor": "adam",
+        "weight_momentum": 0.0, "memory_every": 1,
+    },
+    "outputs": {
+        "lr_memory": 0.05, "forgetting": 0.2, "damping": 1.0, "exact": True, "predictor": "memory",
+        "weight_momentum": 0.5, "memory_every": 10,
+    },
+}  # fmt: skip
 
 
 class MemoryObjectives(LocalObjectives):
@@ -35,27 +45,29 @@ class MemoryObjectives(LocalObjectives):
         model: nn.Module,
         *,
         targets: str = "refreshed",
-        lr_memory: float = 0.5,
-        forgetting: float = 0.3,
-        damping: float = 3.0,
+        lr_memory_of: str = "targets",
         sweeps: int = 1,
         nonnegative: bool = False,
         prior: float = 0.0,
-        exact: bool = False,
-        predictor: str = "adam",
-        lr_memory_of: str = "targets",
-        momentum: float = 0.0,
-        memory_every: int = 1,
         **options: Any,
     ) -> None:
+        own = {**DEFAULTS[lr_memory_of], **options}
+        lr_memory, forgetting, damping, exact, predictor, momentum, every = (
+            own.pop(name) for name in DEFAULTS[lr_memory_of]
+        )
         if predictor == "memory":
-            options = {"lr_out": 1.0 if lr_memory_of == "targets" else lr_memory, **options}
+            own = {"lr_out": 1.0 if lr_memory_of == "targets" else lr_memory, **own}
+        options = own
         super().__init__(model, "am-adam", **options)
         self.prior, self.exact, self.predictor = prior, exact, predictor
         self.refreshed = targets == "refreshed"
         self.rate, self.forgetting, self.damping = lr_memory, forgetting, damping
         self.sweeps, self.nonnegative = sweeps, nonnegative
-        self.scales_outputs, self.momentum, self.every = lr_memory_of == "outputs", momentum, memory_every
+        self.scales_outputs, self.momentum, self.every = (
+            lr_memory_of == "outputs",
+            momentum,
+            every,
+        )
         self.memories: dict[int, tuple[Tensor, Tensor]] = {}
         self.targets: dict[int, Tensor] = {}
         self.velocities: dict[int, Tensor] = {}
@@ -204,9 +216,15 @@ OPTIONS = [
     {"code_iterations": 3, "code_momentum": 0.5},
     {"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"},
     {"prior": 0.5, "predictor": "memory", "weight_iterations": 2, "weight_decay": 0.1},
-    {"lr_memory_of": "outputs", "lr_memory": 0.05, "predictor": "memory", "exact": True, "damping": 0.3},
-    {"lr_memory_of": "outputs", "momentum": 0.5, "weight_decay": 0.1, "loss": "mse"},
-    {"lr_memory_of": "outputs", "momentum": 0.9, "stage_scaling": "none", "exact": True, "memory_every": 3},
+    {"lr_memory_of": "outputs"},
+    {"lr_memory_of": "outputs", "exact": False, "predictor": "adam", "weight_decay": 0.1, "loss": "mse"},
+    {
+        "lr_memory_of": "outputs",
+        "weight_momentum": 0.9,
+        "stage_scaling": "none",
+        "exact": True,
+        "memory_every": 3,
+    },
     {"memory_every": 3, "l1_weights": 0.3},
     {"memory_every": 2, "predictor": "memory", "prior": 0.1},
     {"memory_every": 5, "exact": True, "damping": 1.0, "weight_iterations": 2},
@@ -733,7 +751,7 @@ def test_a_state_without_an_inverse_loads(options: dict[str, Any]) -> None:
         ({"targets": "memory", "lr_memory": 0.5}, ("lr_memory", "0.5")),
         ({"targets": "memory", "lr_memory_of": "outputs"}, ("lr_memory_of", "'targets'", "'outputs'")),
         ({"nonnegative": True, "lr_memory_of": "outputs"}, ("lr_memory_of", "nonnegative")),
-        ({"momentum": 0.5}, ("momentum", "0.5", "'targets'")),
+        ({"weight_momentum": 0.5}, ("weight_momentum", "0.5", "'targets'")),
         ({"lr_memory_of": "outputs", "weight_iterations": 2}, ("weight_iterations", "2", "'outputs'")),
         ({"memory_every": 0}, ("memory_every", "0")),
         ({"targets": "memory", "memory_every": 2}, ("memory_every", "2", "'memory'")),
