@@ -764,6 +764,12 @@ def test_bad_options_are_refused(options: dict[str, Any], words: tuple[str, ...]
     assert_sentence(error, *words)
 
 
+def test_outputs_of_a_whole_training_set_are_refused() -> None:
+    with pytest.raises(ValueError, match="lr_memory_of") as error:
+        altmin_ext.make_method("am-mem-off", mlp(), lr_memory_of="outputs")
+    assert_sentence(error, "lr_memory_of", "'outputs'", "am-mem")
+
+
 def test_bad_memories_are_refused() -> None:
     good = altmin_ext.make_method("am-mem", mlp()).memories
     with pytest.raises(ValueError, match="memories") as error:
