@@ -9,7 +9,7 @@ import torch
 
 from altmin_ext import data
 from benchmarks.macro import trajectories
-from benchmarks.paper import drift, factors, mdlam, taylor
+from benchmarks.paper import autoencoder, drift, factors, mdlam, taylor
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3, 4])
@@ -97,3 +97,26 @@ def test_trajectories_are_compared_step_by_step(capsys: pytest.CaptureFixture[st
     assert trajectories.compare(before, after) == 1
     assert "one: from step 3 on, 1.0e-02 of the largest" in capsys.readouterr().out
     assert trajectories.compare(before, {"one": before["one"]}) == 1
+
+
+def test_time_to_an_error_is_interpolated() -> None:
+    curve = [
+        (0.5, 2.0, 0.5, 1.0),
+        (1.0, 4.0, 0.3, 1.0),
+        (1.5, 6.0, 0.1, 1.0),
+    ]  # epochs, seconds, training, test
+    assert autoencoder.seconds_to({"curve": curve}, 0.2) == pytest.approx(5.0)
+    assert autoencoder.seconds_to({"curve": curve}, 0.3) == pytest.approx(4.0)
+    assert autoencoder.seconds_to({"curve": curve}, 0.6) == pytest.approx(2.0)
+    assert autoencoder.seconds_to({"curve": curve}, 0.05) == float("inf")
+
+
+@pytest.mark.parametrize("shape", [(7, 30), (30, 7), (12, 12)])
+def test_muon_s_directions_are_nearly_orthogonal(shape: tuple[int, int]) -> None:
+    """Singular values from .03 to 1 come out around 1, and singular vectors stay."""
+    left, right = (torch.linalg.qr(torch.randn(n, min(shape))).Q for n in shape)
+    values = torch.logspace(-1.5, 0, min(shape))
+    found = autoencoder.orthogonalised(left * values @ right.t())
+    inner = left.t() @ found @ right
+    assert 0.6 < float(inner.diagonal().min()) <= float(inner.diagonal().max()) < 1.3
+    torch.testing.assert_close(inner, inner.diagonal().diag(), rtol=0, atol=1e-4)

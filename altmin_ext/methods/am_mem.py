@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from altmin_ext._state import Attribute, Listed, Part
 from altmin_ext.codes import Code, MatrixCode
-from altmin_ext.methods._options import boolean, choice, number, option
+from altmin_ext.methods._options import boolean, choice, integer, number, option
 from altmin_ext.methods.online_am import OnlineAM, OnlineAMOptions
 from altmin_ext.network import BoundStage
 from altmin_ext.ops import CodeScalar
@@ -46,6 +46,12 @@ class AMMemOptions(OnlineAMOptions):
     gradient steps; their learning rate is ``lr_out``, by default ``lr``, or 1 with ``predictor="memory"``. Weight
     decay shrinks hidden weights, too.
 
+    As an optimiser of the training error, and for deep autoencoders above all, use ``lr_memory_of="outputs"`` and an
+    ``lr_schedule`` that falls to zero. Then all stages have a memory, solved exactly, and take steps that change
+    their outputs on the minibatch by ``lr_memory`` in RMS, with a momentum. A takes up every tenth minibatch, and its
+    inverse serves the nine that follow, as in K-FAC (Martens & Grosse 2015). Tune ``lr_memory``, from .01 to .1,
+    and ``damping``, from .1 to 3: less is faster, more generalises better.
+
     With ``stage_scaling="displacement"``, the RMS distance of refreshed targets from the weights' own output is
     ``lr_memory``, however small the displacement of the code. The newest minibatch makes up about the share
     ``forgetting`` of A, so weights move in proportion to ``lr_memory * forgetting``: tune that product first. With
@@ -68,25 +74,51 @@ class AMMemOptions(OnlineAMOptions):
         "RMS distance of refreshed targets from the weights' own output; with stage_scaling='none' in units of the "
         "code's displacement",
         number(),
-        none=".5; 1 with targets='memory'",
+        none=".5; .05 with lr_memory_of='outputs'; 1 with targets='memory'",
     )
-    forgetting: float | None = option(None, none=".3; 0 with targets='memory'")
+    lr_memory_of: str = option(
+        "targets",
+        "whether lr_memory is the RMS distance of the targets, or the RMS change of the 'outputs' of a stage on the "
+        "minibatch",
+        choice("targets", "outputs"),
+    )
+    weight_momentum: float | None = option(
+        None,
+        "Nesterov momentum of the weights that have a memory; needs lr_memory_of='outputs'",
+        number(below=1.0),
+        none="0; .5 with lr_memory_of='outputs'",
+    )
+    memory_every: int | None = option(
+        None,
+        "minibatches from one that goes into A to the next; those between are fitted with A as it is",
+        integer(),
+        none="1; 10 with lr_memory_of='outputs'",
+    )
+    forgetting: float | None = option(
+        None, none=".3; .2 with lr_memory_of='outputs'; 0 with targets='memory'"
+    )
     damping: float | None = option(
         None,
         "keeps weights near their current values: added to A's diagonal, in units of its mean",
         number(),
-        none="3; 0 with targets='memory'",
+        none="3; 1 with lr_memory_of='outputs'; 0 with targets='memory'",
     )
     prior: float = option(
         0.0,
         "initial diagonal of A, in units of the trace of the first minibatch's A; forgotten like the past",
         number(),
     )
-    exact: bool = option(False, "solve by a Cholesky factor of A instead of sweeping", boolean)
-    predictor: str = option(
-        "adam",
+    exact: bool | None = option(
+        None,
+        "solve by a Cholesky factor of A instead of sweeping",
+        boolean,
+        none="false; true with lr_memory_of='outputs'",
+    )
+    predictor: str | None = option(
+        None,
         "how the last layer learns: by 'adam', or by lr_out times its gradient, preconditioned by a 'memory'",
         choice("adam", "memory"),
+        none="adam; memory with lr_memory_of='outputs'",
     )
     sweeps: int = option(1)
     nonnegative: bool = option(False, "clip hidden weights at zero, but no biases", boolean)
@@ -99,23 +131,46 @@ class AMMemOptions(OnlineAMOptions):
         compare=False,
     )
 
-    _by_targets: ClassVar[dict[str, dict[str, float]]] = {
-        "refreshed": {"lr_memory": 0.5, "forgetting": 0.3, "damping": 3.0},
-        "memory": {"lr_memory": 1.0, "forgetting": 0.0, "damping": 0.0},
-    }
+    _defaults_of: ClassVar[dict[str, dict[str, Any]]] = {
+        "targets": {
+            "lr_memory": 0.5, "forgetting": 0.3, "damping": 3.0, "exact": False, "predictor": "adam",
+            "weight_momentum": 0.0, "memory_every": 1,
+        },
+        "outputs": {
+            "lr_memory": 0.05, "forgetting": 0.2, "damping": 1.0, "exact": True, "predictor": "memory",
+            "weight_momentum": 0.5, "memory_every": 10,
+        },
+    }  # fmt: skip
+    _published: ClassVar[dict[str, float]] = {"lr_memory": 1.0, "forgetting": 0.0, "damping": 0.0}
 
     def complete(self) -> None:
-        if self.lr_out is None and self.predictor == "memory":
-            self._set("lr_out", 1.0)
-        for name, value in self._by_targets[self.targets].items():
+        published = self._published if self.targets == "memory" else {}
+        for name, value in {**self._defaults_of[self.lr_memory_of], **published}.items():
             if getattr(self, name) is None:
                 self._set(name, value)
+        if self.lr_out is None and self.predictor == "memory":
+            self._set("lr_out", 1.0 if self.lr_memory_of == "targets" else self.lr_memory)
         super().complete()
 
     def check(self) -> None:
         super().check()
+        linear = self.targets == "refreshed" and not (self.nonnegative or self.l1_weights)
+        if self.lr_memory_of == "outputs" and not linear:
+            raise ValueError(
+                "lr_memory_of must be 'targets' with targets='memory', nonnegative or l1_weights, but is 'outputs'."
+            )
         if self.targets == "memory" and self.lr_memory != 1:
             raise ValueError(f"lr_memory must be 1 with targets='memory', but is {self.lr_memory!r}.")
+        if self.targets == "memory" and (self.memory_every or 1) > 1:
+            raise ValueError(f"memory_every must be 1 with targets='memory', but is {self.memory_every!r}.")
+        if self.lr_memory_of == "outputs" and (self.weight_iterations or 1) > 1:
+            raise ValueError(
+                f"weight_iterations must be 1 with lr_memory_of='outputs', but is {self.weight_iterations}."
+            )
+        if self.weight_momentum and self.lr_memory_of != "outputs":
+            raise ValueError(
+                f"weight_momentum must be 0 with lr_memory_of='targets', but is {self.weight_momentum!r}."
+            )
         if self.exact and not (self.damping or self.prior):
             raise ValueError("damping or prior must be greater than 0 with exact=True, but both are 0.")
         if self.exact and (self.nonnegative or self.l1_weights):
@@ -176,6 +231,7 @@ class AMMem(OnlineAM):
                 nonnegative=o.nonnegative and stage is not self._stages[-1],
                 sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0, prior=o.prior,
                 with_targets=self._with_targets and stage is not self._stages[-1], in_chunks=self.full_batch,
+                every=o.memory_every or 1, momentum=o.weight_momentum or 0.0,
             )
             for stage in self._remembering(self._stages)
         ]  # fmt: skip
@@ -222,6 +278,7 @@ class AMMem(OnlineAM):
                 return
         for memory, activation, target, square in zip(self._memories, inputs, targets, squares, strict=False):
             memory.observe(activation, target, square, self._forgets)
+        self._inputs = inputs
 
     def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:
         terms = super()._weight_gradients(inputs_of_first, y, iteration)
@@ -244,7 +301,9 @@ class AMMem(OnlineAM):
         self._fit_anew()
         for l in self._linear:
             self._memories[l].precondition()
-            if l < len(self._codes) and self.options.stage_scaling == "none":
+            if self.options.lr_memory_of == "outputs":
+                self._memories[l].scale_to_outputs(self._inputs[l])
+            elif l < len(self._codes) and self.options.stage_scaling == "none":
                 for gradient in self._stages[l].map.gradients:
                     gradient *= self._in_units_of(self._codes[l])
         self._memory_update.update()
@@ -280,11 +339,17 @@ class AMMem(OnlineAM):
         }
         if self._keeps_inverses:
             entries["kept"] = Listed(memory.kept(l) for l, memory in enumerate(self._memories))
+        if self._has_pace:
+            entries["pace"] = Listed(memory.pace for memory in self._memories)
         return entries
 
     @property
     def _keeps_inverses(self) -> bool:
         return any(memory.inverse is not None for memory in self._memories)
+
+    @property
+    def _has_pace(self) -> bool:
+        return bool(self.options.weight_momentum or (self.options.memory_every or 1) > 1)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self._keeps_inverses and isinstance(state, Mapping) and "kept" not in state:

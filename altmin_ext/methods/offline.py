@@ -47,6 +47,14 @@ class OfflineOptions(OnlineAMOptions):
 class MemoryOfflineOptions(OfflineOptions, AMMemOptions):
     """Options of :class:`AMMemOff`."""
 
+    def check(self) -> None:
+        super().check()
+        if self.lr_memory_of == "outputs":
+            raise ValueError(
+                "lr_memory_of must be 'targets' with am-mem-off, whose steps see their samples in parts, but is "
+                "'outputs'; use am-mem."
+            )
+
 
 class Offline(OnlineAM):
     """A step on the whole training set, chunk by chunk.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -137,6 +138,8 @@ class StageMemory:
         prior: the initial diagonal of A, in units of the trace of the first minibatch's A.
         with_targets: whether B is kept; if not, it is W~ A at the current weights.
         in_chunks: whether a step observes its samples in several calls.
+        every: minibatches from one that is summed up to the next; to begin with 1, then 2, 4, ... up to that.
+        momentum: of the steps that :meth:`scale_to_outputs` has scaled, Nesterov's.
 
     Attributes:
         gram: A, (n, n), without the samples that are still held; perhaps its upper triangle alone.
@@ -144,11 +147,12 @@ class StageMemory:
         inverse: P, if it may be worth to keep it.
         awaits_prior: whether the prior is still to be added, with the next minibatch.
         is_linear: whether a fit is a linear map of the gradient.
+        minibatches: how many have been observed, counted up to twice ``every``.
     """
 
     def __init__(
         self, map: Map, *, forgetting: float, threshold: float, nonnegative: bool, sweeps: int, damping: float,
-        prior: float, with_targets: bool, in_chunks: bool = False,
+        prior: float, with_targets: bool, in_chunks: bool = False, every: int = 1, momentum: float = 0.0,
     ) -> None:  # fmt: skip
         assert map.affine is not None
         self._map, self._module = map, map.affine
@@ -170,8 +174,14 @@ class StageMemory:
         )
         free = self._free.stop - self._free.start
         self.inverse: KeptInverse | None = None
-        if sweeps == 0 and self._solves_inputs and KeptInverse.may_pay(free, rows, forgetting):
+        if every == 1 and sweeps == 0 and self._solves_inputs and KeptInverse.may_pay(free, rows, forgetting):
             self.inverse = KeptInverse(self.gram, free, rows, forgetting, damping > 0)
+        self._every, self._momentum = every, momentum
+        self.minibatches = 0
+        self._leaves_out = False  # the minibatch of this step
+        self._inverse: Tensor | None = None  # of the A of several minibatches
+        self._velocity = [torch.zeros_like(g) for g in map.gradients] if momentum else []
+        self._next_velocity = [torch.empty_like(g) for g in self._velocity]
         # What the memory will be once the step is taken, in memory that is used by turns.
         self._next_gram, self._next_cross = self.gram[:0], self.cross[:0]
         self._next_awaits_prior = self.awaits_prior
@@ -234,6 +244,18 @@ class StageMemory:
         held = _state.Replaced(self, "held", [f"samples held by stage {number + 1}", self._held.shape[1]])
         return _state.Entries({"held": held, **self.inverse.state.parts})
 
+    @property
+    def pace(self) -> _state.Part:
+        """The count of minibatches and the momentum."""
+        count = _state.Attribute(self, "minibatches", partial(_check.integer, minimum=0))
+        shapes = [velocity.shape for velocity in self._velocity]
+        return _state.Entries(
+            {
+                "minibatches": count,
+                "velocity": _state.ReplacedList(self, "_velocity", shapes, self.gram),
+            }
+        )
+
     def nothing_kept(self) -> dict[str, Any]:
         """The value of :meth:`kept` before the first step."""
         if self.inverse is None:
@@ -252,6 +274,7 @@ class StageMemory:
     def forget_derived(self) -> None:
         """Forget what was derived from A and B before others were loaded."""
         self._is_empty = not self._count and not bool(self.gram.any())
+        self._factor = self._inverse = None
 
     def state(self) -> Memory:
         """The memory (A, B), in copies."""
@@ -276,11 +299,16 @@ class StageMemory:
             first: whether these are the first samples of the step; others are added without forgetting.
         """
         self._settle()
-        self._map.regressors = self._solve_by_inverse(activation, square)
+        if first:
+            before = self.minibatches
+            begins = before < self._every and before & (before - 1) == 0
+            self._leaves_out = not begins and before % self._every > 0
+        self._map.regressors = None if self._leaves_out else self._solve_by_inverse(activation, square)
         self._takes_inverse = self._map.regressors is not None
         if self._takes_inverse:
             return
-        self._sum_up(activation, code, first)
+        if not self._leaves_out:
+            self._sum_up(activation, code, first)
         if self._solves_inputs and len(activation) < len(self._module.weight):
             inputs = activation if self._bias is None else F.pad(activation, (0, 1), value=1.0)
             self._map.regressors = self._solve_linear(inputs.contiguous())
@@ -296,6 +324,29 @@ class StageMemory:
             for part, solved in zip(parts, solution.split([p.shape[1] for p in parts], 1), strict=True):
                 part.copy_(solved)
 
+    def scale_to_outputs(self, activation: Tensor) -> None:
+        """Scale D in the map's buffers, so that the outputs of a minibatch change by 1 in RMS, and add momentum.
+
+        Args:
+            activation: (B, ...), the input of the map.
+        """
+        m, gradients = self._module, self._map.gradients
+        if not gradients:
+            return
+        change = {
+            name: torch.zeros_like(p) if (own := self._map.gradient_of(p)) is None else own
+            for name, p in m.named_parameters()
+        }
+        outputs = torch.func.functional_call(m, change, (activation,))
+        size = torch.linalg.vector_norm(outputs, dtype=torch.float64) / outputs.numel() ** 0.5
+        factor = torch.where(size > 0, 1 / size, 0.0)
+        kept = self._momentum
+        for i, gradient in enumerate(gradients):
+            gradient *= factor
+            if kept:
+                torch.lerp(gradient, self._velocity[i], kept, out=self._next_velocity[i])
+                gradient.lerp_(self._next_velocity[i], kept)
+
     def solve(self, rate: Tensor | float) -> Tensor:
         """Fit the weights where that is no linear map of the gradient, equation (7).
 
@@ -309,7 +360,7 @@ class StageMemory:
             W~ (m, n); the map's parameters stay as they are.
         """
         self._add_prior()
-        gram, weights, free = self._next_gram, self.weights, self._free
+        gram, weights, free = self._newest_gram, self.weights, self._free
         cross = self._next_cross if len(self.cross) else torch.addmm(self._gradient() * -rate, weights, gram)
         damping = self._damping * gram.diagonal().mean() if self._damping else 0.0
         if self._sweeps == 0:
@@ -346,9 +397,13 @@ class StageMemory:
         """Keep what the step has made of the memory. Nothing is computed here, so nothing can fail."""
         if self.inverse is not None:
             self.inverse.commit()
+        self._velocity, self._next_velocity = self._next_velocity, self._velocity
+        self.minibatches += 1
+        if self.minibatches == 2 * self._every:
+            self.minibatches = self._every
         if self._takes_inverse:
             self._count, self._owed_prior = self._next_count, self._next_prior
-        else:
+        elif not self._leaves_out:
             self.gram, self._next_gram = self._next_gram, self.gram
             self.cross, self._next_cross = self._next_cross, self.cross
             self._count = 0
@@ -430,7 +485,7 @@ class StageMemory:
             self._next_gram.copy_(self.gram)
             self._add_held(self._next_gram)
             gram = None
-        self._factor = None
+        self._factor = self._inverse = None
         for a, c in self._rows(activation, code):
             ops.memory_update(
                 a, c, gram=self._next_gram, cross=self._next_cross, scalars=self._scalars[0 if first else 1],
@@ -454,19 +509,36 @@ class StageMemory:
             solution = torch.empty_like(rows)
             self._sweep(solution, rows, from_zero=True)
             return solution
+        if self._inverse is None and self._every > 1:
+            self._inverse = self._invert()
+        if self._inverse is not None:
+            solution = torch.empty_like(rows)
+            ops.matmul(rows, self._inverse, out=solution)
+            return solution
         if self._factor is None:
-            self._factor = _cholesky_factor(self._free_block(self._next_gram), self._added(self._next_gram))
+            gram = self._newest_gram
+            self._factor = _cholesky_factor(self._free_block(gram), self._added(gram))
         if self._factor is None:  # nothing has been seen, so that any weights are a solution
             return torch.zeros_like(rows)
         half = torch.linalg.solve_triangular(self._factor.t(), rows, upper=True, left=False)
         return torch.linalg.solve_triangular(self._factor, half, upper=False, left=False)
 
+    def _invert(self) -> Tensor:
+        """The inverse of A with what is added to it, for several minibatches; zero if nothing has been seen."""
+        gram = self._newest_gram
+        factor = _cholesky_factor(self._free_block(gram), self._added(gram))
+        return (
+            torch.zeros_like(self._free_block(gram))
+            if factor is None
+            else torch.cholesky_inverse(factor).contiguous()
+        )
+
     def _sweep(self, weights: Tensor, cross: Tensor, *, from_zero: bool) -> None:
         """Move the free parts of W~ to or towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T)."""
-        gram, scalars = self._free_block(self._next_gram), self._scalars[0]
+        gram, scalars = self._free_block(self._newest_gram), self._scalars[0]
         if self._damping and not self._is_free:
             scalars = scalars.clone()
-            share = self._next_gram.diagonal().mean() / gram.diagonal().mean()
+            share = self._newest_gram.diagonal().mean() / gram.diagonal().mean()
             scalars[MemoryScalar.damping] *= share.nan_to_num(0.0, 0.0)
         ops.bcd_columns(
             weights,
@@ -478,6 +550,11 @@ class StageMemory:
             nonnegative=self._nonnegative,
             from_zero=from_zero,
         )
+
+    @property
+    def _newest_gram(self) -> Tensor:
+        """A with the minibatch of this step, unless that is left out."""
+        return self.gram if self._leaves_out else self._next_gram
 
     @property
     def _is_free(self) -> bool:

@@ -25,6 +25,16 @@ from .test_methods_common import assert_sentence
 from .test_online_am import batches, distance, mlp, seeded
 
 CLASSES = 5
+DEFAULTS = {
+    "targets": {
+        "lr_memory": 0.5, "forgetting": 0.3, "damping": 3.0, "exact": False, "predictor": "adam",
+        "weight_momentum": 0.0, "memory_every": 1,
+    },
+    "outputs": {
+        "lr_memory": 0.05, "forgetting": 0.2, "damping": 1.0, "exact": True, "predictor": "memory",
+        "weight_momentum": 0.5, "memory_every": 10,
+    },
+}  # fmt: skip
 
 
 class MemoryObjectives(LocalObjectives):
@@ -35,25 +45,44 @@ class MemoryObjectives(LocalObjectives):
         model: nn.Module,
         *,
         targets: str = "refreshed",
-        lr_memory: float = 0.5,
-        forgetting: float = 0.3,
-        damping: float = 3.0,
+        lr_memory_of: str = "targets",
         sweeps: int = 1,
         nonnegative: bool = False,
         prior: float = 0.0,
-        exact: bool = False,
-        predictor: str = "adam",
         **options: Any,
     ) -> None:
+        own = {**DEFAULTS[lr_memory_of], **options}
+        lr_memory, forgetting, damping, exact, predictor, momentum, every = (
+            own.pop(name) for name in DEFAULTS[lr_memory_of]
+        )
         if predictor == "memory":
-            options = {"lr_out": 1.0, **options}
+            own = {"lr_out": 1.0 if lr_memory_of == "targets" else lr_memory, **own}
+        options = own
         super().__init__(model, "am-adam", **options)
         self.prior, self.exact, self.predictor = prior, exact, predictor
         self.refreshed = targets == "refreshed"
         self.rate, self.forgetting, self.damping = lr_memory, forgetting, damping
         self.sweeps, self.nonnegative = sweeps, nonnegative
+        self.scales_outputs, self.momentum, self.every = (
+            lr_memory_of == "outputs",
+            momentum,
+            every,
+        )
         self.memories: dict[int, tuple[Tensor, Tensor]] = {}
         self.targets: dict[int, Tensor] = {}
+        self.velocities: dict[int, Tensor] = {}
+        self.seen = 0
+
+    def step(self, x: Tensor, y: Tensor, **options: Any) -> Any:
+        report = super().step(x, y, **options)
+        self.seen += 1
+        return report
+
+    @property
+    def _leaves_out(self) -> bool:
+        """All but minibatches 0, 1, 2, 4, ... below ``every``, and the multiples of it."""
+        powers = [2**power for power in range(10)]
+        return self.seen % self.every > 0 and not (self.seen < self.every and self.seen in powers)
 
     def _fit(self, index: int, below: Tensor, code: Tensor | None, y: Tensor, iteration: int) -> None:
         if code is None and self.predictor == "adam":
@@ -78,7 +107,7 @@ class MemoryObjectives(LocalObjectives):
             gradient = derivative(lambda w: (output(module, a, w) * residual).sum(), weights)
         cross = weights @ gram - gradient  # of what the output is asked to be
         before, targets = self.memories.get(index, (torch.zeros_like(gram), torch.zeros_like(cross)))
-        if iteration == 0:
+        if iteration == 0 and not self._leaves_out:
             if index not in self.memories:
                 gram = gram + self.prior * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
                 cross = weights @ gram - gradient
@@ -98,7 +127,17 @@ class MemoryObjectives(LocalObjectives):
             solution = self._sweep(
                 weights, *sides, module.bias is not None, self.nonnegative and code is not None
             )
+        if self.scales_outputs:
+            solution = weights + self._scaled(index, solution - weights, a, code is None)
         put(module, solution * (1 - self.lr * self.weight_decay))
+
+    def _scaled(self, index: int, change: Tensor, a: Tensor, is_predictor: bool) -> Tensor:
+        """The change of the weights, by which the outputs change by the rate in RMS, after Nesterov's momentum."""
+        change = change / output(self.stages[index].linear, a, change).square().mean().sqrt()
+        velocity = self.momentum * self.velocities.get(index, 0 * change) + (1 - self.momentum) * change
+        self.velocities[index] = velocity
+        change = self.momentum * velocity + (1 - self.momentum) * change
+        return (self.lr_out if is_predictor else self.rate) * change
 
     def _sweep(
         self, weights: Tensor, gram: Tensor, cross: Tensor, has_bias: bool, nonnegative: bool
@@ -177,6 +216,18 @@ OPTIONS = [
     {"code_iterations": 3, "code_momentum": 0.5},
     {"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"},
     {"prior": 0.5, "predictor": "memory", "weight_iterations": 2, "weight_decay": 0.1},
+    {"lr_memory_of": "outputs"},
+    {"lr_memory_of": "outputs", "exact": False, "predictor": "adam", "weight_decay": 0.1, "loss": "mse"},
+    {
+        "lr_memory_of": "outputs",
+        "weight_momentum": 0.9,
+        "stage_scaling": "none",
+        "exact": True,
+        "memory_every": 3,
+    },
+    {"memory_every": 3, "l1_weights": 0.3},
+    {"memory_every": 2, "predictor": "memory", "prior": 0.1},
+    {"memory_every": 5, "exact": True, "damping": 1.0, "weight_iterations": 2},
     PAPER,
     {**PAPER, "prior": 0.2, "exact": True},
     {**PAPER, "forgetting": 0.2, "damping": 0.1, "weight_iterations": 2},
@@ -714,6 +765,12 @@ def test_a_state_without_an_inverse_loads(options: dict[str, Any]) -> None:
         ({"exact": True, "damping": 0.0}, ("damping", "prior", "exact")),
         ({"exact": True, "nonnegative": True}, ("exact", "nonnegative")),
         ({"targets": "memory", "lr_memory": 0.5}, ("lr_memory", "0.5")),
+        ({"targets": "memory", "lr_memory_of": "outputs"}, ("lr_memory_of", "'targets'", "'outputs'")),
+        ({"nonnegative": True, "lr_memory_of": "outputs"}, ("lr_memory_of", "nonnegative")),
+        ({"weight_momentum": 0.5}, ("weight_momentum", "0.5", "'targets'")),
+        ({"lr_memory_of": "outputs", "weight_iterations": 2}, ("weight_iterations", "2", "'outputs'")),
+        ({"memory_every": 0}, ("memory_every", "0")),
+        ({"targets": "memory", "memory_every": 2}, ("memory_every", "2", "'memory'")),
     ],
     ids=str,
 )
@@ -721,6 +778,12 @@ def test_bad_options_are_refused(options: dict[str, Any], words: tuple[str, ...]
     with pytest.raises(ValueError, match=words[0]) as error:
         altmin_ext.make_method("am-mem", mlp(), **options)
     assert_sentence(error, *words)
+
+
+def test_outputs_of_a_whole_training_set_are_refused() -> None:
+    with pytest.raises(ValueError, match="lr_memory_of") as error:
+        altmin_ext.make_method("am-mem-off", mlp(), lr_memory_of="outputs")
+    assert_sentence(error, "lr_memory_of", "'outputs'", "am-mem")
 
 
 def test_bad_memories_are_refused() -> None:

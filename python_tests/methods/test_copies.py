@@ -94,6 +94,9 @@ CASES |= {
     "am-adam, modules": Case("am-adam", lambda: dense(nn.LayerNorm(8), nn.SiLU()), {"on_nonfinite": "raise"}),
     "am-adam, criterion": Case("am-adam", options={"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}),
     "am-mem, memory": Case("am-mem", options={"targets": "memory", "lr_memory": 1.0, "prior": 0.5}),
+    "am-mem, momentum": Case(
+        "am-mem", options={"lr_memory_of": "outputs", "weight_momentum": 0.5, "exact": True, "memory_every": 3}
+    ),
     "block-admm, stored": Case("block-admm", options={"duals": "stored", "workers": 2}),
     "deepfacto, normalised": Case("deepfacto", factors),
     "admm, random": Case("admm", options={"initialisation": "random"}),
