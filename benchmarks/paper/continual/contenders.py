@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,6 +75,11 @@ def random_convolution(stream: Stream, seed: int) -> nn.Sequential:
     return altmin_ext.models.random_features(stream.shape, random_units, stream.classes, seed=seed)
 
 
+def fitted_convolution(stream: Stream, seed: int) -> nn.Sequential:
+    """A convolution whose filters the first minibatch sets, without its labels, and averages over its maps."""
+    return altmin_ext.models.patch_features(stream.shape, random_units, stream.classes, seed=seed)
+
+
 def by_method(name: str, **fixed: Any) -> Callable[..., Learner]:
     """A method of the library with some options fixed."""
 
@@ -83,9 +89,7 @@ def by_method(name: str, **fixed: Any) -> Callable[..., Learner]:
     return learner
 
 
-_kept: dict[str, Any] = {
-    "forgetting": 0.0, "damping": 0.0, "prior": 0.5, "exact": True, "predictor": "memory"
-}  # fmt: skip
+_kept: dict[str, Any] = {"forgetting": 0.0, "damping": 0.0, "exact": True, "predictor": "memory"}
 _memory_kept = by_method("am-mem", **_kept)
 
 
@@ -94,7 +98,7 @@ def room_for_samples(stream: Stream) -> int:
     """The bytes that AM-mem keeps on a stream."""
     with torch.random.fork_rng(devices=[]):
         model = hidden_layers(stream, 0)
-        learner = _memory_kept(model, stream, 0, lr_memory=0.3)
+        learner = _memory_kept(model, stream, 0, prior=0.5, lr_memory=0.3)
         x, y = stream.tasks[0].train
         learner.step(x[:2], y[:2])
         return bytes_of(learner.kept())
@@ -123,7 +127,9 @@ def _owm(model: nn.Sequential, stream: Stream, seed: int, alpha: float, lr: floa
     return OrthogonalWeights(model, lr, alpha)
 
 
-_rates_memory = values("lr_memory", 0.1, 0.2, 0.3, 0.5)
+_memories = [
+    {"prior": prior, "lr_memory": lr} for prior, lr in itertools.product((0.05, 0.5), (0.2, 0.3, 1.0, 2.0))
+]
 _rates_adam = values("lr", 1e-4, 3e-4, 1e-3, 3e-3)
 _rates_replay = values("lr", 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 _rates_sgd = values("lr", 0.003, 0.01, 0.03, 0.1)
@@ -140,9 +146,12 @@ _closed_forms: tuple[tuple[str, str, Sequence[Options], str], ...] = (
 )
 
 contenders: dict[str, Contender] = {
-    "AM-mem, memory kept": Contender(hidden_layers, _memory_kept, _rates_memory, ("tab:red", "*")),
+    "AM-mem, memory kept": Contender(hidden_layers, _memory_kept, _memories, ("tab:red", "*")),
     "AM-mem, emptied at every task": Contender(
-        hidden_layers, by_method("am-mem", forgets_at_tasks=True, **_kept), _rates_memory, ("tab:pink", "*")
+        hidden_layers,
+        by_method("am-mem", forgets_at_tasks=True, prior=0.5, lr_memory=0.3, **_kept),
+        [{}],
+        ("tab:pink", "*"),
     ),
     **{
         f"{name}, {features}": Contender(
@@ -150,6 +159,13 @@ contenders: dict[str, Contender] = {
         )
         for method, name, tried, color in _closed_forms
         for features, (network, marker) in _features.items()
+    },
+    **{
+        f"{name}, fitted convolution": Contender(
+            fitted_convolution, by_method(method, fit_filters=True), tried, (color, "P")
+        )
+        for method, name, tried, color in _closed_forms
+        if method != "ncm"
     },
     "replay, float32": Contender(hidden_layers, _replay(as_bytes=False), _rates_replay, ("tab:green", "D")),
     "replay, uint8": Contender(hidden_layers, _replay(as_bytes=True), _rates_replay, ("tab:green", "d")),
