@@ -60,7 +60,9 @@ class AMMemOptions(OnlineAMOptions):
 
     To remember earlier tasks, use ``forgetting=0, damping=0, prior=0.5, exact=True, predictor="memory"``. Weights
     then hardly change the output for inputs like those seen so far. This is orthogonal weight modification (Zeng,
-    Chen, Cui & Yu, Nature Machine Intelligence 2019), here for the targets of codes.
+    Chen, Cui & Yu, Nature Machine Intelligence 2019), here for the targets of codes. Tune ``lr_memory``,
+    ``prior`` and ``prior_out`` to the stream: a small prior lets weights move far in directions without inputs so
+    far; the larger ``prior_out``, the less do late tasks gain on early ones.
     """
 
     targets: str = option(
@@ -108,6 +110,9 @@ class AMMemOptions(OnlineAMOptions):
         "initial diagonal of A, in units of the trace of the first minibatch's A; forgotten like the past",
         number(),
     )
+    prior_out: float | None = option(
+        None, "the same for the memory of the last layer", number(), none="prior"
+    )
     exact: bool | None = option(
         None,
         "solve by a Cholesky factor of A instead of sweeping",
@@ -144,6 +149,8 @@ class AMMemOptions(OnlineAMOptions):
     _published: ClassVar[dict[str, float]] = {"lr_memory": 1.0, "forgetting": 0.0, "damping": 0.0}
 
     def complete(self) -> None:
+        if self.prior_out is None:
+            self._set("prior_out", self.prior)
         published = self._published if self.targets == "memory" else {}
         for name, value in {**self._defaults_of[self.lr_memory_of], **published}.items():
             if getattr(self, name) is None:
@@ -171,8 +178,12 @@ class AMMemOptions(OnlineAMOptions):
             raise ValueError(
                 f"weight_momentum must be 0 with lr_memory_of='targets', but is {self.weight_momentum!r}."
             )
-        if self.exact and not (self.damping or self.prior):
-            raise ValueError("damping or prior must be greater than 0 with exact=True, but both are 0.")
+        least_prior = min(self.prior, self.prior_out or 0.0) if self.predictor == "memory" else self.prior
+        if self.exact and not (self.damping or least_prior):
+            raise ValueError(
+                f"damping, or prior and prior_out, must be greater than 0 with exact=True, but are {self.damping!r}, "
+                f"{self.prior!r} and {self.prior_out!r}."
+            )
         if self.exact and (self.nonnegative or self.l1_weights):
             raise ValueError(
                 "exact must be False with nonnegative or l1_weights, whose minimum takes sweeps."
@@ -229,7 +240,8 @@ class AMMem(OnlineAM):
             StageMemory(
                 stage.map, forgetting=o.forgetting or 0.0, threshold=o.l1_weights,
                 nonnegative=o.nonnegative and stage is not self._stages[-1],
-                sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0, prior=o.prior,
+                sweeps=0 if o.exact else o.sweeps, damping=o.damping or 0.0,
+                prior=(o.prior_out or 0.0) if stage is self._stages[-1] else o.prior,
                 with_targets=self._with_targets and stage is not self._stages[-1], in_chunks=self.full_batch,
                 every=o.memory_every or 1, momentum=o.weight_momentum or 0.0,
             )

@@ -49,6 +49,7 @@ class MemoryObjectives(LocalObjectives):
         sweeps: int = 1,
         nonnegative: bool = False,
         prior: float = 0.0,
+        prior_out: float | None = None,
         **options: Any,
     ) -> None:
         own = {**DEFAULTS[lr_memory_of], **options}
@@ -60,6 +61,7 @@ class MemoryObjectives(LocalObjectives):
         options = own
         super().__init__(model, "am-adam", **options)
         self.prior, self.exact, self.predictor = prior, exact, predictor
+        self.prior_out = prior if prior_out is None else prior_out
         self.refreshed = targets == "refreshed"
         self.rate, self.forgetting, self.damping = lr_memory, forgetting, damping
         self.sweeps, self.nonnegative = sweeps, nonnegative
@@ -109,7 +111,8 @@ class MemoryObjectives(LocalObjectives):
         before, targets = self.memories.get(index, (torch.zeros_like(gram), torch.zeros_like(cross)))
         if iteration == 0 and not self._leaves_out:
             if index not in self.memories:
-                gram = gram + self.prior * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
+                prior = self.prior_out if code is None else self.prior
+                gram = gram + prior * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
                 cross = weights @ gram - gradient
             kept = 1 - self.forgetting
             memory = kept * before + gram, kept * (weights @ before if refreshed else targets) + cross
@@ -228,6 +231,14 @@ OPTIONS = [
     {"memory_every": 3, "l1_weights": 0.3},
     {"memory_every": 2, "predictor": "memory", "prior": 0.1},
     {"memory_every": 5, "exact": True, "damping": 1.0, "weight_iterations": 2},
+    {
+        "prior": 1e-3,
+        "prior_out": 0.2,
+        "damping": 0.0,
+        "forgetting": 0.0,
+        "exact": True,
+        "predictor": "memory",
+    },
     PAPER,
     {**PAPER, "prior": 0.2, "exact": True},
     {**PAPER, "forgetting": 0.2, "damping": 0.1, "weight_iterations": 2},
@@ -762,7 +773,12 @@ def test_a_state_without_an_inverse_loads(options: dict[str, Any]) -> None:
         ({"targets": "stale"}, ("targets", "'stale'", "'refreshed'")),
         ({"prior": -1.0}, ("prior", "-1")),
         ({"predictor": "sgd"}, ("predictor", "'sgd'", "'memory'")),
+        ({"prior_out": -1.0}, ("prior_out", "-1")),
         ({"exact": True, "damping": 0.0}, ("damping", "prior", "exact")),
+        (
+            {"exact": True, "damping": 0.0, "prior": 0.5, "prior_out": 0.0, "predictor": "memory"},
+            ("damping", "prior_out", "exact"),
+        ),
         ({"exact": True, "nonnegative": True}, ("exact", "nonnegative")),
         ({"targets": "memory", "lr_memory": 0.5}, ("lr_memory", "0.5")),
         ({"targets": "memory", "lr_memory_of": "outputs"}, ("lr_memory_of", "'targets'", "'outputs'")),

@@ -17,6 +17,7 @@ from benchmarks.paper.continual.learners import (
     ByMethod,
     ElasticWeights,
     Learner,
+    OnFittedFilters,
     OrthogonalWeights,
     Replay,
     Samples,
@@ -80,6 +81,13 @@ def fitted_convolution(stream: Stream, seed: int) -> nn.Sequential:
     return altmin_ext.models.patch_features(stream.shape, random_units, stream.classes, seed=seed)
 
 
+def fitted_convolution_under_a_layer(stream: Stream, seed: int) -> nn.Sequential:
+    """The same features under a hidden layer of 300."""
+    features = fitted_convolution(stream, seed)[:-1]
+    units = features(stream.tasks[0].train[0][:1]).shape[1]
+    return nn.Sequential(features, *altmin_ext.models.mlp(units, [300], stream.classes))
+
+
 def by_method(name: str, **fixed: Any) -> Callable[..., Learner]:
     """A method of the library with some options fixed."""
 
@@ -91,6 +99,10 @@ def by_method(name: str, **fixed: Any) -> Callable[..., Learner]:
 
 _kept: dict[str, Any] = {"forgetting": 0.0, "damping": 0.0, "exact": True, "predictor": "memory"}
 _memory_kept = by_method("am-mem", **_kept)
+
+
+def _on_fitted_filters(model: nn.Sequential, stream: Stream, seed: int, **options: float) -> Learner:
+    return OnFittedFilters("am-mem", model, seed, **_kept, **options)
 
 
 @functools.cache
@@ -147,6 +159,16 @@ _closed_forms: tuple[tuple[str, str, Sequence[Options], str], ...] = (
 
 contenders: dict[str, Contender] = {
     "AM-mem, memory kept": Contender(hidden_layers, _memory_kept, _memories, ("tab:red", "*")),
+    "AM-mem, fitted convolution": Contender(
+        fitted_convolution_under_a_layer,
+        _on_fitted_filters,
+        [
+            {"lr_memory": lr, "prior": prior, "prior_out": out}
+            for lr, prior in ((0.3, 1e-5), (0.3, 2e-4), (1.0, 1e-5), (1.0, 2e-4))
+            for out in (0.05, 0.5)
+        ],
+        ("tab:red", "P"),
+    ),
     "AM-mem, emptied at every task": Contender(
         hidden_layers,
         by_method("am-mem", forgets_at_tasks=True, prior=0.5, lr_memory=0.3, **_kept),

@@ -59,6 +59,31 @@ class ByMethod(Learner):
         return (tensor for tensor in _tensors(self._method.state_dict()) if tensor.is_floating_point())
 
 
+class OnFittedFilters(Learner):
+    """A method on features whose filters the first minibatch sets, without its labels; nothing moves below it.
+
+    Args:
+        name: of the method.
+        model: a network whose first module, a Sequential, makes the features.
+        seed: of the filters and of the method.
+        options: of the method.
+    """
+
+    def __init__(self, name: str, model: nn.Sequential, seed: int, **options: Any) -> None:
+        self._features, self._seed, self._is_fitted = model[0], seed, False
+        self._learner = ByMethod(name, model[1:], seed, **options)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, y: Tensor) -> Any:
+        if not self._is_fitted:
+            altmin_ext.fit_filters(self._features, x, seed=self._seed)
+            self._is_fitted = True
+        return self._learner.step(self._features(x), y)
+
+    def kept(self) -> Iterator[Tensor]:
+        return self._learner.kept()
+
+
 def _tensors(state: Any) -> Iterator[Tensor]:
     if isinstance(state, Tensor):
         yield state
