@@ -52,6 +52,10 @@ CASES = {name: Case(name) for name in METHODS} | {
         "am-mem",
         options={"lr_memory_of": "outputs", "weight_momentum": 0.5, "exact": True, "memory_every": 3},
     ),
+    "am-mem, exact": Case(
+        "am-mem",
+        options={"prior": 0.5, "damping": 0.0, "forgetting": 0.0, "exact": True, "predictor": "memory"},
+    ),
     "block-admm, stored": Case("block-admm", options={"duals": "stored"}),
     "mdlam, mse": Case("mdlam", options={"loss": "squared"}),
 }

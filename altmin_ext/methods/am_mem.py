@@ -276,8 +276,8 @@ class AMMem(OnlineAM):
             if not math.isfinite(squares[-1] + of_target):
                 self._guard.put_up("weight gradient", i)
                 return
-        for memory, *seen in zip(self._memories, inputs, targets, squares, strict=False):
-            memory.observe(*seen, self._forgets)
+        for memory, activation, target, square in zip(self._memories, inputs, targets, squares, strict=False):
+            memory.observe(activation, target, square, self._forgets)
         self._inputs = inputs
 
     def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:
@@ -332,20 +332,27 @@ class AMMem(OnlineAM):
             memory.commit()
 
     def _state(self) -> dict[str, Part]:
-        return {
+        entries: dict[str, Part] = {
             **super()._state(),
             "memories": Listed(memory.matrices for memory in self._memories),
             "await_prior": Listed(Attribute(memory, "awaits_prior", boolean) for memory in self._memories),
-            "kept": Listed(memory.kept(l) for l, memory in enumerate(self._memories)),
-            **({"pace": Listed(memory.pace for memory in self._memories)} if self._has_pace else {}),
         }
+        if self._keeps_inverses:
+            entries["kept"] = Listed(memory.kept(l) for l, memory in enumerate(self._memories))
+        if self._has_pace:
+            entries["pace"] = Listed(memory.pace for memory in self._memories)
+        return entries
+
+    @property
+    def _keeps_inverses(self) -> bool:
+        return any(memory.inverse is not None for memory in self._memories)
 
     @property
     def _has_pace(self) -> bool:
         return bool(self.options.weight_momentum or (self.options.memory_every or 1) > 1)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if isinstance(state, Mapping) and state.get("method") == self.name and "kept" not in state:
+        if self._keeps_inverses and isinstance(state, Mapping) and "kept" not in state:
             # Of a version that kept no inverse: the memories tell all that is needed.
             state = {**state, "kept": [memory.nothing_kept() for memory in self._memories]}
         super().load_state_dict(state)

@@ -18,7 +18,7 @@ def memory_solve(
     smallest_pivot: Tensor,
     removes: bool = False,
 ) -> None:
-    """S = I + U X^T = C C^T with U = X P; K = C^-1 U; Z = C^-T K.
+    """Solve for what a minibatch changes: S = I + U X^T = C C^T with U = X P; K = C^-1 U; Z = C^-T K.
 
     P is the inverse of a memory A, X a minibatch. A + X^T X then has the inverse P - K^T K (Sherman, Morrison and
     Woodbury), and Z is X times that inverse: recursive least squares for B samples at once. With ``removes`` the

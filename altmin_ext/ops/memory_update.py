@@ -24,9 +24,8 @@ def memory_update(
     """gram <- (1 - forgetting) gram + sum_b a~ a~^T; cross <- (1 - forgetting) cross + sum_b c a~^T.
 
     These two matrices are all that a stage remembers of its past data (AM-mem, Choromanska et al. 2019, equation 7).
-    With ``subtract`` both sums are taken off: the minibatch is removed from the past. So the inverse P of gram follows
-    it, too: P <- P / (1 - forgetting) - K^T K, where ``activation`` is K and the block's own forgetting
-    -forgetting / (1 - forgetting).
+    With ``subtract`` both sums are taken off: the minibatch is removed from the past. The inverse P of gram follows
+    gram by the same op: in P <- P / (1 - f) - K^T K, ``activation`` is K and forgetting -f / (1 - f).
 
     Args:
         activation: (B, n), a.

@@ -480,25 +480,18 @@ class StageMemory:
             if not len(self._next_gram):
                 self._next_gram, self._next_cross = torch.empty_like(self.gram), torch.empty_like(self.cross)
             self._next_awaits_prior = self.awaits_prior
-        past: dict[str, Tensor] = {}
+        gram, cross = (self.gram, self.cross) if first else (None, None)
         if first and self._count:
             self._next_gram.copy_(self.gram)
             self._add_held(self._next_gram)
-        elif first:
-            past = {"gram_before": self.gram, "cross_before": self.cross}
+            gram = None
         self._factor = self._inverse = None
         for a, c in self._rows(activation, code):
-            scalars = self._scalars[0 if first else 1]
             ops.memory_update(
-                a,
-                c,
-                gram=self._next_gram,
-                cross=self._next_cross,
-                scalars=scalars,
-                upper=self._is_upper,
-                **past,
-            )
-            first, past = False, {}
+                a, c, gram=self._next_gram, cross=self._next_cross, scalars=self._scalars[0 if first else 1],
+                upper=self._is_upper, gram_before=gram, cross_before=cross,
+            )  # fmt: skip
+            first, gram, cross = False, None, None
 
     def _add_prior(self) -> None:
         """Add the prior, once all of the first minibatch is in A."""

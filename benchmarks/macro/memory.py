@@ -5,7 +5,7 @@
 For the first hidden layer of 784-500-500-10 (785 columns with the bias, 500 rows), minibatches of 200:
 
 - a sweep of block coordinate descent beside the paper's loop over the columns, and beside what the sweep is without a
-  threshold, a triangular product and a triangular solve;
+  threshold, a triangular product and a triangular solve; a sweep from zero beside the solve alone;
 - the update of both memory matrices beside two ``addmm_``.
 
 Prints medians and the medians of the ratios with quartiles. Run it with nothing else running.
@@ -53,6 +53,12 @@ def contenders() -> dict[str, tuple[Callable[[], object], str]]:
         right = torch.addmm(cross, weight, gram.tril(-1), alpha=-1)
         torch.linalg.solve_triangular(gram.triu(), right, upper=True, left=False)
 
+    def solve() -> None:
+        torch.linalg.solve_triangular(gram, cross, upper=True, left=False)
+
+    def from_zero() -> None:
+        ops.bcd_columns(torch.empty_like(weight), gram, cross, scalars=plain, from_zero=True)
+
     def sweep(scalars: torch.Tensor, nonnegative: bool = False) -> Callable[[], None]:
         return lambda: ops.bcd_columns(
             weight.clone(), gram, cross, scalars=scalars, sweeps=1, has_bias=True, nonnegative=nonnegative
@@ -62,13 +68,15 @@ def contenders() -> dict[str, tuple[Callable[[], object], str]]:
         past[0].addmm_(augmented.t(), augmented, beta=0.999)
         past[1].addmm_(code.t(), augmented, beta=0.999)
 
-    loop, products = "column loop in torch", "two addmm_"
+    loop, triangle, products = "column loop in torch", "triangular solve in torch", "two addmm_"
     return {
         loop: (column_loop, ""),
         "triangular product and solve in torch": (triangular, loop),
         "sweep": (sweep(plain), loop),
         "sweep, l1": (sweep(soft), loop),
         "sweep, non-negative": (sweep(plain, nonnegative=True), loop),
+        triangle: (solve, ""),
+        "sweep from zero": (from_zero, triangle),
         products: (two_products, ""),
         "memory_update": (
             lambda: ops.memory_update(activation, code, gram=own[0], cross=own[1], scalars=forgetting),

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
 
+@pytest.mark.parametrize("from_zero", [False, True])
 def test_bcd_columns(
-    time: Callable[..., None], normal: Callable[..., Tensor], network: str, widths: tuple[int, ...]
+    time: Callable[..., None],
+    normal: Callable[..., Tensor],
+    network: str,
+    widths: tuple[int, ...],
+    from_zero: bool,
 ) -> None:
     columns, rows = widths[0] + 1, widths[1]
     samples = normal(2 * columns, columns)
     time(
         "bcd_columns",
-        f"{network}, {columns} columns x {rows} rows",
+        f"{network}, {columns} columns x {rows} rows" + ", from zero" * from_zero,
         weight=normal(rows, columns),
         gram=samples.T @ samples,
         cross=normal(rows, 2 * columns) @ samples,
@@ -23,4 +29,5 @@ def test_bcd_columns(
         sweeps=1,
         has_bias=True,
         nonnegative=False,
+        from_zero=from_zero,
     )

@@ -170,10 +170,10 @@ contenders = {
     "am-mem, 12 epochs": Contender(by_method("am-mem", **outputs), 12, memory_grid, "am-mem"),
     "soap": Contender(by_optimizer(soap), 4, {"lr": (1e-3, 3e-3, 1e-2), "precondition_frequency": (10, 50)}),
     "shampoo": Contender(
-        by_optimizer(shampoo), 4, {"lr": (0.03, 0.1, 0.3), "preconditioning_compute_steps": (50, 100)}
+        by_optimizer(shampoo), 4, {"lr": (0.3, 1.0, 3.0), "preconditioning_compute_steps": (50, 100)}
     ),
-    "singd": Contender(by_optimizer(singd), 4, {"lr": (1e-4, 1e-3, 1e-2), "damping": (1e-3, 1e-2)}),
-    "muon": Contender(by_optimizer(Muon), 4, {"lr": (3e-3, 1e-2, 3e-2), "momentum": (0.9, 0.95)}),
+    "singd": Contender(by_optimizer(singd), 4, {"lr": (0.3, 1.0, 3.0), "damping": (1e-3, 1e-2)}),
+    "muon": Contender(by_optimizer(Muon), 4, {"lr": (0.01, 0.03, 0.1), "momentum": (0.9, 0.95)}),
 }
 
 

@@ -40,12 +40,15 @@ class Substitution {
   Substitution(const BcdColumns<T>& o, const Diagonal<T>& diagonal, T* memory)
       : o_(o),
         n_(o.columns),
+        tail_(n_ / strip * strip),
         diagonal_(diagonal),
         threshold_(static_cast<T>(o.scalars->threshold)),
         panel_(memory),
-        known_(memory + panel_size) {}
+        sums_of_tail_(panel_ + depth * strip) {}
 
-  static int64_t size_of(int64_t rows, int64_t columns) { return panel_size + stride_of(rows) * columns; }
+  static int64_t size_of(int64_t rows, int64_t columns) {
+    return (depth + rows) * strip + stride_of(rows) * columns;
+  }
 
   // Rows from `row` on. Whole blocks of columns are taken off all that follow, as products of matrices; within a block
   // that happens square by square.
@@ -53,26 +56,23 @@ class Substitution {
     row_ = row;
     rows_ = rows;
     stride_ = stride_of(rows);
+    known_ = sums_of_tail_ + rows * strip;
     for (int64_t first = 0; first < n_; first += depth) {
       const int64_t last = std::min(n_, first + depth);
       for (int64_t column = first; column < last; column += width) {
-        const int64_t columns = std::min(width, last - column);
-        multiply<1>(first, column, column, columns);
-        solve(column, columns);
+        multiply<1>(first, column, column);
+        solve(column, std::min(width, n_ - column));
       }
-      for (int64_t column = last; column < n_; column += 2 * width)
-        multiply<2>(first, last, column, std::min(2 * width, n_ - column));
+      for (int64_t column = last; column < n_; column += strip) multiply<2>(first, last, column);
     }
   }
 
  private:
-  static constexpr int64_t width = vector_width<T>;
-  static constexpr int64_t depth = 8 * width;
+  static constexpr int64_t width = vector_width<T>, strip = 2 * width, depth = 8 * width;
   // Of a tile: few registers are better not all taken by sums.
   template <int vectors>
   static constexpr int64_t most_rows =
       std::min(Product<T, vectors>::most_rows, vector_registers == 32 || vectors == 1 ? 28 : 6);
-  static constexpr int64_t panel_size = (depth + 28) * 2 * width;
 
   // An odd number of cache lines: equal places of rows do not share a set of the nearest cache.
   static int64_t stride_of(int64_t rows) {
@@ -82,39 +82,41 @@ class Substitution {
 
   T* weight(int64_t row, int64_t column) const { return o_.weight + (row_ + row) * n_ + column; }
 
-  // Adds what the columns [first, last) of W, which are known, contribute to W triu(A) in some others, whose place in
-  // `weight` keeps the sums until they are solved for.
+  // What W triu(A) is in a column without its own part, as far as W is known: until the column is solved for, it is kept
+  // in its place, but for the last columns, where a strip would not fit.
+  struct Sums {
+    T* first;
+    int64_t stride;
+  };
+  Sums sums_of(int64_t column) const {
+    return column < tail_ ? Sums{weight(0, column), n_} : Sums{sums_of_tail_ + (column - tail_), strip};
+  }
+
+  // Adds what the columns [first, last) of W, which are known, contribute to one or two vectors' columns.
   template <int vectors>
-  void multiply(int64_t first, int64_t last, int64_t column, int64_t columns) const {
+  void multiply(int64_t first, int64_t last, int64_t column) const {
     if (first == last) return;
-    constexpr int64_t stride = vectors * width;
-    const bool whole = columns == stride;
     const T* gram = o_.gram + first * n_ + column;
-    if (!whole) {
-      for (int64_t k = first; k < last; ++k, gram += n_) {
-        std::fill_n(panel_ + (k - first) * stride, stride, T(0));
-        std::copy_n(gram, columns, panel_ + (k - first) * stride);
-      }
+    int64_t gram_stride = n_;
+    if ((last - 1) * n_ + column + vectors * width > n_ * n_) {  // it would be read beyond its end
+      for (int64_t k = first; k < last; ++k, gram += n_)
+        std::copy_n(gram, n_ - column, panel_ + (k - first) * strip);
       gram = panel_;
+      gram_stride = strip;
     }
+    const Sums sums = sums_of(column);
     const Tiles cut(rows_, most_rows<vectors>);
-    T* const sums = panel_ + depth * stride;
-    const int64_t ahead = (last - first + cut.count - 1) / cut.count;
+    const int64_t share = (last - first + cut.count - 1) / cut.count;
     int64_t fetched = first;
     cut.each([&](int64_t row, int64_t rows) {
-      const T* const next = o_.gram + column + stride;
-      for (const int64_t end = std::min(last, fetched + ahead); vectors == 2 && whole && fetched < end;
-           ++fetched) {
+      const T* const next = o_.gram + column + strip;
+      for (const int64_t end = std::min(last, fetched + share); vectors == 2 && fetched < end; ++fetched) {
         __builtin_prefetch(next + fetched * n_ + width - 1);
-        __builtin_prefetch(next + fetched * n_ + 2 * width - 1);
+        __builtin_prefetch(next + fetched * n_ + strip - 1);
       }
-      T* const to = whole ? weight(row, column) : sums;
-      if (!whole && first > 0)
-        for (int64_t r = 0; r < rows; ++r) std::copy_n(weight(row + r, column), columns, sums + r * stride);
-      product_tile<T>(vectors, rows)(known_ + first * stride_ + row, stride_, last - first, gram,
-                                     whole ? n_ : stride, first > 0 ? to : nullptr, to, whole ? n_ : stride);
-      if (!whole)
-        for (int64_t r = 0; r < rows; ++r) std::copy_n(sums + r * stride, columns, weight(row + r, column));
+      T* const to = sums.first + row * sums.stride;
+      product_tile<T>(vectors, rows)(known_ + first * stride_ + row, stride_, last - first, gram, gram_stride,
+                                     first > 0 ? to : nullptr, to, sums.stride);
     });
   }
 
@@ -125,63 +127,83 @@ class Substitution {
       for (int64_t k = j; k < columns; ++k) gram[j][k] = o_.gram[(column + j) * n_ + column + k];
       gram[j][j] += diagonal_.added;
     }
+    const Sums from = sums_of(column);
     for (int64_t row = 0; row < rows_; row += width) {
       const int64_t rows = std::min(width, rows_ - row);
-      Vector<T> sums[width] = {}, cross[width];
-      if (column > 0) load_square(weight(row, column), rows, columns, sums);
-      load_square(o_.cross + (row_ + row) * n_ + column, rows, columns, cross);
+      alignas(64) T square[width][width];  // of B, and then of W
+      turn(o_.cross + (row_ + row) * n_ + column, n_, rows, columns, square[0]);
+      Vector<T> sums[width] = {};
+      if (column > 0)
+#pragma GCC unroll 16
+        for (int64_t r = 0; r < width; ++r)
+          if (r < rows) sums[r] = load(from.first + (row + r) * from.stride);
+      transpose<T>(sums);
+      T* const known = known_ + column * stride_ + row;
 #pragma GCC unroll 16
       for (int64_t j = 0; j < width; ++j) {
+        if (j >= columns) break;
         const bool free = o_.has_bias && column + j == n_ - 1;
         const T diagonal = gram[j][j];
-        // Zero behind the last column; a NaN goes on, to be seen.
-        cross[j] = diagonal <= diagonal_.smallest ? Vector<T>{} : minimiser(cross[j] - sums[j], diagonal, free);
+        Vector<T> w = {};
+        if (!(diagonal <= diagonal_.smallest))  // a NaN goes on, to be seen
+          w = minimiser(load(square[j]) - sums[j], diagonal, free);
 #pragma GCC unroll 16
-        for (int64_t k = j + 1; k < width; ++k) sums[k] += cross[j] * gram[j][k];
+        for (int64_t k = j + 1; k < width; ++k) sums[k] += w * gram[j][k];
+        store(known + j * stride_, w);
+        store(square[j], w);
       }
+      Vector<T> turned[width];
 #pragma GCC unroll 16
-      for (int64_t j = 0; j < width; ++j)
-        if (j < columns) store(known_ + (column + j) * stride_ + row, cross[j]);
-      transpose<T>(cross);
-      if (rows == width && columns == width) {
-        for (int64_t r = 0; r < width; ++r) store(weight(row + r, column), cross[r]);
-        continue;
-      }
-      T square[width][width];
-      for (int64_t r = 0; r < width; ++r) store(square[r], cross[r]);
-      for (int64_t r = 0; r < rows; ++r) std::copy_n(square[r], columns, weight(row + r, column));
+      for (int64_t j = 0; j < width; ++j) turned[j] = load(square[j]);
+      transpose<T>(turned);
+#pragma GCC unroll 16
+      for (int64_t r = 0; r < width; ++r)
+        if (r < rows) store_part(turned[r], columns, weight(row + r, column));
     }
   }
 
+  // Some rows to lanes, zeros beyond them.
+  static void turn(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
+    Vector<T> square[width] = {};
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < width; ++r)
+      if (r < rows) square[r] = load_part(from + r * stride, columns);
+    transpose<T>(square);
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < width; ++j) store(to + j * width, square[j]);
+  }
+
   Vector<T> minimiser(const Vector<T> residual, T diagonal, bool free) const {
-    constexpr Vector<T> zero = {};
     Vector<T> w = residual / diagonal;
     if (free) return w;
     if (threshold_ > T(0)) {
       const T t = threshold_ / diagonal;
       w = w > t ? w - t : (w < -t ? w + t : w * T(0));
     }
-    if (o_.nonnegative) w = w > zero ? w : w * T(0);
+    if (o_.nonnegative) w = w > T(0) ? w : w * T(0);
     return w;
   }
 
-  // Rows side by side in lanes, zeros beyond them.
-  void load_square(const T* from, int64_t rows, int64_t columns, Vector<T> (&to)[width]) const {
-    if (rows == width && columns == width) {
-      for (int64_t r = 0; r < width; ++r) to[r] = load(from + r * n_);
-    } else {
-      T square[width][width] = {};
-      for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * n_, columns, square[r]);
-      for (int64_t r = 0; r < width; ++r) to[r] = load(square[r]);
-    }
-    transpose<T>(to);
+  static Vector<T> load_part(const T* from, int64_t count) {
+    if (count == width) return load(from);
+    T part[width] = {};
+    for (int64_t i = 0; i < count; ++i) part[i] = from[i];
+    return load(part);
+  }
+
+  static void store_part(const Vector<T> v, int64_t count, T* to) {
+    if (count == width) return store(to, v);
+    T part[width];
+    store(part, v);
+    for (int64_t i = 0; i < count; ++i) to[i] = part[i];
   }
 
   const BcdColumns<T>& o_;
-  const int64_t n_;
+  const int64_t n_, tail_;
   const Diagonal<T> diagonal_;
   const T threshold_;
-  T *const panel_, *const known_;  // columns of A or of sums without gaps; W transposed, (n, stride)
+  T *const panel_, *const sums_of_tail_;  // (depth, strip), (rows, strip)
+  T* known_ = nullptr;                    // W transposed, (n, stride)
   int64_t row_ = 0, rows_ = 0, stride_ = 0;
 };
 

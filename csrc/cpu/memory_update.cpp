@@ -19,8 +19,8 @@ constexpr int64_t most_samples = 256;
 template <typename T>
 constexpr int64_t panel = 2 * vector_width<T>;
 
-// Rows and columns of a block of the memory, which is read and written in pieces of some cache lines. Rows of a large
-// memory that lie on different pages, but at equal places, would else drive each other out of the nearest cache.
+// Rows and columns of a block of the memory, which is read and written in pieces of some cache lines: rows whose distance
+// is about a multiple of a page share a set of the nearest cache, which holds few of them at a time.
 template <typename T>
 constexpr int64_t side = 256 / sizeof(T);
 
@@ -73,7 +73,6 @@ class Sum {
   }
 
  private:
-  static constexpr int64_t width = vector_width<T>;
   // Of a tile: few registers are better not all taken by sums.
   static constexpr int64_t most_rows = vector_registers == 32 ? 14 : 6;
 
@@ -86,12 +85,12 @@ class Sum {
     const int64_t rows = std::min(side<T>, (of_gram ? n : o_.n_out) - row),
                   columns = std::min(side<T>, n - column);
     T* const to = (of_gram ? o_.gram : o_.cross) + row * n + column;
-    T* const image = o_.gram + column * n + row;
+    T* const image = of_gram && !o_.upper ? o_.gram + column * n + row : nullptr;
     before += row * n + column;
-    const bool on_diagonal = of_gram && row == column, mirrors = of_gram && !o_.upper;
+    const bool on_diagonal = of_gram && row == column;
     fetch(to, rows, columns);
     if (before != to) fetch(before, rows, columns);
-    if (mirrors && !on_diagonal) fetch(image, columns, rows);
+    if (image && !on_diagonal) fetch(image, columns, rows);
     alignas(64) T block[side<T> * side<T>], turned[side<T> * side<T>];
     const int64_t first_panel = (of_gram ? 0 : gram_panels_) + row / panel<T>;
     for (int64_t i = 0; i < rows; i += panel<T>)
@@ -107,7 +106,7 @@ class Sum {
       for (int64_t j = on_diagonal ? r : 0; j < columns; ++j)
         next[j] = sum[j] = (past[j] - forgetting * past[j]) + sign * sum[j];
     }
-    if (!mirrors) return;
+    if (!image) return;
     turn(block, rows, columns, turned);
     for (int64_t j = 0; j < columns; ++j)
       std::memcpy(image + j * n, turned + j * side<T>, static_cast<size_t>(on_diagonal ? j : rows) * sizeof(T));
@@ -121,8 +120,9 @@ class Sum {
     });
   }
 
-  // A block's columns to rows. What is behind its edges is not looked at.
+  // A block's columns to rows. What is behind its edges, or below the diagonal, means nothing.
   static void turn(const T* block, int64_t rows, int64_t columns, T* turned) {
+    constexpr int64_t width = vector_width<T>;
     for (int64_t i = 0; i < rows; i += width)
       for (int64_t j = 0; j < columns; j += width) {
         Vector<T> square[width];

@@ -1,4 +1,4 @@
-// Registers per thread: at most 96 in float32, 128 in float64.
+// Registers per thread: at most 120 in float32, 128 in float64.
 #include "ops/bcd_columns.h"
 
 #include <limits>
@@ -33,17 +33,14 @@ __device__ __forceinline__ Diagonal diagonal_of(const BcdColumns<T>& o, int lane
   return {largest, damping > 0 ? damping * (trace / static_cast<double>(o.columns)) : 0.0};
 }
 
-// Rows and columns of the damped gram matrix from these on, zero beyond its edges.
+// Rows and columns of the gram matrix from these on, zero beyond its edges.
 template <typename T>
-__device__ __forceinline__ void load_tile(T (&to)[tile][tile + 1], const BcdColumns<T>& o, T added, int64_t row,
+__device__ __forceinline__ void load_tile(T (&to)[tile][tile + 1], const BcdColumns<T>& o, int64_t row,
                                           int64_t column) {
   const int lane = threadIdx.x;
   const int64_t n = o.columns;
-  for (int r = threadIdx.y; r < tile; r += warps) {
-    const bool inside = row + r < n && column + lane < n;
-    const T entry = inside ? o.gram[(row + r) * n + column + lane] : T(0);
-    to[r][lane] = inside && row + r == column + lane ? entry + added : entry;
-  }
+  for (int r = threadIdx.y; r < tile; r += warps)
+    to[r][lane] = row + r < n && column + lane < n ? o.gram[(row + r) * n + column + lane] : T(0);
 }
 
 // Where a column's weight goes that misses its equation by `residual`, with the threshold that applies to it.
@@ -62,7 +59,7 @@ __device__ __forceinline__ T minimiser(T before, T residual, T diagonal, T thres
 //   2. one column after the other within J, whose part of the gram matrix is in shared memory: each step takes its
 //      change off the residuals of the columns behind it.
 template <int held, typename T>
-__global__ void __launch_bounds__(warps* warp_size, 1) bcd_columns_kernel(BcdColumns<T> o) {
+__global__ void __launch_bounds__(warps* warp_size, 2) bcd_columns_kernel(BcdColumns<T> o) {
   __shared__ T gram[tile][tile + 1];
   __shared__ T weights[warps * held][tile + 1];
   __shared__ Diagonal diagonal_shared;
@@ -87,11 +84,11 @@ __global__ void __launch_bounds__(warps* warp_size, 1) bcd_columns_kernel(BcdCol
       T residual[held], own[held];
       for (int i = 0; i < held; ++i) {
         const bool any = inside && row_of(i) < o.rows;
-        residual[i] = any ? o.cross[row_of(i) * n + column] : T(0);
         own[i] = any && !starts ? o.weight[row_of(i) * n + column] : T(0);
+        residual[i] = any ? o.cross[row_of(i) * n + column] - added * own[i] : T(0);
       }
       for (int64_t k = 0; k < (starts ? first : n); k += tile) {
-        load_tile(gram, o, added, k, first);
+        load_tile(gram, o, k, first);
         for (int i = 0; i < held; ++i)
           weights[i * warps + warp][lane] =
               k + lane < n && row_of(i) < o.rows ? o.weight[row_of(i) * n + k + lane] : T(0);
@@ -103,11 +100,12 @@ __global__ void __launch_bounds__(warps* warp_size, 1) bcd_columns_kernel(BcdCol
         __syncthreads();
       }
 
-      load_tile(gram, o, added, first, first);
+      load_tile(gram, o, first, first);
       __syncthreads();
       for (int j = 0; j < tile; ++j) {
-        const T diagonal = gram[j][j];
-        if (diagonal <= smallest) continue;  // 0 behind the last column; a NaN goes on, to be seen
+        const T diagonal = gram[j][j] + added;
+        if (first + j >= n) break;
+        if (diagonal <= smallest) continue;  // a NaN goes on, to be seen
         const bool free = o.has_bias && first + j == n - 1;
         for (int i = 0; i < held; ++i) {
           const T before = __shfl_sync(whole_warp, own[i], j);

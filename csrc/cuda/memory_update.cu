@@ -45,7 +45,8 @@ __device__ __forceinline__ Place place_of(int64_t block, int64_t tiles) {
 template <typename T>
 __global__ void __launch_bounds__(threads)
     memory_update_kernel(MemoryUpdate<T> o, int64_t tiles, int64_t share, Workspace workspace) {
-  __shared__ T left[depth][tile], right[depth][tile];
+  __shared__ T left[depth][tile + 1], right[depth][tile];
+  static_assert(side <= depth);
   const Place place = place_of(blockIdx.x, tiles);
   const int64_t first_row = place.row * tile, first_column = place.column * tile;
   const int thread = threadIdx.x, row = thread / side, column = thread % side;
@@ -106,8 +107,16 @@ __global__ void __launch_bounds__(threads)
       const T past = before[r * o.n_gram + c];
       const T value = (past - forgetting * past) + sign * sums[i][j];
       matrix[r * o.n_gram + c] = value;
-      if (place.of_gram && r != c && !o.upper) matrix[c * o.n_gram + r] = value;
+      left[row][column + j * side] = value;
     }
+    if (!place.of_gram || o.upper) continue;
+    // The image of these rows, in which neighbours are threads of other rows.
+    __syncthreads();
+    for (int k = thread; k < side * tile; k += threads) {
+      const int64_t r = first_row + i * side + k % side, c = first_column + k / side;
+      if (r < c && c < o.n_gram) matrix[c * o.n_gram + r] = left[k % side][k / side];
+    }
+    __syncthreads();
   }
 }
 

@@ -417,3 +417,7 @@ def _fit_together(draw: Draw, call: Call) -> None:
         with np.errstate(all="ignore"):
             known = draw.random.uniform(0.1, 0.9, inputs.shape[1:]) / max(1.0, float((inputs**2).sum()))
             arguments["product"] = (inputs * known).astype(call.floating)
+    if call.op == "bcd_columns" and arguments["from_zero"]:
+        arguments["weight"][:] = np.nan
+        if arguments["sweeps"] == 1:
+            arguments["gram"][np.tril_indices(sizes["n"], -1)] = np.nan

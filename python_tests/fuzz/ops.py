@@ -301,7 +301,8 @@ def _wrong(call: Call, place: Place, result: Array, exacts: Numbers, plains: Num
         if name == "gap":  # a difference of two, of which one is not seen
             size = 4 * np.maximum(size, np.abs(code))
             plain_error = np.maximum(plain_error, 4 * np.abs(plains["code", 0] - code))
-        if call.op == "bcd_columns":  # a column is added to what it is replaced by
+        if call.op == "bcd_columns" and not call.arguments["from_zero"]:
+            # A column is added to what it is replaced by.
             size = np.maximum(size, np.abs(call.arguments["weight"]))
         if call.op == "elman_encode" and name == "product":
             size = 4 * size  # a step of the sequence after the other

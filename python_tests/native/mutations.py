@@ -281,6 +281,14 @@ BUGS = (
         "memory update: diagonal tile written twice", "memory_update.cu",
         "|| (place.of_gram && r > c)", "", "memory_update",
     ),
+    _without(
+        "memory update: barrier before the image is read", "memory_update.cu",
+        "threads of other rows.\n    __syncthreads();", BARRIER, "memory_update",
+    ),
+    _without(
+        "memory update: barrier before the image's rows are overwritten", "memory_update.cu",
+        "[k % side][k / side];\n    }\n    __syncthreads();", BARRIER, "memory_update",
+    ),
     Bug(
         "columns: part of the gram matrix overwritten too early", "bcd_columns.cu",
         "-= product[i];\n        __syncthreads();", "-= product[i];", "bcd_columns",
@@ -289,6 +297,10 @@ BUGS = (
         "columns: weights of another warp", "bcd_columns.cu",
         "product[i] += weights[i * warps + warp][r]", "product[i] += weights[i * warps + (warp ^ 1)][r]",
         "bcd_columns",
+    ),
+    Bug(
+        "columns: weights read from zero", "bcd_columns.cu",
+        "any && !starts ? o.weight", "any ? o.weight", "bcd_columns",
     ),
     Bug(
         "relu prox: stride of a single block", "relu_prox.cu",

@@ -45,7 +45,7 @@ CPU = native.module
 
 
 # One call of every op, large enough for several blocks to share the work.
-CASES: dict[str, Callable[[Random], dict[str, Any]]] = {
+CASES: dict[str, Callable[..., dict[str, Any]]] = {
     name: importlib.import_module(f"..ops.test_{name}", __package__).kernel_case for name in ops.names
 }
 
@@ -82,6 +82,20 @@ def test_any_number_of_multiprocessors(emulated: EmulatedModule, op: str, multip
         emulated.emulator.set_multiprocessors(3)
     for own, twin in zip(found, exact, strict=True):
         assert_close(own, twin, 1e-10, op)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 3])
+def test_bcd_columns_from_zero(emulated: EmulatedModule, multiprocessors: int) -> None:
+    """By warps of one row and of several. The weights are not numbers before."""
+    case = {**CASES["bcd_columns"](Random(11), 40), "from_zero": True}
+    case["weight"] = torch.full_like(case["weight"], float("nan"))
+    exact = call(reference.bcd_columns, case).weight
+    emulated.emulator.set_multiprocessors(multiprocessors)
+    try:
+        found = call(ops.bcd_columns, case).weight
+    finally:
+        emulated.emulator.set_multiprocessors(3)
+    assert_close(found, exact, 1e-10)
 
 
 @pytest.mark.usefixtures("emulated")

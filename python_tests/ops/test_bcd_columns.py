@@ -130,11 +130,11 @@ STARTS = [
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("start", STARTS)
 def test_against_float64(
-    kernels: str, dtype: torch.dtype, options: dict[str, Any], start: dict[str, Any]
+    wide_kernels: str, dtype: torch.dtype, options: dict[str, Any], start: dict[str, Any]
 ) -> None:
     random = Random(101)
     shapes = list(itertools.product(ROWS, COLUMNS))
-    for rows, columns in shapes[:: 5 if kernels == "emulated" else 1]:  # the emulator takes its time
+    for rows, columns in shapes[:: 5 if wide_kernels == "emulated" else 1]:  # the emulator takes its time
         case = arguments(random, rows, columns, **options, **start, sweeps=random.choice((1, 2)))
         result, exact = call(ops.bcd_columns, case, dtype).weight, formula(case)
         what = f"{rows} x {columns}"
@@ -161,7 +161,7 @@ def test_from_zero_it_is_a_triangular_solve_that_reads_neither_weight_nor_the_lo
     damping: float,
 ) -> None:
     random = Random(115)
-    for rows, columns in itertools.product(ROWS, COLUMNS[1:]):
+    for rows, columns in (*itertools.product(ROWS, COLUMNS[1:]), (7, 300)):
         case = arguments(random, rows, columns, damping=damping, from_zero=True)
         upper = damped(case).triu()
         expected = torch.linalg.solve_triangular(upper, case["cross"], upper=True, left=False)
@@ -169,24 +169,23 @@ def test_from_zero_it_is_a_triangular_solve_that_reads_neither_weight_nor_the_lo
         assert_close(call(ops.bcd_columns, case).weight, expected, 1e-10, f"{rows} x {columns}")
 
 
-@pytest.mark.usefixtures("wide_kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("sweeps", [1, 2])
 def test_from_zero_it_gives_the_bits_of_a_start_at_zeros(
-    kernels: str, dtype: torch.dtype, options: dict[str, Any], sweeps: int
+    wide_kernels: str, dtype: torch.dtype, options: dict[str, Any], sweeps: int
 ) -> None:
     """But for the sign of zeros. The weights of a call from zero are NaN before."""
     random = Random(116)
     shapes = ((3, 5), (17, 33), (65, 127), (20, 300))
-    for rows, columns in shapes[:2] if kernels == "emulated" else shapes:
+    for rows, columns in shapes[:2] if wide_kernels == "emulated" else shapes:
         case = arguments(random, rows, columns, **options, sweeps=sweeps, damping=0.5, from_zero=True)
         zeros = {**case, "weight": torch.zeros_like(case["weight"]), "from_zero": False}
         found, expected = (call(ops.bcd_columns, one, dtype).weight for one in (case, zeros))
         assert same_bits(found + 0.0, expected + 0.0), f"{rows} x {columns}"
 
 
-@pytest.mark.usefixtures("wide_kernels")
+@pytest.mark.usefixtures("wide_cpu_kernels")  # a GPU takes it off apart
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("start", STARTS[2:])
 def test_damping_counts_as_if_it_were_in_the_matrix(dtype: torch.dtype, start: dict[str, Any]) -> None:

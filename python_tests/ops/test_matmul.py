@@ -151,6 +151,24 @@ def test_threads_change_nothing(dtype: torch.dtype, transposed: tuple[bool, bool
 
 @pytest.mark.usefixtures("own_kernels")
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [2, 13, 20, 33, 80])
+@pytest.mark.parametrize(("depth", "columns"), [(785, 785), (768, 1024), (300, 1900)])
+def test_a_matrix_that_no_cache_holds(dtype: torch.dtype, rows: int, depth: int, columns: int) -> None:
+    """It is read row by row, yet a column's bits do not depend on which others are beside it, nor on threads."""
+    random = Random(7)
+    a, b = random.normal(rows, depth), random.normal(depth, columns)
+    case = {"a": a, "b": b, "out": Output((rows, columns))}
+    whole, shared = (call(ops.matmul, case, dtype, threads=threads).out for threads in (1, 3))
+    assert same_bits(whole, shared)
+    for first in (0, columns - 40):
+        few = {"a": a, "b": b[:, first : first + 40].contiguous(), "out": Output((rows, 40))}
+        assert same_bits(call(ops.matmul, few, dtype).out, whole[:, first : first + 40].contiguous())
+    if dtype == torch.float32:
+        assert_accurate(whole, call(reference.matmul, case, dtype).out, a @ b)
+
+
+@pytest.mark.usefixtures("own_kernels")
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transposed", TRANSPOSED, ids=str)
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_what_is_not_finite_spreads_as_in_torch(

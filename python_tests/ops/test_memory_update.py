@@ -78,11 +78,13 @@ def formula(case: dict[str, Any]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("subtract", [False, True])
 @pytest.mark.parametrize("forgetting", [0.0, 0.1, 1.0, -0.25])
 def test_against_float64(
-    kernels: str, dtype: torch.dtype, bias: bool, subtract: bool, forgetting: float
+    wide_kernels: str, dtype: torch.dtype, bias: bool, subtract: bool, forgetting: float
 ) -> None:
     random = Random(91)
     shapes = list(itertools.product(EXTENTS, EXTENTS, (0, 1, 33, 127)))
-    for batch, n_in, n_out in shapes[:: 7 if kernels == "emulated" else 1]:  # the emulator takes its time
+    for batch, n_in, n_out in shapes[
+        :: 7 if wide_kernels == "emulated" else 1
+    ]:  # the emulator takes its time
         case = arguments(random, batch, n_in, n_out, bias=bias, forgetting=forgetting, subtract=subtract)
         result = call(ops.memory_update, case, dtype)
         twin = call(reference.memory_update, case, dtype) if dtype == torch.float32 else None
