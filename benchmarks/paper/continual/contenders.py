@@ -163,9 +163,9 @@ contenders: dict[str, Contender] = {
         fitted_convolution_under_a_layer,
         _on_fitted_filters,
         [
-            {"lr_memory": lr, "prior": prior, "prior_out": out}
-            for lr, prior in ((0.3, 1e-5), (0.3, 2e-4), (1.0, 1e-5), (1.0, 2e-4))
-            for out in (0.05, 0.5)
+            {"lr_memory": 0.3, "prior": 1e-5, "prior_out": 0.05},
+            {"lr_memory": 1.0, "prior": 1e-5, "prior_out": 0.05},
+            {"lr_memory": 1.0, "prior": 2e-4, "prior_out": 0.5},
         ],
         ("tab:red", "P"),
     ),

@@ -23,7 +23,7 @@ from benchmarks.paper.continual.streams import Stream
 
 results = Path(__file__).parents[2] / "results" / "continual"
 batch_size = 100
-_asked_meanwhile = 2000  # of the test samples of a task, until the last task
+_asked_meanwhile = 500  # of the test samples of a task, until the last task
 _seed_of_tuning = 1000
 
 Accuracies = tuple[list[float], list[float]]
