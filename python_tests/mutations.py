@@ -1088,7 +1088,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
     (
         "closed forms",
         "features are those of training",
-        "altmin_ext/methods/_closed_form.py",
+        "altmin_ext/_mode.py",
         "    model.eval()\n    try:",
         "    try:",
         [

@@ -237,6 +237,9 @@ class StageMemory:
 
         Args:
             number: of the stage.
+
+        Returns:
+            A part of a method's state, without entries if no inverse may pay.
         """
         self._settle()
         if self.inverse is None:

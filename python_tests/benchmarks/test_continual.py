@@ -298,7 +298,11 @@ def test_tasks_share_the_averaged_gradient_memory() -> None:
 
 @pytest.mark.parametrize("name", contenders)
 def test_every_contender_learns_and_keeps_no_more_with_time(name: str) -> None:
-    """The classes are plain to see, so the last task at least is learned; all bytes are there from the start."""
+    """The classes are plain to see, so the last task at least is learned; all bytes are there from the start.
+
+    But for the samples and the rows of the inverse's change that are put in together, 256 and 64 of each layer beside
+    a minibatch's.
+    """
     stream, entry = small_stream(), contenders[name]
     found = study.train_once(entry, stream, entry.tried[-1], 3, 0)
     assert found["steps"] == 2 * 3 * 3
@@ -308,7 +312,11 @@ def test_every_contender_learns_and_keeps_no_more_with_time(name: str) -> None:
     learner = entry.learner(model, stream, 0, **entry.tried[-1])
     learner.begin_task(1)
     learner.step(*stream.tasks[0].train)
-    assert bytes_of(learner.kept()) == found["kept"]
+    at_first = bytes_of(learner.kept())
+    together = sum(256 + 64 + 2 * study.batch_size for m in model.modules() if isinstance(m, nn.Linear))
+    widest = 1 + max(m.in_features for m in model.modules() if isinstance(m, nn.Linear))
+    assert found["steps"] * study.batch_size > 2 * together / 3
+    assert at_first <= found["kept"] <= at_first + 4 * together * widest
     assert found["in all"] - found["kept"] == sum(4 * p.numel() for p in model.parameters())
 
 

@@ -14,7 +14,7 @@ From the accuracies a[t][k] on task k after task t of T (Lopez-Paz & Ranzato 201
 - forgetting: the mean over k < T of the best a[t][k] for k <= t < T minus a[T][k];
 - forward transfer: the mean over k > 1 of a[k-1][k] minus the accuracy of the network before any training.
 
-Until the last task at most 2,000 samples of a task's test set are asked, evenly spaced; after it all of them.
+Until the last task at most 500 samples of a task's test set are asked, evenly spaced; after it all of them.
 
 **Networks.** Learners of hidden layers have 784-100-100-10 (CIFAR-10: 3072-200-200-10); closed forms one linear layer
 on the pixels, on 790 frozen random units, or on about as many averages over the maps of a frozen random convolution
