@@ -87,7 +87,7 @@ class Code(abc.ABC):
         self.row, self.flags = slot.row, slot.flags
         self.unit = slot.row[CodeScalar.unit]
         self.shape = self.activation_shape = torch.Size()
-        self.width = 0
+        self.width = self._batch = 0
 
     def connect(self, below: Code | None, above: Code | None) -> None:
         """Introduce the neighbours, once all codes have been made.
@@ -105,16 +105,25 @@ class Code(abc.ABC):
             shape: of its code.
             activation_shape: of its activation.
         """
+        if (shape, activation_shape) != (self.shape, self.activation_shape):
+            self._batch = 0
         self.shape, self.activation_shape, self.width = shape, activation_shape, shape.numel()
 
-    @abc.abstractmethod
     def set_batch(self, batch: int, like: Tensor) -> None:
-        """Make buffers for minibatches of a new size.
+        """Make buffers for minibatches of a new size, unless there are such.
 
         Args:
             batch: B, the number of samples.
             like: a tensor of the model's dtype and device.
         """
+        if batch != self._batch:
+            self._batch = 0  # should one of them fail to be made
+            self._make_buffers(batch, like)
+            self._batch = batch
+
+    @abc.abstractmethod
+    def _make_buffers(self, batch: int, like: Tensor) -> None:
+        """Make the buffers for a size of minibatches, or for other shapes of samples; arguments as above."""
 
     @abc.abstractmethod
     def encode(self, activation: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ class ConvolutionCode(Code):
         self._pool = self.pre.pool
         self._above_map = slot.above.map
         self._in_place = self._sigma.name in ("relu", "identity")
-        self._batch = 0
 
     @staticmethod
     def suits(slot: Slot) -> bool:
@@ -61,10 +60,7 @@ class ConvolutionCode(Code):
         self._from_lanes = below is not None and below.in_lanes
         self._to_lanes = above is not None and above.in_lanes
 
-    def set_batch(self, batch: int, like: Tensor) -> None:
-        if batch == self._batch:
-            return
-        self._batch = batch
+    def _make_buffers(self, batch: int, like: Tensor) -> None:
         groups = -(-batch // LANES)
         channels, height, width = self.shape
         module = self._module

@@ -36,13 +36,9 @@ class ElmanCode(Code):
         self._map, self._elman = map, map.module
         self._sigma, self._reader = map.output.sigma, map.output.reader
         self._iterations, self._weight_iterations = slot.code_iterations, slot.weight_iterations
-        self._batch = 0
         self.activation_displacement = None
 
-    def set_batch(self, batch: int, like: Tensor) -> None:
-        if batch == self._batch:
-            return
-        self._batch = batch
+    def _make_buffers(self, batch: int, like: Tensor) -> None:
         steps, width = self.shape
         columns = width + self._elman.input_size + 1
         self._hidden = like.new_empty(-(-batch // LANES), steps, width, LANES)
@@ -141,16 +137,12 @@ class OutputSequenceCode(Code):
         super().__init__(slot)
         self._reader = map.reader
         self._several = slot.code_iterations > 1
-        self._batch = 0
         # By the size of the minibatch: as long as a recording of steps writes to one, it is the one to read, too.
         self._displacements: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
         self._gram = self._reader.weight.new_empty(self._reader.n_out, self._reader.n_out)
         self.activation_displacement = None
 
-    def set_batch(self, batch: int, like: Tensor) -> None:
-        if batch == self._batch:
-            return
-        self._batch = batch
+    def _make_buffers(self, batch: int, like: Tensor) -> None:
         shape = (batch, self._reader.n_out)
         self._displacement = self._displacements.setdefault(batch, like.new_empty(shape))
         self._scratch = like.new_empty(shape)

@@ -41,7 +41,6 @@ class MatrixCode(Code):
         self._remembered = self.pre.activation is not None and remembers_activation(self._above_map)
         self._buffers: dict[str, Tensor] = {}
         self._largest: dict[str, Tensor] = {}
-        self._batch = 0
         self._mask: Tensor | None = None
         self.residual = torch.empty(0)
         self._calls: dict[bool, dict[str, Any]] = {}
@@ -51,12 +50,10 @@ class MatrixCode(Code):
 
     def set_shapes(self, shape: torch.Size, activation_shape: torch.Size) -> None:
         if (shape, activation_shape) != (self.shape, self.activation_shape):
-            self._largest, self._batch = {}, 0
+            self._largest = {}
         super().set_shapes(shape, activation_shape)
 
-    def set_batch(self, batch: int, like: Tensor) -> None:
-        if batch == self._batch:
-            return
+    def _make_buffers(self, batch: int, like: Tensor) -> None:
         if not self._largest or len(self._largest["displacement"]) < batch:
             names = ["displacement", "residual"]
             names += ["code"] if self.map.uses_buffers else []
@@ -68,7 +65,6 @@ class MatrixCode(Code):
             self._largest = {name: like.new_empty(batch, self.width) for name in names}
         full = len(self._largest["displacement"]) == batch
         self._buffers = self._largest if full else {name: b[:batch] for name, b in self._largest.items()}
-        self._batch = batch
         self._calls = {}
         b = self._buffers
         self.displacement, self._residual = b["displacement"], b["residual"]
@@ -89,7 +85,7 @@ class MatrixCode(Code):
         self._flat = code if self._in_place else self._buffers["activation"]
         self._moved_flat = self._buffers["moved_activation"] if self._remembered else self._flat
         if self._sigma is not None:
-            shape = (self._batch, *self.activation_shape)
+            shape = (len(code), *self.activation_shape)
             self._activation_of_encode, self._moved_activation = (
                 flat.view(shape) for flat in (self._flat, self._moved_flat)
             )

@@ -245,6 +245,7 @@ class OnlineAM(Method):
                 code.set_shapes(own, activation)
             self._output_shape, self.n_out = shapes[-1], shapes[-1].numel()
             self._spectral_norms.set_shapes(shapes[1:-1], inputs[1:])
+            self._scalars_are_for = None  # some depend on the widths of codes
         batch = x.shape[0]
         for code in self._codes:
             code.set_batch(batch, self._like)

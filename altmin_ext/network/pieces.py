@@ -325,6 +325,7 @@ class MaxPoolPiece(Piece):
         super().__init__()
         self._module = module
         self._places = self._start_value = torch.empty(0)
+        self._corners: tuple[tuple[torch.Size, int], Tensor] = (torch.Size(), 0), torch.empty(0)
 
     @property
     def window(self) -> int | None:
@@ -353,14 +354,18 @@ class MaxPoolPiece(Piece):
             return value
         shape = (*a.shape[:-2], *(n // size for n in a.shape[-2:]))
         value = self._buffer(name, a, shape) if name else a.new_empty(shape)
-        known = self._buffers.get("corners")
-        corners = self._buffer("corners", a, shape, torch.int64)
-        if self._buffers["corners"] is not known:
-            corners.copy_(_corners_of_windows(a, size))
         self._places = self._buffer("places", a, shape, torch.int64)
         scratch = [self._buffer(f"scratch {i}", a, shape) for i in range(3)]
-        _largest_of_windows(a, size, corners, value, self._places, scratch)
+        _largest_of_windows(a, size, self._corners_for(a, shape, size), value, self._places, scratch)
         return value
+
+    def _corners_for(self, a: Tensor, shape: Sequence[int], size: int) -> Tensor:
+        """The places of the windows' corners in images like these, for each result of that shape."""
+        images, corners = self._corners
+        if images != (a.shape[1:], size) or len(corners) < shape[0]:
+            corners = _corners_of_windows(a, size).expand(*shape).contiguous()
+            self._corners = (a.shape[1:], size), corners
+        return corners[: shape[0]]
 
     def move(self, delta: Tensor, unit: Tensor, point: Tensor | None = None) -> Tensor:
         value = self._evaluate(self._moved(delta, unit) if point is None else point, "moved value")

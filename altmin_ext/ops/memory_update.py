@@ -30,13 +30,14 @@ def memory_update(
     Args:
         activation: (B, n), a.
         code: (B, m), c.
-        gram: (n, n), or (n + 1, n + 1) with a~ = [a; 1] for a bias; in and out, both triangles.
+        gram: (n, n), or (n + 1, n + 1) with a~ = [a; 1] for a bias; in and out. Its upper triangle is
+            read, and both are written.
         cross: (m, n) or (m, n + 1), in and out.
         scalars: (3,) float64, :class:`MemoryScalar`; a forgetting below 0 lets the past grow.
         subtract: take the sums off instead of adding them.
         upper: write the upper triangle of ``gram`` alone; the other one stays as it is.
-        gram_before: A to add to, shaped like ``gram``, which then is only written; None for ``gram`` itself. Of A,
-            the upper triangle is read.
+        gram_before: A to add to, shaped like ``gram``, which then is only written; None for ``gram`` itself. Its
+            upper triangle is read.
         cross_before: in the same way, for ``cross``.
 
     Raises:
@@ -46,7 +47,8 @@ def memory_update(
         activation = F.pad(activation, (0, 1), value=1.0)
     forgetting = scalars[MemoryScalar.forgetting]
     sign = -1 if subtract else 1
-    past = gram if gram_before is None else gram_before
+    past = (gram if gram_before is None else gram_before).triu()
+    past = past + past.triu(1).T
     past_cross = cross if cross_before is None else cross_before
     new = (past - forgetting * past) + sign * (activation.T @ activation)
     written = torch.ones_like(gram, dtype=torch.bool)

@@ -19,6 +19,9 @@ _factor_price, _renewal_price = (
 _probe_interval = 16  # times that A is brought up to date
 _largest_error = 1e-2  # of what a probe may find
 
+_Sums = tuple[bool, float, float, float, float]  # is_current, added, floor, nominal, debt
+_gone: _Sums = (False, 0.0, 0.0, 0.0, 0.0)
+
 
 class KeptInverse:
     """P = (A + added I)^-1 of a memory's A, as long as that takes less work than a Cholesky factor per minibatch.
@@ -28,9 +31,9 @@ class KeptInverse:
     minibatch at the end of an epoch does not have P made, and no stream takes much more than twice the least work.
 
     What is added fades as A's past is forgotten, and P then grows in directions that no input has any more. So P is
-    done away with once that is less than half, or more than twice, of what a factor adds: ``damping`` times the mean
-    of A's diagonal, but no less than the rounding of A. At times a probe looks whether P and A have parted by
-    rounding.
+    done away with before a minibatch with which that is less than half, or more than twice, of what a factor adds:
+    ``damping`` times the mean of A's diagonal, but no less than the rounding of A. At times a probe looks whether P
+    and A have parted by rounding.
 
     Args:
         like: a tensor of the dtype and device.
@@ -43,6 +46,7 @@ class KeptInverse:
         is_current: whether P is (A + added I)^-1.
         added: the multiple of the identity in P that is not in A.
         floor: a multiple of the identity that the inverse of P has for certain; ``added``, or more with a prior.
+        nominal: what a factor would add.
         debt: what the present way has cost more than the other one, in multiplications.
         state: as a part of a method's state.
     """
@@ -52,8 +56,8 @@ class KeptInverse:
         self._n, self._rows, self._forgetting, self._is_damped = n, rows, forgetting, is_damped
         self._renewal = _renewal_price * n**3 / 2
         self._renewals = -math.log1p(-forgetting) / math.log(2)  # per minibatch, since what is added fades
-        self.is_current, self.added, self.floor, self.debt = False, 0.0, 0.0, 0.0
-        self._next: tuple[bool, float, float, float] | None = None
+        self.is_current, self.added, self.floor, self.nominal, self.debt = _gone
+        self._next: _Sums | None = None
         self._is_owed = False  # whether the last solution belongs to a step that has been taken
         self._looks = 0
         at_least_zero = functools.partial(_check.number, minimum=0.0)
@@ -63,6 +67,7 @@ class KeptInverse:
                 "is_current": _state.Attribute(self, "is_current", _check.boolean),
                 "added": _state.Attribute(self, "added", at_least_zero),
                 "floor": _state.Attribute(self, "floor", at_least_zero),
+                "nominal": _state.Attribute(self, "nominal", at_least_zero),
                 "debt": _state.Attribute(self, "debt", at_least_zero),
                 "looks": _state.Attribute(self, "_looks", _state.count),
             }
@@ -92,13 +97,16 @@ class KeptInverse:
         if not added + prior > 0 or self._saved(len(inputs)) <= 0:
             return None
         self._inverse.start(added + prior)
-        return self._solution(inputs, 0.0, added, added + prior, 0.0)
+        return self._solution(inputs, 0.0, added, added + prior, added, 0.0)
 
-    def solve(self, inputs: Tensor, past: Callable[[], tuple[Tensor, float]]) -> Tensor | None:
+    def solve(
+        self, inputs: Tensor, damping: float, past: Callable[[], tuple[Tensor, float]]
+    ) -> Tensor | None:
         """Solve for a minibatch.
 
         Args:
             inputs: X (B, n), or (B, n - 1) if a 1 is to be appended.
+            damping: what the minibatch adds to that of A.
             past: returns A without it, and what is to be added to its diagonal.
 
         Returns:
@@ -107,21 +115,26 @@ class KeptInverse:
         saved = self._saved(len(inputs))
         debt = max(0.0, self.debt - saved if self.is_current else self.debt + saved)
         turns = debt >= self._renewal
+        kept = 1 - self._forgetting
+        nominal = kept * self.nominal + damping
         solution = None
         if self.is_current and not turns:
-            solution = self._solution(inputs, self._forgetting, self.added, self.floor, debt)
+            if self._is_sound(kept * self.added, kept * self.floor, nominal):
+                solution = self._solution(inputs, self._forgetting, self.added, self.floor, nominal, debt)
         elif turns and not self.is_current:
-            added = self._renew(*past())
-            if added is not None:
-                solution = self._solution(inputs, self._forgetting, added, added, 0.0)
+            gram, added = past()
+            nominal = kept * added + damping
+            renewed = self._renew(gram, nominal / kept)
+            if renewed is not None:
+                solution = self._solution(inputs, self._forgetting, renewed, renewed, nominal, 0.0)
         if solution is None:
-            self._next = False, 0.0, 0.0, 0.0 if turns or self.is_current else debt
+            self._next = (*_gone[:-1], 0.0 if turns or self.is_current else debt)
         return solution
 
     def commit(self) -> None:
         """Keep what the last solution has found; P itself follows with :meth:`settle`."""
         if self._next is not None:
-            self.is_current, self.added, self.floor, self.debt = self._next
+            self.is_current, self.added, self.floor, self.nominal, self.debt = self._next
             self._is_owed, self._next = self.is_current, None
 
     def settle(self) -> None:
@@ -140,8 +153,8 @@ class KeptInverse:
         if not self.is_current:
             return
         self._looks += 1
-        sound = (self.added if self._is_damped else self.floor) >= added / 2
-        sound = sound and not (self._is_damped and self.added > 2 * added)
+        self.nominal = added
+        sound = self._is_sound(self.added, self.floor, added)
         if sound and self._looks % _probe_interval == 0:
             sound = self._inverse.probe(gram, self.added) <= _largest_error
         if not sound:
@@ -154,15 +167,22 @@ class KeptInverse:
 
     def forget(self) -> None:
         """Do away with P."""
-        self.is_current, self.added, self.floor, self.debt = False, 0.0, 0.0, 0.0
+        self.is_current, self.added, self.floor, self.nominal, self.debt = _gone
         self._is_owed, self._next = False, None
 
+    def _is_sound(self, added: float, floor: float, nominal: float) -> bool:
+        """Whether what is added, or there for certain, is about what it should be."""
+        if not self._is_damped:
+            return floor >= nominal / 2
+        return nominal / 2 <= added <= 2 * nominal
+
     def _solution(
-        self, inputs: Tensor, forgetting: float, added: float, floor: float, debt: float
+        self, inputs: Tensor, forgetting: float, added: float, floor: float, nominal: float, debt: float
     ) -> Tensor | None:
         solution = self._inverse.solve(inputs, forgetting)
         if solution is not None:
-            self._next = True, (1 - forgetting) * added, (1 - forgetting) * floor, debt
+            kept = 1 - forgetting
+            self._next = True, kept * added, kept * floor, nominal, debt
         return solution
 
     def _renew(self, gram: Tensor, added: float) -> float | None:

@@ -440,15 +440,15 @@ class StageMemory:
             return None
         inputs = activation.reshape(len(activation), -1).contiguous()
         self._next_prior = 0.0
+        n = len(self.gram)
+        trace = square + (n - inputs.shape[1]) * len(inputs)
         if self._is_empty:
-            n = len(self.gram)
-            trace = square + (n - inputs.shape[1]) * len(inputs)
             self._next_prior = self._prior * trace if self.awaits_prior else 0.0
             solution = self.inverse.start(
                 inputs, self._damping * (trace / n + self._next_prior), self._next_prior
             )
         else:
-            solution = self.inverse.solve(inputs, self._past)
+            solution = self.inverse.solve(inputs, self._damping * trace / n, self._past)
         if solution is not None:
             self._next_count = self._hold(inputs, self._count)
         return solution

@@ -93,12 +93,12 @@ class Scatter:
         Returns:
             The change, to be committed before the next one is asked for; None if it is not finite.
         """
-        self._choose_form(len(rows))
-        if self._has_inverse:
+        by_inverse, lost = self._form(len(rows))
+        if by_inverse and (self._has_inverse or self.inverse.renew(self.gram, self.ridge)):
             solution = self.inverse.solve(rows)
             if solution is not None:
-                return _ByInverse(self, rows, targets, solution, removes=False)
-        return self._by_factor(rows, targets, removes=False)
+                return _ByInverse(self, rows, targets, solution, lost, removes=False)
+        return self._by_factor(rows, targets, lost, removes=False)
 
     def remove(self, rows: Tensor, targets: Tensor) -> Change | None:
         """Find what taking rows out again does to the solutions.
@@ -115,9 +115,9 @@ class Scatter:
             solution = self.inverse.solve_removed(rows)
             if solution is None:
                 return None
-            change = _ByInverse(self, rows, targets, solution, removes=True)
+            change = _ByInverse(self, rows, targets, solution, self._lost, removes=True)
         else:
-            change = self._by_factor(rows, targets, removes=True)
+            change = self._by_factor(rows, targets, self._lost, removes=True)
             if change is None:
                 return None
             solution = change.times_inverse(rows)
@@ -137,16 +137,16 @@ class Scatter:
         """
         gram, cross = self.gram + other.gram, self.cross + other.cross
         self._sum_up(rows, targets, gram, cross, removes=False)
-        return self._factored(gram, cross)
+        return self._factored(gram, cross, self._lost)
 
-    def _factored(self, gram: Tensor, cross: Tensor) -> Change | None:
+    def _factored(self, gram: Tensor, cross: Tensor, lost: float) -> Change | None:
         """The change to other sums; None if A + ridge I is not positive definite."""
         for dtype in dict.fromkeys((gram.dtype, torch.float64)):
             damped = gram.to(dtype, copy=True)
             damped.diagonal().add_(self.ridge)
             factor, failed = torch.linalg.cholesky_ex(damped)
             if not bool(failed):
-                return _ByFactor(self, gram, cross, factor)
+                return _ByFactor(self, gram, cross, factor, lost)
         return None
 
     def reset(self) -> None:
@@ -156,16 +156,25 @@ class Scatter:
         self.inverse.start(self.ridge)
         self._has_inverse, self._lost = True, 0.0
 
-    def _by_factor(self, rows: Tensor, targets: Tensor, removes: bool) -> Change | None:
+    def _by_factor(self, rows: Tensor, targets: Tensor, lost: float, removes: bool) -> Change | None:
         gram, cross = self.gram.clone(), self.cross.clone()
         self._sum_up(rows, targets, gram, cross, removes)
-        return self._factored(gram, cross)
+        return self._factored(gram, cross, lost)
 
     def _sum_up(self, rows: Tensor, targets: Tensor, gram: Tensor, cross: Tensor, removes: bool) -> None:
         ops.memory_update(rows, targets, gram=gram, cross=cross, scalars=self._scalars, subtract=removes)
 
-    def _choose_form(self, count: int) -> None:
-        """Make the inverse anew, or give it up, if the work lost without, or with, it exceeds that of making it."""
+    def keep_books(self, has_inverse: bool, lost: float) -> None:
+        """Take note of the form of a change that is made, and of the work that is lost by then."""
+        if self._has_inverse and not has_inverse:
+            self.inverse.start(self.ridge)
+        self._has_inverse, self._lost = has_inverse, lost
+
+    def _form(self, count: int) -> tuple[bool, float]:
+        """Whether the next rows are to change the inverse, and the work lost then by not having taken the other form.
+
+        The form is changed if that exceeds the work of making the inverse anew.
+        """
         n, rows = len(self.gram), len(self.cross)
         by_inverse = 1.5 * (n + count) * n * count  # multiplications of a product
         by_factor = (
@@ -173,25 +182,18 @@ class Scatter:
         )  # of which a factor, and solving by it, do fewer in the same time
         renewal = 3 * n**3
         more = by_inverse - by_factor if self._has_inverse else by_factor - by_inverse
-        self._lost = max(0.0, self._lost + more)
-        if self._lost <= renewal:
-            return
-        self._lost = 0.0
-        if self._has_inverse:
-            self._has_inverse = False
-            self.inverse.start(self.ridge)
-        else:
-            self._has_inverse = self.inverse.renew(self.gram, self.ridge)
+        lost = max(0.0, self._lost + more)
+        return (self._has_inverse, lost) if lost <= renewal else (not self._has_inverse, 0.0)
 
 
 class _ByInverse:
     """A change of a scatter by Z, the rows times its new inverse."""
 
     def __init__(
-        self, scatter: Scatter, rows: Tensor, targets: Tensor, solution: Tensor, *, removes: bool
+        self, scatter: Scatter, rows: Tensor, targets: Tensor, solution: Tensor, lost: float, *, removes: bool
     ) -> None:
         self._scatter, self._rows, self._targets, self._removes = scatter, rows, targets, removes
-        self._solution = solution
+        self._solution, self._lost = solution, lost
 
     def weights(self, before: Tensor, residual: Tensor) -> Tensor:
         return torch.addmm(before, residual.t(), self._solution, alpha=1.0 if self._removes else -1.0)
@@ -204,14 +206,16 @@ class _ByInverse:
     def commit(self) -> None:
         s = self._scatter
         s.inverse.commit()
+        s.keep_books(True, self._lost)
         s._sum_up(self._rows, self._targets, s.gram, s.cross, self._removes)
 
 
 class _ByFactor:
     """New sums in place of those of a scatter, with a Cholesky factor in float64."""
 
-    def __init__(self, scatter: Scatter, gram: Tensor, cross: Tensor, factor: Tensor) -> None:
+    def __init__(self, scatter: Scatter, gram: Tensor, cross: Tensor, factor: Tensor, lost: float) -> None:
         self._scatter, self._gram, self._cross, self._factor = scatter, gram, cross, factor
+        self._lost = lost
 
     def weights(self, before: Tensor, residual: Tensor) -> Tensor:
         return self.times_inverse(self._cross)
@@ -224,9 +228,7 @@ class _ByFactor:
         s = self._scatter
         s.gram.copy_(self._gram)
         s.cross.copy_(self._cross)
-        if s._has_inverse:
-            s._has_inverse = False
-            s.inverse.start(s.ridge)
+        s.keep_books(False, self._lost)
 
 
 class Means:

@@ -417,6 +417,14 @@ def _fit_together(draw: Draw, call: Call) -> None:
         with np.errstate(all="ignore"):
             known = draw.random.uniform(0.1, 0.9, inputs.shape[1:]) / max(1.0, float((inputs**2).sum()))
             arguments["product"] = (inputs * known).astype(call.floating)
+    if call.op == "memory_update":
+        before = arguments["gram_before"]
+        for name in ("gram", "cross"):
+            if arguments[f"{name}_before"] is not None and not (name == "gram" and arguments["upper"]):
+                arguments[name][:] = np.nan
+        past = arguments["gram"] if before is None else before
+        if draw.chance(0.5) and not (before is None and arguments["upper"]):
+            past[np.tril_indices(len(past), -1)] = np.nan  # which is not read
     if call.op == "bcd_columns" and arguments["from_zero"]:
         arguments["weight"][:] = np.nan
         if arguments["sweeps"] == 1:

@@ -8,8 +8,9 @@ loss of the model in evaluation mode; the user's data and torch's global generat
 planned, and those that ``learn`` repeats, are to the bit what they are one by one without plans.
 
 The references are those of the methods' own tests. They are told what a method estimates: the step sizes of its
-codes, and the norms of mdlam's weights. They share this with the library: am-mem, dtp and the options' defaults of
-deepfacto and of the lifted methods are read from it; the proximal maps of a loss are not.
+codes, and the norms of mdlam's weights. That of am-mem is also told what an inverse that is kept adds to its memory,
+once it is certain that this is about the damping. They share this with the library: am-mem, dtp and the options'
+defaults of deepfacto and of the lifted methods are read from it; the proximal maps of a loss are not.
 
 Where the problem itself is ill-conditioned, rounding is allowed what it does to the reference: a hundred times the
 distance that the reference moves when its inputs change in the last digit, or the share of a code's displacement that
@@ -71,6 +72,7 @@ class Step:
     factor: float
     etas: list[float]
     norms: list[float]
+    added: dict[int, float]
     loss: float = math.nan
     correct: int | None = None
     objective: list[float] | None = None
@@ -107,11 +109,11 @@ def recorded(name: str) -> Iterator[list[Event]]:
         try:
             report = step(self, x, y, **more)
         except altmin_ext.DivergenceError:
-            events.append(Step(*given, self.learning_rate_factor, etas_of(self), norms))
+            events.append(Step(*given, self.learning_rate_factor, etas_of(self), norms, {}))
             raise
         events.append(
             Step(
-                *given, self.learning_rate_factor, etas_of(self), norms, float(report.loss),
+                *given, self.learning_rate_factor, etas_of(self), norms, added_of(self), float(report.loss),
                 None if report.correct is None else int(report.correct),
                 None if report.objective is None else report.objective.tolist(), state_of(self.model),
             )
@@ -148,6 +150,12 @@ def norms_of(method: Any, samples: int) -> list[float]:
     method._spectral_norms.begin(samples)
     norms: list[float] = method.state_dict()["sigma_squared"].tolist()
     return norms
+
+
+def added_of(method: Any) -> dict[int, float]:
+    """By stage, what the inverses that am-mem keeps have added to A in the last step."""
+    memories = enumerate(getattr(method, "_memories", []))
+    return {l: memory.inverse.added for l, memory in memories if memory.inverse and memory.inverse.is_current}
 
 
 def etas_of(method: Any) -> list[float]:
@@ -286,7 +294,11 @@ class OnlineFollower(Follower):
         for key, rate in self._rates.items():
             setattr(self._reference, key, rate * event.factor)
         masks = ones(self._reference)
+        if isinstance(self._reference, MemoryObjectives):
+            self._reference.added = event.added
         report = self._reference.step(event.x, event.y, step_sizes=event.etas, masks=masks)
+        if isinstance(self._reference, MemoryObjectives):
+            check_added(self._reference)
         self.objective = report.objective
         return report.loss
 
@@ -295,6 +307,16 @@ class OnlineFollower(Follower):
 
     def state(self) -> dict[str, Tensor]:
         return state_of(self._reference.model)
+
+
+def check_added(reference: MemoryObjectives) -> None:
+    """What was added to A is within about a factor of two of the damping, or next to nothing where that is zero."""
+    for index, added in reference.added.items():
+        diagonal = reference.memories[index][0].diagonal()
+        nominal = reference.damping * float(diagonal.mean())
+        assert 0.4 * nominal <= added <= 2.5 * nominal + 1e-12 * float(diagonal.max()), (
+            f"the inverse of stage {index} adds {added}, the damping is {nominal}"
+        )
 
 
 class ElmanFollower(Follower):
@@ -464,14 +486,19 @@ class FactorFollower(Follower):
 
 
 class ClosedFormFollower(Follower):
-    """rls, slda and ncm: the solution for all samples so far at once."""
+    """rls, slda and ncm: the solution for all samples so far at once, on filters fitted to the first minibatch."""
 
-    def __init__(self, model: nn.Module, name: str, loss: LossCase, options: dict[str, Any]) -> None:
+    def __init__(
+        self, model: nn.Module, name: str, loss: LossCase, options: dict[str, Any], seed: int
+    ) -> None:
         assert isinstance(model, nn.Sequential)
         self._model, self._name, self._loss, self._options = copy.deepcopy(model).eval(), name, loss, options
+        self._seed = seed
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def step(self, event: Step) -> float:
+        if self._options.get("fit_filters") and not self.seen:
+            altmin_ext.fit_filters(self._model, event.x, seed=self._seed)
         with torch.no_grad():
             loss = float(self._loss.mean(self._model(event.x.clone()), event.y))
         self.seen.append((event.x, event.y))
@@ -524,6 +551,7 @@ class Case:
     in_memory: bool = False
     schedule: bool = False  # whether the reference knows the learning-rate factor
     most: int = 200  # samples, for a reference that is slow
+    trickles: bool = False  # whether its minibatches are small and many
 
 
 def some(rng: Generator, choices: dict[str, Sequence[Any]], share: float = 0.35) -> dict[str, Any]:
@@ -571,10 +599,18 @@ def online_case(rng: Generator, name: str, seed: int) -> Case:
         options |= some(rng, {"forgetting": (0.1,), "predictor": ("memory",)}, 0.25)
         if rng.random() < 0.2:
             options |= {"nonnegative": True}
-        elif rng.random() < 0.2 and not options.get("l1_weights"):
-            options |= {"exact": True, "damping": 0.5}
+        elif rng.random() < 0.3 and not options.get("l1_weights"):
+            options |= {"exact": True, "damping": pick(rng, (0.0, 0.1, 0.5, 3.0))}
+            options |= {} if options["damping"] else {"prior": 0.5}
+            options |= some(rng, {"forgetting": (0.0, 1e-3, 0.02)}, 0.8)
         if options.get("targets") != "memory":
             options |= some(rng, {"lr_memory": (0.2, 1.0)}, 0.25)
+            options |= some(rng, {"memory_every": (2, 3, 10)}, 0.2)
+            linear = not (name.endswith("-off") or {"nonnegative", "l1_weights"} & options.keys())
+            if linear and rng.random() < 0.25:
+                options.pop("weight_iterations", None)
+                options |= {"lr_memory_of": "outputs"} | some(rng, {"weight_momentum": (0.0, 0.9)})
+                options |= some(rng, {"lr_memory": (0.01,)})
     else:
         freeze_some_of(rng, network)
     if name.endswith("-off"):
@@ -587,7 +623,18 @@ def online_case(rng: Generator, name: str, seed: int) -> Case:
     def follow(model: nn.Module) -> Follower:
         return OnlineFollower(model, name, loss, options)
 
-    return Case(name, network, loss, options, follow, in_memory=name.endswith("-off"), schedule=True)
+    # Then an inverse of the memory is kept.
+    trickles = name == "am-mem" and options.get("exact", False) and rng.random() < 0.7
+    return Case(
+        name,
+        network,
+        loss,
+        options,
+        follow,
+        in_memory=name.endswith("-off"),
+        schedule=True,
+        trickles=trickles,
+    )
 
 
 def freeze_some_of(rng: Generator, network: Network) -> None:
@@ -749,22 +796,37 @@ def closed_form_case(rng: Generator, name: str, seed: int) -> Case:
     network.model.append(head)
     options = {} if name == "ncm" else some(rng, {"ridge": (0.03, 10.0)})
     options |= some(rng, {"class_priors": ("observed",)}) if name == "slda" else {}
+    if rng.random() < 0.5 and fits_filters(rng, network):
+        options |= {"fit_filters": True}
     loss = pick(rng, [*NAMED, SQUARED]) if name == "rls" else NAMED[0]
     return Case(
         name,
         network,
         loss,
         options,
-        lambda model: ClosedFormFollower(model, name, loss, options),
+        lambda model: ClosedFormFollower(model, name, loss, options, seed),
         schedule=True,
     )
+
+
+def fits_filters(rng: Generator, network: Network) -> bool:
+    """Whether few images have patches enough to fit filters to; then minibatches are made that large."""
+    for count in range(network.smallest_batch, 9):
+        x = torch.from_numpy(rng.normal(size=(count, *network.shape)))
+        try:
+            altmin_ext.fit_filters(copy.deepcopy(network.model), x)
+        except ValueError:
+            continue
+        network.smallest_batch = count
+        return True
+    return False
 
 
 def check_sums(rng: Generator, case: Case, model: nn.Module, seed: int) -> int:
     """Steps, samples forgotten and runs merged, in any order: the solution for what is left; returns how many."""
     follower = case.follow(model)
-    if not isinstance(follower, ClosedFormFollower):
-        return 0
+    if not isinstance(follower, ClosedFormFollower) or case.options.get("fit_filters"):
+        return 0  # runs with filters of their own cannot be merged
 
     def made() -> Any:
         own = copy.deepcopy(model)
@@ -839,8 +901,9 @@ def check(rng: Generator, case: Case, seed: int) -> int:
     """Train by the case, and check everything about it; returns the number of steps."""
     start, full = copy.deepcopy(case.network.model), method_class(case.name).full_batch
     smallest = case.network.smallest_batch
-    batch_size = int(rng.integers(smallest, max(smallest + 1, 65 if rng.random() < 0.1 else 17)))
-    samples = batch_size * int(rng.integers(1, 4))
+    largest = 4 if case.trickles else 65 if rng.random() < 0.1 else 17
+    batch_size = int(rng.integers(smallest, max(smallest + 1, largest)))
+    samples = batch_size * int(rng.integers(1, 80 if case.trickles else 4))
     if smallest == 1 and not full:
         samples = max(1, samples - int(rng.integers(batch_size)))
     samples = min(samples, case.most)

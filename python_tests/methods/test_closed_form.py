@@ -607,6 +607,34 @@ def test_what_can_fail_does_so_before_anything_changes(name: str, call: str) -> 
         assert same(method.model.state_dict(), weights)
 
 
+@methods_with_ridge
+@pytest.mark.parametrize("first", [2, 60])
+def test_a_step_that_fails_leaves_no_trace(name: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the books either by which the form of the inverse is chosen: what follows is the same to the bit."""
+    x, y = samples(400)
+    sizes = [first] * 3 + [2] * 6 + [60] * 2 + [3] * 5
+
+    def run(fails: bool) -> Any:
+        method = make(name)
+        for own_x, own_y in cut(x[: sum(sizes)], y[: sum(sizes)], *sizes):
+            state, weights = method.state_dict(), snapshot(method.model)
+            for rows in (slice(0, 2), slice(0, 90)) if fails else ():
+                with monkeypatch.context() as patch:
+                    patch.setattr("altmin_ext.methods._closed_form._finite", lambda learned: False)
+                    with pytest.raises(altmin_ext.DivergenceError):
+                        method.step(x[rows], y[rows])
+                found = method.state_dict()
+                assert found["has_inverse"] == state["has_inverse"]
+                assert found["lost"] == state["lost"]
+                assert same(method.model.state_dict(), weights)
+            method.step(own_x, own_y)
+        return method
+
+    one, other = run(False), run(True)
+    assert_same_state(other.state_dict(), one.state_dict())
+    assert same(other.model.state_dict(), one.model.state_dict())
+
+
 # --- other implementations ---
 
 

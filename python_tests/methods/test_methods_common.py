@@ -18,6 +18,7 @@ from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
 
 import altmin_ext
+from altmin_ext import models
 
 
 @dataclass(frozen=True)
@@ -1055,6 +1056,81 @@ def test_a_step_that_fails_anywhere(name: str) -> None:
             method.step(X, Y)
 
     assert_nothing_happens(name, uses, break_off)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("am-adam", "linear"), ("am-adam", "convolutional"), ("am-adam", "recurrent"),
+        ("am-mem", "linear"), ("am-mem", "convolutional"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sizes", [(6,), (6, 8), (8, 6)], ids=str)
+def test_buffers_for_another_batch_that_fail(name: str, kind: str, sizes: tuple[int, ...]) -> None:
+    """At every use of torch: whichever buffers are there by then, the next steps are what they would have been."""
+    shape = {"linear": (6,), "convolutional": (1, 8, 8), "recurrent": (5, 6)}[kind]
+    generator = torch.Generator().manual_seed(5)
+    data = {
+        size: (
+            torch.randn(size, *shape, generator=generator, dtype=torch.float64),
+            torch.arange(size) % CLASSES,
+        )
+        for size in (6, 8)
+    }
+
+    def made() -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            below = {
+                "linear": [nn.Linear(6, 8), nn.Tanh()],
+                "convolutional": [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 8)],
+                "recurrent": [models.Elman(6, 2), nn.Tanh(), nn.Flatten(), nn.Linear(10, 8)],
+            }[kind]  # fmt: skip
+            model = nn.Sequential(*below, nn.ReLU(), nn.Linear(8, CLASSES)).double()
+        method = altmin_ext.make_method(name, model)
+        for size in sizes[:-1]:
+            method.step(*data[size])
+        return method
+
+    method = made()
+    with BreaksInTorch(math.inf) as counting:
+        method.step(*data[sizes[-1]])
+    for number in range(1, counting.uses + 1):
+        method, other = made(), made()
+        before = snapshot(method.model)
+        with BreaksInTorch(number), pytest.raises(Broken):
+            method.step(*data[sizes[-1]])
+        if not same(method.model.state_dict(), before):
+            break  # all that needs memory came before
+        for size in (sizes[0], sizes[-1]):
+            for each in (method, other):
+                each.step(*data[size])
+        assert same(method.model.state_dict(), other.model.state_dict())
+        assert_same_state(method.state_dict(), other.state_dict())
+    assert number > 30
+
+
+@pytest.mark.parametrize("name", ["am-adam", "am-mem", "am-sgd", "block-admm"])
+@pytest.mark.parametrize("kind", ["pooled", "averaged"])
+def test_images_of_another_size(name: str, kind: str) -> None:
+    """In a minibatch of as many: the step is that of a method that has seen no other size."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ends = {
+            "pooled": [nn.MaxPool2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(32, CLASSES)],
+            "averaged": [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, CLASSES)],
+        }
+        model = nn.Sequential(nn.Conv2d(1, 2, 1), *ends[kind]).double()
+    method = altmin_ext.make_method(name, model)
+    generator = torch.Generator().manual_seed(6)
+    for size in (8, 9, 8):
+        other = altmin_ext.make_method(name, copy.deepcopy(model))
+        other.load_state_dict(method.state_dict())
+        x = torch.randn(4, 1, size, size, generator=generator, dtype=torch.float64)
+        for each in (method, other):
+            each.step(x, torch.arange(4) % CLASSES)
+        for own, expected in zip(model.parameters(), other.model.parameters(), strict=True):
+            torch.testing.assert_close(own, expected, rtol=0, atol=1e-12)
 
 
 def test_stored_codes_of_a_step_that_fails() -> None:

@@ -235,8 +235,12 @@ BUGS = (
         "static_cast<double>(slice[i][j]);\n    __syncthreads();", BARRIER, "memory_solve",
     ),
     Bug(
+        "memory solve: columns behind the last", "memory_solve.cu",
+        "const bool inside = k < end;", "const bool inside = true;", "memory_solve",
+    ),
+    Bug(
         "memory solve: columns of another block's share", "memory_solve.cu",
-        "const bool inside = k < end;", "const bool inside = k < o.n;", "memory_solve",
+        "end = o.n < begin + share ? o.n : begin + share;", "end = o.n;", "memory_solve",
     ),
     _without(
         "memory solve: pivot overwritten too early", "memory_solve.cu",

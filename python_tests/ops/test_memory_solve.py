@@ -24,7 +24,7 @@ COLUMNS = (0, 1, 3, 31, 33, 200)
 
 
 def kernel_case(
-    random: Random, batch: int = 70, n: int = 150, *, removes: bool = False, mean: float = 0.0
+    random: Random, batch: int = 70, n: int = 300, *, removes: bool = False, mean: float = 0.0
 ) -> dict[str, Any]:
     """A minibatch of a memory that has seen more of its kind; large enough for a GPU to share the work."""
     past, inputs = random.normal(4 * (n + batch), n), (random.normal(batch, n) + mean).float().double()

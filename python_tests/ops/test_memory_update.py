@@ -175,6 +175,25 @@ def test_the_past_may_lie_elsewhere(kernels: str, dtype: torch.dtype, batch: int
             assert same_bits(getattr(result, f"{name}_before"), case[name].to(dtype))
 
 
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_lower_triangle_of_the_past_is_not_read(kernels: str, elsewhere: bool, upper: bool) -> None:
+    """Not by the twin either: perhaps it has never been written."""
+    case = arguments(Random(105), 40, 70, 3)
+    expected = formula(case)["gram"]
+    lower = torch.ones_like(expected, dtype=torch.bool).tril(-1)
+    stale = torch.where(lower, NAN, case["gram"])
+    empty = torch.full_like(stale, 7.0)
+    past = {"gram": empty, "gram_before": stale} if elsewhere else {"gram": stale}
+    for op in (ops.memory_update, reference.memory_update):
+        found = call(op, {**case, **past, "upper": upper}, torch.float64).gram
+        assert_close(found.triu(), expected.triu(), 1e-13)
+        if upper:
+            assert same_bits(found[lower], past["gram"][lower])
+        else:
+            assert_close(found, expected, 1e-13)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n", [1, 33, 70, 200])
 def test_the_upper_triangle_alone(kernels: str, dtype: torch.dtype, n: int) -> None:
