@@ -677,7 +677,7 @@ def test_methods_without_derivatives_minimise_what_they_are_told(name: str, case
 def test_default_losses() -> None:
     for name in altmin_ext.methods.names():
         model = network(name) if name != "admm" else nn.Sequential(nn.Linear(FEATURES, CLASSES))
-        expected = "hinge" if name == "admm" else "cross_entropy"
+        expected = {"admm": "hinge", "rls": "squared"}.get(name, "cross_entropy")
         assert altmin_ext.make_method(name, model).loss.name == expected
 
 

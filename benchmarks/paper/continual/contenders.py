@@ -145,7 +145,9 @@ _memories = [
 _rates_adam = values("lr", 1e-4, 3e-4, 1e-3, 3e-3)
 _rates_replay = values("lr", 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 _rates_sgd = values("lr", 0.003, 0.01, 0.03, 0.1)
-_ridges = values("ridge", 0.01, 1.0)
+_ridges = values(
+    "ridge", 1.0
+)  # of .01, 1, 10, 100 none is ahead of it by more than .0012 on Split-MNIST, held out
 _features = {
     "pixels": (pixels, "s"),
     "random layer": (random_layer, "o"),
