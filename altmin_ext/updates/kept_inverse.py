@@ -12,10 +12,8 @@ from torch import Tensor
 from altmin_ext import _check, _state
 from altmin_ext.updates.inverse import RecursiveInverse
 
-_factor_price, _renewal_price = (
-    3,
-    6,
-)  # the time of a multiplication of a factor, of an inverse, over one of a product
+# The time of a multiplication of a factor, of an inverse, over one of a product.
+_factor_price, _renewal_price = 3, 6
 _probe_interval = 16  # times that A is brought up to date
 _largest_error = 1e-2  # of what a probe may find
 

@@ -189,9 +189,8 @@ class StageMemory:
         self._held = self.gram.new_empty(_most_held if self.inverse is not None else 0, columns)
         self._count = self._next_count = 0  # samples that are held: of the past, and with the minibatch
         self._forgets = forgetting > 0
-        self._is_upper = (
-            self.is_linear and sweeps == 1
-        )  # A's lower triangle is made only where it is asked for
+        # A's lower triangle is made only where it is asked for.
+        self._is_upper = self.is_linear and sweeps == 1
         self._takes_inverse = False
         self._next_prior = self._owed_prior = 0.0
         self._settled = 0  # samples that were held when the last step began

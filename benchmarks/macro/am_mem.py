@@ -22,6 +22,7 @@ import torch
 from benchmarks.macro import processor
 from benchmarks.macro.contenders import entries
 from benchmarks.macro.networks import Network, mlp
+from benchmarks.macro.teller import teller
 from benchmarks.macro.turns import Quartiles, ratio, round_seconds, take_turns
 
 base = "autograd, Adam(fused)"
@@ -87,14 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
-    lines: list[str] = []
-
-    def tell(text: str) -> None:
-        print(text, flush=True)
-        lines.append(text)
-        if arguments.output:
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text("\n".join(lines) + "\n")
+    tell = teller(arguments.output)
 
     try:
         tell(f"{processor.heading('torch')}, {arguments.threads} threads\n\n{header}")

@@ -37,6 +37,7 @@ from altmin_ext import models
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import unversioned as ops
 from benchmarks.macro import processor
+from benchmarks.macro.teller import teller
 from benchmarks.macro.turns import Entry, ratio, round_seconds, take_turns
 
 Multiply = Callable[[Tensor, Tensor, Tensor, bool, bool], object]
@@ -244,14 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write the table to a file, too")
     arguments = parser.parse_args(argv)
     before = torch.get_num_threads()
-    lines: list[str] = []
-
-    def tell(text: str) -> None:
-        print(text, flush=True)
-        lines.append(text)
-        if arguments.output:
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text("\n".join(lines) + "\n")
+    tell = teller(arguments.output)
 
     tell(f"{processor.heading('torch')}; batch {arguments.batch}, {arguments.threads} threads\n")
     tell(

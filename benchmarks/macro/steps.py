@@ -28,6 +28,7 @@ import torch
 from benchmarks.macro import processor
 from benchmarks.macro.contenders import entries
 from benchmarks.macro.networks import networks
+from benchmarks.macro.teller import teller
 from benchmarks.macro.turns import ratio, round_seconds, take_turns
 
 
@@ -173,14 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
     options += ["--cpu-time"] if arguments.cpu_time else []
     options += ["--without", *arguments.without] if arguments.without else []
-    lines: list[str] = []
-
-    def tell(text: str) -> None:
-        print(text, flush=True)
-        lines.append(text)
-        if arguments.output:
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.write_text("\n".join(lines) + "\n")
+    tell = teller(arguments.output)
 
     tell(
         f"{processor.heading('torch', 'jax', 'optax')}; medians of ratios over eager Adam(fused)\n\n{header}"
