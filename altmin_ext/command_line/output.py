@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from altmin_ext._files import Replacement, read_file, sealed, unsealed
+from altmin_ext._files import Replacement, from_json, read_file, sealed, unsealed
 from altmin_ext.command_line import networks
 from altmin_ext.history import History, plot_histories
 
+_MODEL = "model.safetensors"
 _PICTURE = "learning-curve.png"
+_FORMAT = "model 1"
 
 
 class Output:
-    """Writes the results of a run.
+    """Writes the results of a run: model.safetensors, a history for every method, learning curves.
 
-    The description, model.json, states the sha256 of all other files but the picture, and its own. So a model and a
-    description that do not belong together are noticed.
+    ``safetensors.torch.load_file`` reads from model.safetensors what ``load_state_dict`` of the network takes. The
+    file's metadata describe the network and state the sha256 of everything, so that an alteration is noticed. Each
+    file is complete without the others.
 
     Args:
         folder: the folder; made if it is missing.
@@ -77,17 +80,13 @@ class Output:
     def _write(
         self, files: Replacement, model: nn.Module, histories: Mapping[str, History], ended: str
     ) -> list[str]:
-        weights = io.BytesIO()
-        torch.save(model.state_dict(), weights)
-        contents = {"model.pt": weights.getvalue()}
-        contents |= {self._histories[label]: history.to_bytes() for label, history in histories.items()}
         description = {
             **self._architecture,
             "ended": ended,
             "histories": {label: self._histories[label] for label in histories},
-            "files": {name: _sha256(content) for name, content in contents.items()},
         }
-        contents = {"model.json": sealed(description, indent=2), **contents}
+        contents = {_MODEL: _to_bytes(model.state_dict(), description)}
+        contents |= {self._histories[label]: history.to_bytes() for label, history in histories.items()}
         for name, content in contents.items():
             files.write(self.folder / name, content)
         return list(contents)
@@ -105,16 +104,18 @@ def read(folder: Path) -> tuple[dict[str, Any], nn.Module]:
         Its architecture, and the network on the CPU.
 
     Raises:
-        ValueError: the folder holds no such network, or one of its files has been altered or replaced.
+        ValueError: the folder holds no such network, or its file has been altered.
     """
     try:
-        description = unsealed(read_file(folder / "model.json"))
-        weights = read_file(folder / "model.pt")
-        if description["files"]["model.pt"] != _sha256(weights):
-            raise ValueError("model.pt does not belong to model.json: its sha256 is another")
+        if not (folder / _MODEL).exists() and (folder / "model.pt").exists():
+            raise ValueError(
+                f"it holds no {_MODEL}, but model.pt and model.json of an earlier version, whose weights "
+                "torch.load reads; train anew for this one"
+            )
+        description, weights = _from_bytes(read_file(folder / _MODEL))
         model = networks.make(description)
-        model.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True))
-    except Exception as error:  # what another version has written may make torch.load raise almost anything
+        model.load_state_dict(weights)
+    except Exception as error:  # a description by another version may ask for anything
         kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__} "
         raise ValueError(
             f"--model must be a folder written by `altmin train --output`, but {str(folder)!r} is not: "
@@ -123,5 +124,22 @@ def read(folder: Path) -> tuple[dict[str, Any], nn.Module]:
     return description, model
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _to_bytes(weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> bytes:
+    digests = {name: _sha256(weight) for name, weight in weights.items()}
+    text = sealed({**description, "tensors": digests}).decode()
+    metadata = {"format": "pt", "altmin_ext": _FORMAT, "description": text}
+    return safetensors.torch.save(dict(weights), metadata)
+
+
+def _from_bytes(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    length = int.from_bytes(content[:8], "little")
+    metadata = from_json(content[8 : 8 + length])["__metadata__"]
+    description = unsealed(metadata["description"].encode())
+    weights = safetensors.torch.load(content)
+    if {name: _sha256(weight) for name, weight in weights.items()} != description.pop("tensors"):
+        raise ValueError("its weights do not have the sha256 that it states")
+    return description, weights
+
+
+def _sha256(weight: Tensor) -> str:
+    return hashlib.sha256(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
