@@ -17,7 +17,7 @@ def derived_seed(seed: int, number: int) -> int:
 
 
 def permutation(n: int, seed: int, number: int) -> Tensor:
-    """The order of a pass over n samples; seed and number alone decide on it, so that any pass can be entered anywhere.
+    """The order of a pass over n samples; seed and number alone decide on it, so that a pass can be entered anywhere.
 
     Args:
         n: the number of samples.

@@ -123,7 +123,7 @@ class Replayed:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
-        self._parts: list[object] = []
+        self._parts: list[Any] = []
         self._process = ProcessGenerators()
         self._keeps = False
         self._at_beginning: Any = None
@@ -131,8 +131,8 @@ class Replayed:
     def check(self) -> None:
         if self._loader.persistent_workers:
             raise ValueError(
-                "data must be a DataLoader with persistent_workers=False where a checkpoint is written, but has True, "
-                "with which workers keep random numbers that nobody can read; leave it out."
+                "data must be a DataLoader without persistent_workers where a checkpoint is written, but has True, "
+                "with which workers keep random generators that nobody can read; leave it out."
             )
 
     def keep(self) -> None:

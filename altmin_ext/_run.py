@@ -48,6 +48,7 @@ class Run:
         hooks: what is called.
         steps: the largest number of minibatches; None for no limit.
         file: where checkpoints go; None for nowhere.
+        is_between_minibatches: whether the state is that after a completed minibatch, with all that belongs to it.
     """
 
     state: TrainingState
@@ -59,19 +60,13 @@ class Run:
     file: RunFile | None = None
 
     phase: str = dataclasses.field(default="begin", init=False)
+    is_between_minibatches: bool = dataclasses.field(default=True, init=False)
     _record: EpochRecord | None = dataclasses.field(default=None, init=False)
     _sums: dict[str, Any] | None = dataclasses.field(default=None, init=False)  # of a record to be resumed
 
-    def __call__(self, progress: bool, resume: bool) -> None:
-        """Train.
-
-        Args:
-            progress: whether to show a bar.
-            resume: whether to go on from the file, if there is one.
-        """
+    def __call__(self, progress: bool) -> None:
+        """Train; ``progress`` is whether to show a bar."""
         state, file = self.state, self.file
-        if file is not None:
-            file.open(self, resume)
         for hook in self.hooks.on_start:
             hook(state)
         if file is not None:
@@ -140,8 +135,10 @@ class Run:
             seen = itertools.islice(batches, None if self.steps is None else self.steps - self.state.step)
             self.state.method.begin_epoch(self._one_by_one(seen, held))
         held.held = True
+        self.is_between_minibatches = False
         batches.end()
         self.phase = "step"
+        self.is_between_minibatches = True
         held.release()
 
     def _one_by_one(
@@ -170,6 +167,7 @@ class Run:
                 check_last_minibatch(method, batches, x, self.steps)
             held.held = True
             report = step(x, y)
+            self.is_between_minibatches = False
             record.add(report, len(x), method.loss.labelled(y))
             state.step += 1
             state.report = report
@@ -187,9 +185,11 @@ class Run:
             self._write_if_due()
 
     def _completed(self) -> None:
+        self.is_between_minibatches = False
         self.batches.completed()
         if self.file is not None:
             self.file.note()
+        self.is_between_minibatches = True
 
     def _write_if_due(self) -> None:
         if self.file is not None and self.file.is_due(self.state.step):
@@ -213,12 +213,14 @@ class Run:
             # Here a longer run would go on, so this is what the file is left at.
             self.file.write(self, last=True)
         held.held = True
+        self.is_between_minibatches = False
         state.method.end_epoch()
         state.history.objective_rose = state.method.objective_rose
         record.close()
         self._record = None
         self.batches.end()
         self.phase = "validate"
+        self.is_between_minibatches = True
         held.release()
 
     def _validate(self) -> None:
@@ -271,8 +273,6 @@ def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], Ste
     return lambda x, y: step(x, y, index=batches.rows)
 
 
-
-
 def check_last_minibatch(method: Method, batches: Batches, x: Tensor, steps: int | None) -> None:
     """Raise a ValueError if the model takes minibatches, but not the last one, which is a single sample.
 
@@ -305,8 +305,6 @@ def _why_not_trained_on(model: nn.Module, x: Tensor) -> str | None:
         except Exception as error:
             return str(error).strip().partition("\n")[0].rstrip(".")
         return None if bool(logits.isfinite().all()) else "its outputs are not finite"
-
-
 
 
 class Hooks:

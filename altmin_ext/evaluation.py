@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from altmin_ext._undo import Buffers
 from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.network import as_chain, may_write_input
 from altmin_ext.nn import NonNegativeFactors
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Evaluation:

@@ -352,7 +352,8 @@ _read_document = _object_of(
 class EpochRecord:
     """Turns the reports of an epoch into a row of the history, without waiting for the device at every step.
 
-    An epoch without a minibatch has no row. Sums are taken minibatch by minibatch, so that they do not depend on when numbers are fetched.
+    An epoch without a minibatch has no row. Sums are taken minibatch by minibatch, so that they do not depend on when
+    numbers are fetched.
 
     Attributes:
         samples: the number of samples so far.

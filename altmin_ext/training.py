@@ -14,11 +14,19 @@ from torch.utils.data import Dataset
 from altmin_ext import _check
 from altmin_ext import data as known_data
 from altmin_ext._batches import Batches, MemoryBatches, Samples, StreamBatches, make_batches, read
+from altmin_ext._interrupt import terminations_end_the_process
 from altmin_ext._order import DataOrder
 from altmin_ext._run import Hooks, Run, check_last_minibatch
 from altmin_ext._run_file import RunFile, describe
 from altmin_ext.callbacks import EarlyStopping, TrainingState
-from altmin_ext.evaluation import EVALUATION_BATCH, Evaluation, checked_batches, evaluate, naming, output_width
+from altmin_ext.evaluation import (
+    EVALUATION_BATCH,
+    Evaluation,
+    checked_batches,
+    evaluate,
+    naming,
+    output_width,
+)
 from altmin_ext.history import History, plot_histories
 from altmin_ext.losses import LossLike
 from altmin_ext.methods import Method, make_method
@@ -44,6 +52,10 @@ def train(
     progress: bool = True,
     callbacks: Iterable[Any] = (),
     lr_schedule: str | Schedule = "constant",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | str = "60s",
+    keep: int = 0,
+    resume: bool = False,
     **method_options: Any,
 ) -> History:
     """Train a model in place.
@@ -87,6 +99,25 @@ def train(
             :class:`altmin_ext.callbacks.EarlyStopping`.
         lr_schedule: "constant", "cosine", or a callable that maps the number of finished epochs to a factor
             of the learning rates.
+        checkpoint: a file for where the run stands, from which another process can go on to the same bits; None, the
+            default, for no file. It is written before the first minibatch, then as often as ``checkpoint_every``
+            says, after every epoch, and when Ctrl-C, SIGTERM, SIGHUP or an exception ends the run. It holds model,
+            method, History, the place in the data, the callbacks that have ``state_dict()`` and
+            ``load_state_dict(state)``, and the states of random generators that the run has moved; it is written
+            completely or not at all. See :mod:`altmin_ext.checkpoint`.
+
+            The data must be such that a pass can be entered again: tensors; a ``Dataset`` or ``DataLoader``, the
+            first minibatches of which are read again, and whose samples depend on nothing but their number and random
+            generators; a list of minibatches; or an iterable with ``state_dict()`` and ``load_state_dict(state)``,
+            such as torchdata's StatefulDataLoader.
+        checkpoint_every: the number of minibatches between two checkpoints within an epoch, or of seconds, as in
+            "30s"; "60s" by default.
+        keep: how many former checkpoints stay, 0 by default, under the file's name with the minibatches until then.
+        resume: whether to go on where the file ``checkpoint`` stands, or begin if there is none. The run of the file
+            must have been the same: model, method, options, data, batch size, seeds. ``epochs`` and ``steps`` are
+            counted from the beginning of that run; if they are larger now, the run is what one with these from the
+            beginning would have been, except for a named schedule, which knows of the new number of epochs from now
+            on. False, the default, refuses a file that is there, so that no run is lost.
         **method_options: options of the method, ``on_nonfinite`` and ``graph``; see
             :func:`altmin_ext.make_method`.
 
@@ -97,8 +128,10 @@ def train(
         TypeError, ValueError: an argument is wrong, or does not fit the model. Everything that can be is checked
             before the model changes; the minibatches of a stream are checked one by one.
         DivergenceError: a code or a weight is not finite; the model keeps the last finite weights.
+        OSError: the checkpoint cannot be read or written; the file that was there before is untouched.
         KeyboardInterrupt: Ctrl-C, after the current minibatch has been completed. A callback that has kept
             ``state.history`` has the record up to there.
+        SystemExit: SIGTERM or SIGHUP with ``checkpoint``, likewise, unless the program handles them itself.
     """
     epochs = _check.integer("epochs", epochs)
     batch_size = _check.integer("batch_size", batch_size)
@@ -106,6 +139,8 @@ def train(
     seed = _check.seed("seed", seed)
     shuffle = _check.boolean("shuffle", shuffle)
     progress = _check.boolean("progress", progress)
+    resume = _check.boolean("resume", resume)
+    file = None if checkpoint is None else RunFile(checkpoint, checkpoint_every, keep, resume)
     schedule = make_schedule(lr_schedule, epochs)
     hooks = Hooks(callbacks)
     source, held_out = _read_data(data, validation, validation_fraction, seed)
@@ -134,8 +169,19 @@ def train(
     history = History()
     history.loss = method.loss.name
     state = TrainingState(method, history, epochs, tuple(metrics))
-    _Run(state, batches, validated, schedule, hooks, steps)(progress)
-    return state.history
+    run = Run(state, batches, validated, schedule, hooks, steps, file)
+    with contextlib.ExitStack() as ending:
+        if file is not None:
+            arguments = {
+                "seed": seed,
+                "batch_size": batch_size,
+                "shuffle": shuffle,
+                "lr_schedule": lr_schedule if isinstance(lr_schedule, str) else type(lr_schedule).__name__,
+            }
+            file.bind(run, describe(method, batches, validated, arguments))
+            ending.enter_context(terminations_end_the_process())
+        run(progress)
+    return history
 
 
 def _metrics(method: Method, batches: Batches) -> list[str]:

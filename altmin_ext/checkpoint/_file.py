@@ -73,8 +73,7 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
         OSError: the file cannot be written; a file that was there before is untouched.
     """
     document, tensors = encode(tree)
-    # As safetensors orders them, so that each is aligned to its size.
-    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    order = _ordered(tensors)
     memory = {name: _memory(tensors[name]) for name in order}
     head = _Head(document, {name: tensors[name] for name in order})
     offset = len(head.bytes(dict.fromkeys(order, _NO_SEAL)))
@@ -86,6 +85,11 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
             file.write(memory[name])
         file.seek(0)
         file.write(head.bytes({name: digest.result() for name, digest in digests.items()}))
+
+
+def _ordered(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names in the order of the file, in which each tensor is aligned to its size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
 
 
 class _Head:
@@ -211,7 +215,8 @@ def _read_header(file: BinaryIO) -> Header:
     # The library opens a file by its name, which another file may have by now.
     with safe_open(f"/dev/fd/{file.fileno()}", framework="pt") as parsed:
         metadata = parsed.metadata()
-        tensors = {name: _described(parsed.get_slice(name)) for name in parsed.offset_keys()}
+        tensors = {name: _described(parsed.get_slice(name)) for name in parsed.keys()}
+    tensors = {name: tensors[name] for name in _ordered(tensors)}
     try:
         versions = metadata["altmin_ext_version"], metadata["torch_version"]
         document, digests = (from_json(metadata[key].encode()) for key in ("tree", "tensors"))
