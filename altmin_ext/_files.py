@@ -69,7 +69,7 @@ class Replacement:
             OSError: something else than a file is there, or it is read-only, or no file can be made in that folder.
         """
         path = Path(path)
-        with _naming(path):
+        with naming(path):
             target, earlier = _target(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(target.parent)
@@ -84,7 +84,7 @@ class Replacement:
     def write(self, path: str | os.PathLike[str], content: bytes) -> None:
         """Open another file, and write its whole content."""
         file = self.open(path)
-        with _naming(Path(path)):
+        with naming(Path(path)):
             file.write(content)
 
     def __enter__(self) -> Replacement:
@@ -94,12 +94,12 @@ class Replacement:
         try:
             if kind is None:
                 for unfinished in self._files:
-                    with _naming(unfinished.path):
+                    with naming(unfinished.path):
                         unfinished.file.flush()
                         os.fsync(unfinished.file.fileno())
                 for unfinished in [] if self._rehearsal else self._files:
                     # os.replace is atomic only within one file system, hence the same folder.
-                    with _naming(unfinished.path):
+                    with naming(unfinished.path):
                         os.replace(unfinished.name, unfinished.target)
                 for folder in {unfinished.target.parent for unfinished in self._files}:
                     _sync_folder(folder)
@@ -173,7 +173,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Make errors of the system, which name another file or none, a sentence about this one."""
     try:
         yield

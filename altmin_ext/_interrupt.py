@@ -41,12 +41,13 @@ class _Termination:
 
 
 @contextlib.contextmanager
-def terminations_raised() -> Iterator[None]:
+def terminations_raised() -> Iterator[list[int]]:
     """Within the block, SIGTERM and SIGHUP raise :class:`Terminated`, unless somebody has decided otherwise before.
 
-    Only the main thread may decide on signals; in other threads the block changes nothing.
+    Only the main thread may decide on signals; in other threads the block changes nothing. The block is passed the
+    numbers of those that it has changed.
     """
-    changed = []
+    changed: list[int] = []
     try:
         if threading.current_thread() is threading.main_thread():
             handler = _Termination()
@@ -54,10 +55,27 @@ def terminations_raised() -> Iterator[None]:
                 if signal.getsignal(number) is signal.SIG_DFL:
                     signal.signal(number, handler)
                     changed.append(number)
-        yield
+        yield changed
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def terminations_end_the_process() -> Iterator[None]:
+    """Within the block, SIGTERM and SIGHUP raise SystemExit with the exit code 128 + number, as a shell reports them.
+
+    It comes where :func:`terminations_raised` raises: within another block of that kind nothing changes.
+    """
+    ours = False
+    try:
+        with terminations_raised() as changed:
+            ours = bool(changed)
+            yield
+    except Terminated as error:
+        if not ours:
+            raise
+        raise SystemExit(128 + error.signal) from error
 
 
 class HeldInterrupt:

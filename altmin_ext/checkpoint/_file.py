@@ -1,0 +1,270 @@
+"""One file that holds a tree: a safetensors file whose header carries the tree's document and its own seal.
+
+The header's metadata are strings:
+
+- ``format``: ``pt``, as safetensors' own files for torch have it;
+- ``altmin_ext``: ``checkpoint 1``, the format;
+- ``sha256``: the seal, the sha256 of the whole header with zeros in its place;
+- ``altmin_ext_version``, ``torch_version``: of the writer;
+- ``tree``: the document of :mod:`altmin_ext.checkpoint._tree`, as JSON;
+- ``tensors``: the sha256 of every tensor's bytes, by name, as JSON.
+
+So every bit of the file is under a sha256, and a header has just one form: a reader composes it anew from what
+safetensors has understood, and takes no other. It is written here, since safetensors' own writers either build the
+whole file in memory, or write a temporary file of their own, which nobody brings to disk and a kill leaves behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from altmin_ext._files import Replacement, from_json, naming, open_file
+from altmin_ext._version import __version__
+from altmin_ext.checkpoint._tree import DTYPES, decode, encode
+
+_VERSION = 1
+_BEGIN = b'{"__metadata__":{"format":"pt","altmin_ext":"checkpoint %d","sha256":"'
+_SEALED = re.compile(re.escape(_BEGIN).replace(b"%d", b"([1-9][0-9]{0,8})") + b'([0-9a-f]{64})",')
+_NO_SEAL = "0" * 64
+_LONGEST_HEADER = 100_000_000  # which safetensors allows
+_BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
+_THREADS = 2
+_PIECE = 2**20
+
+
+class Header(NamedTuple):
+    """What the header of a file says."""
+
+    altmin_ext_version: str
+    torch_version: str
+    document: Any
+    digests: dict[str, str]
+    #: By name, in the order of the file, on torch's device ``meta``.
+    tensors: dict[str, Tensor]
+    #: Of the first tensor.
+    offset: int
+
+
+# --- writing ---
+
+
+def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
+    """Write a tree to a file, completely or not at all.
+
+    Args:
+        path: of the file, see :class:`altmin_ext._files.Replacement`.
+        tree: see :func:`altmin_ext.checkpoint._tree.encode`.
+        keep: how many former files stay beside it, see :class:`Former`.
+
+    Raises:
+        TypeError, ValueError: the tree holds something that a file cannot, and nothing has been written.
+        OSError: the file cannot be written; a file that was there before is untouched.
+    """
+    document, tensors = encode(tree)
+    order = _ordered(tensors)
+    memory = {name: _memory(tensors[name]) for name in order}
+    head = _Head(document, {name: tensors[name] for name in order})
+    offset = len(head.bytes(dict.fromkeys(order, _NO_SEAL)))
+    with Replacement() as files, naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
+        file = files.open(path)
+        digests = {name: pool.submit(_sha256, memory[name]) for name in order}
+        file.seek(offset)
+        for name in order:
+            file.write(memory[name])
+        file.seek(0)
+        file.write(head.bytes({name: digest.result() for name, digest in digests.items()}))
+
+
+def _ordered(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names in the order of the file, in which each tensor is aligned to its size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+
+
+class _Head:
+    """The beginning of a file, up to the first tensor; only the digests are still to be filled in."""
+
+    def __init__(
+        self,
+        document: Any,
+        tensors: Mapping[str, Tensor],
+        altmin_ext_version: str = __version__,
+        torch_version: str = torch.__version__,
+    ) -> None:
+        self._document, self._tensors = _json(document), tensors
+        self._versions = altmin_ext_version, torch_version
+
+    def bytes(self, digests: Mapping[str, str]) -> bytes:
+        metadata = {
+            "format": "pt",
+            "altmin_ext": f"checkpoint {_VERSION}",
+            "sha256": _NO_SEAL,
+            "altmin_ext_version": self._versions[0],
+            "torch_version": self._versions[1],
+            "tree": self._document,
+            "tensors": _json(digests),
+        }
+        entries: dict[str, Any] = {"__metadata__": metadata}
+        begin = 0
+        for name, tensor in self._tensors.items():
+            end = begin + tensor.nbytes
+            entries[name] = {
+                "dtype": DTYPES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [begin, end],
+            }
+            begin = end
+        header = _json(entries).encode()
+        header += b" " * (-len(header) % 8)
+        if len(header) > _LONGEST_HEADER:
+            raise ValueError(
+                f"a tree must have a document of at most {_LONGEST_HEADER:,} bytes, but has one of {len(header):,}; "
+                "hold long lists of numbers as tensors."
+            )
+        return len(header).to_bytes(8, "little") + header.replace(
+            _NO_SEAL.encode(), _seal(header).encode(), 1
+        )
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False)
+
+
+def _seal(header: bytes) -> str:
+    """The sha256 of a header that has zeros in place of its seal."""
+    return hashlib.sha256(header).hexdigest()
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _sha256(memory: memoryview) -> str:
+    return hashlib.sha256(memory).hexdigest()
+
+
+# --- reading ---
+
+
+def read(path: str | os.PathLike[str]) -> Any:
+    """Read the tree in a file.
+
+    Args:
+        path: of a file that :func:`write` has written.
+
+    Returns:
+        The tree, equal to the one that was written; tensors are on the CPU, contiguous and in memory of their own.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such file, or has been altered, or is of a newer format.
+    """
+    with _refusing(path), open_file(path) as file:
+        header = _read_header(file)
+        tensors = {name: torch.empty_like(tensor, device="cpu") for name, tensor in header.tensors.items()}
+        offset = header.offset
+        with ThreadPoolExecutor(_THREADS) as pool:
+            reads = []
+            for name, tensor in tensors.items():
+                reads.append(pool.submit(_read_tensor, file, offset, tensor, name, header.digests[name]))
+                offset += tensor.nbytes
+        for done in reads:
+            done.result()
+        return decode(header.document, tensors)
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read the header of a file, and check everything but the tensors' bytes; errors are as in :func:`read`."""
+    with _refusing(path), open_file(path) as file:
+        return _read_header(file)
+
+
+@contextlib.contextmanager
+def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make what is wrong with a file one sentence that names it."""
+    try:
+        yield
+    except (ValueError, RecursionError, SafetensorError) as error:
+        reason = (
+            "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        )
+        raise ValueError(
+            f"{os.fspath(path)!r} must be a checkpoint written by altmin_ext, but is not: {reason.rstrip('.')}."
+        ) from error
+
+
+def _read_header(file: BinaryIO) -> Header:
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+        raise ValueError("it is too short for its header, or of another format")
+    content = file.read(length)
+    _check_seal(content)
+    # The library opens a file by its name, which another file may have by now.
+    with safe_open(f"/dev/fd/{file.fileno()}", framework="pt") as parsed:
+        metadata = parsed.metadata()
+        tensors = {name: _described(parsed.get_slice(name)) for name in parsed.keys()}
+    tensors = {name: tensors[name] for name in _ordered(tensors)}
+    try:
+        versions = metadata["altmin_ext_version"], metadata["torch_version"]
+        document, digests = (from_json(metadata[key].encode()) for key in ("tree", "tensors"))
+    except KeyError as error:
+        raise ValueError(f"its header lacks {error}") from None
+    if not isinstance(digests, dict) or digests.keys() != tensors.keys():
+        raise ValueError("it states the sha256 of other tensors than it holds")
+    head = _Head(document, tensors, *versions).bytes(digests)
+    if head[8:] != content:
+        raise ValueError("its header says something twice, or in another way than altmin_ext does")
+    return Header(*versions, document, digests, tensors, len(head))
+
+
+def _check_seal(header: bytes) -> None:
+    found = _SEALED.match(header)
+    if found is None:
+        raise ValueError("its header does not begin as that of a checkpoint does")
+    version = int(found[1])
+    if version != _VERSION:
+        raise ValueError(
+            f"it is of the newer format {version}, while altmin_ext {__version__} reads format {_VERSION}; install a "
+            "newer altmin_ext"
+        )
+    begin, end = found.span(2)
+    if _seal(header[:begin] + _NO_SEAL.encode() + header[end:]) != found[2].decode():
+        raise ValueError("its header does not have the sha256 that it states")
+
+
+def _described(part: Any) -> Tensor:
+    """A tensor without memory, of the dtype and shape that the header states."""
+    code, shape = part.get_dtype(), part.get_shape()
+    if code not in _BY_CODE:
+        raise ValueError(f"it holds a tensor of the dtype {code}")
+    return torch.empty(shape, dtype=_BY_CODE[code], device="meta")
+
+
+def _read_tensor(file: BinaryIO, offset: int, tensor: Tensor, name: str, digest: str) -> None:
+    """Fill a tensor from the file, and check its bytes."""
+    memory, found, done = _memory(tensor), hashlib.sha256(), 0
+    while done < len(memory):
+        # In pieces that are still in the processor's cache when they are hashed.
+        piece = memory[done : done + _PIECE]
+        count = os.preadv(file.fileno(), [piece], offset + done)
+        if count == 0:
+            raise ValueError("it has become shorter while it was read")
+        found.update(piece[:count])
+        done += count
+    if found.hexdigest() != digest:
+        raise ValueError(f"the tensor {name!r} does not have the sha256 that its header states")
+    if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+        raise ValueError(f"the tensor {name!r} has entries that are neither true nor false")
