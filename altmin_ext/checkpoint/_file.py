@@ -48,6 +48,7 @@ _PIECE = 2**20
 class Header(NamedTuple):
     """What the header of a file says."""
 
+    format: str
     altmin_ext_version: str
     torch_version: str
     document: Any
@@ -56,6 +57,13 @@ class Header(NamedTuple):
     tensors: dict[str, Tensor]
     #: Of the first tensor.
     offset: int
+    #: Of the whole file.
+    size: int
+
+    @property
+    def tree(self) -> Any:
+        """The tree, with its tensors, arrays and bytes on torch's device ``meta``."""
+        return decode(self.document, self.tensors)
 
 
 # --- writing ---
@@ -163,20 +171,19 @@ def _former_name(path: str | os.PathLike[str], tree: Any) -> str | None:
     """The name that the present file is kept by when the tree replaces it; None if it is not kept."""
     target = Path(os.path.realpath(path))
     try:
-        header = read_header(target)
-        steps = _steps(decode(header.document, header.tensors))
+        former = steps(read_header(target).tree)
     except (OSError, ValueError):
         return None
-    return None if steps in (None, _steps(tree)) else f"{target.stem}-{steps}{target.suffix}"
+    return None if former in (None, steps(tree)) else f"{target.stem}-{former}{target.suffix}"
 
 
-def _steps(tree: Any) -> int | None:
+def steps(tree: Any) -> int | None:
     """The number of steps that the method or the history in a tree has made."""
     for part in ("method", "history"):
         own = tree.get(part) if isinstance(tree, dict) else None
-        steps = own.get("steps") if isinstance(own, dict) else None
-        if type(steps) is int:
-            return steps
+        found = own.get("steps") if isinstance(own, dict) else None
+        if type(found) is int:
+            return found
     return None
 
 
@@ -236,7 +243,9 @@ def read(path: str | os.PathLike[str]) -> Any:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the header of a file, and check everything but the tensors' bytes; errors are as in :func:`read`."""
     with _refusing(path), open_file(path) as file:
-        return _read_header(file)
+        header = _read_header(file)
+        decode(header.document, header.tensors)
+        return header
 
 
 @contextlib.contextmanager
@@ -274,7 +283,7 @@ def _read_header(file: BinaryIO) -> Header:
     head = _Head(document, tensors, *versions).bytes(digests)
     if head[8:] != content:
         raise ValueError("its header says something twice, or in another way than altmin_ext does")
-    return Header(*versions, document, digests, tensors, len(head))
+    return Header(f"checkpoint {_VERSION}", *versions, document, digests, tensors, len(head), size)
 
 
 def _check_seal(header: bytes) -> None:
