@@ -64,8 +64,8 @@ def encode(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """The tree as a document and named tensors.
 
     Args:
-        tree: nested dicts (with strings and integers as keys), lists and tuples of None, bool, int, float, str, bytes,
-            ``torch.Tensor``, ``numpy.ndarray`` and numpy's numbers. An ``OrderedDict`` counts as a dict and an
+        tree: nested dicts (with strings and integers as keys), lists and tuples of None, bool, int, float, str,
+            bytes, ``torch.Tensor``, ``numpy.ndarray`` and numpy's numbers. An ``OrderedDict`` counts as a dict, an
             ``nn.Parameter`` as a tensor.
 
     Returns:
@@ -243,7 +243,7 @@ class _Decoder:
             )
         if dtype[1] == "b" and content[0] > 1:
             raise Unknown("its document has a bool that is neither true nor false")
-        return np.frombuffer(content, dtype)[0]  # type: ignore[no-any-return]
+        return np.frombuffer(content, dtype)[0]
 
     def _taken(self, name: str) -> Tensor:
         if name not in self.left:
