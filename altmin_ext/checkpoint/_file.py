@@ -83,21 +83,27 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
         TypeError, ValueError: the tree holds something that a file cannot, and nothing has been written.
         OSError: the file cannot be written; a file that was there before is untouched.
     """
+    with Replacement() as files:
+        add(files, path, tree, keep_as=_former_name(path, tree) if keep else None)
+    if keep:
+        _remove_formers(path, keep)
+
+
+def add(files: Replacement, path: str | os.PathLike[str], tree: Any, *, keep_as: str | None = None) -> None:
+    """Write a tree to another file of a replacement; arguments and errors are as in :func:`write`."""
     document, tensors = encode(tree)
     order = _ordered(tensors)
     memory = {name: _memory(tensors[name]) for name in order}
     head = _Head(document, {name: tensors[name] for name in order})
     offset = len(head.bytes(dict.fromkeys(order, _NO_SEAL)))
-    with Replacement() as files, naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
-        file = files.open(path, keep_as=_former_name(path, tree) if keep else None)
+    with naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
+        file = files.open(path, keep_as=keep_as)
         digests = {name: pool.submit(_sha256, memory[name]) for name in order}
         file.seek(offset)
         for name in order:
             file.write(memory[name])
         file.seek(0)
         file.write(head.bytes({name: digest.result() for name, digest in digests.items()}))
-    if keep:
-        _remove_formers(path, keep)
 
 
 def _ordered(tensors: Mapping[str, Tensor]) -> list[str]:

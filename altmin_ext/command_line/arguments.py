@@ -130,6 +130,9 @@ def _make_parser(method: str | None) -> argparse.ArgumentParser:
     )
     command.add_argument("--data", metavar="NAME", help="data set to test on (default: the one trained on)")
     _add_json(command)
+    command = add_command("inspect", "show what a checkpoint or a model holds, and whether it is whole")
+    command.add_argument("file", type=Path, metavar="FILE", help="such as checkpoint.safetensors in --output")
+    _add_json(command)
     _add_json(add_command("info", "show versions, the native module, threads and the data found"))
     return parser
 
