@@ -96,7 +96,12 @@ class Stateful:
         return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
-        return start()
+        # What a loader draws when it starts has been drawn when the pass began.
+        process = ProcessGenerators()
+        now = process.save()
+        batches = start()
+        process.load(now)
+        return batches
 
     def note(self) -> None:
         # At each moment, since a minibatch that is never trained on would be lost if the state were asked for later.

@@ -92,23 +92,23 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
 def add(files: Replacement, path: str | os.PathLike[str], tree: Any, *, keep_as: str | None = None) -> None:
     """Write a tree to another file of a replacement; arguments and errors are as in :func:`write`."""
     document, tensors = encode(tree)
-    order = _ordered(tensors)
-    memory = {name: _memory(tensors[name]) for name in order}
-    head = _Head(document, {name: tensors[name] for name in order})
-    offset = len(head.bytes(dict.fromkeys(order, _NO_SEAL)))
+    tensors = _in_order(tensors)
+    memory = {name: _memory(tensor) for name, tensor in tensors.items()}
+    head = _Head(document, tensors)
+    offset = len(head.bytes(dict.fromkeys(tensors, _NO_SEAL)))
     with naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
         file = files.open(path, keep_as=keep_as)
-        digests = {name: pool.submit(_sha256, memory[name]) for name in order}
+        digests = {name: pool.submit(_sha256, content) for name, content in memory.items()}
         file.seek(offset)
-        for name in order:
-            file.write(memory[name])
+        for content in memory.values():
+            file.write(content)
         file.seek(0)
         file.write(head.bytes({name: digest.result() for name, digest in digests.items()}))
 
 
-def _ordered(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names in the order of the file, in which each tensor is aligned to its size."""
-    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they follow each other in a file, where each is aligned to the size of its numbers."""
+    return dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
 
 
 class _Head:
@@ -167,6 +167,8 @@ def _seal(header: bytes) -> str:
 
 def _memory(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU."""
+    if tensor.numel() == 0:  # which torch may not view as bytes
+        return memoryview(b"")
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
@@ -282,8 +284,7 @@ def _read_header(file: BinaryIO) -> Header:
     # The library opens a file by its name, which another file may have by now.
     with safe_open(f"/dev/fd/{file.fileno()}", framework="pt") as parsed:
         metadata = parsed.metadata()
-        tensors = {name: _described(parsed.get_slice(name)) for name in parsed.keys()}
-    tensors = {name: tensors[name] for name in _ordered(tensors)}
+        tensors = _in_order({name: _described(parsed.get_slice(name)) for name in parsed.keys()})  # noqa: SIM118
     try:
         versions = metadata["altmin_ext_version"], metadata["torch_version"]
         document, digests = (from_json(metadata[key].encode()) for key in ("tree", "tensors"))

@@ -146,7 +146,7 @@ class _Encoder:
 
     def _add(self, value: Tensor, place: tuple[Any, ...]) -> str:
         # safetensors keeps one name for itself; surrogates are no Unicode.
-        joined = ".".join(str(key) for key in place) or "tensor"
+        joined = _joined(place) or "tensor"
         name = joined = joined.encode("utf-8", "backslashreplace").decode()
         number = 1
         while name in self.tensors or name == "__metadata__":
@@ -165,7 +165,14 @@ def _from_array(value: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _shown(place: tuple[Any, ...]) -> str:
-    return ".".join(str(key) for key in place) or "the tree"
+    return _joined(place) or "the tree"
+
+
+def _joined(place: tuple[Any, ...]) -> str:
+    # Python writes integers of more than some thousand digits as hexadecimal alone.
+    return ".".join(
+        key if isinstance(key, str) else str(key) if abs(key) < 2**63 else hex(key) for key in place
+    )
 
 
 # --- and back ---
