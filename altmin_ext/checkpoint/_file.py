@@ -318,7 +318,10 @@ def _described(part: Any) -> Tensor:
     code, shape = part.get_dtype(), part.get_shape()
     if code not in _BY_CODE:
         raise ValueError(f"it holds a tensor of the dtype {code}")
-    return torch.empty(shape, dtype=_BY_CODE[code], device="meta")
+    try:
+        return torch.empty(shape, dtype=_BY_CODE[code], device="meta")
+    except (TypeError, RuntimeError):  # sizes beyond 64 bits beside one of 0
+        raise ValueError("it holds a tensor of a shape that none can have") from None
 
 
 def _read_tensor(file: BinaryIO, offset: int, tensor: Tensor, name: str, digest: str) -> None:
