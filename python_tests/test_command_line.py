@@ -131,7 +131,8 @@ def test_output_can_be_evaluated_and_loaded(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     document = run_json(capsys, *quick, "--compare", "adam:lr=.01", "--output", folder)
     assert {path.name for path in folder.iterdir()} == {
-        "model.safetensors", "history.json", "history-adam-lr-.01.json", "learning-curve.png",
+        "model.safetensors", "checkpoint.safetensors", "checkpoint-adam-lr-.01.safetensors", "history.json",
+        "history-adam-lr-.01.json", "learning-curve.png",
     }  # fmt: skip
     found = run_json(capsys, "evaluate", "--model", folder)
     assert found == {"data": "digits", **document["methods"][0]["test"]}
@@ -146,7 +147,8 @@ def test_without_matplotlib_everything_else_is_written(capsys, tmp_path, monkeyp
     _, err = run(capsys, *quick, "--quiet", "--output", tmp_path)
     assert "learning-curve.png was not drawn" in err
     assert 'pip install "altmin_ext[plot]"' in err
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "history.json"}
+    names = {"model.safetensors", "history.json", "checkpoint.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_mse_trains_on_one_hot_classes(capsys, tmp_path):
@@ -383,7 +385,11 @@ def test_a_model_that_has_been_altered_is_refused(capsys, tmp_path, of):
     path = tmp_path / "model.safetensors"
     good = path.read_bytes()
     weight = next(iter(load_file(path).values())).numpy().tobytes()
-    of_description = [(b"relu", b"gelu"), (b"activation", b"activatiom"), (b"cross_entropy", b"cross_entropi")]
+    of_description = [
+        (b"relu", b"gelu"),
+        (b"activation", b"activatiom"),
+        (b"cross_entropy", b"cross_entropi"),
+    ]
     for before, after in of_description if of == "description" else [(weight, weight[::-1])]:
         altered = good.replace(before, after)
         assert altered != good
@@ -542,9 +548,10 @@ def test_an_epoch_that_a_signal_cuts_short_has_a_row(capsys, monkeypatch, tmp_pa
 def test_a_signal_while_results_are_written_waits(capsys, monkeypatch, tmp_path):
     replace = os.replace
 
-    def interrupted(*arguments):
-        signal.raise_signal(signal.SIGTERM)
-        replace(*arguments)
+    def interrupted(source, target):
+        if target.name == "model.safetensors":
+            signal.raise_signal(signal.SIGTERM)
+        replace(source, target)
 
     monkeypatch.setattr(os, "replace", interrupted)
     run(capsys, *quick, "--quiet", "--output", tmp_path, code=143)
@@ -755,7 +762,8 @@ def test_a_picture_that_cannot_be_drawn_is_no_reason_to_lose_results(capsys, mon
     monkeypatch.setattr("altmin_ext.command_line.output.plot_histories", fail)
     _, err = run(capsys, *quick, "--quiet", "--output", tmp_path)
     assert err == "altmin: learning-curve.png was not drawn: no fonts\n"
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "history.json"}
+    names = {"model.safetensors", "history.json", "checkpoint.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 # ---------------------------------------------------------------------------------------- info, help, module
