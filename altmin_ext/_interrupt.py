@@ -83,7 +83,8 @@ class HeldInterrupt:
 
     The same holds for SIGTERM and SIGHUP within :func:`terminations_raised`. Set ``held`` before the step and call
     :meth:`release` after it. A second Ctrl-C is not held back. An interrupt that is still held back at the end of the
-    block is raised then. A termination that was raised, but dropped on its way up, is raised again by :meth:`release`.
+    block is raised then. A termination that was raised, but dropped on its way up, is raised again by the next
+    :meth:`release`.
 
     Args:
         held: whether it is held back from the beginning.
