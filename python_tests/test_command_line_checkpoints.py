@@ -4,6 +4,7 @@ Oracle: a run that nobody has disturbed. A run that was killed and has gone on l
 byte, histories in all but their times, and no other names.
 """
 
+import errno
 import json
 import shutil
 import signal
@@ -19,21 +20,16 @@ from altmin_ext import checkpoint, data, models
 from altmin_ext.command_line import train as train_command
 from altmin_ext.history import History
 
-from .test_command_line import at_epoch, failure, run, run_json
+from .test_command_line import Stream, at_epoch, failure, run, run_json
 from .test_command_line import signals as signals
 
 pytest.importorskip("sklearn")
 
-# Thirteen minibatches in an epoch. The second method's dropout of minibatches comes from the same order of the data.
 contest = [
-    "train", "--hidden", "8", "--epochs", "3", "--batch-size", "100", "--validation-fraction", ".1", "--patience", "2",
-    "--compare", "sgd:lr=.1",
+    "train", "--hidden", "8", "--epochs", "3", "--batch-size", "100", "--validation-fraction", ".1",
+    "--patience", "2", "--compare", "sgd:lr=.1",
 ]  # fmt: skip
 STEPS_PER_EPOCH = 13
-FILES = {
-    "model.safetensors", "checkpoint.safetensors", "checkpoint-sgd-lr-.1.safetensors", "history.json",
-    "history-sgd-lr-.1.json",
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +107,12 @@ def ended_by(number, what, count, arguments):
 @pytest.mark.parametrize(
     ("number", "what", "count", "first", "second"),
     [
-        # At the end of a step, of which no checkpoint tells.
-        (signal.SIGKILL, "step", STEPS_PER_EPOCH + 6, STEPS_PER_EPOCH + 5, None),
+        # In a step of which no checkpoint tells.
+        (signal.SIGKILL, "step", STEPS_PER_EPOCH + 6, 15, None),
         # When the third checkpoint, of ten minibatches, is complete and on disk, but does not have its name.
         (signal.SIGKILL, "replace", 3, 5, None),
         # In the second method.
-        (signal.SIGKILL, "step", 4 * STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH, STEPS_PER_EPOCH - 3),
+        (signal.SIGKILL, "step", 4 * STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH, 10),
         (signal.SIGTERM, "step", STEPS_PER_EPOCH + 7, STEPS_PER_EPOCH + 7, None),
     ],
     ids=["in a step", "in a save", "in the second method", "terminated"],
@@ -134,7 +130,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_files(
         run_json(capsys, "evaluate", "--model", tmp_path)
     else:
         assert (ended.returncode, ended.stderr) == (-number, "")
-        assert "model.safetensors" not in names(tmp_path)
+        assert ("model.safetensors" in names(tmp_path)) == (second is not None)
     assert any(name.startswith(".altmin_ext-unfinished-") for name in names(tmp_path)) == (what == "replace")
     for name, steps in (("checkpoint.safetensors", first), ("checkpoint-sgd-lr-.1.safetensors", second)):
         assert (tmp_path / name).exists() == (steps is not None)
@@ -174,6 +170,16 @@ def test_a_run_that_is_over_goes_on_for_more_epochs(capsys, tmp_path):
 
 
 def test_resuming_begins_where_there_is_nothing(capsys, tmp_path, undisturbed):
+    run(capsys, *contest, "--quiet", "--resume", "--output", tmp_path)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_reader_that_left_is_not_missed(capsys, monkeypatch, tmp_path, undisturbed):
+    """The table of the epochs cannot be printed, early stopping is not told of the epoch; then without a table."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Stream(4, BrokenPipeError(errno.EPIPE, "Broken pipe")))
+        assert altmin_ext.command_line.main([*contest, "--output", str(tmp_path)]) == 141
+    assert checkpoint.inspect(tmp_path / "checkpoint.safetensors").steps == STEPS_PER_EPOCH
     run(capsys, *contest, "--quiet", "--resume", "--output", tmp_path)
     assert_same(tmp_path, undisturbed)
 
