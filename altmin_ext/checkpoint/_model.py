@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from altmin_ext import _check
 
@@ -23,7 +24,9 @@ def save(model: nn.Module) -> dict[str, Any]:
     Returns:
         Tensors that share the model's memory, and the results of ``get_extra_state()`` of modules that define it.
     """
-    tensors: dict[str, Any] = {name: tensor.detach() for name, tensor in _tensors(model)}
+    tensors: dict[str, Any] = {
+        name: tensor if is_lazy(tensor) else tensor.detach() for name, tensor in _tensors(model)
+    }
     return tensors | {name: module.get_extra_state() for name, module in _with_extra_state(model).items()}
 
 
@@ -103,6 +106,10 @@ def _check_names(state: Any, names: list[str]) -> None:
 
 def _read(name: str, own: Tensor, value: Any) -> Tensor:
     """Check what a tensor of the model was, and copy it to where the tensor is."""
+    if is_lazy(own):
+        raise ValueError(
+            f"{name} must have a shape, but has none yet; call the model once, as in model(x[:2])."
+        )
     if type(value) not in (Tensor, nn.Parameter):
         raise TypeError(f"{name} must be a torch.Tensor, but is {_check.named_type(value)}.")
     if value.dtype != own.dtype:
