@@ -89,7 +89,8 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
     head = _Head(document, tensors)
     offset = len(head.bytes(dict.fromkeys(tensors, _NO_SEAL)))
     with Replacement() as files, naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
-        file = files.open(path, keep_as=_former_name(path, tree) if keep else None)
+        size = offset + sum(map(len, memory.values()))
+        file = files.open(path, size=size, keep_as=_former_name(path, tree) if keep else None)
         digests = {name: pool.submit(_sha256, content) for name, content in memory.items()}
         file.seek(offset)
         for content in memory.values():

@@ -652,10 +652,13 @@ class Method(abc.ABC):
         So a state can be restored together with others, such as the model's, or not at all.
 
         Args:
-            state: as for :meth:`load_state_dict`, which raises the same errors.
+            state: as for :meth:`load_state_dict`.
 
         Returns:
             What restores it. It is called once, before the next step.
+
+        Raises:
+            TypeError, ValueError: the state does not fit, as for :meth:`load_state_dict`.
         """
         other = state.get("method") if isinstance(state, Mapping) else None
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
