@@ -89,7 +89,8 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
     head = _Head(document, tensors)
     offset = len(head.bytes(dict.fromkeys(tensors, _NO_SEAL)))
     with Replacement() as files, naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
-        file = files.open(path, keep_as=_former_name(path, tree) if keep else None)
+        size = offset + sum(map(len, memory.values()))
+        file = files.open(path, size=size, keep_as=_former_name(path, tree) if keep else None)
         digests = {name: pool.submit(_sha256, content) for name, content in memory.items()}
         file.seek(offset)
         for content in memory.values():
@@ -312,7 +313,10 @@ def _described(part: Any) -> Tensor:
     code, shape = part.get_dtype(), part.get_shape()
     if code not in _BY_CODE:
         raise ValueError(f"it holds a tensor of the dtype {code}")
-    return torch.empty(shape, dtype=_BY_CODE[code], device="meta")
+    try:
+        return torch.empty(shape, dtype=_BY_CODE[code], device="meta")
+    except (TypeError, RuntimeError):  # sizes beyond 64 bits beside one of 0
+        raise ValueError("it holds a tensor of a shape that none can have") from None
 
 
 def _read_tensor(file: BinaryIO, offset: int, tensor: Tensor, name: str, digest: str) -> None:

@@ -658,7 +658,7 @@ class Method(abc.ABC):
             What restores it. It is called once, before the next step.
 
         Raises:
-            TypeError, ValueError: as for :meth:`load_state_dict`.
+            TypeError, ValueError: the state does not fit, as for :meth:`load_state_dict`.
         """
         other = state.get("method") if isinstance(state, Mapping) else None
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs

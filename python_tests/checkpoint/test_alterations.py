@@ -246,6 +246,15 @@ def test_altered_entries(good, check, number):
     check(parts.content())
 
 
+@pytest.mark.parametrize(
+    "shape", [[0, 2**63], [0, 2**40, 2**40], [2**40, 2**40, 0], [2**63, 0], [0, 2**64]], ids=str
+)
+def test_huge_shapes_without_an_entry(good, check, shape):
+    parts = Parts(good)
+    parts.header["empty"]["shape"] = shape
+    check(parts.content())
+
+
 @pytest.mark.parametrize("key", ["dtype", "shape", "data_offsets"])
 def test_entries_that_lack_something(good, check, key):
     parts = Parts(good)
