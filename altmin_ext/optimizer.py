@@ -30,6 +30,9 @@ class MethodOptimizer(torch.optim.Optimizer):
 
     Copied and pickled, it takes the method and its model along. ``copy.copy`` shares the method and the group.
 
+    Args:
+        method: that takes the steps.
+
     Attributes:
         method: the method.
         report: the :class:`StepReport` of the last step; None before the first, and of a copy.

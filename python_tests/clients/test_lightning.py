@@ -245,3 +245,26 @@ def test_validation_in_between_changes_nothing(tmp_path: Path) -> None:
         return dict(module.model.state_dict())
 
     assert same(fitted(limit_val_batches=0), fitted(val_check_interval=2))
+
+
+def test_fabric_takes_the_same_steps_and_keeps_the_state(tmp_path: Path) -> None:
+    fabric = lightning.Fabric(accelerator="cpu", devices=1)
+
+    def made() -> tuple[Any, Any]:
+        model = network()
+        return fabric.setup(model, altmin_ext.as_optimizer(altmin_ext.make_method("am-adam", model, lr=LR)))
+
+    (model, optimizer), by_hand = made(), altmin_ext.make_method("am-adam", network(), lr=LR)
+    for batch in minibatches(1):
+        report, expected = take(optimizer, batch), by_hand.step(*batch)
+        assert float(report.loss) == float(expected.loss)
+    fabric.save(tmp_path / "run.ckpt", {"model": model, "optimizer": optimizer})
+    other = made()
+    fabric.load(tmp_path / "run.ckpt", dict(zip(("model", "optimizer"), other, strict=True)))
+    for wrapped, optimizer_of in ((model, optimizer), other):
+        assert same(dict(wrapped.state_dict()), dict(by_hand.model.state_dict()))
+        assert same(optimizer_of.method.state_dict(), by_hand.state_dict())
+
+
+def take(optimizer: Any, batch: Any) -> Any:
+    return optimizer.step(lambda: batch)
