@@ -2850,6 +2850,44 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
             "python_tests/ops/test_matmul.py::test_threads_change_nothing",
         ],
     ),
+    (
+        "optimizer",
+        "the rate of the group does not move the method's",
+        "altmin_ext/optimizer.py",
+        "        self.method.learning_rate_factor = factor\n",
+        "",
+        [
+            "python_tests/test_optimizer.py::test_a_scheduled_run_is_the_method_s_own_with_adam_s_rates",
+        ],
+    ),
+    (
+        "optimizer",
+        "the group is loaded before the method's state is refused",
+        "altmin_ext/optimizer.py",
+        (
+            '        self.method.load_state_dict(loaded["state"]["method"])\n'
+            "        group.clear()\n"
+            "        group.update(changed)\n"
+        ),
+        (
+            "        group.clear()\n"
+            "        group.update(changed)\n"
+            '        self.method.load_state_dict(loaded["state"]["method"])\n'
+        ),
+        [
+            "python_tests/test_optimizer.py::test_a_state_is_loaded_whole_or_not_at_all",
+        ],
+    ),
+    (
+        "optimizer",
+        "a schedule of a method without a learning rate is ignored",
+        "altmin_ext/optimizer.py",
+        "        if name is None:\n            raise",
+        "        if name is None:\n            return factor\n            raise",
+        [
+            "python_tests/test_optimizer.py::test_a_method_without_a_rate_refuses_a_schedule",
+        ],
+    ),
 ]  # fmt: skip
 
 
