@@ -266,6 +266,8 @@ class _Run:
                 _check_last_minibatch(method, batches, x, self.steps)
             interrupt.held = True
             report = step(x, y)
+            if method.on_nonfinite == "restore":
+                state.history.restores = method.restores
             record.add(report, len(x), method.loss.labelled(y))
             state.step += 1
             interrupt.release()

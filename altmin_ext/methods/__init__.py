@@ -135,7 +135,19 @@ def make_method(
             "cross_entropy".
         seed: of the method's own random numbers; torch's global generator is not used.
         device: where to train; None keeps the model where it is.
-        on_nonfinite: "raise" a DivergenceError when a code or weight is not finite, or "skip" the minibatch.
+        on_nonfinite: what to do when a code or weight is not finite:
+
+            - "raise" a DivergenceError;
+            - "skip" the minibatch;
+            - "restore" the state of model and method at a copy that was made some steps before, halve every learning
+              rate (or ``relaxation``, and ``lr_codes`` if it is a number) and go on with the next minibatch;
+              ``method.restores`` counts. A minibatch that itself holds NaN or Inf, or a label outside the classes, is
+              skipped instead. A copy is made before the first step, and later when a tenth more steps have been
+              taken, but at least 100 (10 for the whole training set) and at most 1000. The last two are kept, which
+              takes the memory of two more models with their methods: where a divergence follows another before the
+              next copy, the older one is restored. After ten restores without a new copy the next divergence is a
+              DivergenceError, with the last copy restored. On a GPU every step is waited for. Closed forms
+              (``rls``, ``slda``, ``ncm``) have no rate to make smaller, and refuse it.
         graph: on a GPU, capture a step for every shape of minibatch as a CUDA graph and replay it, so that the host
             need not launch the kernels one by one. Model and options must be such that all steps run the same
             kernels.
