@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
+from torch import Tensor
 
 from altmin_ext import _check, _state
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of one of many independent draws, by their common seed and its number."""
+    digest = hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def permutation(n: int, seed: int, number: int) -> Tensor:
+    """The order of a pass over n samples; seed and number alone decide on it, so that a pass can be entered anywhere.
+
+    Args:
+        n: the number of samples.
+        seed: of all passes.
+        number: of the pass.
+
+    Returns:
+        (n,) int64 on the CPU.
+    """
+    return torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(seed, number)))
 
 
 class DataOrder:
