@@ -1276,8 +1276,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "3",
         "step sizes of codes keep an old rate of dropout",
         "altmin_ext/methods/online_am.py",
-        "current = (batch, self.mu, self.learning_rate_factor, slopes)",
-        "current = (batch, self.mu, self.learning_rate_factor)",
+        "current = (batch, self.mu, self.step_factor, slopes)",
+        "current = (batch, self.mu, self.step_factor)",
         [
             "python_tests/methods/test_methods_common.py::test_a_rate_of_dropout_that_changes",
         ],
