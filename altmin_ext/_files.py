@@ -63,11 +63,13 @@ class Replacement:
         self._rehearsal = rehearsal
         self._files: list[_Unfinished] = []
 
-    def open(self, path: str | os.PathLike[str], *, keep_as: str | None = None) -> BinaryIO:
+    def open(self, path: str | os.PathLike[str], *, size: int = 0, keep_as: str | None = None) -> BinaryIO:
         """Open another file.
 
         Args:
             path: of the file.
+            size: bytes that the file will have at least. The space is taken at once, so that a full disk is told
+                before anything is written, and writing is faster.
             keep_as: a name in the same folder, or where a link leads to, that a file which is replaced has from then
                 on. What had that name before is lost. None for no name, so that the file is removed.
 
@@ -86,6 +88,7 @@ class Replacement:
                 with contextlib.suppress(OSError):  # only root may give files away
                     os.fchown(file.fileno(), earlier.st_uid, earlier.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(earlier.st_mode))
+            _take_space(file, size)
         return file
 
     def write(self, path: str | os.PathLike[str], content: bytes) -> None:
@@ -175,6 +178,16 @@ def _keep(path: Path, former: Path) -> None:
             copy = files.open(former)
             os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
             shutil.copyfileobj(file, copy)
+
+
+def _take_space(file: BinaryIO, size: int) -> None:
+    """Have the file system set bytes aside for a file, where it can."""
+    try:
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -172,6 +172,8 @@ class Run:
             report = step(x, y)
             self.is_between_minibatches = False
             record.add(report, len(x), method.loss.labelled(y))
+            if method.on_nonfinite == "restore":
+                state.history.restores = method.restores
             state.step += 1
             state.report = report
             self.hooks.on_step.begin()

@@ -97,7 +97,8 @@ def add(files: Replacement, path: str | os.PathLike[str], tree: Any, *, keep_as:
     head = _Head(document, tensors)
     offset = len(head.bytes(dict.fromkeys(tensors, _NO_SEAL)))
     with naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
-        file = files.open(path, keep_as=keep_as)
+        size = offset + sum(map(len, memory.values()))
+        file = files.open(path, size=size, keep_as=keep_as)
         digests = {name: pool.submit(_sha256, content) for name, content in memory.items()}
         file.seek(offset)
         for content in memory.values():

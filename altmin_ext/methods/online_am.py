@@ -452,7 +452,7 @@ class OnlineAM(Method):
     def _refresh_scalars(self, batch: int) -> None:
         """Update the parameter blocks if the batch size, mu, the learning rate or a dropout rate has changed."""
         slopes = [pre.lipschitz for pre in self._dropping]
-        current = (batch, self.mu, self.learning_rate_factor, slopes)
+        current = (batch, self.mu, self.step_factor, slopes)
         if current == self._scalars_are_for:
             return
         o = self.options
@@ -469,7 +469,7 @@ class OnlineAM(Method):
                 curvature *= lipschitz**2
             rows.append(
                 {
-                    CodeScalar.step_size: -1.0 if self._auto else o.lr_codes,
+                    CodeScalar.step_size: -1.0 if self._auto else o.lr_codes * self._copies.factor,
                     CodeScalar.curvature: downstream * curvature,
                     CodeScalar.downstream: downstream,
                     CodeScalar.anchor: float(paper),
@@ -482,9 +482,9 @@ class OnlineAM(Method):
         for own, row in zip(self._rows, rows, strict=True):
             host = torch.tensor([row[c] for c in sorted(row)], dtype=torch.float64)
             copy_from_host(own[: len(host)], host)
-        rates = [o.lr * self.learning_rate_factor] * len(self._codes)
+        rates = [o.lr * self.step_factor] * len(self._codes)
         self._update.set_scalars(
-            [*rates, (o.lr_out or 0.0) * self.learning_rate_factor][self._stages_of_update],
+            [*rates, (o.lr_out or 0.0) * self.step_factor][self._stages_of_update],
             [*factors, 1 / batch][self._stages_of_update],
             o.weight_decay,
             o.l1_weights,

@@ -203,6 +203,34 @@ def test_a_disk_that_is_full_or_broken(path, monkeypatch, failing, code):
     assert names(path.parent) == ["run-1.safetensors", path.name]
 
 
+def test_a_full_disk_is_told_before_anything_is_written(path, monkeypatch):
+    record = []
+
+    def full(descriptor, begin, size):
+        record.append(size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write(path, tree(1))
+    size = path.stat().st_size
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(_files, "open", opening(record.append), raising=False)
+    with pytest.raises(OSError, match=rf"^{path} cannot be written: No space left on device\.$"):
+        write(path, tree(2))
+    assert record[0] == size
+    assert "write" not in record
+    assert names(path.parent) == [path.name]
+    assert steps_in(path) == 1
+
+
+def test_a_file_system_that_sets_no_space_aside(path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", none)
+    write(path, tree(1))
+    assert steps_in(path) == 1
+
+
 def test_a_limit_of_file_sizes(path):
     """A real one, of the kernel, below the size of the file."""
     write(path, tree(1))

@@ -192,7 +192,7 @@ def says(history: History, document: Any) -> bool:
     found = {
         "epochs": history.epochs, "loss": history.loss, "steps": history.steps, "step_loss": history.step_loss,
         "step_accuracy": history.step_accuracy, "step_objective": history.step_objective,
-        "objective_rose": history.objective_rose,
+        "objective_rose": history.objective_rose, "restores": history.restores,
     }  # fmt: skip
     plain = {key: v.tolist() if isinstance(v, Tensor) else v for key, v in found.items()}
     return all(same(with_null(value), with_null(document.get(key))) for key, value in plain.items())
@@ -263,6 +263,8 @@ def is_history(tree: Any) -> bool:
     if not isinstance(tree.get("loss"), str | None) or not isinstance(
         tree.get("objective_rose"), bool | None
     ):
+        return False
+    if tree.get("restores") is not None and not is_count(tree["restores"]):
         return False
     return isinstance(tree["epochs"], list) and all(is_epoch(row) for row in tree["epochs"])
 
