@@ -13,7 +13,7 @@ from altmin_ext import _state
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.errors import DivergenceError
 
-# Steps between two copies: a tenth of those so far, within these bounds. The first is lower for the whole training set.
+# Steps between two copies: a tenth of those so far, within these bounds; a step on the whole training set is an epoch.
 _shortest, _shortest_of_full_batch, _longest = 100, 10, 1000
 _most_in_a_row = 10
 

@@ -161,8 +161,8 @@ class Method(abc.ABC):
         self.on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip", "restore"))
         if self.on_nonfinite == "restore" and not self.has_rate:
             raise ValueError(
-                f"on_nonfinite must be 'raise' or 'skip' for {self.name}, which has no learning rate to make smaller, "
-                "but is 'restore'."
+                f"on_nonfinite must be 'raise' or 'skip' for {self.name}, which has no learning rate to make "
+                "smaller, but is 'restore'."
             )
         self.seed = _check.seed("seed", seed)
         self._graph = _check.boolean("graph", graph)
@@ -283,8 +283,8 @@ class Method(abc.ABC):
             TypeError, ValueError: the minibatch does not fit the model, or the model has changed since the method was
                 made, see :meth:`check_model`; the model is unchanged.
             DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``, or where "restore" has
-                not helped); the model keeps the last finite weights. On a GPU, where a check would have to wait, :meth:`raise_if_diverged` raises
-                it; until then the weights do not move.
+                not helped); the model keeps the last finite weights. With "raise" on a GPU, where a check would have
+                to wait, :meth:`raise_if_diverged` raises it; until then the weights do not move.
         """
         planned = self.planned_for(x, y)
         if planned is not None:

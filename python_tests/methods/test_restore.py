@@ -119,7 +119,9 @@ def test_model_and_method_are_the_copy_and_go_on_from_it(name: str, before: int)
     assert method.restores == 1
     assert method.step_factor == 0.5
     assert_taken(method, copies[max(copies)])
-    if max(copies) > before:  # it was due between the first step that was too large and the one that was not finite
+    if (
+        max(copies) > before
+    ):  # it was due between the first step that was too large and the one that was not finite
         return
     twin = as_it_was(halved(name), copies[method.steps])
     for later in range(number, number + EVERY + 2):
@@ -152,7 +154,10 @@ class Backpropagation:
 
     def step(self, x: Tensor, y: Tensor, factor: float = 1.0) -> None:
         if not self.copies or self.steps - self.copies[-1][2] >= EVERY:
-            self.copies = [*self.copies[-1:], copy.deepcopy((self.model, self.optimizer.state_dict(), self.steps))]
+            self.copies = [
+                *self.copies[-1:],
+                copy.deepcopy((self.model, self.optimizer.state_dict(), self.steps)),
+            ]
             self.in_a_row = 0
         self.optimizer.param_groups[0]["lr"] = self.rate * factor / 2**self.halvings
         loss = nn.functional.cross_entropy(self.model(x), y)
@@ -291,8 +296,7 @@ def test_ten_restores_without_a_new_copy_are_all(name: str) -> None:
     before = taken(method)
     method.learning_rate_factor = SPIKE
     with pytest.raises(DivergenceError) as error:
-        for number in range(60):
-            method.step(*batch(method, number))
+        disturbed(method, 0, 60, tuple(range(60)))
     assert_sentence(error, "not finite", "ever smaller steps", "lower")
     assert method.restores == 10
     assert_taken(method, before)
