@@ -537,15 +537,6 @@ class Method(abc.ABC):
         """Whether the minibatch itself is not finite, so that a restore would not help; it is skipped."""
         return bool(self._fault(x, y))
 
-    def _go_back(self, entries: _state.Entries, kept: Mapping[str, Any]) -> None:
-        """Restore an earlier state of model and method, as the entries have saved it."""
-        self._replayed = self._new_replays()  # recordings know their tensors by address
-        entries.load(kept)
-        self._guard.lower()
-        self._looked_after = self.steps
-        self._forget_derived()
-        self._raise_versions()
-
     def _diverged(self, *batch: Tensor) -> bool:
         """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``.
 
@@ -707,6 +698,19 @@ class Method(abc.ABC):
             ValueError: the state is of another method, lacks an entry or has one too many, its shapes do not fit, or
                 a number cannot be right; nothing has changed.
         """
+        self.restoring(state)()
+
+    def restoring(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check an earlier state of the method, and copy it, without changing anything yet.
+
+        So a state can be restored together with others, such as the model's, or not at all.
+
+        Args:
+            state: as for :meth:`load_state_dict`, which raises the same errors.
+
+        Returns:
+            What restores it. It is called once, before the next step.
+        """
         other = state.get("method") if isinstance(state, Mapping) else None
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
@@ -715,8 +719,14 @@ class Method(abc.ABC):
         with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
+
+        return lambda: self._adopt(own, read)
+
+    def _adopt(self, entries: _state.Entries, values: Mapping[str, Any]) -> None:
+        """Restore entries of the state, and of the model, to values that they have saved or read."""
+        with torch.inference_mode(False), torch.no_grad():
             self._replayed = self._new_replays()  # recordings know their tensors by address
-            own.load(read)
+            entries.load(values)
             self._guard.lower()
         self._looked_after = self.steps
         self._forget_derived()
