@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 import altmin_ext
 from altmin_ext import DivergenceError, _restore
+from altmin_ext.data import streams
 
 from ..side_by_side import everything, ordinary
 from .test_methods_common import (
@@ -501,6 +503,38 @@ class SpikesAt:
     def on_step(self, state: Any) -> None:
         spikes = state.step >= self._step and state.method.restores == 0
         state.method.learning_rate_factor = SPIKE if spikes else 1.0
+
+
+@pytest.mark.parametrize("steps", [5, 7, 8, 11, 16])
+def test_a_checkpoint_holds_the_copies(steps: int, tmp_path: Path) -> None:
+    """A run over a stream that ends and goes on in between, and diverges before and after, is one run."""
+
+    def trained(method: Any, steps: int, path: Path, resume: bool) -> altmin_ext.History:
+        x, y = batch(method, 0)
+        stream = streams.endless(x, y, 5)
+        return altmin_ext.train(
+            method.model, stream, method=method, steps=steps, checkpoint=path, resume=resume, progress=False,
+            callbacks=[Spikes(6, 7, 10, 18)],
+        )  # fmt: skip
+
+    whole, parts = restoring("am-adam"), [restoring("am-adam") for _ in range(2)]
+    expected = trained(whole, 24, tmp_path / "whole.safetensors", False)
+    trained(parts[0], steps, tmp_path / "parts.safetensors", False)
+    found = trained(parts[1], 24, tmp_path / "parts.safetensors", True)
+    assert found.restores == expected.restores == whole.restores > 2
+    assert torch.equal(found.step_loss.nan_to_num(), expected.step_loss.nan_to_num())
+    assert same(parts[1].model.state_dict(), whole.model.state_dict())
+    assert_same_state(parts[1].state_dict(), whole.state_dict())
+
+
+class Spikes:
+    """A callback that makes rates far too large behind some steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self._steps = steps
+
+    def on_step(self, state: Any) -> None:
+        state.method.learning_rate_factor = SPIKE if state.step in self._steps else 1.0
 
 
 @pytest.mark.parametrize(("minibatches", "expected"), [(1, 2 * EVERY), (2, EVERY), (5, EVERY)])
