@@ -3086,6 +3086,136 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         '',
         ['python_tests/checkpoint/test_checkpoint.py'],
     ),
+    (
+        "restore",
+        "the second restore goes no further back",
+        "altmin_ext/_restore.py",
+        "            self._kept.pop()\n",
+        "            pass\n",
+        [
+            "python_tests/methods/test_restore.py::test_the_older_copy_is_restored_the_second_time",
+        ],
+    ),
+    (
+        "restore",
+        "steps do not become smaller",
+        "altmin_ext/_restore.py",
+        "return 0.5**self.restores",
+        "return 1.0",
+        [
+            "python_tests/methods/test_restore.py::test_model_and_method_are_the_copy_and_go_on_from_it",
+        ],
+    ),
+    (
+        "restore",
+        "a copy is used up by its first restore",
+        "altmin_ext/_restore.py",
+        "copy.deepcopy(self._kept[-1])",
+        "self._kept[-1]",
+        [
+            "python_tests/methods/test_restore.py::test_the_older_copy_is_restored_the_second_time",
+        ],
+    ),
+    (
+        "restore",
+        "restores never end",
+        "altmin_ext/_restore.py",
+        "if self._in_a_row >= _most_in_a_row or not self._kept:",
+        "if not self._kept:",
+        [
+            "python_tests/methods/test_restore.py::test_ten_restores_without_a_new_copy_are_all",
+        ],
+    ),
+    (
+        "restore",
+        "buffers stay",
+        "altmin_ext/_restore.py",
+        "named = {**self._parameters, **dict(self._model.named_buffers())}",
+        "named = self._parameters",
+        [
+            "python_tests/methods/test_restore.py::test_buffers_go_back",
+        ],
+    ),
+    (
+        "restore",
+        "many steps at once pass over a copy",
+        "altmin_ext/methods/base.py",
+        "most = min(most, self._copies.keep())",
+        "self._copies.keep()",
+        [
+            "python_tests/methods/test_restore.py::test_learn_is_one_step_after_the_other",
+        ],
+    ),
+    (
+        "restore",
+        "data that are not finite are punished",
+        "altmin_ext/methods/base.py",
+        "if diverged and not self._is_at_fault(x, y):",
+        "if diverged:",
+        [
+            "python_tests/methods/test_restore.py::test_data_that_are_not_finite_are_skipped",
+        ],
+    ),
+    (
+        "restore",
+        "steps that are not looked at are not restored",
+        "altmin_ext/methods/base.py",
+        "diverged = self._diverged(x, y) if self._defers_guard else not self._step_taken",
+        "diverged = not self._step_taken",
+        [
+            "python_tests/methods/test_restore.py::test_a_method_that_does_not_look_within_a_step_does_so_after_it",
+        ],
+    ),
+    (
+        "restore",
+        "the step size of codes stays",
+        "altmin_ext/methods/online_am.py",
+        "float(o.lr_codes or 0.0) * self._copies.factor",
+        "float(o.lr_codes or 0.0)",
+        [
+            "python_tests/methods/test_restore.py::test_a_step_size_of_codes_is_halved_with_the_rates",
+        ],
+    ),
+    (
+        "restore",
+        "copies are no part of the state",
+        "altmin_ext/_restore.py",
+        "            \"copies\": _Kept(self),\n",
+        "            \"copies\": _state.Same([], \"none\"),\n",
+        [
+            "python_tests/methods/test_restore.py::test_a_resumed_run_restores_what_the_undisturbed_one_does",
+        ],
+    ),
+    (
+        "restore",
+        "workers decide by themselves whether to restore",
+        "altmin_ext/methods/taylor_admm.py",
+        "        self._sum(own)  # all workers restore, or none\n",
+        "",
+        [
+            "python_tests/methods/test_taylor_admm.py::test_what_diverges_at_one_worker_stops_all",
+        ],
+    ),
+    (
+        "restore",
+        "an endless stream stays in its pass",
+        "altmin_ext/data/streams.py",
+        "self._pass + 1, 0, None",
+        "self._pass, 0, None",
+        [
+            "python_tests/data/test_streams.py::test_the_order_of_a_pass_follows_from_seed_and_number",
+        ],
+    ),
+    (
+        "restore",
+        "a stream that goes on keeps the order of its own pass",
+        "altmin_ext/data/streams.py",
+        "self._seed, self._pass, self._position, self._order = seed, number, position, None",
+        "self._seed, self._pass, self._position = seed, number, position",
+        [
+            "python_tests/data/test_streams.py::test_a_stream_goes_on_from_anywhere",
+        ],
+    ),
 ]  # fmt: skip
 
 
