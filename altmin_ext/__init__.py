@@ -1,6 +1,6 @@
 """Trains neural networks by alternating minimisation, without backpropagation's derivative chain."""
 
-from altmin_ext import callbacks, data, methods, models, nn, ops, schedules
+from altmin_ext import callbacks, checkpoint, data, methods, models, nn, ops, schedules
 from altmin_ext._version import __version__ as __version__
 from altmin_ext.errors import DivergenceError
 from altmin_ext.filters import fit_filters
@@ -20,6 +20,7 @@ __all__ = [
     "StepReport",
     "as_optimizer",
     "callbacks",
+    "checkpoint",
     "data",
     "evaluate",
     "fit_filters",

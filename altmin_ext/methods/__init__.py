@@ -56,7 +56,8 @@ _methods: dict[str, type[Method]] = {
 # The arguments of train and make_method; no method has an option of these names.
 _arguments = (
     "method", "epochs", "steps", "batch_size", "shuffle", "validation", "validation_fraction", "loss", "seed",
-    "device", "progress", "callbacks", "lr_schedule", "on_nonfinite", "graph",
+    "device", "progress", "callbacks", "lr_schedule", "checkpoint", "checkpoint_every", "keep", "resume",
+    "on_nonfinite", "graph",
 )  # fmt: skip
 
 

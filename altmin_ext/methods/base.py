@@ -644,6 +644,19 @@ class Method(abc.ABC):
             ValueError: the state is of another method, lacks an entry or has one too many, its shapes do not fit, or
                 a number cannot be right; nothing has changed.
         """
+        self.restoring(state)()
+
+    def restoring(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check an earlier state of the method, and copy it, without changing anything yet.
+
+        So a state can be restored together with others, such as the model's, or not at all.
+
+        Args:
+            state: as for :meth:`load_state_dict`, which raises the same errors.
+
+        Returns:
+            What restores it. It is called once, before the next step.
+        """
         other = state.get("method") if isinstance(state, Mapping) else None
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
@@ -652,11 +665,16 @@ class Method(abc.ABC):
         with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
-            self._replayed = self._new_replays()  # recordings know their tensors by address
-            own.load(read)
-            self._guard.lower()
-        self._looked_after = self.steps
-        self._forget_derived()
+
+        def restore() -> None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._replayed = self._new_replays()  # recordings know their tensors by address
+                own.load(read)
+                self._guard.lower()
+            self._looked_after = self.steps
+            self._forget_derived()
+
+        return restore
 
     def __getstate__(self) -> dict[str, Any]:
         self.check_model()
