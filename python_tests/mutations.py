@@ -2854,8 +2854,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "optimizer",
         "the rate of the group does not move the method's",
         "altmin_ext/optimizer.py",
-        "        self.method.learning_rate_factor = factor\n",
-        "",
+        "method.learning_rate_factor = method.learning_rate_factor, factor\n",
+        "method.learning_rate_factor = method.learning_rate_factor, method.learning_rate_factor\n",
         [
             "python_tests/test_optimizer.py::test_a_scheduled_run_is_the_method_s_own_with_adam_s_rates",
         ],
