@@ -13,7 +13,7 @@ from altmin_ext import _state
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.errors import DivergenceError
 
-# Steps between two copies: a tenth of those so far, within these bounds. The first is lower for the whole training set.
+# Steps between two copies: a tenth of those so far, within these bounds; one on the whole training set is an epoch.
 _shortest, _shortest_of_full_batch, _longest = 100, 10, 1000
 _most_in_a_row = 10
 
@@ -88,8 +88,8 @@ class Copies:
         if self._in_a_row and len(self._kept) > 1:
             self._kept.pop()
         if self._kept:
-            with HeldInterrupt(held=True), torch.inference_mode(False), torch.no_grad():
-                self._method._go_back(self.entries(), copy.deepcopy(self._kept[-1]))
+            with HeldInterrupt(held=True):
+                self._method._adopt(self.entries(), copy.deepcopy(self._kept[-1]))
         if self._in_a_row >= _most_in_a_row or not self._kept:
             raise DivergenceError(divergence)
         self.restores += 1

@@ -201,17 +201,17 @@ def steps(tree: Any) -> int | None:
 
 
 def _remove_formers(path: str | os.PathLike[str], keep: int) -> None:
-    """Remove all former files but the newest."""
+    """Remove all former files but the newest, as far as the system allows: the checkpoint itself is written."""
     target = Path(os.path.realpath(path))
     pattern = re.compile(re.escape(target.stem) + "-([0-9]+)" + re.escape(target.suffix))
     found = []
-    for former in target.parent.iterdir():
-        match = pattern.fullmatch(former.name)
-        # A user's own file may have such a name.
-        if match is not None and _is_checkpoint(former):
-            found.append((former.stat().st_mtime_ns, int(match[1]), former))
-    for *_, former in sorted(found)[:-keep]:
-        with contextlib.suppress(OSError):  # the checkpoint itself is written
+    with contextlib.suppress(OSError):
+        for former in target.parent.iterdir():
+            match = pattern.fullmatch(former.name)
+            # A user's own file may have such a name.
+            if match is not None and _is_checkpoint(former):
+                found.append((former.stat().st_mtime_ns, int(match[1]), former))
+        for *_, former in sorted(found)[:-keep]:
             former.unlink()
 
 

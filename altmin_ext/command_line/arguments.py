@@ -235,8 +235,8 @@ def _add_circumstances(group: argparse._ArgumentGroup) -> None:
         "--on-nonfinite",
         default="raise",
         metavar="WORD",
-        help="what to do when a number is not finite: raise an error, skip the minibatch, or restore an earlier state "
-        "and halve the learning rates (default: raise)",
+        help="what to do when a number is not finite: raise an error, skip the minibatch, or restore an earlier "
+        "state and halve the learning rates (default: raise)",
     )
 
 

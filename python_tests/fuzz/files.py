@@ -473,7 +473,9 @@ DOCUMENT_SCALARS = [
 
 
 def as_tensors(tree: Any) -> Any:
-    """A tree of the second reader with tensors instead of arrays."""
+    """A tree with tensors instead of arrays, and Python's numbers instead of NumPy's."""
+    if isinstance(tree, np.generic):
+        return tree.item()
     if isinstance(tree, dict):
         return {key: as_tensors(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
