@@ -3049,14 +3049,6 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         '                pass\n',
         ['python_tests/checkpoint/test_checkpoint.py'],
     ),
-    (
-        "checkpoint",
-        'recordings outlive a loaded state',
-        'altmin_ext/methods/base.py',
-        '                self._replayed = self._new_replays()  # recordings know their tensors by address\n',
-        '',
-        ['python_tests/checkpoint/test_checkpoint.py'],
-    ),
 ]  # fmt: skip
 
 
