@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import altmin_ext
 from python_tests.kills import data
-from python_tests.kills.child import FAULTS, SIGNALS, Configuration
+from python_tests.kills.child import FAULTS, SIGNALS, TO_ALL, WORKER, Configuration
 from python_tests.methods.test_methods_common import METHODS
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Task:
 
     Attributes:
         configuration: what is trained.
-        gaps: what is to happen in every gap between two system calls of a save, one case each.
+        gaps: what is to happen in every gap between two system calls of some saves, one case each.
+        saves: the numbers of these saves.
         cases: the ends of processes, each at an instant by a signal, for each of some cases.
         drawn: the number of other cases.
         seed: of what is drawn.
@@ -79,6 +80,7 @@ class Task:
 
     configuration: Configuration
     gaps: tuple[str, ...] = ()
+    saves: tuple[int, ...] = (1, 2)
     cases: tuple[tuple[tuple[str, str], ...], ...] = ()
     drawn: int = 0
     seed: int = 0
@@ -94,7 +96,7 @@ class Task:
         """The task that has been written so."""
         fields: dict[str, Any] = json.loads(text)
         fields["configuration"] = Configuration(**fields["configuration"])
-        fields["gaps"] = tuple(fields["gaps"])
+        fields |= {"gaps": tuple(fields["gaps"]), "saves": tuple(fields["saves"])}
         fields["cases"] = tuple(tuple(map(tuple, ends)) for ends in fields["cases"])
         return cls(**fields)
 
@@ -169,7 +171,7 @@ def draw(task: Task, reference: Reference, chosen: random.Random) -> Iterator[Ca
     for ends in task.cases:
         yield Case(configuration, tuple(End((trigger,)) for trigger in ends), fresh=task.fresh)
     for what in task.gaps:
-        for save in sorted({1, min(2, len(reference.saves) - 1)}):
+        for save in task.saves:
             for instant in gaps(reference.saves, save, fails=what in FAULTS):
                 yield Case(configuration, (End(((instant, what),)),), fresh=task.fresh, gap=True)
     drawn = _Draw(task, reference, chosen)
@@ -220,7 +222,7 @@ class _Draw:
         kinds |= {"worker"} if workers and first else set()
         kinds |= set() if first else {"restore"}
         kind = chosen.choices(*zip(*[(k, WEIGHTS[k]) for k in sorted(kinds)], strict=True))[0]
-        what = chosen.choices(SIGNALS, [5, 3, 2])[0]
+        what = chosen.choices(SIGNALS, [10, 5, 4, 1])[0]
         if kind == "any moment":
             seconds = chosen.uniform(0, self._reference.seconds)
             return End(timer=(seconds, getattr(signal, what)))
@@ -228,14 +230,16 @@ class _Draw:
             return End(((f"restore {chosen.choice(['before', 'after', 'callbacks'])}", what),))
         if kind == "worker":
             begun, worker = chosen.randrange(3) * data.MINIBATCHES, chosen.randrange(2)
-            return End(((f"worker {begun} {worker} {chosen.randint(1, 2 * data.BATCH)}", "worker"),))
+            return End(((f"worker {begun} {worker} {chosen.randint(1, 2 * data.BATCH)}", WORKER),))
         if kind == "save":
             return self._end_in_save(what, first)
         instant = chosen.choice([instant for instant in within if instant.split()[0] == kind])
+        if workers and chosen.random() < 0.3:
+            return End(((instant, chosen.choice(list(TO_ALL))),))
         if what != "SIGKILL" and chosen.random() < 0.3:
-            # The scheduler does not wait for what is written at its signal.
-            number = chosen.randint(1, 12)
-            return End(((instant, what), (f"then save {number} before", "SIGKILL")))
+            # A scheduler may not wait for what is written at its signal, or send that more than once.
+            second = chosen.choice(["SIGKILL", "SIGKILL", "SIGTERM"])
+            return End(((instant, what), (f"then save {chosen.randint(1, 12)} before", second)))
         return End(((instant, what),))
 
     def _end_in_save(self, what: str, first: bool) -> End:
@@ -256,6 +260,9 @@ def _is_epoch_end(instant: str) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- the matrix
+
+#: Five ends within the second epoch.
+WITHIN_AN_EPOCH = tuple((f"step {step} last", "SIGKILL") for step in (7, 8, 9, 10, 11))
 
 
 def whole(seed: int) -> list[Task]:
@@ -283,7 +290,9 @@ def short(seed: int) -> list[Task]:
     tasks = []
     for method in METHODS:
         form = next(forms) if len(forms_of(method)) > 1 else "tensors"
-        tasks.append(Task(drawn_configuration(chosen, method, form), drawn=3, seed=seed))
-    tasks.append(Task(Configuration("block-admm", stored=True, dtype="float64"), drawn=2, seed=seed))
-    tasks.append(Task(Configuration("am-adam", noisy=True, schedule="cosine"), gaps=("SIGKILL",), seed=seed))
+        tasks.append(Task(drawn_configuration(chosen, method, form), drawn=2, seed=seed))
+    stored = Configuration("block-admm", stored=True, dtype="float64")
+    tasks.append(Task(stored, cases=(WITHIN_AN_EPOCH,), seed=seed))
+    noisy = Configuration("am-adam", noisy=True, schedule="cosine", keep=2)
+    tasks.append(Task(noisy, gaps=("SIGKILL",), saves=(2,), seed=seed))
     return tasks

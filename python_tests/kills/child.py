@@ -35,10 +35,14 @@ from python_tests.kills.recorder import Recorder
 from python_tests.methods.test_methods_common import METHODS, Case
 
 #: How a process says that it has ended, besides 0 and the signals.
-INTERRUPTED, TERMINATED, NOT_WRITTEN, FAILED = 130, 128 + signal.SIGTERM, os.EX_IOERR, os.EX_SOFTWARE
+INTERRUPTED, TERMINATED, HUNG_UP = (128 + n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+NOT_WRITTEN, FAILED = os.EX_IOERR, os.EX_SOFTWARE
 
-#: What a trigger may do: signals to this process, and faults of the call at which it is.
-SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
+#: What a trigger may do: signals to this process; the same to its workers, too; the end of the worker that is there;
+#: faults of the call at which it is.
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
+TO_ALL = {"SIGTERM to all": "SIGTERM", "SIGINT to all": "SIGINT"}
+WORKER = "SIGKILL of a worker"
 FAULTS = {"disk full": errno.ENOSPC, "disk broken": errno.EIO}
 
 
@@ -49,8 +53,8 @@ class Configuration:
     Attributes:
         method: its name.
         form: of the data, one of data.FORMS.
-        noisy: whether the network has dropout, batch normalisation and a module with a buffer, where the method takes
-            them; the method then reports objectives, too.
+        noisy: whether the network has dropout, batch normalisation, a module with a buffer and one with a generator,
+            where the method takes them; the method then reports objectives, too.
         dtype: "float32" or "float64".
         schedule: of learning rates.
         every: checkpoint_every.
@@ -84,8 +88,8 @@ class Start:
     """One start of the run.
 
     Attributes:
-        triggers: (instant, what happens there): one of SIGNALS, FAULTS or "worker", which kills one that loads data.
-            The instants of whichever save comes after another trigger begin with "then save".
+        triggers: (instant, what happens there): one of SIGNALS, TO_ALL, FAULTS, or WORKER. The instants of whichever
+            save comes after another trigger begin with "then save".
         checkpoint: whether there is a checkpoint at all.
         seed: of the global generators and the initial weights.
         limit: of the size of files, in bytes.
@@ -99,6 +103,19 @@ class Start:
     limit: int | None = None
     tells: bool = False
     mutant: str = ""
+
+
+class Noise(nn.Module):
+    """A module of the user's own with a generator of its own."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, a: Tensor) -> Tensor:
+        if self.training:
+            return a + 0.05 * torch.randn(a.shape, generator=self.generator, dtype=a.dtype)
+        return a
 
 
 class Running(nn.Module):
@@ -122,7 +139,7 @@ def network(configuration: Configuration, seed: int) -> nn.Sequential:
         first: list[nn.Module] = []
         drop: list[nn.Module] = []
         if configuration.noisy and case.normalisation and case.modules:
-            first = [nn.BatchNorm1d(data.FEATURES), Running()]
+            first = [nn.BatchNorm1d(data.FEATURES), Running(), Noise(seed)]
         if configuration.noisy and case.dropout:
             drop = [nn.Dropout(0.2)]
         middle = [nn.ReLU(), altmin_ext.NonNegativeFactors(5, 5)] if case.factors else [case.activation()]
@@ -166,14 +183,17 @@ class Hooks:
         elif self._fired and instant not in self._waiting:
             instant = " ".join(["then save", *instant.split()[2:]])
         what = self._waiting.get(instant)
-        if what is None or (os.getpid() == self._process) == (what == "worker"):
+        if what is None or (os.getpid() == self._process) == (what == WORKER):
             return None
         del self._waiting[instant]
         self._fired = True
         self._say(kill=instant, what=what, steps=self.steps)
         if what in FAULTS:
             return FAULTS[what]
-        os.kill(os.getpid(), signal.SIGKILL if what == "worker" else getattr(signal, what))
+        if what in TO_ALL:
+            os.killpg(0, getattr(signal, TO_ALL[what]))
+        else:
+            os.kill(os.getpid(), signal.SIGKILL if what == WORKER else getattr(signal, what))
         return None
 
     def around(self, owner: Any, name: str, instant: Callable[..., str]) -> None:

@@ -27,10 +27,11 @@ def samples(dtype: torch.dtype, seed: int, size: int = SIZE) -> tuple[Tensor, Te
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
-    """Samples with noise from all three global generators."""
+    """Samples with noise from all three global generators, and from one of their own."""
 
-    def __init__(self, x: Tensor, y: Tensor, fetched: Fetched) -> None:
+    def __init__(self, x: Tensor, y: Tensor, seed: int, fetched: Fetched) -> None:
         self._x, self._y, self._fetched = x, y, fetched
+        self._own = np.random.default_rng(seed)
 
     def __len__(self) -> int:
         return len(self._x)
@@ -39,6 +40,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
         self._fetched()
         noise = 0.1 * torch.randn(FEATURES, dtype=self._x.dtype)
         noise += 0.1 * np.random.randn() + 0.1 * random.random()  # noqa: NPY002  (as augmentations do)
+        noise += 0.1 * self._own.standard_normal()
         return self._x[index] + noise, self._y[index]
 
 
@@ -117,7 +119,7 @@ def made(form: str, dtype: torch.dtype, seed: int, fetched: Fetched, worker_fetc
         return list(zip(x.split(BATCH), y.split(BATCH), strict=True))
     if form in ("stream", "endless stream"):
         return Stream(x, y, seed, MINIBATCHES if form == "stream" else None, fetched)
-    dataset = Augmented(x, y, lambda: fetched() if get_worker_info() is None else worker_fetched())
+    dataset = Augmented(x, y, seed, lambda: fetched() if get_worker_info() is None else worker_fetched())
     if form == "dataset":
         return dataset
     generator = torch.Generator().manual_seed(seed) if form.endswith("own generator") else None

@@ -12,11 +12,12 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from python_tests.kills import child
 from python_tests.kills.cases import Task
 from python_tests.kills.worker import ROOT
 
 Row = dict[str, Any]
-SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "worker")
+SIGNALS = (*child.SIGNALS, *child.TO_ALL, child.WORKER)
 
 
 def run(tasks: Sequence[Task], jobs: int = 1, told: Callable[[Row], None] = lambda row: None) -> list[Row]:
@@ -126,7 +127,7 @@ def table(rows: Sequence[Row], title: str, key: Callable[[Row], Any]) -> list[st
     return lines
 
 
-_columns = (*SIGNALS, "disk full", "disk broken", "file-size limit")
+_columns = (*SIGNALS, *child.FAULTS, "file-size limit")
 
 
 def report(rows: Sequence[Row]) -> str:

@@ -1,9 +1,9 @@
 """Runs that are killed and started again end as undisturbed ones, bit for bit.
 
-Oracle: the same run in a process that nothing disturbs and that writes no checkpoint. Besides, what a reader finds in
-the folder after every kill: a whole checkpoint, the last or the one before, and in the end nothing else; and the order
-of the system calls of a save, by which the file outlives the machine. That the matrix can fail at all is shown by
-seeded faults.
+Oracle: the same run in a process that nothing disturbs and that writes no checkpoint. Besides, what a reader finds
+in the folder after every kill: a whole checkpoint, the last or the one before, and in the end nothing else; and the
+order of the system calls of a save, by which the file outlives the machine. That the matrix can fail at all is shown
+by seeded faults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KILLS, WITHIN_SAVES = 130, 50
 
 @pytest.mark.long
 def test_a_run_that_is_killed_ends_as_the_undisturbed_one() -> None:
-    """The short form: every method, every form of data, every signal, and every gap in two saves."""
+    """The short form: every method, every form of data, every signal, and every gap in a save."""
     rows = matrix.run(cases.short(seed=0))
     assert matrix.failures(rows) == []
     landed = matrix.kills(rows)
@@ -38,7 +38,7 @@ def test_a_run_that_is_killed_ends_as_the_undisturbed_one() -> None:
     assert {row["what"] for row in landed} >= {*matrix.SIGNALS, "disk full", "disk broken", "file-size limit"}
     assert {row["resumes"] for row in landed} >= {1, 2, 5}
     gaps = [row["kills"] for row in rows if row["gap"]]
-    assert len(gaps) > 20
+    assert len(gaps) > 12
     assert all(len(kills) == 1 for kills in gaps)
 
 

@@ -52,10 +52,12 @@ class Ended:
     Attributes:
         code: its exit status; minus the signal, if one ended it.
         said: all it said, in one list of dicts.
+        before: how many of these before a timer sent its signal.
     """
 
     code: int
     said: list[dict[str, Any]]
+    before: int
 
     def all(self, key: str) -> list[Any]:
         """All that it said under a key."""
@@ -103,12 +105,23 @@ def started(
             cwd=ROOT, pass_fds=[writing], start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         ).pid  # fmt: skip
     os.close(writing)
-    code = _waited(number, timer)
+    said, before = b"", None
+    if timer is not None and not _has_ended(number, timer[0]):
+        os.set_blocking(reading, False)
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(reading, 1 << 20)
+        os.set_blocking(reading, True)
+        before = said.count(b"\n")
+        os.kill(number, timer[1])
+    if not _has_ended(number, LIMIT):
+        os.killpg(number, signal.SIGKILL)
+        raise Failure(f"a process has not ended within {LIMIT:g} s")
+    code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
     with contextlib.suppress(ProcessLookupError):
         os.killpg(number, signal.SIGKILL)  # its workers, as a scheduler does
     with os.fdopen(reading, "rb") as pipe:
-        said = [json.loads(line) for line in pipe.read().splitlines()]
-    return Ended(code, said)
+        lines = (said + pipe.read()).splitlines()
+    return Ended(code, [json.loads(line) for line in lines], len(lines) if before is None else before)
 
 
 def _wait_for_threads() -> None:
@@ -119,16 +132,11 @@ def _wait_for_threads() -> None:
         time.sleep(0.0001)
 
 
-def _waited(number: int, timer: tuple[float, int] | None) -> int:
+def _has_ended(number: int, seconds: float) -> bool:
+    """Wait so long for the end of a process."""
     descriptor = os.pidfd_open(number)
     try:
-        if timer is not None and not select.select([descriptor], [], [], timer[0])[0]:
-            os.kill(number, timer[1])
-        if not select.select([descriptor], [], [], LIMIT)[0]:
-            os.killpg(number, signal.SIGKILL)
-            os.waitpid(number, 0)
-            raise Failure(f"a process has not ended within {LIMIT:g} s")
-        return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+        return bool(select.select([descriptor], [], [], seconds)[0])
     finally:
         os.close(descriptor)
 
@@ -207,7 +215,7 @@ def check_said(ended: Ended) -> None:
     """Raise if a process has seen its calls in a dangerous order, or has failed."""
     for sentence in ended.all("disorder"):
         raise Failure(sentence)
-    if ended.code == child.FAILED and "worker" not in ended.all("what"):
+    if ended.code == child.FAILED and not {child.WORKER, *child.TO_ALL} & {*ended.all("what")}:
         raise Failure(f"a process {ended}")
 
 
@@ -272,6 +280,8 @@ def check_end(reference: Reference, folder: Path, configuration: Configuration) 
 def _landed(end: cases.End, ended: Ended) -> list[dict[str, Any]]:
     """What has ended a process; raises if it has ended otherwise."""
     found = [line for line in ended.said if "kill" in line]
+    if end.timer is not None and sum("replaced" in line for line in ended.said[ended.before :]) > 3:
+        raise Failure(f"{signal.Signals(end.timer[1]).name} is lost")
     if end.timer is not None and ended.code != 0:
         in_save = bool(ended.all("saving")) and ended.last("saving")
         found.append({"kill": "any moment", "what": signal.Signals(end.timer[1]).name, "in save": in_save})
@@ -288,10 +298,14 @@ _codes = {
     "SIGKILL": {-signal.SIGKILL},
     "SIGTERM": {child.TERMINATED, -signal.SIGTERM},
     "SIGINT": {child.INTERRUPTED},
+    "SIGHUP": {child.HUNG_UP, -signal.SIGHUP},
+    # The end of a worker may be noticed before the signal.
+    "SIGTERM to all": {child.TERMINATED, child.FAILED},
+    "SIGINT to all": {child.INTERRUPTED, child.FAILED},
     "disk full": {0, child.NOT_WRITTEN},
     "disk broken": {0, child.NOT_WRITTEN},
     "file-size limit": {child.NOT_WRITTEN},
-    "worker": {child.FAILED},
+    child.WORKER: {child.FAILED},
 }
 
 
@@ -300,7 +314,7 @@ def _check_steps(kept: int, ended: Ended, configuration: Configuration) -> None:
     done = ended.last("steps")
     if done is None:
         return
-    if ended.code in (child.TERMINATED, child.INTERRUPTED) and kept < done:
+    if ended.code in (child.TERMINATED, child.INTERRUPTED, child.HUNG_UP) and kept < done:
         raise Failure(f"after an interrupt the file holds {kept} of {done} minibatches")
     if isinstance(configuration.every, int) and done - kept > configuration.every:
         raise Failure(
