@@ -361,12 +361,12 @@ class StreamBatches(Batches):
 
     def state(self) -> dict[str, Any]:
         assert self._progress is not None
-        return {**super().state(), "source": self._progress.state()}
+        return {**super().state(), "source": self._progress.state(self._begun)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
         assert self._progress is not None
-        self._progress.load(state["source"])
+        self._progress.load(state["source"], self._begun)
 
 
 def _progress_of(source: Iterable[Any]) -> Progress | None:

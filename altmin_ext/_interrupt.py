@@ -83,7 +83,8 @@ class HeldInterrupt:
 
     The same holds for SIGTERM and SIGHUP within :func:`terminations_raised`. Set ``held`` before the step and call
     :meth:`release` after it. A second Ctrl-C is not held back. An interrupt that is still held back at the end of the
-    block is raised then.
+    block is raised then. A termination that was raised, but dropped on its way up, is raised again by the next
+    :meth:`release`.
 
     Args:
         held: whether it is held back from the beginning.
@@ -92,6 +93,7 @@ class HeldInterrupt:
     def __init__(self, held: bool = False) -> None:
         self.held = held
         self._pending: tuple[int, FrameType | None] | None = None
+        self._dropped: int | None = None  # a termination that was raised at once
         self._handlers: dict[int, _Handler] = {}
 
     def __enter__(self) -> HeldInterrupt:
@@ -115,12 +117,17 @@ class HeldInterrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         insisting = self._pending is not None and number == signal.SIGINT
         if not self.held or insisting:
+            # Python drops what is raised within a hook of a fork or a __del__; the next release raises it again.
+            self._dropped = number if number in _terminations else self._dropped
             self._handlers[number](number, frame)
         elif self._pending is None:
             self._pending = number, frame
 
     def release(self) -> None:
+        """Raise an interrupt that has been held back, and hold none back from now on."""
         self.held = False
+        if self._dropped is not None:
+            raise Terminated(self._dropped)
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._handlers[pending[0]](*pending)

@@ -35,10 +35,10 @@ class Progress(Protocol):
     def note(self) -> None:
         """Note this moment, which is between two minibatches."""
 
-    def state(self) -> Any:
-        """What :meth:`load` needs, as of the last :meth:`note`."""
+    def state(self, begun: bool) -> Any:
+        """What :meth:`load` needs, as of the last :meth:`note`; ``begun`` is whether that was within a pass."""
 
-    def load(self, state: Any) -> None:
+    def load(self, state: Any, begun: bool) -> None:
         """Go on where :meth:`state` stood."""
 
 
@@ -65,10 +65,10 @@ class Listed:
     def note(self) -> None:
         pass
 
-    def state(self) -> Any:
+    def state(self, begun: bool) -> Any:
         return None
 
-    def load(self, state: Any) -> None:
+    def load(self, state: Any, begun: bool) -> None:
         pass
 
 
@@ -96,17 +96,22 @@ class Stateful:
         return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
-        return start()
+        # What a loader draws when it starts has been drawn when the pass began.
+        process = ProcessGenerators()
+        now = process.save()
+        batches = start()
+        process.load(now)
+        return batches
 
     def note(self) -> None:
         # At each moment, since a minibatch that is never trained on would be lost if the state were asked for later.
         if self._keeps:
             self._noted = copy.deepcopy(self._source.state_dict())
 
-    def state(self) -> Any:
+    def state(self, begun: bool) -> Any:
         return self._noted
 
-    def load(self, state: Any) -> None:
+    def load(self, state: Any, begun: bool) -> None:
         self._noted = state
         self._source.load_state_dict(copy.deepcopy(state))
 
@@ -123,7 +128,7 @@ class Replayed:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
-        self._parts: list[Any] = []
+        self._parts = list(_parts(loader))
         self._process = ProcessGenerators()
         self._keeps = False
         self._at_beginning: Any = None
@@ -137,27 +142,16 @@ class Replayed:
 
     def keep(self) -> None:
         self._keeps = True
-        self._parts = list(_parts(self._loader))
 
     def begin(self, start: Start) -> Iterator[Any]:
         if self._keeps:
-            self._at_beginning = {
-                "process": self._process.save(),
-                "generators": [save_generator(own) for part in self._parts for own in held_generators(part)],
-                "parts": [copy.deepcopy(part.state_dict()) for part in self._parts if _has_state(part)],
-            }
+            self._at_beginning = self._save()
         return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         now = self._process.save()
-        beginning = self._at_beginning
-        generators = [own for part in self._parts for own in held_generators(part)]
-        for generator, state in zip(generators, beginning["generators"], strict=True):
-            load_generator(generator, state)
-        parts: list[Any] = [part for part in self._parts if _has_state(part)]
-        for part, state in zip(parts, beginning["parts"], strict=True):
-            part.load_state_dict(copy.deepcopy(state))
-        self._process.load(beginning["process"])
+        self._put_back(self._at_beginning)
+        self._process.load(self._at_beginning["process"])
         batches = start()
         for _ in itertools.islice(batches, taken):
             pass
@@ -168,14 +162,36 @@ class Replayed:
     def note(self) -> None:
         pass
 
-    def state(self) -> Any:
-        return self._at_beginning
+    def state(self, begun: bool) -> Any:
+        return self._at_beginning if begun else self._save()
 
-    def load(self, state: Any) -> None:
-        self._at_beginning = state
+    def load(self, state: Any, begun: bool) -> None:
+        if begun:
+            self._at_beginning = state
+        else:
+            self._put_back(state)
+
+    def _save(self) -> dict[str, Any]:
+        """The present states of all that the order and the samples of a pass may be drawn from."""
+        return {
+            "process": self._process.save(),
+            "generators": [save_generator(own) for own in self._generators()],
+            "parts": [copy.deepcopy(part.state_dict()) for part in self._parts if _has_state(part)],
+        }
+
+    def _put_back(self, states: dict[str, Any]) -> None:
+        """Set the states of the loader and its parts, but not those of the process."""
+        for generator, state in zip(self._generators(), states["generators"], strict=True):
+            load_generator(generator, state)
+        parts = [part for part in self._parts if _has_state(part)]
+        for part, state in zip(parts, states["parts"], strict=True):
+            part.load_state_dict(copy.deepcopy(state))
+
+    def _generators(self) -> list[Any]:
+        return [own for part in self._parts for own in held_generators(part)]
 
 
-def _parts(owner: object) -> Iterator[object]:
+def _parts(owner: object) -> Iterator[Any]:
     """A loader and all that it is made of: samplers, data sets, what transforms them."""
     seen: set[int] = set()
 

@@ -69,12 +69,14 @@ class Run:
         state, file = self.state, self.file
         for hook in self.hooks.on_start:
             hook(state)
-        if file is not None:
-            file.start(self)
         with (
             _progress_bar(self.batches.steps, state, self.steps, progress) as bar,
             HeldInterrupt() as held,
         ):
+            if file is not None:
+                held.held = True
+                file.start(self)
+                held.release()
             try:
                 self._train(bar, held)
             except BaseException as error:
@@ -97,9 +99,11 @@ class Run:
             if self.phase == "begin":
                 if state.epoch >= state.epochs:
                     break
+                method.learning_rate_factor = self.schedule(state.epoch)  # of those that are over
+                held.held = True
                 state.epoch += 1
-                method.learning_rate_factor = self.schedule(state.epoch - 1)
                 self.phase = "prepare"
+                held.release()
             if bar is not None:
                 bar.set_description(f"epoch {state.epoch}/{state.epochs}", refresh=False)
             if self.phase in ("prepare", "step"):
@@ -112,16 +116,15 @@ class Run:
                 self._end_pass(held)
             if self.phase == "validate":
                 self._validate()
-                self.phase = "report"
                 self.hooks.on_epoch.begin()
+                self.phase = "report"
             if bar is not None:
                 row = history.epochs[-1]
                 found = {name: row[name] for name in state.metrics if row[name] is not None}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in found.items()}, refresh=False)
-            self.hooks.on_epoch(state)
+            self.hooks.on_epoch(state, held)
             self.phase = "begin"
-            if self.file is not None:
-                self.file.write(self)
+            self._write(held)
 
     def _is_over(self) -> bool:
         return self.state.stopped or (self.steps is not None and self.state.step >= self.steps)
@@ -150,7 +153,7 @@ class Run:
             yield batch
             self._completed()
             held.release()
-            self._write_if_due()
+            self._write_if_due(held)
         held.held = True  # until the method has noted that it has seen all of them
 
     def _make_steps(
@@ -159,7 +162,7 @@ class Run:
         """Train on the minibatches of a pass."""
         state, method, batches, record = self.state, self.state.method, self.batches, self._record
         assert record is not None
-        self.hooks.on_step(state)  # what the end of another process has left out
+        self.hooks.on_step(state, held)  # what the end of another process has left out
         if self._is_over():
             return
         for x, y in batches:
@@ -179,10 +182,10 @@ class Run:
                 method.raise_if_diverged()
             if bar is not None:
                 bar.update()
-            self.hooks.on_step(state)
+            self.hooks.on_step(state, held)
             if self._is_over():
                 break
-            self._write_if_due()
+            self._write_if_due(held)
 
     def _completed(self) -> None:
         self.is_between_minibatches = False
@@ -191,9 +194,16 @@ class Run:
             self.file.note()
         self.is_between_minibatches = True
 
-    def _write_if_due(self) -> None:
+    def _write_if_due(self, held: HeldInterrupt) -> None:
         if self.file is not None and self.file.is_due(self.state.step):
-            self.file.write(self)
+            self._write(held)
+
+    def _write(self, held: HeldInterrupt, last: bool = False) -> None:
+        """Write the file, see :meth:`RunFile.write`; what asks the run to end waits for it."""
+        if self.file is not None:
+            held.held = True
+            self.file.write(self, last)
+            held.release()
 
     def _end_pass(self, held: HeldInterrupt) -> None:
         """Do what follows the last step of an epoch."""
@@ -209,9 +219,9 @@ class Run:
                 f"data must yield at least one minibatch, but was empty in epoch {state.epoch}{again}."
             )
         state.method.raise_if_diverged()
-        if self.file is not None and self._is_over():
+        if self._is_over():
             # Here a longer run would go on, so this is what the file is left at.
-            self.file.write(self, last=True)
+            self._write(held, last=True)
         held.held = True
         self.is_between_minibatches = False
         state.method.end_epoch()
@@ -355,11 +365,13 @@ class _Calls:
         """All are to be called."""
         self.left = len(self._hooks)
 
-    def __call__(self, state: TrainingState) -> None:
+    def __call__(self, state: TrainingState, held: HeldInterrupt) -> None:
         """Call those that are left. One that raises is left."""
         while self.left > 0:
+            held.held = True  # lest one has done its work and is called again by another process
             self._hooks[-self.left](state)
             self.left -= 1
+            held.release()
 
 
 @contextlib.contextmanager

@@ -124,20 +124,27 @@ class RunFile:
         for generator, state in zip(self._modules, saved["module generators"], strict=True):
             load_generator(generator, state)
         run.load(saved)
-        self._moved = set(saved["generators"])
-        self._generators.load(saved["generators"])
+        self._moved = set(saved["moved"])
+        self._generators.load(self._drawn_from(saved))
 
     def start(self, run: Run) -> None:
         """Begin; after the callbacks have been told that the run begins."""
         if self._tree is not None:
             for callback, (_, state) in zip(self._callbacks, self._tree["run"]["callbacks"], strict=True):
                 callback.load_state_dict(copy.deepcopy(state))
-            self._generators.load(self._tree["run"]["generators"])
+            self._generators.load(self._drawn_from(self._tree["run"]))
             self._tree = None
             self.note()
         else:
             # So that what cannot be written is told now.
             self.write(run)
+
+    def _drawn_from(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """The states of the process's generators that the run has drawn from; of all if it has yet to begin."""
+        states: dict[str, Any] = saved["generators"]
+        if saved["step"] == 0:
+            return states
+        return {name: state for name, state in states.items() if name in saved["moved"]}
 
     def note(self) -> None:
         """Note where generators of the process stand, after a minibatch that has been trained on."""
@@ -197,7 +204,8 @@ class RunFile:
                     (type(callback).__name__, copy.deepcopy(callback.state_dict()))
                     for callback in self._callbacks
                 ],
-                "generators": {name: states[name] for name in sorted(self._moved)},
+                "generators": states,
+                "moved": sorted(self._moved),
                 "module generators": [save_generator(generator) for generator in self._modules],
             },
         }

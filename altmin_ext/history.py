@@ -200,9 +200,18 @@ class History:
         Raises:
             ValueError: it is something else; nothing has changed.
         """
-        if not isinstance(state, Mapping) or state.keys() != vars(self).keys():
-            raise ValueError("state must be the result of History.state_dict, but is something else.")
-        vars(self).update(copy.deepcopy(dict(state)))
+        try:
+            read = _read_state("", dict(state) if isinstance(state, Mapping) else state)
+            for name in ("step_accuracy", "step_objective"):
+                if read[name] is not None and len(read[name]) != len(read["step_loss"]):
+                    raise ValueError(f"{name} has {len(read[name])} entries")
+            if len(read["step_loss"]) > read["steps"]:
+                raise ValueError(f"step_loss has {len(read['step_loss'])} entries for {read['steps']} steps")
+        except ValueError as error:
+            raise ValueError(
+                f"state must be the result of History.state_dict, but is not: {str(error).rstrip('.')}."
+            ) from error
+        vars(self).update(copy.deepcopy(read))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:
@@ -344,6 +353,31 @@ _read_document = _object_of(
         "step_loss": _list_of(_read_number),
         "step_accuracy": _or_none(_list_of(_read_number)),
         "step_objective": _or_none(_list_of(_list_of(_read_number))),
+        "objective_rose": _or_none(_of_type(bool)),
+    }
+)
+
+
+def _record_of(dimensions: int) -> _Reader:
+    """A float64 tensor on the CPU of so many dimensions."""
+
+    def read(place: str, value: Any) -> Tensor:
+        if type(value) is not Tensor or (value.dtype, value.ndim) != (torch.float64, dimensions):
+            raise ValueError(f"{place} is no float64 tensor of {dimensions} dimensions")
+        return value.cpu()
+
+    return read
+
+
+# A state, as History.state_dict returns it.
+_read_state = _object_of(
+    {
+        "epochs": _list_of(_object_of(_row, more=True)),
+        "loss": _or_none(_of_type(str)),
+        "steps": _read_count,
+        "step_loss": _record_of(1),
+        "step_accuracy": _or_none(_record_of(1)),
+        "step_objective": _or_none(_record_of(2)),
         "objective_rose": _or_none(_of_type(bool)),
     }
 )

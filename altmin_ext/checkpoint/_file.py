@@ -38,6 +38,7 @@ _VERSION = 1
 _BEGIN = b'{"__metadata__":{"format":"pt","altmin_ext":"checkpoint %d","sha256":"'
 _SEALED = re.compile(re.escape(_BEGIN).replace(b"%d", b"([1-9][0-9]{0,8})") + b'([0-9a-f]{64})",')
 _NO_SEAL = "0" * 64
+_BEGIN_LENGTH = len(_BEGIN) + 100
 _LONGEST_HEADER = 100_000_000  # which safetensors allows
 _BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
 _THREADS = 2
@@ -47,6 +48,7 @@ _PIECE = 2**20
 class Header(NamedTuple):
     """What the header of a file says."""
 
+    format: str
     altmin_ext_version: str
     torch_version: str
     document: Any
@@ -55,6 +57,13 @@ class Header(NamedTuple):
     tensors: dict[str, Tensor]
     #: Of the first tensor.
     offset: int
+    #: Of the whole file.
+    size: int
+
+    @property
+    def tree(self) -> Any:
+        """The tree, with its tensors, arrays and bytes on torch's device ``meta``."""
+        return decode(self.document, self.tensors)
 
 
 # --- writing ---
@@ -66,30 +75,35 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
     Args:
         path: of the file, see :class:`altmin_ext._files.Replacement`.
         tree: see :func:`altmin_ext.checkpoint._tree.encode`.
-        keep: how many former files stay beside it, see :class:`Former`.
+        keep: how many former files stay beside it: the one that this replaces as ``<stem>-<steps><suffix>``, by the
+            number of steps that its method or history had made, and those of earlier calls. One without that number,
+            or with the same, is not kept. 0 leaves those that are there alone.
 
     Raises:
         TypeError, ValueError: the tree holds something that a file cannot, and nothing has been written.
         OSError: the file cannot be written; a file that was there before is untouched.
     """
     document, tensors = encode(tree)
-    order = _ordered(tensors)
-    memory = {name: _memory(tensors[name]) for name in order}
-    head = _Head(document, {name: tensors[name] for name in order})
-    offset = len(head.bytes(dict.fromkeys(order, _NO_SEAL)))
+    tensors = _in_order(tensors)
+    memory = {name: _memory(tensor) for name, tensor in tensors.items()}
+    head = _Head(document, tensors)
+    offset = len(head.bytes(dict.fromkeys(tensors, _NO_SEAL)))
     with Replacement() as files, naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
-        file = files.open(path)
-        digests = {name: pool.submit(_sha256, memory[name]) for name in order}
+        size = offset + sum(map(len, memory.values()))
+        file = files.open(path, size=size, keep_as=_former_name(path, tree) if keep else None)
+        digests = {name: pool.submit(_sha256, content) for name, content in memory.items()}
         file.seek(offset)
-        for name in order:
-            file.write(memory[name])
+        for content in memory.values():
+            file.write(content)
         file.seek(0)
         file.write(head.bytes({name: digest.result() for name, digest in digests.items()}))
+    if keep:
+        _remove_formers(path, keep)
 
 
-def _ordered(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names in the order of the file, in which each tensor is aligned to its size."""
-    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they follow each other in a file, where each is aligned to the size of its numbers."""
+    return dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
 
 
 class _Head:
@@ -148,11 +162,59 @@ def _seal(header: bytes) -> str:
 
 def _memory(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    if tensor.numel() == 0:  # which torch may not view as bytes
+        return memoryview(b"")
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _sha256(memory: memoryview) -> str:
     return hashlib.sha256(memory).hexdigest()
+
+
+# --- former files ---
+
+
+def _former_name(path: str | os.PathLike[str], tree: Any) -> str | None:
+    """The name that the present file is kept by when the tree replaces it; None if it is not kept."""
+    target = Path(os.path.realpath(path))
+    try:
+        former = steps(read_header(target).tree)
+    except (OSError, ValueError):
+        return None
+    return None if former in (None, steps(tree)) else f"{target.stem}-{former}{target.suffix}"
+
+
+def steps(tree: Any) -> int | None:
+    """The number of steps that the method or the history in a tree has made."""
+    for part in ("method", "history"):
+        own = tree.get(part) if isinstance(tree, dict) else None
+        found = own.get("steps") if isinstance(own, dict) else None
+        if type(found) is int:
+            return found
+    return None
+
+
+def _remove_formers(path: str | os.PathLike[str], keep: int) -> None:
+    """Remove all former files but the newest."""
+    target = Path(os.path.realpath(path))
+    pattern = re.compile(re.escape(target.stem) + "-([0-9]+)" + re.escape(target.suffix))
+    found = []
+    for former in target.parent.iterdir():
+        match = pattern.fullmatch(former.name)
+        # A user's own file may have such a name.
+        if match is not None and _is_checkpoint(former):
+            found.append((former.stat().st_mtime_ns, int(match[1]), former))
+    for *_, former in sorted(found)[:-keep]:
+        with contextlib.suppress(OSError):  # the checkpoint itself is written
+            former.unlink()
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        with open_file(path) as file:
+            return _SEALED.match(file.read(8 + _BEGIN_LENGTH)[8:]) is not None
+    except OSError:
+        return False
 
 
 # --- reading ---
@@ -188,7 +250,9 @@ def read(path: str | os.PathLike[str]) -> Any:
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read the header of a file, and check everything but the tensors' bytes; errors are as in :func:`read`."""
     with _refusing(path), open_file(path) as file:
-        return _read_header(file)
+        header = _read_header(file)
+        decode(header.document, header.tensors)
+        return header
 
 
 @contextlib.contextmanager
@@ -215,8 +279,7 @@ def _read_header(file: BinaryIO) -> Header:
     # The library opens a file by its name, which another file may have by now.
     with safe_open(f"/dev/fd/{file.fileno()}", framework="pt") as parsed:
         metadata = parsed.metadata()
-        tensors = {name: _described(parsed.get_slice(name)) for name in parsed.keys()}
-    tensors = {name: tensors[name] for name in _ordered(tensors)}
+        tensors = _in_order({name: _described(parsed.get_slice(name)) for name in parsed.keys()})  # noqa: SIM118
     try:
         versions = metadata["altmin_ext_version"], metadata["torch_version"]
         document, digests = (from_json(metadata[key].encode()) for key in ("tree", "tensors"))
@@ -227,7 +290,7 @@ def _read_header(file: BinaryIO) -> Header:
     head = _Head(document, tensors, *versions).bytes(digests)
     if head[8:] != content:
         raise ValueError("its header says something twice, or in another way than altmin_ext does")
-    return Header(*versions, document, digests, tensors, len(head))
+    return Header(f"checkpoint {_VERSION}", *versions, document, digests, tensors, len(head), size)
 
 
 def _check_seal(header: bytes) -> None:
@@ -250,7 +313,10 @@ def _described(part: Any) -> Tensor:
     code, shape = part.get_dtype(), part.get_shape()
     if code not in _BY_CODE:
         raise ValueError(f"it holds a tensor of the dtype {code}")
-    return torch.empty(shape, dtype=_BY_CODE[code], device="meta")
+    try:
+        return torch.empty(shape, dtype=_BY_CODE[code], device="meta")
+    except (TypeError, RuntimeError):  # sizes beyond 64 bits beside one of 0
+        raise ValueError("it holds a tensor of a shape that none can have") from None
 
 
 def _read_tensor(file: BinaryIO, offset: int, tensor: Tensor, name: str, digest: str) -> None:

@@ -64,8 +64,8 @@ def encode(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """The tree as a document and named tensors.
 
     Args:
-        tree: nested dicts (with strings and integers as keys), lists and tuples of None, bool, int, float, str, bytes,
-            ``torch.Tensor``, ``numpy.ndarray`` and numpy's numbers. An ``OrderedDict`` counts as a dict and an
+        tree: nested dicts (with strings and integers as keys), lists and tuples of None, bool, int, float, str,
+            bytes, ``torch.Tensor``, ``numpy.ndarray`` and numpy's numbers. An ``OrderedDict`` counts as a dict, an
             ``nn.Parameter`` as a tensor.
 
     Returns:
@@ -146,7 +146,7 @@ class _Encoder:
 
     def _add(self, value: Tensor, place: tuple[Any, ...]) -> str:
         # safetensors keeps one name for itself; surrogates are no Unicode.
-        joined = ".".join(str(key) for key in place) or "tensor"
+        joined = _joined(place) or "tensor"
         name = joined = joined.encode("utf-8", "backslashreplace").decode()
         number = 1
         while name in self.tensors or name == "__metadata__":
@@ -165,7 +165,14 @@ def _from_array(value: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _shown(place: tuple[Any, ...]) -> str:
-    return ".".join(str(key) for key in place) or "the tree"
+    return _joined(place) or "the tree"
+
+
+def _joined(place: tuple[Any, ...]) -> str:
+    # Python writes integers of more than some thousand digits as hexadecimal alone.
+    return ".".join(
+        key if isinstance(key, str) else str(key) if abs(key) < 2**63 else hex(key) for key in place
+    )
 
 
 # --- and back ---
@@ -243,7 +250,7 @@ class _Decoder:
             )
         if dtype[1] == "b" and content[0] > 1:
             raise Unknown("its document has a bool that is neither true nor false")
-        return np.frombuffer(content, dtype)[0]  # type: ignore[no-any-return]
+        return np.frombuffer(content, dtype)[0]
 
     def _taken(self, name: str) -> Tensor:
         if name not in self.left:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -363,11 +363,11 @@ class AMMem(OnlineAM):
     def _has_pace(self) -> bool:
         return bool(self.options.weight_momentum or (self.options.memory_every or 1) > 1)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def restoring(self, state: Mapping[str, Any]) -> Callable[[], None]:
         if self._keeps_inverses and isinstance(state, Mapping) and "kept" not in state:
             # Of a version that kept no inverse: the memories tell all that is needed.
             state = {**state, "kept": [memory.nothing_kept() for memory in self._memories]}
-        super().load_state_dict(state)
+        return super().restoring(state)
 
     def _forget_derived(self) -> None:
         super()._forget_derived()

@@ -647,16 +647,18 @@ class Method(abc.ABC):
         self.restoring(state)()
 
     def restoring(self, state: Mapping[str, Any]) -> Callable[[], None]:
-        """Check a state for :meth:`load_state_dict`, so that a method can be restored together with other things.
+        """Check an earlier state of the method, and copy it, without changing anything yet.
+
+        So a state can be restored together with others, such as the model's, or not at all.
 
         Args:
             state: as for :meth:`load_state_dict`.
 
         Returns:
-            A function that restores the state and cannot fail.
+            What restores it. It is called once, before the next step.
 
         Raises:
-            TypeError, ValueError: as for :meth:`load_state_dict`.
+            TypeError, ValueError: the state does not fit, as for :meth:`load_state_dict`.
         """
         other = state.get("method") if isinstance(state, Mapping) else None
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
@@ -666,11 +668,10 @@ class Method(abc.ABC):
         with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
-            replays = self._new_replays()  # recordings know their tensors by address
 
         def restore() -> None:
             with torch.inference_mode(False), torch.no_grad():
-                self._replayed = replays
+                self._replayed = self._new_replays()  # recordings know their tensors by address
                 own.load(read)
                 self._guard.lower()
             self._looked_after = self.steps

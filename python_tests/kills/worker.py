@@ -251,7 +251,7 @@ def run_case(case: cases.Case, reference: Reference, mutant: str = "") -> list[d
         path = folder / "run" / NAME
         for number, end in enumerate([*case.ends, cases.End()], 1):
             # Whoever resumes has other weights and generators to begin with, as a program without seeds does.
-            seed = number if path.exists() and (os.environ.get("STRICT") or read(path) > 0) else 0
+            seed = number if path.exists() else 0
             start = Start(end.triggers, seed=seed, limit=end.limit, mutant=mutant)
             ended = started(configuration, start, folder, timer=end.timer, forked=not case.fresh)
             check_said(ended)
