@@ -8,6 +8,7 @@ Exit status 1 if a run has not ended as the undisturbed one, or if fewer kills h
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -28,9 +29,13 @@ def main() -> None:
     arguments = parser.parse_args()
     tasks = [task for task in cases.whole(arguments.seed) if arguments.only in str(task.configuration)]
 
+    numbers = itertools.count(1)
+
     def told(row: matrix.Row) -> None:
-        if row["failure"]:
-            print(*matrix.failures([row]), flush=True)
+        for failure in matrix.failures([row]):
+            print(failure, flush=True)
+        if (number := next(numbers)) % 100 == 0:
+            print(f"{number} cases", flush=True)
 
     begun = time.monotonic()
     rows = matrix.run(tasks, arguments.jobs, told)
@@ -39,6 +44,7 @@ def main() -> None:
     print(f"{time.monotonic() - begun:.0f} s")
     if arguments.output:
         command = f"python -m python_tests.kills --seed {arguments.seed}"
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(f"Runs that were killed and went on, by `{command}`.\n\n{text}")
     signals = [kill for kill in matrix.kills(rows) if matrix.is_signal(kill)]
     within = sum(map(matrix.is_within_save, signals))

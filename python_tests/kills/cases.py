@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 import signal
@@ -284,15 +285,18 @@ def whole(seed: int) -> list[Task]:
 
 
 def short(seed: int) -> list[Task]:
-    """A small part of it: every method, every form, and every gap of two saves."""
+    """A small part of it: every method, every form, every gap of a save, and fresh interpreters."""
     chosen = random.Random(seed)
-    forms = iter(data.FORMS * 2)
+    forms = itertools.cycle(data.FORMS)
     tasks = []
     for method in METHODS:
         form = next(forms) if len(forms_of(method)) > 1 else "tensors"
-        tasks.append(Task(drawn_configuration(chosen, method, form), drawn=2, seed=seed))
+        drawn = 1 if "2 workers" in form else 2
+        tasks.append(Task(drawn_configuration(chosen, method, form), drawn=drawn, seed=seed))
     stored = Configuration("block-admm", stored=True, dtype="float64")
     tasks.append(Task(stored, cases=(WITHIN_AN_EPOCH,), seed=seed))
     noisy = Configuration("am-adam", noisy=True, schedule="cosine", keep=2)
     tasks.append(Task(noisy, gaps=("SIGKILL",), saves=(2,), seed=seed))
+    drawing = Configuration("am-adam", "loader with 0 workers", noisy=True, every=2)
+    tasks.append(Task(drawing, cases=((("step 9 middle", "SIGKILL"),),), fresh=True))
     return tasks

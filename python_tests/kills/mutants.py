@@ -107,9 +107,9 @@ _in_save = (("save 2 4 before", "SIGKILL"),)
 _plain, _noisy = Configuration("am-adam"), Configuration("am-adam", noisy=True)
 _cosine = Configuration("am-adam", schedule="cosine")
 _rarely = Configuration("am-adam", every=1000)
-_dataset = Configuration("sgd", "dataset")
-_own_generator = Configuration("sgd", "loader with 0 workers, own generator")
-_stream = Configuration("sgd", "stream")
+_dataset = Configuration("am-sgd", "dataset")
+_own_generator = Configuration("am-sgd", "loader with 0 workers, own generator")
+_stream = Configuration("am-sgd", "stream")
 
 MUTANTS = {
     "no fsync": Mutant(

@@ -2,7 +2,7 @@
 
 ``python -m python_tests.kills.worker`` reads tasks from its standard input, one JSON line each, and prints what
 became of their cases likewise. It has one thread, so that it may fork; and since it has imported torch and made a
-step with every method, a forked process costs some 20 ms.
+step with each method, a forked process costs some 20 ms.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 import altmin_ext
-from altmin_ext.checkpoint import _file
+from altmin_ext import checkpoint
 from python_tests.kills import cases, child, data
 from python_tests.kills.child import Configuration, Start
 from python_tests.kills.comparison import differences
-from python_tests.methods.test_methods_common import METHODS
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60.0  # seconds, after which a process hangs
@@ -113,14 +112,16 @@ def started(
         os.set_blocking(reading, True)
         before = said.count(b"\n")
         os.kill(number, timer[1])
-    if not _has_ended(number, LIMIT):
+    hangs = not _has_ended(number, LIMIT)
+    if hangs:
         os.killpg(number, signal.SIGKILL)
-        raise Failure(f"a process has not ended within {LIMIT:g} s")
     code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
     with contextlib.suppress(ProcessLookupError):
         os.killpg(number, signal.SIGKILL)  # its workers, as a scheduler does
     with os.fdopen(reading, "rb") as pipe:
         lines = (said + pipe.read()).splitlines()
+    if hangs:
+        raise Failure(f"a process has not ended within {LIMIT:g} s")
     return Ended(code, [json.loads(line) for line in lines], len(lines) if before is None else before)
 
 
@@ -232,9 +233,11 @@ def check_folder(folder: Path, configuration: Configuration) -> None:
 def read(path: Path) -> int:
     """The number of steps in a checkpoint; raises unless it is whole."""
     try:
-        steps: int = _file.read(path)["method"]["steps"]
+        found = checkpoint.load(path)
     except Exception as error:
         raise Failure(f"{path.name} cannot be read: {error}") from error
+    assert found.method is not None
+    steps: int = found.method["steps"]
     return steps
 
 
@@ -344,11 +347,11 @@ def run_task(task: cases.Task) -> Iterator[dict[str, Any]]:
             yield {**row, "kills": [], "failure": str(failure)}
 
 
-def warm_up() -> None:
-    """Let the first step of every method load what it loads, so that no forked process has to."""
+def warm_up(methods: Iterable[str]) -> None:
+    """Let the first step of each method load what it loads, so that no forked process has to."""
     torch.set_num_threads(1)
     x, y = data.samples(torch.float32, 0)
-    for name in METHODS:
+    for name in methods:
         configuration = Configuration(name)
         method = altmin_ext.make_method(name, child.network(configuration, 0), **child.options(configuration))
         method.step(x, y)
@@ -356,15 +359,16 @@ def warm_up() -> None:
     gc.freeze()
 
 
-def main() -> NoReturn:
+def main() -> None:
+    """Run the tasks of standard input."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    warm_up()
-    for line in sys.stdin:
-        for row in run_task(cases.Task.from_json(line)):
+    tasks = [cases.Task.from_json(line) for line in sys.stdin]
+    warm_up(sorted({task.configuration.method for task in tasks}))
+    for task in tasks:
+        for row in run_task(task):
             channel.write(json.dumps(row) + "\n")
             channel.flush()
-    sys.exit()
 
 
 if __name__ == "__main__":
