@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -492,3 +493,28 @@ def test_former_files_stay(tmp_path: Path) -> None:
     assert len(names) == 3
     runs = [checkpoint.load(tmp_path / name).run for name in names]
     assert sorted(found["step"] for found in runs if found is not None) == [6, 8, 10]
+
+
+# ------------------------------------------------------------------------------------------------- its page
+
+PAGE = Path(__file__).parents[1] / "docs" / "checkpoints.md"
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="only the tests are here, not the documentation")
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page calls the weights of the file are those of the model."""
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            exec(compile(block, PAGE.name, "exec"), names)
+        if block == blocks[0]:
+            trained = {name: value.clone() for name, value in names["model"].state_dict().items()}
+            assert len(names["history"].epochs) == 10
+    assert names["step"] == 20
+    assert names["weights"].keys() == trained.keys()
+    assert all(torch.equal(value, trained[name]) for name, value in names["weights"].items())
