@@ -3107,7 +3107,6 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         '                pass\n',
         ['python_tests/checkpoint/test_checkpoint.py'],
     ),
-<<<<<<< HEAD
     (
         "checkpoint",
         'recordings outlive a loaded state',
@@ -3246,8 +3245,6 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
             "python_tests/data/test_streams.py::test_a_stream_goes_on_from_anywhere",
         ],
     ),
-=======
->>>>>>> file
 ]  # fmt: skip
 
 
