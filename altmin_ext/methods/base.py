@@ -21,6 +21,7 @@ from altmin_ext._guard import Guard, Subject
 from altmin_ext._order import DataOrder
 from altmin_ext._plan import CapturedSteps, PlannedStep, PlannedSteps, ReplayedSteps
 from altmin_ext._restore import Copies
+from altmin_ext._state import Entries
 from altmin_ext._stream import Stream
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
@@ -723,7 +724,7 @@ class Method(abc.ABC):
 
         return lambda: self._adopt(own, read)
 
-    def _adopt(self, entries: _state.Entries, values: Mapping[str, Any]) -> None:
+    def _adopt(self, entries: Entries, values: Mapping[str, Any]) -> None:
         """Restore entries of the state, and of the model, to values that they have saved or read."""
         with torch.inference_mode(False), torch.no_grad():
             self._replayed = self._new_replays()  # recordings know their tensors by address
