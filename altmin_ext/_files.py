@@ -63,11 +63,13 @@ class Replacement:
         self._rehearsal = rehearsal
         self._files: list[_Unfinished] = []
 
-    def open(self, path: str | os.PathLike[str], *, keep_as: str | None = None) -> BinaryIO:
+    def open(self, path: str | os.PathLike[str], *, size: int = 0, keep_as: str | None = None) -> BinaryIO:
         """Open another file.
 
         Args:
             path: of the file.
+            size: bytes that the file will have at least. The space is taken at once, so that a full disk is told
+                before anything is written, and writing is faster.
             keep_as: a name in the same folder, or where a link leads to, that a file which is replaced has from then
                 on. What had that name before is lost. None for no name, so that the file is removed.
 
@@ -86,6 +88,7 @@ class Replacement:
                 with contextlib.suppress(OSError):  # only root may give files away
                     os.fchown(file.fileno(), earlier.st_uid, earlier.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(earlier.st_mode))
+            _take_space(file, size)
         return file
 
     def write(self, path: str | os.PathLike[str], content: bytes) -> None:
@@ -177,6 +180,16 @@ def _keep(path: Path, former: Path) -> None:
             shutil.copyfileobj(file, copy)
 
 
+def _take_space(file: BinaryIO, size: int) -> None:
+    """Have the file system set bytes aside for a file, where it can."""
+    try:
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+
+
 def _remove_abandoned(folder: Path) -> None:
     """Remove the unfinished files in a folder whose writers are gone, and with them their locks."""
     for name in folder.glob(f"{_UNFINISHED}*"):
@@ -184,6 +197,33 @@ def _remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError), open(name, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             name.unlink()
+
+
+@contextlib.contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Within the block no file has this name. Afterwards the earlier one has it again, unless there is another one.
+
+    If the process is killed within the block, the earlier file goes with what else a killed process has left.
+
+    Raises:
+        OSError: the file cannot be renamed.
+    """
+    if not path.exists():
+        yield
+        return
+    aside = path.with_name(f"{_UNFINISHED}{path.name}")
+    with open(path, "rb") as file:
+        with contextlib.suppress(OSError):  # as above
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with naming(path):
+            os.replace(path, aside)
+        try:
+            yield
+        finally:
+            if path.exists():
+                aside.unlink(missing_ok=True)
+            elif aside.exists():
+                os.replace(aside, path)
 
 
 def _sync_folder(folder: Path) -> None:

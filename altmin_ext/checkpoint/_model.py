@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from altmin_ext import _check
 
@@ -23,16 +24,18 @@ def save(model: nn.Module) -> dict[str, Any]:
     Returns:
         Tensors that share the model's memory, and the results of ``get_extra_state()`` of modules that define it.
     """
-    tensors: dict[str, Any] = {name: tensor.detach() for name, tensor in _tensors(model)}
+    tensors: dict[str, Any] = {
+        name: tensor if is_lazy(tensor) else tensor.detach() for name, tensor in _tensors(model)
+    }
     return tensors | {name: module.get_extra_state() for name, module in _with_extra_state(model).items()}
 
 
 def restoring(model: nn.Module, state: Any) -> Callable[[], None]:
-    """Check an earlier state of a model, and copy it, without changing anything yet.
+    """Check an earlier state of a model, without changing anything yet.
 
     Args:
         model: of the same architecture and dtypes.
-        state: the result of :func:`save`; its tensors may be on any device.
+        state: the result of :func:`save`; its tensors may be on any device, and must not change until it is restored.
 
     Returns:
         What restores it, in the memory of the model's tensors. If a module refuses its extra state, that raises a
@@ -45,13 +48,13 @@ def restoring(model: nn.Module, state: Any) -> Callable[[], None]:
     """
     own, extra = dict(_tensors(model)), _with_extra_state(model)
     _check_names(state, [*own, *extra])
-    copies: dict[str, Tensor] = {}
+    read: dict[str, Tensor] = {}
     names: dict[int, str] = {}  # the first of each tensor
     with torch.inference_mode(False), torch.no_grad():
         for name, tensor in own.items():
-            copies[name] = _read(f"model's {name!r}", tensor, state[name])
+            read[name] = _read(f"model's {name!r}", tensor, state[name])
             first = names.setdefault(id(tensor), name)
-            if first != name and not _same_bits(copies[first], copies[name]):
+            if first != name and not _same_bits(read[first], read[name]):
                 raise ValueError(
                     f"model's {first!r} and {name!r} must be equal, since they are one tensor of the model, but are "
                     "not."
@@ -61,7 +64,7 @@ def restoring(model: nn.Module, state: Any) -> Callable[[], None]:
         with torch.inference_mode(False), torch.no_grad():
             _restore_extra_state(extra, state)
             for name, tensor in own.items():
-                tensor.copy_(copies[name])
+                tensor.copy_(read[name])
 
     return restore
 
@@ -102,7 +105,11 @@ def _check_names(state: Any, names: list[str]) -> None:
 
 
 def _read(name: str, own: Tensor, value: Any) -> Tensor:
-    """Check what a tensor of the model was, and copy it to where the tensor is."""
+    """Check what a tensor of the model was, and bring it to where the tensor is."""
+    if is_lazy(own):
+        raise ValueError(
+            f"{name} must have a shape, but has none yet; call the model once, as in model(x[:2])."
+        )
     if type(value) not in (Tensor, nn.Parameter):
         raise TypeError(f"{name} must be a torch.Tensor, but is {_check.named_type(value)}.")
     if value.dtype != own.dtype:
@@ -118,7 +125,7 @@ def _read(name: str, own: Tensor, value: Any) -> Tensor:
             f"{name} must be a tensor that can be written to, but was made in torch.inference_mode or by expand(); "
             "make it by clone()."
         )
-    return torch.empty(own.shape, dtype=own.dtype, device=own.device).copy_(value.detach())
+    return value.detach().to(own.device)
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

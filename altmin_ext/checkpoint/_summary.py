@@ -103,20 +103,18 @@ def inspect(path: str | os.PathLike[str]) -> Summary:
     method = tree.get("method")
     name = method.get("method") if isinstance(method, dict) else None
     return Summary(
-        os.fspath(path),
-        header.size,
-        header.format,
-        header.altmin_ext_version,
-        header.torch_version,
-        tuple(str(key) for key in tree),
-        name if isinstance(name, str) else None,
-        _file.steps(tree),
-        _dict(_plain(tree.get("options"))),
-        _dict(_plain(tree.get("extra"))),
-        _dict(_plain(tree["run"])) if "run" in tree else None,
-        tuple(
-            TensorEntry(name, tuple(tensor.shape), tensor.dtype) for name, tensor in header.tensors.items()
-        ),
+        path=os.fspath(path),
+        size=header.size,
+        format=header.format,
+        altmin_ext_version=header.altmin_ext_version,
+        torch_version=header.torch_version,
+        holds=tuple(str(key) for key in tree),
+        method=name if isinstance(name, str) else None,
+        steps=_file.steps(tree),
+        options=_dict(_plain(tree.get("options"))),
+        extra=_dict(_plain(tree.get("extra"))),
+        run=_dict(_plain(tree["run"])) if "run" in tree else None,
+        tensors=tuple(TensorEntry(name, tuple(own.shape), own.dtype) for name, own in header.tensors.items()),
     )
 
 

@@ -686,7 +686,7 @@ class Method(abc.ABC):
         Returns:
             A dict of numbers, words, lists and tensors, in memory of its own: later steps do not change it.
         """
-        return _state.Entries(self._state()).save()
+        return Entries(self._state()).save()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore an earlier state of the method, of which it makes copies.
@@ -708,15 +708,18 @@ class Method(abc.ABC):
         So a state can be restored together with others, such as the model's, or not at all.
 
         Args:
-            state: as for :meth:`load_state_dict`, which raises the same errors.
+            state: as for :meth:`load_state_dict`.
 
         Returns:
             What restores it. It is called once, before the next step.
+
+        Raises:
+            TypeError, ValueError: the state does not fit, as for :meth:`load_state_dict`.
         """
         other = state.get("method") if isinstance(state, Mapping) else None
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
-        own = _state.Entries(self._state())
+        own = Entries(self._state())
         # Not as tensors of inference mode, which could not be stepped on.
         with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
