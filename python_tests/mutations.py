@@ -3119,7 +3119,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "restore",
         "the second restore goes no further back",
         "altmin_ext/_restore.py",
-        "            self._kept.pop()\n",
+        "            self.kept.pop()\n",
         "            pass\n",
         [
             "python_tests/methods/test_restore.py::test_the_older_copy_is_restored_the_second_time",
@@ -3139,8 +3139,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "restore",
         "a copy is used up by its first restore",
         "altmin_ext/_restore.py",
-        "copy.deepcopy(self._kept[-1])",
-        "self._kept[-1]",
+        "copy.deepcopy(self.kept[-1])",
+        "self.kept[-1]",
         [
             "python_tests/methods/test_restore.py::test_the_older_copy_is_restored_the_second_time",
         ],
@@ -3149,8 +3149,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "restore",
         "restores never end",
         "altmin_ext/_restore.py",
-        "if self._in_a_row >= _most_in_a_row or not self._kept:",
-        "if not self._kept:",
+        "if self._in_a_row >= _most_in_a_row or not self.kept:",
+        "if not self.kept:",
         [
             "python_tests/methods/test_restore.py::test_ten_restores_without_a_new_copy_are_all",
         ],
@@ -3169,8 +3169,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "restore",
         "many steps at once pass over a copy",
         "altmin_ext/methods/base.py",
-        "most = min(most, self._copies.keep())",
-        "self._copies.keep()",
+        "most = min(most, self._copies.keep(self))",
+        "self._copies.keep(self)",
         [
             "python_tests/methods/test_restore.py::test_learn_is_one_step_after_the_other",
         ],
@@ -3209,7 +3209,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "restore",
         "copies are no part of the state",
         "altmin_ext/_restore.py",
-        "            \"copies\": _Kept(self),\n",
+        "            \"copies\": _Kept(self, method),\n",
         "            \"copies\": _state.Same([], \"none\"),\n",
         [
             "python_tests/methods/test_restore.py::test_a_resumed_run_restores_what_the_undisturbed_one_does",
