@@ -36,7 +36,7 @@ package := $(VENV)/.package
 tools := $(VENV)/.tools
 sources := CMakeLists.txt pyproject.toml altmin_ext/_version.py $(shell find csrc -type f)
 
-.PHONY: help demo test test-gpu gpu-check lint ruff mypy clang-format fuzz bench clean
+.PHONY: help demo test test-gpu test-clients gpu-check lint ruff mypy clang-format fuzz bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,6 +44,7 @@ help:
 	@echo "make test [TEST_JOBS=4]          lint, type-check and test, in as many processes as there are cores"
 	@echo "make lint                        ruff, mypy and clang-format alone"
 	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
+	@echo "make test-clients                methods as the optimizers of Lightning, skorch and accelerate, which it installs"
 	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
 	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles; under"
 	@echo "                                 sanitizers with SANITIZE=1"
@@ -103,6 +104,11 @@ test: lint $(package)
 
 test-gpu: $(package) $(tools)
 	OMP_NUM_THREADS=1 $(python) -m pytest python_tests/gpu python_tests/ops -rs
+
+# Where these packages are not installed, `make test` skips the folder.
+test-clients: $(package) $(tools)
+	@$(install) --group clients
+	OMP_NUM_THREADS=1 $(python) -m pytest python_tests/clients -p no:benchmark
 
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)

@@ -6,6 +6,7 @@ from altmin_ext.errors import DivergenceError
 from altmin_ext.filters import fit_filters
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
 from altmin_ext.nn import NonNegativeFactors, Stage
+from altmin_ext.optimizer import MethodOptimizer, as_optimizer
 from altmin_ext.training import Evaluation, History, evaluate, plot_histories, train
 
 __all__ = [
@@ -13,9 +14,11 @@ __all__ = [
     "Evaluation",
     "History",
     "Method",
+    "MethodOptimizer",
     "NonNegativeFactors",
     "Stage",
     "StepReport",
+    "as_optimizer",
     "callbacks",
     "checkpoint",
     "data",

@@ -288,7 +288,8 @@ class StreamBatches(Batches):
         self.generator = generator or torch.Generator()
         # Only a DataLoader hands out new tensors each time. Another iterable may refill pinned memory too early.
         self.overlaps = isinstance(source, DataLoader)
-        iterators = ("builtins", "itertools")  # generators, zip, map, ...: nothing that starts anew
+        # Generators, zip, map, endless, ...: nothing that starts anew.
+        iterators = ("builtins", "itertools", "altmin_ext.data.streams")
         self.one_shot = isinstance(source, Iterator) and type(source).__module__ in iterators
         try:
             self.steps = len(source)  # type: ignore[arg-type]

@@ -172,6 +172,8 @@ class Run:
             report = step(x, y)
             self.is_between_minibatches = False
             record.add(report, len(x), method.loss.labelled(y))
+            if method.on_nonfinite == "restore":
+                state.history.restores = method.restores
             state.step += 1
             state.report = report
             self.hooks.on_step.begin()
@@ -267,7 +269,7 @@ class Run:
         state.history.load_state_dict(saved["history"])
         self.batches.load(saved["batches"])
         for name, left in saved["left"].items():
-            getattr(self.hooks, name).left = left
+            getattr(self.hooks, name).enter(left)
 
 
 def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
@@ -364,6 +366,10 @@ class _Calls:
     def begin(self) -> None:
         """All are to be called."""
         self.left = len(self._hooks)
+
+    def enter(self, left: int) -> None:
+        """The last ones are left by another process, which may have had more, of callbacks that keep nothing."""
+        self.left = min(left, len(self._hooks))
 
     def __call__(self, state: TrainingState, held: HeldInterrupt) -> None:
         """Call those that are left. One that raises is left."""

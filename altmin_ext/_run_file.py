@@ -65,7 +65,7 @@ class RunFile:
         self._steps, self._seconds = read_interval(every)
         self._keep = _check.integer("keep", keep, 0)
         self._tree: dict[str, Any] | None = None
-        if os.path.lexists(self._path):
+        if self._path.exists():
             self._tree = _read_run(self._path)
             if not resume:
                 run = self._tree["run"]

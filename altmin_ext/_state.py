@@ -62,6 +62,9 @@ class Entries:
         return {name: part.save() for name, part in self.parts.items()}
 
     def read(self, name: str, value: Any, sizes: Sizes) -> dict[str, Any]:
+        if isinstance(value, Mapping):
+            added = {key: part.absent for key, part in self.parts.items() if isinstance(part, Added)}
+            value = {**added, **value}
         check_keys(name, value, self.parts)
         joint = "." if "'s " in name else "'s "
         return {key: part.read(f"{name}{joint}{key}", value[key], sizes) for key, part in self.parts.items()}
@@ -69,6 +72,19 @@ class Entries:
     def load(self, value: Mapping[str, Any]) -> None:
         for name, part in self.parts.items():
             part.load(value[name])
+
+
+class Added:
+    """An entry that a state may lack, such as one of an earlier version.
+
+    Args:
+        part: the entry.
+        absent: what a state that lacks it is taken to hold.
+    """
+
+    def __init__(self, part: Part, absent: Any) -> None:
+        self.absent = absent
+        self.save, self.read, self.load = part.save, part.read, part.load
 
 
 class Listed:
@@ -291,7 +307,9 @@ def as_list(name: str, value: Any, length: int | None = None) -> list[Any]:
     return list(value)
 
 
-def read_tensor(name: str, value: Any, like: Tensor, shape: Shape, sizes: Sizes) -> Tensor:
+def read_tensor(
+    name: str, value: Any, like: Tensor, shape: Shape, sizes: Sizes, *, finite: bool = True
+) -> Tensor:
     """Check a tensor, and copy it.
 
     Args:
@@ -300,6 +318,7 @@ def read_tensor(name: str, value: Any, like: Tensor, shape: Shape, sizes: Sizes)
         like: a tensor of the dtype that it must have, on the device that the copy goes to.
         shape: that it must have.
         sizes: the sizes that are known by name; may be added to.
+        finite: whether all numbers must be finite.
 
     Returns:
         A contiguous copy.
@@ -321,7 +340,7 @@ def read_tensor(name: str, value: Any, like: Tensor, shape: Shape, sizes: Sizes)
         wanted = wanted.replace("Ellipsis", "...")
         raise ValueError(f"{name} must have the shape ({wanted}), but has {tuple(value.shape)}.")
     copy = torch.empty(value.shape, dtype=like.dtype, device=like.device).copy_(value.detach())
-    if not bool(copy.isfinite().all()):
+    if finite and not bool(copy.isfinite().all()):
         raise ValueError(f"{name} must be finite, but holds NaN or Inf.")
     return copy
 

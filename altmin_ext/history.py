@@ -54,6 +54,8 @@ class History:
             ``report_objective=True``.
         objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose although it should not; None for
             all other methods.
+        restores: how often the method has gone back to an earlier state, ``method.restores``, by the end of the run;
+            None unless ``on_nonfinite="restore"``.
 
     The three step records keep the last :attr:`step_limit` steps, 100,000. A run over an endless stream therefore
     stays within a few megabytes. The first step that is kept has the number ``steps - len(step_loss)``, counted from
@@ -70,6 +72,7 @@ class History:
         self.step_accuracy: Tensor | None = None
         self.step_objective: Tensor | None = None
         self.objective_rose: bool | None = None
+        self.restores: int | None = None
 
     def __repr__(self) -> str:
         last = ", ".join(f"{key} {value:.4g}" for key, value in self._last_numbers())
@@ -180,6 +183,7 @@ class History:
             "step_accuracy": None if self.step_accuracy is None else self.step_accuracy.tolist(),
             "step_objective": None if self.step_objective is None else self.step_objective.tolist(),
             "objective_rose": self.objective_rose,
+            "restores": self.restores,
         }
         return sealed(document)
 
@@ -243,13 +247,13 @@ class History:
             raise ValueError(f"it lacks the format {_FORMAT!r}")
         if document["format"] == _FORMAT:
             document = unsealed(content)
-        else:
-            document = {"loss": None, "objective_rose": None, **document}  # older files lack them
+        # Older files lack some.
+        document = {"loss": None, "objective_rose": None, "restores": None, **document}
         read = _read_document("", document)
         history = cls()
         history.epochs = read["epochs"]
         history.loss, history.objective_rose = read["loss"], read["objective_rose"]
-        history.steps = read["steps"]
+        history.restores, history.steps = read["restores"], read["steps"]
         history.step_loss = _to_tensor("step_loss", read["step_loss"])
         if len(history.step_loss) > history.steps:
             raise ValueError(f"step_loss has {len(history.step_loss)} entries for {history.steps} steps")
@@ -354,6 +358,7 @@ _read_document = _object_of(
         "step_accuracy": _or_none(_list_of(_read_number)),
         "step_objective": _or_none(_list_of(_list_of(_read_number))),
         "objective_rose": _or_none(_of_type(bool)),
+        "restores": _or_none(_read_count),
     }
 )
 
@@ -379,6 +384,7 @@ _read_state = _object_of(
         "step_accuracy": _or_none(_record_of(1)),
         "step_objective": _or_none(_record_of(2)),
         "objective_rose": _or_none(_of_type(bool)),
+        "restores": _or_none(_read_count),
     }
 )
 

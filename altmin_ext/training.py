@@ -103,21 +103,21 @@ def train(
             default, for no file. It is written before the first minibatch, then as often as ``checkpoint_every``
             says, after every epoch, and when Ctrl-C, SIGTERM, SIGHUP or an exception ends the run. It holds model,
             method, History, the place in the data, the callbacks that have ``state_dict()`` and
-            ``load_state_dict(state)``, and the states of random generators that the run has moved; it is written
-            completely or not at all. See :mod:`altmin_ext.checkpoint`.
+            ``load_state_dict(state)``, and the states of random generators. It is written completely or not at all,
+            see :mod:`altmin_ext.checkpoint`.
 
-            The data must be such that a pass can be entered again: tensors; a ``Dataset`` or ``DataLoader``, the
-            first minibatches of which are read again, and whose samples depend on nothing but their number and random
-            generators; a list of minibatches; or an iterable with ``state_dict()`` and ``load_state_dict(state)``,
-            such as torchdata's StatefulDataLoader.
+            It takes data of which a pass can be entered again, which are tensors; a ``Dataset`` or ``DataLoader``,
+            where the minibatches of the pass so far are read once more, and samples may depend on nothing but their
+            number and random generators; a list of minibatches; and an iterable with ``state_dict()`` and
+            ``load_state_dict(state)``, such as torchdata's StatefulDataLoader.
         checkpoint_every: the number of minibatches between two checkpoints within an epoch, or of seconds, as in
             "30s"; "60s" by default.
         keep: how many former checkpoints stay, 0 by default, under the file's name with the minibatches until then.
-        resume: whether to go on where the file ``checkpoint`` stands, or begin if there is none. The run of the file
-            must have been the same: model, method, options, data, batch size, seeds. ``epochs`` and ``steps`` are
-            counted from the beginning of that run; if they are larger now, the run is what one with these from the
-            beginning would have been, except for a named schedule, which knows of the new number of epochs from now
-            on. False, the default, refuses a file that is there, so that no run is lost.
+        resume: whether to go on where the file ``checkpoint`` stands, or begin if there is none. Model, method,
+            options, data, batch size and seeds must be those of the run in the file. ``epochs`` and ``steps`` count
+            from the beginning of that run. If they are larger now, the run becomes what it would have been with
+            these, except that a named schedule knows of the new number of epochs from the next epoch on. False, the
+            default, refuses a file that is there, so that no run is lost.
         **method_options: options of the method, ``on_nonfinite`` and ``graph``; see
             :func:`altmin_ext.make_method`.
 
