@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from altmin_ext import _check
+from altmin_ext import _check, _state
 from altmin_ext._batches import Batches, MemoryBatches, StreamBatches
 from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
 from altmin_ext._progress import is_stateful
@@ -193,16 +193,17 @@ class RunFile:
     def _write(self, run: Run) -> None:
         self._moved |= self._generators.moved(self._before)
         states = self._generators.save() | self._noted
+        with _state.shared():
+            method = self._method.state_dict()
         tree = {
             "model": _model.save(self._method.model),
-            "method": self._method.state_dict(),
+            "method": method,
             "history": run.state.history.state_dict(),
             "run": {
                 "description": self._description,
                 **run.save(),
                 "callbacks": [
-                    (type(callback).__name__, copy.deepcopy(callback.state_dict()))
-                    for callback in self._callbacks
+                    (type(callback).__name__, callback.state_dict()) for callback in self._callbacks
                 ],
                 "generators": states,
                 "moved": sorted(self._moved),
