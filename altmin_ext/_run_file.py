@@ -119,6 +119,7 @@ class RunFile:
             )
         model = _model.restoring(self._method.model, tree["model"])
         method = self._method.restoring(tree["method"])
+        run.state.history.load_state_dict(tree["history"])
         model()
         method()
         for generator, state in zip(self._modules, saved["module generators"], strict=True):
@@ -195,13 +196,14 @@ class RunFile:
         states = self._generators.save() | self._noted
         with _state.shared():
             method = self._method.state_dict()
+        stands = run.save()  # which completes the history
         tree = {
             "model": _model.save(self._method.model),
             "method": method,
             "history": run.state.history.state_dict(),
             "run": {
                 "description": self._description,
-                **run.save(),
+                **stands,
                 "callbacks": [
                     (type(callback).__name__, callback.state_dict()) for callback in self._callbacks
                 ],
@@ -218,7 +220,12 @@ class RunFile:
 
 def _read_run(path: Path) -> dict[str, Any]:
     """Read the tree of a run."""
-    tree = _file.read(path)
+    try:
+        tree = _file.read(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).rstrip('.')}; remove it to begin anew, or put a former file in its place."
+        ) from error
     if not isinstance(tree, dict) or "run" not in tree:
         raise ValueError(
             f"checkpoint must be a file that altmin_ext.train has written, but {str(path)!r} holds no run; "
