@@ -156,6 +156,7 @@ WEIGHTS = {
     "end": 0.7,
     "restore": 0.7,
     "worker": 1.0,
+    "pass": 1.0,
     "any moment": 2.0,
 }
 
