@@ -1,11 +1,12 @@
 """Trains neural networks by alternating minimisation, without backpropagation's derivative chain."""
 
-from altmin_ext import callbacks, data, methods, models, nn, ops, schedules
+from altmin_ext import callbacks, checkpoint, data, methods, models, nn, ops, schedules
 from altmin_ext._version import __version__ as __version__
 from altmin_ext.errors import DivergenceError
 from altmin_ext.filters import fit_filters
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
 from altmin_ext.nn import NonNegativeFactors, Stage
+from altmin_ext.optimizer import MethodOptimizer, as_optimizer
 from altmin_ext.training import Evaluation, History, evaluate, plot_histories, train
 
 __all__ = [
@@ -13,10 +14,13 @@ __all__ = [
     "Evaluation",
     "History",
     "Method",
+    "MethodOptimizer",
     "NonNegativeFactors",
     "Stage",
     "StepReport",
+    "as_optimizer",
     "callbacks",
+    "checkpoint",
     "data",
     "evaluate",
     "fit_filters",

@@ -22,6 +22,8 @@ from torch.utils.data import (
 
 from altmin_ext import _check
 from altmin_ext import data as known_data
+from altmin_ext._order import DataOrder
+from altmin_ext._progress import Listed, Progress, Replayed, Stateful, is_stateful
 from altmin_ext.losses import Loss
 
 
@@ -160,18 +162,62 @@ def _check_floating(x: Tensor) -> None:
 class Batches:
     """Passes over minibatches (x, y) on the method's device and in its dtype.
 
+    A pass can be left and entered again by another process, see :meth:`state`.
+
     Attributes:
         steps: minibatches in one pass; None if unknown.
         last: samples in the last minibatch of a pass; None if unknown.
         one_shot: whether a second pass is certainly impossible.
+        taken: minibatches of the present pass that have been trained on; 0 between two passes.
     """
 
     steps: int | None = None
     last: int | None = None
     one_shot = False
 
+    def __init__(self) -> None:
+        self.taken = 0
+        self._begun = False  # whether a pass has begun and is not over
+        self._enters = False  # whether that is so of another process
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass; the rest of one if that was entered by :meth:`load`."""
+        enters, self._enters = self._enters, False
+        if not enters:
+            self.taken = 0
+        return self._pass(enters)
+
+    def _pass(self, enters: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """The minibatches of one pass, or those after the first ``taken`` ones; sets ``_begun``."""
         raise NotImplementedError
+
+    def completed(self) -> None:
+        """The minibatch that was handed out last has been trained on."""
+        self.taken += 1
+        self._note()
+
+    def end(self) -> None:
+        """The pass is over, and the next one is another."""
+        self._begun, self.taken = False, 0
+        self._note()
+
+    def _note(self) -> None:
+        """Note what :meth:`state` needs to know of this moment, which is between two minibatches."""
+
+    def check_kept(self) -> None:
+        """Raise a ValueError if another process could not go on within a pass."""
+
+    def keep(self) -> None:
+        """From now on, note what :meth:`state` needs."""
+
+    def state(self) -> dict[str, Any]:
+        """Where the passes stand, as of the last completed minibatch; only after :meth:`keep`."""
+        return {"begun": self._begun, "taken": self.taken}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state` stood: the next pass is the rest of that one if it had begun."""
+        self._begun = self._enters = state["begun"]
+        self.taken = state["taken"]
 
 
 class MemoryBatches(Batches):
@@ -180,33 +226,38 @@ class MemoryBatches(Batches):
     Args:
         x, y: the whole data set, in the final dtype and on the final device; read, never written.
         batch_size: samples in a minibatch; the last one of a pass may be smaller.
-        generator: draws a new order for every pass; None keeps the order.
+        order: gives a new order to every pass; None keeps the order.
 
     Attributes:
         rows: (B,) int64, the numbers of the samples in the last minibatch.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator | None) -> None:
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, order: DataOrder | None) -> None:
+        super().__init__()
         self.x = x
         self.y = y
         self.batch_size = batch_size
-        self.generator = generator
+        self.order = order
         self.steps = -(-len(x) // batch_size)
         self.last = len(x) - (self.steps - 1) * batch_size
         self.rows = torch.empty(0, dtype=torch.int64)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.generator is None:
+    def _pass(self, enters: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.order is not None and not enters:
+            self.order.passes += 1
+        self._begun = True
+        places = range(self.taken * self.batch_size, len(self.x), self.batch_size)
+        if self.order is None:
             every = torch.arange(len(self.x), device=self.x.device)
-            parts = (all.split(self.batch_size) for all in (self.x, self.y, every))
-            for x, y, rows in zip(*parts, strict=True):
-                self.rows = rows
-                yield x, y
+            for place in places:
+                own = slice(place, place + self.batch_size)
+                self.rows = every[own]
+                yield self.x[own], self.y[own]
             return
         # Drawn on the CPU, so that every device sees the same order.
-        order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
-        for rows in order.split(self.batch_size):
-            self.rows = rows
+        order = self.order.permutation(len(self.x)).to(self.x.device)
+        for place in places:
+            self.rows = rows = order[place : place + self.batch_size]
             # Twice as fast as x[rows], which indexes element by element.
             yield self.x.index_select(0, rows), self.y.index_select(0, rows)
 
@@ -217,7 +268,8 @@ class StreamBatches(Batches):
     Args:
         source: yields (x, y).
         dtype, device: of the model.
-        generator: of seeds for the workers of a DataLoader that has no generator; None for those of torch.
+        order: numbers the passes, so that ``generator`` is seeded for each; None if nothing is drawn.
+        generator: of a DataLoader's order, or of seeds for the workers of one that has no generator.
     """
 
     def __init__(
@@ -225,15 +277,19 @@ class StreamBatches(Batches):
         source: Iterable[Any],
         dtype: torch.dtype,
         device: torch.device,
+        order: DataOrder | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        super().__init__()
         self.source = source
         self.dtype = dtype
         self.device = device
-        self.generator = generator
+        self.order = order
+        self.generator = generator or torch.Generator()
         # Only a DataLoader hands out new tensors each time. Another iterable may refill pinned memory too early.
         self.overlaps = isinstance(source, DataLoader)
-        iterators = ("builtins", "itertools")  # generators, zip, map, ...: nothing that starts anew
+        # Generators, zip, map, endless, ...: nothing that starts anew.
+        iterators = ("builtins", "itertools", "altmin_ext.data.streams")
         self.one_shot = isinstance(source, Iterator) and type(source).__module__ in iterators
         try:
             self.steps = len(source)  # type: ignore[arg-type]
@@ -242,9 +298,21 @@ class StreamBatches(Batches):
         if isinstance(source, DataLoader) and type(source.batch_sampler) is BatchSampler and self.steps:
             batch, samples = source.batch_size or 1, len(source.sampler)  # type: ignore[arg-type]
             self.last = batch if source.drop_last else samples - (self.steps - 1) * batch
+        self._progress = _progress_of(source)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self._started():
+    def _pass(self, enters: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.order is not None:
+            if not enters:
+                self.order.passes += 1
+            self.generator.manual_seed(self.order.seed_of_pass())
+        if self._progress is None:
+            batches = self._started()
+        elif enters:
+            batches = self._progress.enter(self._started, self.taken)
+        else:
+            batches = self._progress.begin(self._started)
+        self._begun = True
+        for batch in batches:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise TypeError(
                     f"data must yield (x, y) batches, but yielded {_described(batch)}; let it yield the two that are "
@@ -270,10 +338,45 @@ class StreamBatches(Batches):
         if source.num_workers > 0 and not in_order:
             return iter(source)
         with torch.random.fork_rng(devices=[]):
-            if source.num_workers > 0 and self.generator is not None:
+            if source.num_workers > 0 and self.order is not None:
                 drawn = torch.randint(2**62, (), generator=self.generator) ^ torch.randint(2**62, ())
                 torch.default_generator.manual_seed(int(drawn))
             return iter(source)
+
+    def check_kept(self) -> None:
+        if self._progress is None:
+            raise ValueError(
+                f"data must be able to go on where a checkpoint stands, but {_check.named_type(self.source)} cannot: "
+                "pass tensors, a Dataset, a DataLoader or a list of batches, or give it the methods state_dict() and "
+                "load_state_dict(state)."
+            )
+        self._progress.check()
+
+    def keep(self) -> None:
+        if self._progress is not None:
+            self._progress.keep()
+
+    def _note(self) -> None:
+        if self._progress is not None:
+            self._progress.note()
+
+    def state(self) -> dict[str, Any]:
+        assert self._progress is not None
+        return {**super().state(), "source": self._progress.state(self._begun)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        super().load(state)
+        assert self._progress is not None
+        self._progress.load(state["source"], self._begun)
+
+
+def _progress_of(source: Iterable[Any]) -> Progress | None:
+    """How to leave and enter a pass over an iterable; None if there is no way."""
+    if is_stateful(source):
+        return Stateful(source)
+    if isinstance(source, DataLoader):
+        return Replayed(source)
+    return Listed() if isinstance(source, (list, tuple)) else None
 
 
 def make_batches(
@@ -283,7 +386,7 @@ def make_batches(
     dtype: torch.dtype,
     device: torch.device,
     batch_size: int,
-    generator: torch.Generator | None = None,
+    order: DataOrder | None = None,
     shuffle: bool = False,
 ) -> Batches:
     """Make passes over the result of :func:`read`.
@@ -293,7 +396,7 @@ def make_batches(
         loss: checks y, except its values, for data in memory.
         dtype, device: of the model.
         batch_size: samples in a minibatch; without effect on an iterable of batches.
-        generator: of the order of the data; None if there is nothing to draw.
+        order: of the passes; None if nothing is drawn.
         shuffle: whether to draw a new order for every pass, except over an iterable.
 
     Raises:
@@ -303,14 +406,15 @@ def make_batches(
         x = source.x.to(device, dtype).contiguous()
         _check.finite("x", x)
         y = loss.check_targets(_converted_targets(source.y, dtype, device), dtype)
-        return MemoryBatches(x, y, batch_size, generator if shuffle else None)
+        return MemoryBatches(x, y, batch_size, order if shuffle else None)
+    generator = torch.Generator()
     if isinstance(source, Dataset):
         source = _loader(source, batch_size, generator, shuffle)
-    return StreamBatches(source, dtype, device, generator)
+    return StreamBatches(source, dtype, device, order, generator)
 
 
 def _loader(
-    source: Dataset[Any], batch_size: int, generator: torch.Generator | None, shuffle: bool
+    source: Dataset[Any], batch_size: int, generator: torch.Generator, shuffle: bool
 ) -> DataLoader[Any]:
     shuffles = shuffle and not isinstance(source, IterableDataset)
     if not isinstance(source, IterableDataset):

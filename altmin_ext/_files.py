@@ -11,6 +11,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,29 +63,38 @@ class Replacement:
         self._rehearsal = rehearsal
         self._files: list[_Unfinished] = []
 
-    def open(self, path: str | os.PathLike[str]) -> BinaryIO:
+    def open(self, path: str | os.PathLike[str], *, size: int = 0, keep_as: str | None = None) -> BinaryIO:
         """Open another file.
+
+        Args:
+            path: of the file.
+            size: bytes that the file will have at least. The space is taken at once, so that a full disk is told
+                before anything is written, and writing is faster.
+            keep_as: a name in the same folder, or where a link leads to, that a file which is replaced has from then
+                on. What had that name before is lost. None for no name, so that the file is removed.
 
         Raises:
             OSError: something else than a file is there, or it is read-only, or no file can be made in that folder.
         """
         path = Path(path)
-        with _naming(path):
+        with naming(path):
             target, earlier = _target(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(target.parent)
             file, name = _new_file(target.parent)
-            self._files.append(_Unfinished(path, target, file, name))
+            former = None if keep_as is None or earlier is None else target.with_name(keep_as)
+            self._files.append(_Unfinished(path, target, file, name, former))
             if earlier is not None:
                 with contextlib.suppress(OSError):  # only root may give files away
                     os.fchown(file.fileno(), earlier.st_uid, earlier.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(earlier.st_mode))
+            _take_space(file, size)
         return file
 
     def write(self, path: str | os.PathLike[str], content: bytes) -> None:
         """Open another file, and write its whole content."""
         file = self.open(path)
-        with _naming(Path(path)):
+        with naming(Path(path)):
             file.write(content)
 
     def __enter__(self) -> Replacement:
@@ -94,12 +104,15 @@ class Replacement:
         try:
             if kind is None:
                 for unfinished in self._files:
-                    with _naming(unfinished.path):
+                    with naming(unfinished.path):
                         unfinished.file.flush()
                         os.fsync(unfinished.file.fileno())
                 for unfinished in [] if self._rehearsal else self._files:
                     # os.replace is atomic only within one file system, hence the same folder.
-                    with _naming(unfinished.path):
+                    if unfinished.former is not None:
+                        with naming(unfinished.former):
+                            _keep(unfinished.target, unfinished.former)
+                    with naming(unfinished.path):
                         os.replace(unfinished.name, unfinished.target)
                 for folder in {unfinished.target.parent for unfinished in self._files}:
                     _sync_folder(folder)
@@ -115,6 +128,7 @@ class _Unfinished(NamedTuple):
     target: Path  # where that points to
     file: BinaryIO
     name: Path  # of the file until it is complete
+    former: Path | None  # the name that what it replaces is kept by
 
 
 def _target(path: Path) -> tuple[Path, os.stat_result | None]:
@@ -153,6 +167,29 @@ def _new_file(folder: Path) -> tuple[BinaryIO, Path]:
         file.close()
 
 
+def _keep(path: Path, former: Path) -> None:
+    """Give a file a second name, which may be that of another one; a copy where the file system has no links."""
+    with contextlib.suppress(FileNotFoundError):
+        former.unlink()
+    try:
+        os.link(path, former)
+    except OSError:
+        with open(path, "rb") as file, Replacement() as files:
+            copy = files.open(former)
+            os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+            shutil.copyfileobj(file, copy)
+
+
+def _take_space(file: BinaryIO, size: int) -> None:
+    """Have the file system set bytes aside for a file, where it can."""
+    try:
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+
+
 def _remove_abandoned(folder: Path) -> None:
     """Remove the unfinished files in a folder whose writers are gone, and with them their locks."""
     for name in folder.glob(f"{_UNFINISHED}*"):
@@ -160,6 +197,33 @@ def _remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError), open(name, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             name.unlink()
+
+
+@contextlib.contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Within the block no file has this name. Afterwards the earlier one has it again, unless there is another one.
+
+    If the process is killed within the block, the earlier file goes with what else a killed process has left.
+
+    Raises:
+        OSError: the file cannot be renamed.
+    """
+    if not path.exists():
+        yield
+        return
+    aside = path.with_name(f"{_UNFINISHED}{path.name}")
+    with open(path, "rb") as file:
+        with contextlib.suppress(OSError):  # as above
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with naming(path):
+            os.replace(path, aside)
+        try:
+            yield
+        finally:
+            if path.exists():
+                aside.unlink(missing_ok=True)
+            elif aside.exists():
+                os.replace(aside, path)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -173,12 +237,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Make errors of the system, which name another file or none, a sentence about this one."""
     try:
         yield
     except OSError as error:
-        if str(error).startswith(f"{path} must be"):
+        if str(error).startswith((f"{path} must be", f"{path} cannot be")):
             raise
         sentence = type(error)(f"{path} cannot be written: {error.strerror or error}.")
         sentence.errno = error.errno

@@ -41,12 +41,13 @@ class _Termination:
 
 
 @contextlib.contextmanager
-def terminations_raised() -> Iterator[None]:
+def terminations_raised() -> Iterator[list[int]]:
     """Within the block, SIGTERM and SIGHUP raise :class:`Terminated`, unless somebody has decided otherwise before.
 
-    Only the main thread may decide on signals; in other threads the block changes nothing.
+    Only the main thread may decide on signals; in other threads the block changes nothing. The block is passed the
+    numbers of those that it has changed.
     """
-    changed = []
+    changed: list[int] = []
     try:
         if threading.current_thread() is threading.main_thread():
             handler = _Termination()
@@ -54,10 +55,27 @@ def terminations_raised() -> Iterator[None]:
                 if signal.getsignal(number) is signal.SIG_DFL:
                     signal.signal(number, handler)
                     changed.append(number)
-        yield
+        yield changed
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def terminations_end_the_process() -> Iterator[None]:
+    """Within the block, SIGTERM and SIGHUP raise SystemExit with the exit code 128 + number, as a shell reports them.
+
+    It comes where :func:`terminations_raised` raises: within another block of that kind nothing changes.
+    """
+    ours = False
+    try:
+        with terminations_raised() as changed:
+            ours = bool(changed)
+            yield
+    except Terminated as error:
+        if not ours:
+            raise
+        raise SystemExit(128 + error.signal) from error
 
 
 class HeldInterrupt:
@@ -65,7 +83,8 @@ class HeldInterrupt:
 
     The same holds for SIGTERM and SIGHUP within :func:`terminations_raised`. Set ``held`` before the step and call
     :meth:`release` after it. A second Ctrl-C is not held back. An interrupt that is still held back at the end of the
-    block is raised then.
+    block is raised then. A termination that was raised, but dropped on its way up, is raised again by the next
+    :meth:`release`.
 
     Args:
         held: whether it is held back from the beginning.
@@ -74,6 +93,7 @@ class HeldInterrupt:
     def __init__(self, held: bool = False) -> None:
         self.held = held
         self._pending: tuple[int, FrameType | None] | None = None
+        self._dropped: int | None = None  # a termination that was raised at once
         self._handlers: dict[int, _Handler] = {}
 
     def __enter__(self) -> HeldInterrupt:
@@ -97,12 +117,17 @@ class HeldInterrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         insisting = self._pending is not None and number == signal.SIGINT
         if not self.held or insisting:
+            # Python drops what is raised within a hook of a fork or a __del__; the next release raises it again.
+            self._dropped = number if number in _terminations else self._dropped
             self._handlers[number](number, frame)
         elif self._pending is None:
             self._pending = number, frame
 
     def release(self) -> None:
+        """Raise an interrupt that has been held back, and hold none back from now on."""
         self.held = False
+        if self._dropped is not None:
+            raise Terminated(self._dropped)
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._handlers[pending[0]](*pending)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -35,13 +35,17 @@ class TrainingState:
     - ``on_epoch``: after each epoch and its validation; ``history.epochs[-1]`` is new;
     - ``on_end``: after the last epoch, unless the run ended with an exception.
 
+    What a callback with the methods ``state_dict()`` and ``load_state_dict(state)`` keeps is a part of checkpoints. A
+    run that goes on from one calls ``on_start`` again, and then ``load_state_dict``.
+
     Attributes:
         method: the method that trains.
         history: the record so far.
         epoch: number of the current epoch, from 1; 0 before the first.
         epochs: the largest number of epochs of the run.
         step: number of minibatches trained on in this run so far.
-        report: the report of the last step; None before the first.
+        report: the report of the last step; None before the first, also of a run that goes on from a checkpoint.
+        resumed: whether the run goes on from a checkpoint.
         metrics: those of "loss", "accuracy", "validation_loss" and "validation_accuracy" that each epoch records. If
             the data are a stream, an accuracy may still turn out to be None.
         stopped: whether :meth:`stop` has been called.
@@ -54,6 +58,7 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     report: StepReport | None = None
+    resumed: bool = False
     stopped: bool = dataclasses.field(default=False, init=False)
 
     @property
@@ -138,6 +143,24 @@ class EarlyStopping:
             return True
         gain = value - self.best if self.monitor.endswith("accuracy") else self.best - value
         return gain > self.minimum_improvement
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps.
+
+        Returns:
+            The best value, its epoch, and the weights and buffers of that epoch.
+        """
+        weights = None if self._best_weights is None else dict(self._best_weights)
+        return {"best": self.best, "best_epoch": self.best_epoch, "best_weights": weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state: the result of :meth:`state_dict`.
+        """
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self._best_weights = state["best_weights"]
 
     def on_end(self, state: TrainingState) -> None:
         """Restore the best weights to the model of ``state``, if ``restore_best``."""

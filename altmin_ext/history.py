@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib
 import io
 import math
@@ -52,6 +54,8 @@ class History:
             ``report_objective=True``.
         objective_rose: whether the objective of ``mdlam`` or ``dladmm`` ever rose although it should not; None for
             all other methods.
+        restores: how often the method has gone back to an earlier state, ``method.restores``, by the end of the run;
+            None unless ``on_nonfinite="restore"``.
 
     The three step records keep the last :attr:`step_limit` steps, 100,000. A run over an endless stream therefore
     stays within a few megabytes. The first step that is kept has the number ``steps - len(step_loss)``, counted from
@@ -68,6 +72,7 @@ class History:
         self.step_accuracy: Tensor | None = None
         self.step_objective: Tensor | None = None
         self.objective_rose: bool | None = None
+        self.restores: int | None = None
 
     def __repr__(self) -> str:
         last = ", ".join(f"{key} {value:.4g}" for key, value in self._last_numbers())
@@ -178,8 +183,39 @@ class History:
             "step_accuracy": None if self.step_accuracy is None else self.step_accuracy.tolist(),
             "step_objective": None if self.step_objective is None else self.step_objective.tolist(),
             "objective_rose": self.objective_rose,
+            "restores": self.restores,
         }
         return sealed(document)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as a checkpoint keeps it: exact, whatever the numbers.
+
+        Returns:
+            A dict of lists, numbers, words and tensors, in memory of its own.
+        """
+        return {name: copy.deepcopy(value) for name, value in vars(self).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` has returned, of which it makes a copy.
+
+        Args:
+            state: the result of :meth:`state_dict`.
+
+        Raises:
+            ValueError: it is something else; nothing has changed.
+        """
+        try:
+            read = _read_state("", dict(state) if isinstance(state, Mapping) else state)
+            for name in ("step_accuracy", "step_objective"):
+                if read[name] is not None and len(read[name]) != len(read["step_loss"]):
+                    raise ValueError(f"{name} has {len(read[name])} entries")
+            if len(read["step_loss"]) > read["steps"]:
+                raise ValueError(f"step_loss has {len(read['step_loss'])} entries for {read['steps']} steps")
+        except ValueError as error:
+            raise ValueError(
+                f"state must be the result of History.state_dict, but is not: {str(error).rstrip('.')}."
+            ) from error
+        vars(self).update(copy.deepcopy(read))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> History:
@@ -211,13 +247,13 @@ class History:
             raise ValueError(f"it lacks the format {_FORMAT!r}")
         if document["format"] == _FORMAT:
             document = unsealed(content)
-        else:
-            document = {"loss": None, "objective_rose": None, **document}  # older files lack them
+        # Older files lack some.
+        document = {"loss": None, "objective_rose": None, "restores": None, **document}
         read = _read_document("", document)
         history = cls()
         history.epochs = read["epochs"]
         history.loss, history.objective_rose = read["loss"], read["objective_rose"]
-        history.steps = read["steps"]
+        history.restores, history.steps = read["restores"], read["steps"]
         history.step_loss = _to_tensor("step_loss", read["step_loss"])
         if len(history.step_loss) > history.steps:
             raise ValueError(f"step_loss has {len(history.step_loss)} entries for {history.steps} steps")
@@ -322,6 +358,33 @@ _read_document = _object_of(
         "step_accuracy": _or_none(_list_of(_read_number)),
         "step_objective": _or_none(_list_of(_list_of(_read_number))),
         "objective_rose": _or_none(_of_type(bool)),
+        "restores": _or_none(_read_count),
+    }
+)
+
+
+def _record_of(dimensions: int) -> _Reader:
+    """A float64 tensor on the CPU of so many dimensions."""
+
+    def read(place: str, value: Any) -> Tensor:
+        if type(value) is not Tensor or (value.dtype, value.ndim) != (torch.float64, dimensions):
+            raise ValueError(f"{place} is no float64 tensor of {dimensions} dimensions")
+        return value.cpu()
+
+    return read
+
+
+# A state, as History.state_dict returns it.
+_read_state = _object_of(
+    {
+        "epochs": _list_of(_object_of(_row, more=True)),
+        "loss": _or_none(_of_type(str)),
+        "steps": _read_count,
+        "step_loss": _record_of(1),
+        "step_accuracy": _or_none(_record_of(1)),
+        "step_objective": _or_none(_record_of(2)),
+        "objective_rose": _or_none(_of_type(bool)),
+        "restores": _or_none(_read_count),
     }
 )
 
@@ -329,8 +392,11 @@ _read_document = _object_of(
 class EpochRecord:
     """Turns the reports of an epoch into a row of the history, without waiting for the device at every step.
 
-    The row is added at the end of the ``with`` block, also if an interrupt or an error ends it; an epoch without a
-    minibatch has none.
+    An epoch without a minibatch has no row. Sums are taken minibatch by minibatch, so that they do not depend on when
+    numbers are fetched.
+
+    Attributes:
+        samples: the number of samples so far.
     """
 
     # Reports that are held before their numbers are fetched, which waits for a GPU.
@@ -343,30 +409,41 @@ class EpochRecord:
         self._reports: list[StepReport] = []
         # The size of each minibatch, in samples and in samples with a target.
         self._sizes: list[tuple[int, int | Tensor]] = []
-        self._counted = self._classified = self._described = 0.0
-        self._loss = 0.0
-        self._correct: float | None = None
-        self._objective: Tensor | None = None
+        self._sums = _Sums()
         self._started = time.perf_counter()
         self.samples = 0
+
+    def state(self) -> dict[str, Any]:
+        """The sums so far; the step records are in the history."""
+        self.fetch()
+        seconds = time.perf_counter() - self._started
+        return {"samples": self.samples, "seconds": seconds, **dataclasses.asdict(self._sums)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from sums that :meth:`state` has returned."""
+        sums = dict(state)
+        self.samples = sums.pop("samples")
+        self._started = time.perf_counter() - sums.pop("seconds")
+        self._sums = _Sums(**sums)
 
     def add(self, report: StepReport, size: int, labelled: int | Tensor) -> None:
         self._reports.append(report)
         self._sizes.append((size, labelled))
         self.samples += size
         if len(self._reports) == (self._pending_limit if report.loss.is_cpu else self._pending_limit_on_gpu):
-            self._fetch()
+            self.fetch()
 
-    def _fetch(self) -> None:
+    def fetch(self) -> None:
+        """Move the reports that are held into the sums and the step records."""
         if not self._reports:
             return
-        reports = self._reports
+        reports, sums = self._reports, self._sums
         numbers = [(size, int(labelled)) for size, labelled in self._sizes]
         whole, sizes = torch.tensor(numbers, dtype=torch.float64).unbind(1)
         loss = torch.stack([r.loss for r in reports]).cpu().double()
         counted = torch.isfinite(loss)
-        self._counted += float(sizes[counted].sum())
-        self._loss += float((loss * sizes)[counted].sum())
+        sums.counted = _added(sums.counted, sizes[counted])
+        sums.loss = _added(sums.loss, (loss * sizes)[counted])
         accuracy = objective = None
         corrects = [r.correct for r in reports if r.correct is not None]
         if corrects:
@@ -374,42 +451,67 @@ class EpochRecord:
             correct = torch.full_like(loss, math.nan)
             correct[classified] = torch.stack(corrects).cpu().double()
             accuracy = correct / sizes
-            self._correct = (self._correct or 0.0) + float(correct[counted & classified].sum())
-            self._classified += float(sizes[counted & classified].sum())
+            sums.correct = _added(sums.correct or 0.0, correct[counted & classified])
+            sums.classified = _added(sums.classified, sizes[counted & classified])
         objectives = [r.objective for r in reports if r.objective is not None]
         if objectives:
             objective = torch.stack(objectives).cpu().double()
             # A minibatch without labels has no loss, but it has objectives.
             described = counted | ((sizes == 0) & objective.isfinite().all(1))
-            self._described += float(whole[described].sum())
-            total = (objective * whole[:, None])[described].sum(0)
-            self._objective = total if self._objective is None else self._objective + total
+            sums.described = _added(sums.described, whole[described])
+            weighted = (objective * whole[:, None])[described].unbind(1)
+            before = sums.objective or [0.0] * len(weighted)
+            sums.objective = [_added(total, own) for total, own in zip(before, weighted, strict=True)]
         self._history.add_steps(loss, accuracy, objective)
         self._reports, self._sizes = [], []
 
-    def __enter__(self) -> EpochRecord:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Add the row."""
         if self.samples == 0:
             return
-        self._fetch()
-        seconds = time.perf_counter() - self._started
-        counted, described = self._counted or math.nan, self._described or math.nan
-        classified = self._classified or math.nan
+        self.fetch()
+        seconds, sums = time.perf_counter() - self._started, self._sums
+        counted, described = sums.counted or math.nan, sums.described or math.nan
+        classified = sums.classified or math.nan
         self._history.epochs.append(
             {
                 "epoch": self._epoch,
-                "loss": self._loss / counted,
-                "accuracy": None if self._correct is None else self._correct / classified,
+                "loss": sums.loss / counted,
+                "accuracy": None if sums.correct is None else sums.correct / classified,
                 "validation_loss": None,
                 "validation_accuracy": None,
                 "seconds": seconds,
                 "samples_per_second": self.samples / seconds,
                 "learning_rate_factor": self._learning_rate_factor,
-                "objective": None if self._objective is None else (self._objective / described).tolist(),
+                "objective": None
+                if sums.objective is None
+                else [total / described for total in sums.objective],
             }
         )
+
+
+@dataclasses.dataclass
+class _Sums:
+    """Over the minibatches of an epoch, each weighted by the samples that it counts for.
+
+    Attributes:
+        loss, correct, objective: the totals; None where nothing was classified or reported.
+        counted, classified, described: the samples that they are of.
+    """
+
+    loss: float = 0.0
+    counted: float = 0.0
+    correct: float | None = None
+    classified: float = 0.0
+    objective: list[float] | None = None
+    described: float = 0.0
+
+
+def _added(total: float, values: Tensor) -> float:
+    """The total and all values, added one by one: torch's own sum depends on how many there are."""
+    for value in values.tolist():
+        total += value
+    return total
 
 
 def plot_histories(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import altmin_ext
+from altmin_ext._files import sealed
 from altmin_ext.history import History, plot_histories
 
 
@@ -43,11 +44,13 @@ def make_history(accuracy=True):
 def test_save_and_load_give_the_same_history(tmp_path):
     history = make_history()
     history.objective_rose = True
+    history.restores = 2
     history.save(tmp_path / "history.json")
     loaded = History.load(tmp_path / "history.json")
     assert loaded.epochs == history.epochs
     assert loaded.steps == 3
     assert loaded.objective_rose is True
+    assert loaded.restores == 2
     for name in ("step_loss", "step_accuracy"):
         torch.testing.assert_close(
             getattr(loaded, name), getattr(history, name), rtol=0, atol=0, equal_nan=True
@@ -69,13 +72,25 @@ def first_format(history, path):
 def test_a_file_from_before_a_field_is_read(tmp_path):
     history = make_history()
     document = first_format(history, tmp_path / "history.json")
-    del document["objective_rose"], document["loss"]
+    del document["objective_rose"], document["loss"], document["restores"]
     (tmp_path / "history.json").write_text(json.dumps(document))
     loaded = History.load(tmp_path / "history.json")
     assert loaded.objective_rose is None
+    assert loaded.restores is None
     assert loaded.loss is None
     assert loaded.epochs == history.epochs
     assert loaded.steps == 3
+
+
+def test_a_sealed_file_from_before_restores_were_counted_is_read(tmp_path):
+    history = make_history()
+    history.save(tmp_path / "history.json")
+    document = json.loads(history.to_bytes())
+    del document["restores"], document["sha256"]
+    (tmp_path / "history.json").write_bytes(sealed(document))
+    loaded = History.load(tmp_path / "history.json")
+    assert loaded.restores is None
+    assert loaded.epochs == history.epochs
 
 
 def altered_rows(key, value):
@@ -111,6 +126,7 @@ def altered(key, value):
         (altered("steps", 2), "step_loss has 3 entries for 2 steps"),
         (altered("loss", 3), "loss is no str"),
         (altered("objective_rose", 0), "objective_rose is no bool"),
+        (altered("restores", -1), "restores is no whole number of at least 0"),
         (altered("step_loss", "x"), "step_loss is no list"),
         (altered("step_loss", [1.0, [2.0], 3.0]), r"step_loss\[1\] is no number"),
         (altered("step_loss", [10**400]), r"step_loss\[0\] is too large a number"),

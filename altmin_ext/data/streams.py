@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from altmin_ext import _check
+from altmin_ext._order import permutation
+from altmin_ext._state import check_keys, count
 from altmin_ext.data._dataset import DataSet
 
 
@@ -85,7 +88,86 @@ def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSe
     return result
 
 
-def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+class Endless:
+    """Endless minibatches of data in memory, in a new order for every pass; made by :func:`endless`.
+
+    An iterator that can be left anywhere, and gone on with from there by another one: the order of a pass follows
+    from its number and the seed alone. :meth:`state_dict` and :meth:`load_state_dict` are those of torchdata.
+
+    Args:
+        x: (N, ...), the inputs.
+        y: (N,) or (N, C), the targets.
+        batch_size: samples in a minibatch; the last minibatch of a pass may be smaller.
+        seed: of the orders.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, seed: int) -> None:
+        self._x, self._y = x, y
+        self._batch_size, self._seed = batch_size, seed
+        self._pass = self._position = 0  # of the next minibatch, counted in minibatches
+        self._order: Tensor | None = None  # of the pass, once it has been begun
+
+    def __iter__(self) -> Endless:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        if self._order is None:
+            self._order = permutation(len(self._x), self._seed, self._pass)
+        first = self._position * self._batch_size
+        rows = self._order[first : first + self._batch_size]
+        self._position += 1
+        if self._position == self._minibatches:
+            self._pass, self._position, self._order = self._pass + 1, 0, None
+        return self._x[rows], self._y[rows]
+
+    @property
+    def _minibatches(self) -> int:
+        """In a pass."""
+        return -(-len(self._x) // self._batch_size)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream stands.
+
+        Returns:
+            ``seed``, ``pass`` (its number, from 0) and ``position`` (minibatches taken in it); ``samples`` and
+            ``batch_size``, which must be those of the stream that goes on from there.
+        """
+        return {
+            "seed": self._seed,
+            "pass": self._pass,
+            "position": self._position,
+            "samples": len(self._x),
+            "batch_size": self._batch_size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another stream of the same data stands.
+
+        Args:
+            state: the result of :meth:`state_dict`. Its seed takes the place of this stream's.
+
+        Raises:
+            TypeError, ValueError: it is not the state of a stream of as many samples in minibatches of this size;
+                nothing has changed.
+        """
+        check_keys("state", state, self.state_dict())
+        for name, own in (("samples", len(self._x)), ("batch_size", self._batch_size)):
+            if count(f"state's {name}", state[name]) != own:
+                raise ValueError(
+                    f"state's {name} must be {own}, as in this stream, but is {state[name]}: the same data in "
+                    "minibatches of the same size are needed to go on."
+                )
+        seed, number = _check.seed("state's seed", state["seed"]), count("state's pass", state["pass"])
+        position = count("state's position", state["position"])
+        if position >= self._minibatches:
+            raise ValueError(
+                f"state's position must be less than the {self._minibatches} minibatches of a pass, but is "
+                f"{position}."
+            )
+        self._seed, self._pass, self._position, self._order = seed, number, position, None
+
+
+def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Endless:
     """Make endless minibatches, in a new order for every pass; ``steps`` of :func:`altmin_ext.train` ends the run.
 
     Args:
@@ -95,7 +177,8 @@ def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Itera
         seed: of the orders.
 
     Returns:
-        An iterator of (x, y) that never ends.
+        An iterator of (x, y) that never ends; its ``state_dict`` and ``load_state_dict`` let another one go on where
+        it stands.
 
     Raises:
         TypeError: x or y is no tensor, or ``batch_size`` or ``seed`` no integer.
@@ -107,15 +190,7 @@ def endless(x: Tensor, y: Tensor, batch_size: int = 200, seed: int = 0) -> Itera
         raise ValueError(f"y must have an entry for each of the {len(x)} samples of x, but has {len(y)}.")
     if len(x) == 0:
         raise ValueError("x must hold samples, but is empty.")
-    return _endless(x, y, batch_size, torch.Generator().manual_seed(seed))
+    return Endless(x, y, batch_size, seed)
 
 
-def _endless(
-    x: Tensor, y: Tensor, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        for rows in torch.randperm(len(x), generator=generator).split(batch_size):
-            yield x[rows], y[rows]
-
-
-__all__ = ["class_tasks", "endless", "permuted_tasks"]
+__all__ = ["Endless", "class_tasks", "endless", "permuted_tasks"]

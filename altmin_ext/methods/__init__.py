@@ -56,7 +56,8 @@ _methods: dict[str, type[Method]] = {
 # The arguments of train and make_method; no method has an option of these names.
 _arguments = (
     "method", "epochs", "steps", "batch_size", "shuffle", "validation", "validation_fraction", "loss", "seed",
-    "device", "progress", "callbacks", "lr_schedule", "on_nonfinite", "graph",
+    "device", "progress", "callbacks", "lr_schedule", "checkpoint", "checkpoint_every", "keep", "resume",
+    "on_nonfinite", "graph",
 )  # fmt: skip
 
 
@@ -135,7 +136,20 @@ def make_method(
             "cross_entropy".
         seed: of the method's own random numbers; torch's global generator is not used.
         device: where to train; None keeps the model where it is.
-        on_nonfinite: "raise" a DivergenceError when a code or weight is not finite, or "skip" the minibatch.
+        on_nonfinite: what to do when a code or weight is not finite:
+
+            - "raise" a DivergenceError;
+            - "skip" the minibatch;
+            - "restore" a copy of model and method that was made some steps before, halve every learning rate for the
+              rest of the run (``relaxation`` where there is none, and ``lr_codes``, too, if it is a number), and go
+              on with the next minibatch. ``method.restores`` counts. A minibatch that itself holds NaN or Inf, or a
+              label outside the classes, is skipped as with "skip", since a restore would not help.
+
+            Copies are made before the first step and after every tenth more steps, at least 100 (10 where a step
+            takes the whole training set) and at most 1000. The last two are kept, in memory and in the method's
+            state. If the method diverges again before the next copy, the older one is restored. After ten restores
+            without a new copy in between, the next divergence is a DivergenceError, with the copy restored. On a GPU,
+            "restore" waits for every step. Methods without a learning rate (``rls``, ``slda``, ``ncm``) refuse it.
         graph: on a GPU, capture a step for every shape of minibatch as a CUDA graph and replay it, so that the host
             need not launch the kernels one by one. Model and options must be such that all steps run the same
             kernels.

@@ -73,6 +73,7 @@ class ClosedForm(Method):
 
     _losses: ClassVar[tuple[str, ...]] = ("cross_entropy",)
     _needs_bias: ClassVar[bool] = True
+    has_rate = False
     Options: ClassVar[type[MethodOptions]] = ClosedFormOptions
     options: ClosedFormOptions
 

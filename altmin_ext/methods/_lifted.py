@@ -467,7 +467,7 @@ class Lifted(Method):
         theta is then doubled until it is no less than the curvature along the step.
         """
         o, gradient = self.options, problem.gradient
-        rate, penalty = o.relaxation * self.learning_rate_factor, o.l1_weights
+        rate, penalty = o.relaxation * self.step_factor, o.l1_weights
         if way is not None:
             bend = problem.curve(way)
             gradient = gradient + bend
@@ -501,7 +501,7 @@ class Lifted(Method):
         """b <- the mean of target - W a, the minimiser."""
         if layer.bias is None or not layer.bias.requires_grad:
             return
-        moved = layer.bias - self.options.relaxation * self.learning_rate_factor * problem.residual
+        moved = layer.bias - self.options.relaxation * self.step_factor * problem.residual
         change = moved.to(self.dtype).double() - layer.bias
         layer.bias.copy_(moved)
         problem.gradient += problem.weight_of_all * torch.outer(change, problem.input)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -263,7 +263,7 @@ class AMMem(OnlineAM):
         super()._refresh_scalars(batch)
         if self._scalars_are_for is before:
             return
-        o, factor = self.options, self.learning_rate_factor
+        o, factor = self.options, self.step_factor
         decay = o.lr * factor * o.weight_decay
         rates = [(o.lr_memory or 0.0) * factor] * len(self._codes) + [(o.lr_out or 0.0) * factor]
         # The step of D and the shrinking of W + D by weight decay, which does not depend on the rate.
@@ -298,7 +298,7 @@ class AMMem(OnlineAM):
             inputs = [inputs_of_first, *(code.activation for code in self._codes)]
             for activation, code in zip(inputs, self._codes, strict=False):
                 assert isinstance(code, MatrixCode)
-                rate = (self.options.lr_memory or 0.0) * self.learning_rate_factor
+                rate = (self.options.lr_memory or 0.0) * self.step_factor
                 # At a rate of zero the weights stay, whatever the target.
                 code.fix_target(activation, (rate or 1.0) * self._in_units_of(code))
         return terms
@@ -324,7 +324,7 @@ class AMMem(OnlineAM):
 
     def _fit_anew(self) -> None:
         """Move the weights of stages whose fit is no linear map of their gradients."""
-        o, factor, solutions = self.options, self.learning_rate_factor, {}
+        o, factor, solutions = self.options, self.step_factor, {}
         for l, memory in enumerate(self._memories):
             if memory.is_linear:
                 continue
@@ -363,11 +363,11 @@ class AMMem(OnlineAM):
     def _has_pace(self) -> bool:
         return bool(self.options.weight_momentum or (self.options.memory_every or 1) > 1)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def restoring(self, state: Mapping[str, Any]) -> Callable[[], None]:
         if self._keeps_inverses and isinstance(state, Mapping) and "kept" not in state:
             # Of a version that kept no inverse: the memories tell all that is needed.
             state = {**state, "kept": [memory.nothing_kept() for memory in self._memories]}
-        super().load_state_dict(state)
+        return super().restoring(state)
 
     def _forget_derived(self) -> None:
         super()._forget_derived()

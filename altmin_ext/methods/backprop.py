@@ -64,7 +64,7 @@ class _Backprop(Method):
         raise NotImplementedError
 
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        rate = self.options.lr * self.learning_rate_factor
+        rate = self.options.lr * self.step_factor
         if self._defers_guard and rate > torch.finfo(torch.float32).max:
             rate = math.inf  # the optimiser reads it from a float32 tensor, and takes no step
         self._limit = self._largest_gradient(rate)

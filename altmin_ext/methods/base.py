@@ -20,6 +20,8 @@ from altmin_ext._composition import Composition, misplaced
 from altmin_ext._guard import Guard, Subject
 from altmin_ext._order import DataOrder
 from altmin_ext._plan import CapturedSteps, PlannedStep, PlannedSteps, ReplayedSteps
+from altmin_ext._restore import Copies
+from altmin_ext._state import Entries
 from altmin_ext._stream import Stream
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
@@ -94,7 +96,7 @@ class Method(abc.ABC):
         loss: as for :func:`altmin_ext.make_method`; None for ``default_loss``.
         seed: of the method's own random numbers.
         device: where to train; None keeps the model where it is.
-        on_nonfinite: "raise" a DivergenceError, or "skip" the minibatch.
+        on_nonfinite: "raise" a DivergenceError, "skip" the minibatch, or "restore" an earlier state.
         graph: whether to capture steps as CUDA graphs.
 
     Attributes:
@@ -107,6 +109,7 @@ class Method(abc.ABC):
             every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
         plans: whether its steps on a CPU can be recorded and replayed: ``_compute`` makes the same calls in every
             step. See :attr:`why_not_planned`.
+        has_rate: whether ``step_factor`` makes its steps smaller, which ``on_nonfinite="restore"`` needs.
         default_loss: the name of its default loss.
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
             "proximal".
@@ -116,6 +119,10 @@ class Method(abc.ABC):
         steps: the number of minibatches trained on.
         learning_rate_factor: multiplies every learning rate; :func:`altmin_ext.train` sets it from its
             ``lr_schedule`` at the start of each epoch. 1.0 unless set.
+        step_factor: what a step multiplies every learning rate by: ``learning_rate_factor``, halved once for every
+            restore.
+        restores: how often model and method have gone back to an earlier state because they had diverged; 0 unless
+            ``on_nonfinite="restore"``, see :func:`altmin_ext.make_method`.
         data_order: the order in which :func:`altmin_ext.train` goes through data, over several calls.
         n_out: outputs of the model; 0 before the first step if only a trial run can tell.
         objective_rose: whether an objective that must never rise did so; None for methods without such an objective.
@@ -130,10 +137,13 @@ class Method(abc.ABC):
     factorises: ClassVar[bool] = False
     captures: ClassVar[bool] = False
     plans: ClassVar[bool] = False
+    has_rate: ClassVar[bool] = True
     default_loss: ClassVar[str] = "cross_entropy"
     needs: ClassVar[tuple[str, ...]] = ()
     objective_rose: bool | None = None
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    #: Entries of the state that a restore leaves as they are: what a run of training sets.
+    _of_the_run: ClassVar[tuple[str, ...]] = ("learning_rate_factor", "data_order", "restores")
 
     def __init__(
         self,
@@ -149,7 +159,12 @@ class Method(abc.ABC):
         # Everything is checked before anything changes.
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, but is {_check.named_type(model)}.")
-        self.on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
+        self.on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip", "restore"))
+        if self.on_nonfinite == "restore" and not self.has_rate:
+            raise ValueError(
+                f"on_nonfinite must be 'raise' or 'skip' for {self.name}, which has no learning rate to make "
+                "smaller, but is 'restore'."
+            )
         self.seed = _check.seed("seed", seed)
         self._graph = _check.boolean("graph", graph)
         where = _check.named_device("device", device)
@@ -179,6 +194,7 @@ class Method(abc.ABC):
 
         self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
         self.data_order = DataOrder()
+        self._copies = Copies()
         self._copies_x = may_write_input(model)
         self._step_taken = True
         # Reading a flag waits for the GPU: methods that can defer it look for divergence only now and then.
@@ -267,9 +283,9 @@ class Method(abc.ABC):
         Raises:
             TypeError, ValueError: the minibatch does not fit the model, or the model has changed since the method was
                 made, see :meth:`check_model`; the model is unchanged.
-            DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``); the model keeps
-                the last finite weights. On a GPU, where a check would have to wait, :meth:`raise_if_diverged` raises
-                it; until then the weights do not move.
+            DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``, or where "restore" has
+                not helped); the model keeps the last finite weights. With "raise" on a GPU, where a check would have
+                to wait, :meth:`raise_if_diverged` raises it; until then the weights do not move.
         """
         planned = self.planned_for(x, y)
         if planned is not None:
@@ -301,10 +317,14 @@ class Method(abc.ABC):
         """The report of a step on a minibatch that fits the model."""
         if not self.model.training:
             self.model.train()
+        if self.on_nonfinite == "restore":
+            self._copies.keep(self)
         parts = () if self._graph else self._undoable()
         report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
         self._raise_versions()
+        if self.on_nonfinite == "restore":
+            self._restore_if_diverged(x, y)
         return report
 
     def _raise_versions(self) -> None:
@@ -369,6 +389,8 @@ class Method(abc.ABC):
             return 0
         if not self.model.training:
             self.model.train()
+        if self.on_nonfinite == "restore":
+            most = min(most, self._copies.keep(self))
         size = planned.batch
         self._prepare(x[first * size : (first + 1) * size], y[first * size : (first + 1) * size])
         made = planned.run(x, y, first, most if self._finish_repeats else 1, losses, correct)
@@ -492,6 +514,31 @@ class Method(abc.ABC):
         finally:
             self._looked_after = self.steps
 
+    @property
+    def restores(self) -> int:
+        return self._copies.restores
+
+    @property
+    def step_factor(self) -> float:
+        return self.learning_rate_factor * self._copies.factor
+
+    def _restore_if_diverged(self, x: Tensor, y: Tensor) -> None:
+        """Restore a copy if the step on this minibatch was not finite, unless the minibatch itself is not.
+
+        A GPU is waited for.
+        """
+        diverged = self._diverged(x, y) if self._defers_guard else not self._step_taken
+        if diverged and not self._is_at_fault(x, y):
+            self._copies.restore(
+                self,
+                f"{self._sentence_start(self._raised)} at step {self.steps}, and ever smaller steps have not helped; "
+                f"x and y are finite, so {self._remedy(self._raised[0])}.",
+            )
+
+    def _is_at_fault(self, x: Tensor, y: Tensor) -> bool:
+        """Whether the minibatch itself is not finite, so that a restore would not help; it is skipped."""
+        return bool(self._fault(x, y))
+
     def _diverged(self, *batch: Tensor) -> bool:
         """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``.
 
@@ -502,32 +549,38 @@ class Method(abc.ABC):
         if raised is None:
             return False
         self._guard.lower()
-        if self.on_nonfinite == "skip":
+        if self.on_nonfinite != "raise":
+            self._raised = raised
             return True
-        variable, stage = raised
-        where = "" if stage is None else f" of stage {stage + 1} ({self._stages[stage].name!r})"
         when = f"at step {self.steps + 1}"
         if self._defers_guard:
             when = f"at one of the steps {self._looked_after + 1} to {self.steps}"
-        raise DivergenceError(
-            f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite {when}; "
-            f"{self._cause(batch, variable)}."
-        )
+        raise DivergenceError(f"{self._sentence_start(raised)} {when}; {self._cause(batch, raised[0])}.")
+
+    def _sentence_start(self, subject: Subject) -> str:
+        """What is not finite, as the beginning of a sentence."""
+        variable, stage = subject
+        where = "" if stage is None else f" of stage {stage + 1} ({self._stages[stage].name!r})"
+        return f"the {variable}{where} {'are' if variable == 'weights' else 'is'} not finite"
 
     def _cause(self, batch: Sequence[Tensor], variable: str) -> str:
         """What is wrong with the minibatch, or what else to do, as the end of a sentence."""
-        for name, values in zip("xy", batch, strict=False):
-            if not values.isfinite().all():
-                return f"{name} holds NaN or Inf: clean or drop such samples"
         if batch:
-            try:
-                if self.n_out:  # labels, which kernels on a GPU turn into NaN
-                    self.loss.check_target_values(batch[1], self.n_out)
-            except ValueError as error:
-                return str(error).rstrip(".")
-            return f"x and y are finite, so {self._remedy(variable)}"
+            return self._fault(*batch) or f"x and y are finite, so {self._remedy(variable)}"
         labels = f"outside [0, {self.n_out})" if self.n_out else "out of range"
         return f"check x and y for NaN or Inf and y for labels {labels}, or {self._remedy(variable)}"
+
+    def _fault(self, x: Tensor, y: Tensor) -> str:
+        """What is wrong with a minibatch, as the end of a sentence; "" if nothing is."""
+        for name, values in zip("xy", (x, y), strict=True):
+            if not values.isfinite().all():
+                return f"{name} holds NaN or Inf: clean or drop such samples"
+        try:
+            if self.n_out:  # labels, which kernels on a GPU turn into NaN
+                self.loss.check_target_values(y, self.n_out)
+        except ValueError as error:
+            return str(error).rstrip(".")
+        return ""
 
     def _remedy(self, variable: str) -> str:
         """What to do if a variable is not finite although the data are, as the end of a sentence."""
@@ -611,12 +664,15 @@ class Method(abc.ABC):
 
     def _state(self) -> dict[str, _state.Part]:
         """The entries of :meth:`state_dict`; a subclass adds its own to those of its base."""
-        return {
+        entries: dict[str, _state.Part] = {
             "method": _state.Same(self.name, "the name of this method"),
             "steps": _state.Attribute(self, "steps", _state.count),
             "learning_rate_factor": _state.Attribute(self, "learning_rate_factor", number()),
             "data_order": self.data_order.state(),
         }
+        if self.on_nonfinite == "restore":
+            entries["restores"] = self._copies.state(self)
+        return entries
 
     def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most entries stand for themselves)
         """Raise a ValueError unless the entries, each of which has been read, fit each other."""
@@ -630,7 +686,7 @@ class Method(abc.ABC):
         Returns:
             A dict of numbers, words, lists and tensors, in memory of its own: later steps do not change it.
         """
-        return _state.Entries(self._state()).save()
+        return Entries(self._state()).save()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore an earlier state of the method, of which it makes copies.
@@ -644,16 +700,38 @@ class Method(abc.ABC):
             ValueError: the state is of another method, lacks an entry or has one too many, its shapes do not fit, or
                 a number cannot be right; nothing has changed.
         """
+        self.restoring(state)()
+
+    def restoring(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check an earlier state of the method, and copy it, without changing anything yet.
+
+        So a state can be restored together with others, such as the model's, or not at all.
+
+        Args:
+            state: as for :meth:`load_state_dict`.
+
+        Returns:
+            What restores it. It is called once, before the next step.
+
+        Raises:
+            TypeError, ValueError: the state does not fit, as for :meth:`load_state_dict`.
+        """
         other = state.get("method") if isinstance(state, Mapping) else None
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
-        own = _state.Entries(self._state())
+        own = Entries(self._state())
         # Not as tensors of inference mode, which could not be stepped on.
         with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
+
+        return lambda: self._adopt(own, read)
+
+    def _adopt(self, entries: Entries, values: Mapping[str, Any]) -> None:
+        """Restore entries of the state, and of the model, to values that they have saved or read."""
+        with torch.inference_mode(False), torch.no_grad():
             self._replayed = self._new_replays()  # recordings know their tensors by address
-            own.load(read)
+            entries.load(values)
             self._guard.lower()
         self._looked_after = self.steps
         self._forget_derived()

@@ -390,9 +390,9 @@ class BlockADMM(Method):
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x.shape[1:])
         self.loss.check_target_shape(y, self.n_out)
-        current = (len(x), self.learning_rate_factor)
+        current = (len(x), self.step_factor)
         if current != self._scalars_are_for:
-            rate, count = self.options.lr * self.learning_rate_factor, len(self._blocks)
+            rate, count = self.options.lr * self.step_factor, len(self._blocks)
             self._update.set_scalars([rate] * count, [1 / len(x)] * count, self.options.weight_decay, 0.0)
             self._scalars_are_for = current
         if self._index is not None:
@@ -547,7 +547,8 @@ class BlockADMM(Method):
                 self._spectral_norms.begin(batch)
                 self._step_sizes = self._majorising_step_sizes()
             else:
-                self._step_sizes = [float(self.options.lr_codes)] * len(self._hidden)
+                size = float(self.options.lr_codes) * self._copies.factor
+                self._step_sizes = [size] * len(self._hidden)
             self.code_step_sizes = self.code_step_sizes.new_tensor(self._step_sizes)
         return self._step_sizes
 

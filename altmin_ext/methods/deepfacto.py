@@ -280,7 +280,7 @@ class DeepFacto(BlockADMM):
 
     def _weight_gradients(self, inputs: Sequence[Tensor]) -> None:
         super()._weight_gradients(inputs)
-        block, rate = self._block, self.options.lr_dictionary * self.learning_rate_factor
+        block, rate = self._block, self.options.lr_dictionary * self.step_factor
         if rate > 0:
             finite = self._dictionary.learn(as_rows(block.codes), as_rows(block.features), min(rate, 1.0))
             if not finite:
@@ -288,7 +288,7 @@ class DeepFacto(BlockADMM):
 
     def _commit(self, batch: int) -> None:
         super()._commit(batch)
-        if self.options.lr_dictionary * self.learning_rate_factor > 0:
+        if self.options.lr_dictionary * self.step_factor > 0:
             self._dictionary.commit()
 
     def _state(self) -> dict[str, Part]:

@@ -197,6 +197,7 @@ class DifferenceTarget(Method):
     """
 
     name = "dtp"
+    _of_the_run = (*Method._of_the_run, "alternates")
     Options = DifferenceTargetOptions
     options: DifferenceTargetOptions
 
@@ -303,7 +304,7 @@ class DifferenceTarget(Method):
             h = torch.empty_like(below).normal_(generator=self._generator).mul_(self.noise).add_(below)
             residual = inverse.encode(layer(h)).sub_(h)
             inverse.differentiate(residual.mul_(2 / len(h)))
-            inverse.update.step(self.options.lr_inverse * self.learning_rate_factor)
+            inverse.update.step(self.options.lr_inverse * self.step_factor)
 
     def _targets(self, hidden: Sequence[Tensor], residual: Tensor) -> list[Tensor]:
         """t_l - h_l of every hidden layer: along the loss at the top, through the differences of g_l below."""
@@ -322,7 +323,7 @@ class DifferenceTarget(Method):
             layer.differentiate(displacement * (-2 / len(displacement)))
         self._layers[-1].differentiate(residual)
         for layer in self._layers:
-            layer.update.step(o.lr * self.learning_rate_factor, o.weight_decay)
+            layer.update.step(o.lr * self.step_factor, o.weight_decay)
 
     def _objective(self, loss: Tensor) -> Tensor:
         """The loss of every layer before its step."""
@@ -360,8 +361,12 @@ class DifferenceTarget(Method):
         for x, y in batches:
             x, y = self.check_batch(x, y)
             parts: list[Undoable] = [*(inverse.update for inverse in self._inverses), self._drawn]
+            if self.on_nonfinite == "restore":
+                self._copies.keep(self)
             with torch.no_grad():
                 self._all_or_nothing(self._fit_inverses_alone, parts, x, y)
+            if self.on_nonfinite == "restore":
+                self._restore_if_diverged(x, y)
         self._alternates = True
 
     def _fit_inverses_alone(self, x: Tensor, y: Tensor) -> None:

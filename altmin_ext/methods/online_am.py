@@ -452,11 +452,12 @@ class OnlineAM(Method):
     def _refresh_scalars(self, batch: int) -> None:
         """Update the parameter blocks if the batch size, mu, the learning rate or a dropout rate has changed."""
         slopes = [pre.lipschitz for pre in self._dropping]
-        current = (batch, self.mu, self.learning_rate_factor, slopes)
+        current = (batch, self.mu, self.step_factor, slopes)
         if current == self._scalars_are_for:
             return
         o = self.options
         paper = o.scaling == "paper"
+        lr_codes = -1.0 if self._auto else float(o.lr_codes or 0.0) * self._copies.factor
         rows, factors = [], []
         for l, (code, above) in enumerate(zip(self._codes, self._stages[1:], strict=True)):
             top, lipschitz = l == len(self._codes) - 1, above.pre.lipschitz
@@ -469,7 +470,7 @@ class OnlineAM(Method):
                 curvature *= lipschitz**2
             rows.append(
                 {
-                    CodeScalar.step_size: -1.0 if self._auto else o.lr_codes,
+                    CodeScalar.step_size: lr_codes,
                     CodeScalar.curvature: downstream * curvature,
                     CodeScalar.downstream: downstream,
                     CodeScalar.anchor: float(paper),
@@ -482,9 +483,9 @@ class OnlineAM(Method):
         for own, row in zip(self._rows, rows, strict=True):
             host = torch.tensor([row[c] for c in sorted(row)], dtype=torch.float64)
             copy_from_host(own[: len(host)], host)
-        rates = [o.lr * self.learning_rate_factor] * len(self._codes)
+        rates = [o.lr * self.step_factor] * len(self._codes)
         self._update.set_scalars(
-            [*rates, (o.lr_out or 0.0) * self.learning_rate_factor][self._stages_of_update],
+            [*rates, (o.lr_out or 0.0) * self.step_factor][self._stages_of_update],
             [*factors, 1 / batch][self._stages_of_update],
             o.weight_decay,
             o.l1_weights,

@@ -337,7 +337,7 @@ class TaylorADMM(Method):
 
     def _fit(self, l: int, old: Tensor, gram: Gram, a: Tensor, z: Tensor) -> Tensor:
         """Move W_l towards the least-squares fit of z_l by a_{l-1}."""
-        layer, rate = self._layers[l], self.options.relaxation * self.learning_rate_factor
+        layer, rate = self._layers[l], self.options.relaxation * self.step_factor
         cross = torch.zeros(layer.shape, dtype=torch.float64, device=self.device)
         for chunk in self._chunks(len(a)):
             cross += product(z[chunk].double(), layer.augmented(a[chunk]), transpose_a=True)
@@ -396,6 +396,11 @@ class TaylorADMM(Method):
         """Sum over all workers, in place."""
         if self.options.reduce is not None:
             self.options.reduce([tensor])
+
+    def _is_at_fault(self, x: Tensor, y: Tensor) -> bool:
+        own = torch.tensor(float(super()._is_at_fault(x, y)), device=self.device)
+        self._sum(own)  # all workers restore, or none
+        return bool(own)
 
     def _remedy(self, variable: str) -> str:
         return "lower relaxation or raise ridge"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import operator
-import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from altmin_ext import _generators
 
 Entries = dict[Any, Any]
 
@@ -21,8 +21,7 @@ Changes = list[tuple[Any, Entries, Entries, Entries]]
 
 _fixed = vars(nn.Module()).keys() - {"_buffers"}  # what torch keeps there, such as hooks, no call changes
 _sequences = (list, deque)
-_generators = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-_kinds = {dict, OrderedDict, defaultdict, set, *_sequences, *_generators}
+_kinds = {dict, OrderedDict, defaultdict, set, *_sequences, *_generators.kinds}
 
 
 class ModuleState:
@@ -120,7 +119,7 @@ def _owners(module: nn.Module) -> Iterator[Any]:
             if type(value) in _kinds and id(value) not in seen:
                 seen.add(id(value))
                 yield value
-                if not isinstance(value, _generators):
+                if not isinstance(value, _generators.kinds):
                     yield from within(list(value.values() if isinstance(value, dict) else value))
 
     for part in module.modules():
@@ -135,13 +134,7 @@ def _entries(owner: Any) -> Entries:
         return dict(owner)
     if isinstance(owner, (*_sequences, set)):
         return dict(enumerate(owner))
-    if isinstance(owner, torch.Generator):
-        return {"state": owner.get_state()}
-    if isinstance(owner, np.random.Generator):
-        return {"state": owner.bit_generator.state}
-    if isinstance(owner, np.random.RandomState):
-        return {"state": owner.get_state()}
-    return {"state": owner.getstate()}
+    return {"state": _generators.save_generator(owner)}
 
 
 def _fill(owner: Any, entries: Entries) -> None:
@@ -156,14 +149,8 @@ def _fill(owner: Any, entries: Entries) -> None:
     elif isinstance(owner, set):
         owner.clear()
         owner.update(entries.values())
-    elif isinstance(owner, torch.Generator):
-        owner.set_state(entries["state"])
-    elif isinstance(owner, np.random.Generator):
-        owner.bit_generator.state = entries["state"]
-    elif isinstance(owner, np.random.RandomState):
-        owner.set_state(entries["state"])
     else:
-        owner.setstate(entries["state"])
+        _generators.load_generator(owner, entries["state"])
 
 
 def _is_same(entries: Entries, others: Entries) -> bool:

@@ -1,11 +1,21 @@
-"""Tasks and endless streams. Oracle: what belongs to a task, counted from the data set itself."""
+"""Tasks and endless streams.
+
+Oracles: what belongs to a task, counted from the data set itself; for the orders of a stream, a permutation that
+torch draws from the digest of seed and pass; for a stream that goes on, the one that was never left.
+"""
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import itertools
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import altmin_ext
 from altmin_ext import data
@@ -55,6 +65,110 @@ def test_endless_goes_through_everything_again_and_again() -> None:
         assert sorted(order.tolist()) == list(range(10))
         assert all(torch.equal(values[:, 0], labels.float()) for values, labels in batches)
     assert not torch.equal(orders[0], orders[1])
+
+
+def order_of(samples: int, seed: int, number: int) -> Tensor:
+    digest = hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.randperm(samples, generator=generator)
+
+
+@pytest.mark.parametrize(("samples", "batch_size"), [(10, 4), (10, 5), (10, 10), (10, 20), (1, 1)])
+def test_the_order_of_a_pass_follows_from_seed_and_number(samples: int, batch_size: int) -> None:
+    x, y = torch.arange(float(samples))[:, None], torch.arange(samples)
+    stream, before = streams.endless(x, y, batch_size, seed=2**62), torch.get_rng_state()
+    for number in range(5):
+        for rows in order_of(samples, 2**62, number).split(batch_size):
+            values, labels = next(stream)
+            assert labels.tolist() == rows.tolist()
+            assert torch.equal(values[:, 0], rows.float())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+WAYS: dict[str, Callable[[streams.Endless], streams.Endless]] = {
+    "pickle": lambda stream: pickle.loads(pickle.dumps(stream)),
+    "copy": copy.deepcopy,
+    "state": lambda stream: gone_on_with(stream.state_dict()),
+}
+DATA = torch.arange(10.0)[:, None], torch.arange(10)
+
+
+def gone_on_with(state: dict[str, int]) -> streams.Endless:
+    """Another stream, which has been elsewhere before."""
+    stream = streams.endless(*DATA, batch_size=4, seed=99)
+    for _ in range(4):
+        next(stream)
+    stream.load_state_dict(state)
+    return stream
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_stream_goes_on_from_anywhere(way: Callable[[streams.Endless], streams.Endless]) -> None:
+    """And from where that one stands, several times within a pass."""
+    labels = [y.tolist() for _, y in itertools.islice(streams.endless(*DATA, 4, seed=3), 20)]
+    stream = streams.endless(*DATA, 4, seed=3)
+    for number in range(12):
+        other = way(way(stream))
+        assert other.state_dict() == stream.state_dict()
+        assert [y.tolist() for _, y in itertools.islice(other, 8)] == labels[number : number + 8]
+        assert iter(stream) is stream
+        assert next(stream)[1].tolist() == labels[number]
+
+
+def test_a_state_is_a_few_numbers() -> None:
+    stream = streams.endless(torch.zeros(1000, 3), torch.zeros(1000), batch_size=100, seed=5)
+    states = [stream.state_dict()]
+    for _ in range(25):
+        next(stream)
+        states.append(stream.state_dict())
+    assert [(state["pass"], state["position"]) for state in states] == [divmod(n, 10) for n in range(26)]
+    assert states[3] == {"seed": 5, "pass": 0, "position": 3, "samples": 1000, "batch_size": 100}
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "no dict": ([], "must be a dict"),
+    "no seed": ({"seed": None}, "seed must be an integer"),
+    "a negative pass": ({"pass": -1}, "pass must be at least 0"),
+    "beyond the pass": ({"position": 3}, "position must be less than the 3 minibatches of a pass, but is 3"),
+    "a fraction": ({"position": 0.5}, "position must be an integer"),
+    "other data": ({"samples": 11}, "samples must be 10, as in this stream, but is 11"),
+    "another size": ({"batch_size": 5}, "batch_size must be 4, as in this stream, but is 5"),
+    "more": ({"generator": 1}, "generator"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG.values(), ids=WRONG)
+def test_a_state_of_another_stream_is_refused(change: Any, words: str) -> None:
+    stream = streams.endless(*DATA, 4, seed=3)
+    next(stream)
+    before = stream.state_dict()
+    with pytest.raises((TypeError, ValueError), match=words):
+        stream.load_state_dict({**before, **change} if isinstance(change, dict) else change)
+    assert stream.state_dict() == before
+    del before["seed"]
+    with pytest.raises(ValueError, match="lacks seed"):
+        stream.load_state_dict(before)
+
+
+def test_training_goes_on_where_a_stream_was_left() -> None:
+    """Two runs, the second with another stream, are one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = altmin_ext.models.mlp(1, [4], 10)
+    whole = copy.deepcopy(first)
+    altmin_ext.train(whole, streams.endless(*DATA, 4), method="sgd", steps=17, progress=False)
+    method, stream = altmin_ext.make_method("sgd", first), streams.endless(*DATA, 4)
+    altmin_ext.train(first, stream, method=method, steps=7, progress=False)
+    other = gone_on_with(stream.state_dict())
+    altmin_ext.train(first, other, method=method, steps=10, progress=False)
+    for one, expected in zip(first.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, expected)
+
+
+def test_a_stream_without_end_is_one_epoch() -> None:
+    model = altmin_ext.models.mlp(1, [4], 10)
+    with pytest.raises(ValueError, match="epochs must be 1 with an Endless"):
+        altmin_ext.train(model, streams.endless(*DATA), epochs=2, progress=False)
 
 
 def test_training_on_a_stream_ends_with_its_steps() -> None:

@@ -37,10 +37,11 @@ import torch
 from torch import Tensor
 
 import altmin_ext
-from altmin_ext import History
+from altmin_ext import History, checkpoint
 from altmin_ext import __main__ as command
 from altmin_ext.data import _formats, _sources, _tensors, graphs
 
+from ..checkpoint.second_reader import Parts, tree_in, with_header
 from ..methods.test_methods_common import METHODS, blobs, network
 from .alterations import (
     SCALARS,
@@ -191,7 +192,7 @@ def says(history: History, document: Any) -> bool:
     found = {
         "epochs": history.epochs, "loss": history.loss, "steps": history.steps, "step_loss": history.step_loss,
         "step_accuracy": history.step_accuracy, "step_objective": history.step_objective,
-        "objective_rose": history.objective_rose,
+        "objective_rose": history.objective_rose, "restores": history.restores,
     }  # fmt: skip
     plain = {key: v.tolist() if isinstance(v, Tensor) else v for key, v in found.items()}
     return all(same(with_null(value), with_null(document.get(key))) for key, value in plain.items())
@@ -262,6 +263,8 @@ def is_history(tree: Any) -> bool:
     if not isinstance(tree.get("loss"), str | None) or not isinstance(
         tree.get("objective_rose"), bool | None
     ):
+        return False
+    if tree.get("restores") is not None and not is_count(tree["restores"]):
         return False
     return isinstance(tree["epochs"], list) and all(is_epoch(row) for row in tree["epochs"])
 
@@ -362,6 +365,124 @@ class State(Loader):
         return method
 
 
+# --- checkpoints ---
+
+
+class CheckpointFile(Loader):
+    """``checkpoint.load`` and ``inspect``, of a file altered by its bytes; by its document, with every sha256 made
+    right again; or by what was saved.
+
+    What loads must be what the second reader finds in the file. Otherwise model and method are as they were.
+    """
+
+    def __init__(self) -> None:
+        self._path = folder() / "run.safetensors"
+        self._x, self._y = blobs(torch.float64, size=24)
+        self._kept = [self._saved(*self._trained(name)) for name in ("am-adam", "am-mem")]
+
+    def _trained(self, name: str) -> tuple[Any, History]:
+        model = network(name, torch.float64, hidden=4)
+        model[0].register_buffer("scale", torch.tensor([2, 3]), persistent=False)
+        method = altmin_ext.make_method(name, model, **METHODS[name].options)
+        history = altmin_ext.train(model, (self._x, self._y), method=method, batch_size=8, progress=False)
+        return method, history
+
+    def _saved(self, method: Any, history: History) -> tuple[Any, Any, bytes]:
+        """A method, what is restored to it after each case, and its file."""
+        extra = {
+            "words": ["a", None, True, (1, 2.5, math.inf)],
+            "by_number": {3: np.arange(3)},
+            "bytes": b"bytes",
+        }
+        checkpoint.save(self._path, method=method, history=history, number=2**70, **extra)
+        return method, checkpoint.load(self._path), self._path.read_bytes()
+
+    def check(self, rng: Generator) -> None:
+        method, good, original = pick(rng, self._kept)
+        content, what = self._altered(rng, original, method)
+        self._path.write_bytes(content)
+        found, error = attempt(lambda: checkpoint.load(self._path, method=method))
+        summary, _ = attempt(lambda: checkpoint.inspect(self._path))
+        if error is not None:
+            assert content != original, f"{what}: the good file is refused: {error}"
+            refused(error, what, str(self._path))
+            assert isinstance(error, ValueError), f"{what}: {type(error).__name__}"
+            self._check_untouched(method, good, f"{what}: refused ({error})")
+            return
+        wanted = as_tensors(tree_in(content))
+        assert summary is not None, f"{what}: loaded, but cannot be inspected"
+        assert "\n" in str(summary), what
+        for name in ("model", "method", "extra"):
+            own = as_tensors(getattr(found, name))
+            assert same(own, wanted.get(name, {})), f"{what}: loaded is something else: {name}"
+        if found.history is not None:
+            record = found.history.state_dict()
+            assert same(with_null(record), with_null(wanted["history"])), f"{what}: another history"
+        assert same(checkpoint._model.save(method.model), wanted["model"]), f"{what}: other weights"
+        state = without_torch(method.state_dict())
+        assert same(state, without_torch(wanted["method"])), f"{what}: another state of the method"
+        _, error = attempt(lambda: method.step(self._x, self._y))
+        assert error is None or isinstance(error, ALLOWED_IN_A_STEP), f"{what}: the next step: {error}"
+        self._path.write_bytes(original)
+        checkpoint.load(self._path, method=method)
+        self._check_untouched(method, good, f"{what}: the good file, loaded after it")
+
+    def _check_untouched(self, method: Any, good: Any, what: str) -> None:
+        assert same(checkpoint._model.save(method.model), good.model), f"{what}, but the weights have changed"
+        assert same(method.state_dict(), good.method), f"{what}, but the state has changed"
+
+    def _altered(self, rng: Generator, content: bytes, method: Any) -> tuple[bytes, str]:
+        kind = rng.random()
+        if kind < 0.3:
+            return altered_bytes(rng, content)
+        if kind < 0.4:
+            length = int.from_bytes(content[:8], "little")
+            header, what = altered_bytes(rng, content[8 : 8 + length])
+            return with_header(header, content[8 + length :]), f"header, made right: {what}"
+        if kind < 0.75:
+            parts = Parts(content)
+            name = pick(rng, ("header", "tree", "tree", "digests", "metadata"))
+            tree, what = altered_tree(rng, getattr(parts, name), DOCUMENT_SCALARS)
+            setattr(parts, name, tree)
+            try:
+                if rng.random() < 0.6:
+                    parts.hash_again()
+                return parts.content(), f"{name}, made right: {what}"
+            except (TypeError, KeyError, ValueError, AttributeError):  # no longer of such a form
+                return altered_bytes(rng, content)
+        self._path.write_bytes(content)
+        whole = checkpoint._file.read(self._path)
+        name = pick(rng, ("model", "model", "method", "method", "history", "extra", None))
+        if name is None:
+            whole, what = altered_tree(rng, whole, SCALARS)
+        else:
+            whole[name], what = altered_tree(rng, whole[name], SCALARS)
+        _, error = attempt(lambda: checkpoint._file.write(self._path, whole))
+        if error is not None:
+            refused(error, what)
+            return altered_bytes(rng, content)
+        return self._path.read_bytes(), f"{name} saved: {what}"
+
+
+DOCUMENT_SCALARS = [
+    *SCALARS, "F32", "I64", "<f8", "|b1", "0" * 64, "model.1.weight", [0, 8], [2**63, 2],
+    {"dict": {}}, {"tuple": [1]},
+    {"float": "7ff8000000000001"}, {"int": "-0x1"}, {"scalar": "<f2", "bytes": "003c"}, {"bytes": "model.1.bias"},
+    {"tensor": "model.1.weight"}, {"array": "model.1.weight", "dtype": "<f8"},
+]  # fmt: skip
+
+
+def as_tensors(tree: Any) -> Any:
+    """A tree with tensors instead of arrays, and Python's numbers instead of NumPy's."""
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if isinstance(tree, dict):
+        return {key: as_tensors(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(as_tensors(value) for value in tree)
+    return torch.from_numpy(tree.copy()) if isinstance(tree, np.ndarray) else tree
+
+
 def without_torch(tree: Any) -> Any:
     """Without what is torch's own: states of generators, in which it normalises bytes that have no meaning, and how
     an optimiser is implemented."""
@@ -415,8 +536,8 @@ class ModelFolder(Loader):
         arguments = "train --data digits --hidden 4 --epochs 1 --batch-size 500 --quiet --output"
         with contextlib.redirect_stdout(io.StringIO()):
             assert command.main([*arguments.split(), str(self._folder)]) == 0
-        files = [path for path in self._folder.iterdir() if path.name.startswith("model")]
-        self._files = {path.name: path.read_bytes() for path in sorted(files)}
+        self._path = self._folder / "model.safetensors"
+        self._content = self._path.read_bytes()
         self._good = self._evaluated()
         assert self._good[0] == 0, self._good
 
@@ -431,12 +552,10 @@ class ModelFolder(Loader):
         return status, out.getvalue(), err.getvalue()
 
     def check(self, rng: Generator) -> None:
-        name = pick(rng, list(self._files))
-        content, what = self._altered(rng, name)
-        what = f"{name}: {what}"
-        (self._folder / name).write_bytes(content)
+        content, what = self._altered(rng)
+        self._path.write_bytes(content)
         result, error = attempt(self._evaluated)
-        (self._folder / name).write_bytes(self._files[name])
+        self._path.write_bytes(self._content)
         assert error is None, f"{what}: {type(error).__name__}: {error}"
         status, out, err = result
         if status == 0:
@@ -448,23 +567,13 @@ class ModelFolder(Loader):
         assert len(lines) == 1, f"{what}: not one line: {err}"
         assert lines[0].startswith("altmin: error: "), f"{what}: {err}"
 
-    def _altered(self, rng: Generator, name: str) -> tuple[bytes, str]:
-        good = self._files[name]
+    def _altered(self, rng: Generator) -> tuple[bytes, str]:
         if rng.random() < 0.6:
-            return altered_bytes(rng, good)
-        if name.endswith(".json"):
-            tree, what = altered_tree(rng, json.loads(good), [v for v in SCALARS if not is_huge(v)])
-            return json.dumps(tree).encode(), what
-        tree, what = altered_tree(rng, torch.load(io.BytesIO(good), weights_only=True), SCALARS)
-        try:
-            return saved(tree), what
-        except Exception:  # not every tensor can be saved
-            return b"", "empty"
-
-
-def is_huge(value: Any) -> bool:
-    """A width that would take the machine's memory."""
-    return isinstance(value, (int, float)) and 10**6 < abs(value) < 10**30
+            return altered_bytes(rng, self._content)
+        end = 8 + int.from_bytes(self._content[:8], "little")
+        tree, what = altered_tree(rng, json.loads(self._content[8:end]), SCALARS)
+        header = json.dumps(tree).encode()
+        return struct.pack("<Q", len(header)) + header + self._content[end:], what
 
 
 # --- data sets ---
@@ -763,6 +872,7 @@ STATES: list[type[Loader]] = [_state_of(name) for name in METHODS]
 # A loader's share of the cases: the methods' states have fourteen, and each of the others a few.
 LOADERS: list[type[Loader]] = [
     *STATES,
+    *(CheckpointFile for _ in range(6)),
     *(kind for kind in (HistoryFile, Graph, Rows) for _ in range(4)),
     *(kind for kind in (IDX, CIFAR) for _ in range(2)),
     ModelFolder,

@@ -937,9 +937,10 @@ def check_plans(rng: Generator, case: Case, start: nn.Module, seed: int) -> int:
     """Planned steps and ``learn`` are ordinary steps to the bit, also where one fails; returns how many there are."""
     if method_class(case.name).full_batch or case.options.get("duals") == "stored":
         return 0
+    policies = ("raise", "skip", "restore") if method_class(case.name).has_rate else ("raise", "skip")
     pair = SideBySide(
         case.name, start, pick(rng, (torch.float32, torch.float64)), loss=case.loss.given, seed=seed,
-        on_nonfinite=pick(rng, ("raise", "skip")), **case.options,
+        on_nonfinite=pick(rng, policies), **case.options,
     )  # fmt: skip
     least = case.network.smallest_batch
     sizes = [int(rng.integers(least, least + 12)) for _ in range(2)]

@@ -1,0 +1,215 @@
+"""How a pass over an iterable of minibatches is left by one process and entered by another."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
+
+Start = Callable[[], Iterator[Any]]
+
+_kinds = (DataLoader, Dataset, Sampler, nn.Module)  # of the parts of a loader
+
+
+class Progress(Protocol):
+    """Where the passes over an iterable stand."""
+
+    def check(self) -> None:
+        """Raise a ValueError if passes over this one cannot be entered."""
+
+    def keep(self) -> None:
+        """From now on, note what :meth:`state` needs."""
+
+    def begin(self, start: Start) -> Iterator[Any]:
+        """Begin a pass; ``start`` makes its iterator."""
+
+    def enter(self, start: Start, taken: int) -> Iterator[Any]:
+        """Enter a pass behind its first ``taken`` minibatches."""
+
+    def note(self) -> None:
+        """Note this moment, which is between two minibatches."""
+
+    def state(self, begun: bool) -> Any:
+        """What :meth:`load` needs, as of the last :meth:`note`; ``begun`` is whether that was within a pass."""
+
+    def load(self, state: Any, begun: bool) -> None:
+        """Go on where :meth:`state` stood."""
+
+
+def is_stateful(source: object) -> bool:
+    """Whether an object can tell and take its state, by the protocol of torchdata and of torch's optimisers."""
+    return all(callable(getattr(source, name, None)) for name in ("state_dict", "load_state_dict"))
+
+
+class Listed:
+    """A list, or anything else that yields the same minibatches in every pass."""
+
+    def check(self) -> None:
+        pass
+
+    def keep(self) -> None:
+        pass
+
+    def begin(self, start: Start) -> Iterator[Any]:
+        return start()
+
+    def enter(self, start: Start, taken: int) -> Iterator[Any]:
+        return itertools.islice(start(), taken, None)
+
+    def note(self) -> None:
+        pass
+
+    def state(self, begun: bool) -> Any:
+        return None
+
+    def load(self, state: Any, begun: bool) -> None:
+        pass
+
+
+class Stateful:
+    """An iterable with a state of its own, such as torchdata's StatefulDataLoader.
+
+    Args:
+        source: has ``state_dict()`` and ``load_state_dict(state)``. After the latter its iterator goes on behind the
+            minibatch that was yielded last before the former, with the next pass if that one was over.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._keeps = False
+        self._noted: Any = None
+
+    def check(self) -> None:
+        pass
+
+    def keep(self) -> None:
+        self._keeps = True
+        self.note()
+
+    def begin(self, start: Start) -> Iterator[Any]:
+        return start()
+
+    def enter(self, start: Start, taken: int) -> Iterator[Any]:
+        # What a loader draws when it starts has been drawn when the pass began.
+        process = ProcessGenerators()
+        now = process.save()
+        batches = start()
+        process.load(now)
+        return batches
+
+    def note(self) -> None:
+        # At each moment, since a minibatch that is never trained on would be lost if the state were asked for later.
+        if self._keeps:
+            self._noted = copy.deepcopy(self._source.state_dict())
+
+    def state(self, begun: bool) -> Any:
+        return self._noted
+
+    def load(self, state: Any, begun: bool) -> None:
+        self._noted = state
+        self._source.load_state_dict(copy.deepcopy(state))
+
+
+class Replayed:
+    """A DataLoader, which is put back to the beginning of the pass, and whose first minibatches are read again.
+
+    So its order and what its workers draw are the same, be they drawn from a generator of its own or of the process,
+    as long as samples depend on their number and on these generators alone.
+
+    Args:
+        loader: the DataLoader.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+        self._parts = list(_parts(loader))
+        self._process = ProcessGenerators()
+        self._keeps = False
+        self._at_beginning: Any = None
+
+    def check(self) -> None:
+        if self._loader.persistent_workers:
+            raise ValueError(
+                "data must be a DataLoader without persistent_workers where a checkpoint is written, but has True, "
+                "with which workers keep random generators that nobody can read; leave it out."
+            )
+
+    def keep(self) -> None:
+        self._keeps = True
+
+    def begin(self, start: Start) -> Iterator[Any]:
+        if self._keeps:
+            self._at_beginning = self._save()
+        return start()
+
+    def enter(self, start: Start, taken: int) -> Iterator[Any]:
+        now = self._process.save()
+        self._put_back(self._at_beginning)
+        self._process.load(self._at_beginning["process"])
+        batches = start()
+        for _ in itertools.islice(batches, taken):
+            pass
+        if taken:  # otherwise the first minibatch has yet to draw the order
+            self._process.load(now)
+        return batches
+
+    def note(self) -> None:
+        pass
+
+    def state(self, begun: bool) -> Any:
+        return self._at_beginning if begun else self._save()
+
+    def load(self, state: Any, begun: bool) -> None:
+        if begun:
+            self._at_beginning = state
+        else:
+            self._put_back(state)
+
+    def _save(self) -> dict[str, Any]:
+        """The present states of all that the order and the samples of a pass may be drawn from."""
+        return {
+            "process": self._process.save(),
+            "generators": [save_generator(own) for own in self._generators()],
+            "parts": [copy.deepcopy(part.state_dict()) for part in self._parts if _has_state(part)],
+        }
+
+    def _put_back(self, states: dict[str, Any]) -> None:
+        """Set the states of the loader and its parts, but not those of the process."""
+        for generator, state in zip(self._generators(), states["generators"], strict=True):
+            load_generator(generator, state)
+        parts = [part for part in self._parts if _has_state(part)]
+        for part, state in zip(parts, states["parts"], strict=True):
+            part.load_state_dict(copy.deepcopy(state))
+
+    def _generators(self) -> list[Any]:
+        return [own for part in self._parts for own in held_generators(part)]
+
+
+def _parts(owner: object) -> Iterator[Any]:
+    """A loader and all that it is made of: samplers, data sets, what transforms them."""
+    seen: set[int] = set()
+
+    def within(part: object) -> Iterator[object]:
+        if id(part) in seen:
+            return
+        seen.add(id(part))
+        if isinstance(part, (list, tuple)) and part and isinstance(part[0], _kinds):
+            for item in part:
+                yield from within(item)
+        elif isinstance(part, _kinds):
+            yield part
+            for name in sorted(vars(part)):
+                yield from within(vars(part)[name])
+
+    yield from within(owner)
+
+
+def _has_state(part: object) -> bool:
+    """Whether a part of a loader has a state of its own; a module's is the business of its owner."""
+    return is_stateful(part) and not isinstance(part, nn.Module)

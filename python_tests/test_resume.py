@@ -1,0 +1,520 @@
+"""A run that another process goes on with. Oracle: the undisturbed run, ``torch.equal``, for everything but times.
+
+Another process is played by a new model and a new method, and generators of the process that are seeded otherwise;
+real processes, killed at every instant, are in kills/.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from altmin_ext import History, checkpoint, evaluate, models, train
+from altmin_ext.callbacks import EarlyStopping, TrainingState
+
+N, FEATURES, CLASSES = 50, 5, 3
+DRAWN = torch.Generator().manual_seed(0)
+X, Y = torch.randn(N, FEATURES, generator=DRAWN), torch.randint(CLASSES, (N,), generator=DRAWN)
+STEPS = 5  # minibatches of 10 in an epoch
+
+
+class Noise(nn.Module):
+    """Adds noise, drawn from a generator of its own, and counts its calls in a buffer that state_dict leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        self.calls += 1
+        return x + 0.1 * torch.randn(x.shape, generator=self.generator) + 0.01 * self.calls
+
+
+def network(kind: str = "drawing") -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "plain":
+            return models.mlp(FEATURES, [8], CLASSES, "relu")
+        return nn.Sequential(
+            Noise(), nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, CLASSES)
+        )  # fmt: skip
+
+
+def seed_process(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+
+
+class Broken(Exception):
+    """What ends a run here."""
+
+
+class BreakAt:
+    """Ends the run after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, state: TrainingState) -> None:
+        if state.step == self.step:
+            self.step = 0  # not once more when it is called again
+            raise Broken
+
+
+def run(
+    path: Path | None,
+    break_at: int = 0,
+    seed: int = 3,
+    data: Any = (X, Y),
+    kind: str = "drawing",
+    **more: Any,
+) -> tuple[nn.Module, History]:
+    """One process."""
+    seed_process(seed)
+    model = network(kind)
+    arguments: dict[str, Any] = {"epochs": 3, "batch_size": 10, "validation": (X[:20], Y[:20]), **more}
+    if path is not None:
+        arguments = {"checkpoint": path, "resume": True, **arguments}
+    arguments["callbacks"] = [*arguments.get("callbacks", ()), BreakAt(break_at)]
+    return model, train(model, data, progress=False, **arguments)
+
+
+def untimed(history: History) -> dict[str, Any]:
+    state = history.state_dict()
+    for row in state["epochs"]:
+        del row["seconds"], row["samples_per_second"]
+    return state
+
+
+def assert_same(one: tuple[nn.Module, History], other: tuple[nn.Module, History]) -> None:
+    tensors = [
+        dict(itertools.chain(model.named_parameters(), model.named_buffers())) for model, _ in (one, other)
+    ]
+    assert tensors[0].keys() == tensors[1].keys()
+    for name, tensor in tensors[0].items():
+        assert torch.equal(tensor, tensors[1][name]), name
+    histories = [untimed(history) for _, history in (one, other)]
+    assert histories[0].keys() == histories[1].keys()
+    for name, value in histories[0].items():
+        same = (
+            torch.equal(value, histories[1][name])
+            if isinstance(value, Tensor)
+            else value == histories[1][name]
+        )
+        assert same, name
+
+
+@pytest.mark.parametrize("breaks", [(1,), (4, 5, 6), (5, 11, 15), (7, 8, 9, 10, 14)])
+def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, breaks: tuple[int, ...]) -> None:
+    path = tmp_path / "run.safetensors"
+    for number, step in enumerate(breaks):
+        with pytest.raises(Broken):
+            run(path, step, seed=3 + number)
+    assert_same(run(path, seed=99), run(None))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_the_oracle_would_notice(tmp_path: Path) -> None:
+    """The net draws from the generators that another process seeds otherwise, and each order is another."""
+    with pytest.raises(AssertionError):
+        assert_same(run(None, seed=4), run(None, seed=3))
+    losses = run(None, kind="plain", lr=1e-12)[1].step_loss
+    assert len(set(losses.tolist())) == 3 * STEPS
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [({"steps": 7}, {"steps": 13}), ({"steps": 5}, {}), ({"epochs": 1}, {})]
+)
+def test_a_longer_run_goes_on_as_if_it_had_been_so_long_from_the_beginning(
+    tmp_path: Path, first: dict[str, Any], then: dict[str, Any]
+) -> None:
+    path = tmp_path / "run.safetensors"
+    best = {"lr_schedule": lambda epoch: 1 / (1 + epoch)}
+    run(path, **first, **best, callbacks=[EarlyStopping(patience=9)])
+    assert_same(
+        run(path, seed=99, **then, **best, callbacks=[EarlyStopping(patience=9)]),
+        run(None, **then, **best, callbacks=[EarlyStopping(patience=9)]),
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"steps": 7}, {"callbacks": [EarlyStopping(patience=1)], "lr": 1.0}]
+)
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    path = tmp_path / "run.safetensors"
+    first = run(path, **arguments)
+    steps: list[int] = []
+
+    class Count:
+        def on_step(self, state: TrainingState) -> None:
+            steps.append(state.step)
+
+    arguments = {**arguments, "callbacks": [*arguments.get("callbacks", ()), Count()]}
+    assert_same(run(path, seed=99, **arguments), first)
+    assert steps == []
+
+
+def test_early_stopping_goes_on_waiting(tmp_path: Path) -> None:
+    """The best weights and the epochs waited for are those of before."""
+    path = tmp_path / "run.safetensors"
+    arguments = {"epochs": 12, "lr": 0.1, "seed": 1}
+
+    def stopping() -> list[Any]:
+        return [EarlyStopping("validation_loss", patience=3)]
+
+    whole = run(None, callbacks=stopping(), **arguments)
+    assert 3 < len(whole[1].epochs) < 12
+    for epoch in range(1, len(whole[1].epochs)):
+        with pytest.raises(Broken):
+            run(path, epoch * STEPS + 1, callbacks=stopping(), **arguments)
+    assert_same(run(path, callbacks=stopping(), **arguments), whole)
+
+
+def test_a_callback_that_raises_is_called_again_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    called: list[tuple[str, int]] = []
+
+    class Note:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def on_epoch(self, state: TrainingState) -> None:
+            called.append((self.name, state.epoch))
+
+    class Raise:
+        def on_epoch(self, state: TrainingState) -> None:
+            raise Broken
+
+    with pytest.raises(Broken):
+        run(path, callbacks=[Note("a"), Raise(), Note("b")], epochs=2)
+    run(path, callbacks=[Note("a"), Note("c"), Note("b")], epochs=2)
+    assert called == [("a", 1), ("c", 1), ("b", 1), ("a", 2), ("c", 2), ("b", 2)]
+
+
+def test_callbacks_are_told_that_a_run_is_resumed(tmp_path: Path) -> None:
+    told: list[tuple[bool, int]] = []
+
+    class Told:
+        def on_start(self, state: TrainingState) -> None:
+            told.append((state.resumed, state.step))
+
+    with pytest.raises(Broken):
+        run(tmp_path / "run", 3, callbacks=[Told()])
+    run(tmp_path / "run", callbacks=[Told()])
+    assert told == [(False, 0), (True, 3)]
+
+
+# ------------------------------------------------------------------------------------------ when it is written
+
+
+class Numbers:
+    """The step that the file stands at, after each step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.found = path, list[int]()
+
+    def on_step(self, state: TrainingState) -> None:
+        run = checkpoint.load(self.path).run
+        assert run is not None
+        self.found.append(run["step"])
+
+
+def test_it_is_written_so_often(tmp_path: Path) -> None:
+    """The first step sees the file from before it; epochs end at 5 and 10."""
+    numbers = Numbers(tmp_path / "run")
+    run(tmp_path / "run", checkpoint_every=3, epochs=2, callbacks=[numbers])
+    assert numbers.found == [0, 0, 0, 3, 3, 5, 6, 6, 6, 9]
+
+
+def test_it_is_written_after_so_many_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0.0, 0.0)
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0] + next(clock))
+
+    class Tick:
+        def on_step(self, state: TrainingState) -> None:
+            now[0] += 1.0
+
+    numbers = Numbers(tmp_path / "run")
+    run(tmp_path / "run", checkpoint_every="2s", epochs=1, callbacks=[numbers, Tick()])
+    assert numbers.found == [0, 0, 2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("30", ValueError), ("0s", ValueError)]
+    + [(word, ValueError) for word in ("infs", "nans", "-1s", "s", "", "1m")]
+    + [(None, TypeError), (True, TypeError)],
+)
+def test_other_intervals_are_refused(tmp_path: Path, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^checkpoint_every must be"):
+        run(tmp_path / "run", checkpoint_every=value)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_is_obeyed_once_the_file_is_written(tmp_path: Path, number: signal.Signals) -> None:
+    path = tmp_path / "run.safetensors"
+
+    class Raise:
+        def on_step(self, state: TrainingState) -> None:
+            if state.step == 7:
+                signal.raise_signal(number)
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as ended:
+        run(path, callbacks=[Raise()])
+    if number == signal.SIGINT:
+        assert type(ended.value) is KeyboardInterrupt
+    else:
+        assert isinstance(ended.value, SystemExit)
+        assert ended.value.code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    found = checkpoint.load(path).run
+    assert found is not None
+    assert found["step"] == 7
+    assert_same(run(path, seed=99), run(None))
+
+
+def test_a_program_that_handles_terminations_itself_is_left_to_it(tmp_path: Path) -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+
+    class Raise:
+        def on_step(self, state: TrainingState) -> None:
+            if state.step == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    try:
+        run(tmp_path / "run", callbacks=[Raise()], epochs=1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.safetensors"
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Fill:
+        def on_step(self, state: TrainingState) -> None:
+            if state.step == 6:
+                monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(OSError, match=r"run.safetensors cannot be written: No space left on device\.$"):
+        run(path, checkpoint_every=4, callbacks=[Fill()])
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == [path.name]
+    found = checkpoint.load(path).run
+    assert found is not None
+    assert found["step"] == 5
+    assert_same(run(path, seed=99), run(None))
+
+
+def test_the_error_that_ends_a_run_is_not_hidden_by_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    class Fill:
+        def on_step(self, state: TrainingState) -> None:
+            monkeypatch.setattr(os, "fsync", full)
+
+    with (
+        pytest.warns(UserWarning, match="^the checkpoint of the end by Broken is missing: .*No space left"),
+        pytest.raises(Broken),
+    ):
+        run(tmp_path / "run", 3, callbacks=[Fill()])
+
+
+# -------------------------------------------------------------------------------------------- what is refused
+
+
+def other_data(place: int) -> tuple[Tensor, Tensor]:
+    x, y = X.clone(), Y.clone()
+    (x if place == 0 else y).view(-1)[-1] += 1 if place == 0 else 0
+    y[-1] = (y[-1] + place) % CLASSES
+    return x, y
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "am-sgd"}, "method 'am-adam' and not 'am-sgd'"),
+        ({"lr": 0.5}, "options's lr 0.001 and not 0.5"),
+        ({"batch_size": 9}, "batch_size 10 and not 9"),
+        ({"shuffle": False}, "shuffle True and not False"),
+        ({"loss": "mse"}, "loss"),
+        ({"lr_schedule": "cosine"}, "lr_schedule 'constant' and not 'cosine'"),
+        ({"data": other_data(0)}, "data's x"),
+        ({"data": other_data(1)}, "data's y"),
+        ({"data": (X[1:], Y[1:])}, "data's x"),
+        ({"data": TensorDataset(X, Y), "validation": None}, "validation"),
+        ({"data": [(X, Y)]}, "data"),
+        ({"kind": "plain"}, "modules"),
+        ({"on_nonfinite": "skip"}, "on_nonfinite 'raise' and not 'skip'"),
+        ({"callbacks": [EarlyStopping()]}, "callbacks that keep something, none, and not EarlyStopping"),
+    ],
+)
+def test_another_run_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Broken):
+        run(path, 3)
+    content = path.read_bytes()
+    model = network(change.pop("kind", "drawing"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    arguments: dict[str, Any] = {"data": (X, Y), "validation": (X[:20], Y[:20]), "batch_size": 10, **change}
+    if change.get("loss") == "mse":
+        arguments |= {"data": (X, torch.zeros(N, CLASSES)), "validation": (X, torch.zeros(N, CLASSES))}
+    data = arguments.pop("data")
+    with pytest.raises(
+        ValueError, match=r"^checkpoint must be of this very run, but .*run.safetensors' is of"
+    ) as e:
+        train(model, data, epochs=3, progress=False, checkpoint=path, resume=True, **arguments)
+    assert words in str(e.value)
+    assert path.read_bytes() == content
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    run(path, steps=7)
+    content = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"holds a run at step 7 in epoch 2: pass resume=True to go on with it"
+    ):
+        run(path, resume=False)
+    assert path.read_bytes() == content
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    checkpoint.save(path, model=network())
+    with pytest.raises(ValueError, match="holds no run"):
+        run(path)
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"run.safetensors' must be a checkpoint written by altmin_ext"):
+        run(path)
+    with pytest.raises(IsADirectoryError):
+        run(tmp_path)
+
+
+def minibatches() -> Iterator[tuple[Tensor, Tensor]]:
+    yield X, Y
+
+
+class Restarting:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return minibatches()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (minibatches, "a generator cannot"),
+        (Restarting, "a Restarting cannot"),
+        (
+            lambda: DataLoader(TensorDataset(X, Y), num_workers=1, persistent_workers=True),
+            "data must be a DataLoader without persistent_workers",
+        ),
+    ],
+)
+def test_data_that_cannot_be_entered_again_are_refused_beforehand(
+    tmp_path: Path, make: Callable[[], Any], words: str
+) -> None:
+    model = network()
+    with pytest.raises(ValueError, match=words):
+        train(model, make(), checkpoint=tmp_path / "run", progress=False, validation=None)
+    assert os.listdir(tmp_path) == []
+    assert torch.equal(model[1].weight, network()[1].weight)
+
+
+@pytest.mark.parametrize("path", [3, b"", None.__class__])
+def test_a_path_that_is_none_is_refused(path: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^checkpoint must be"):
+        run(None, checkpoint=path)
+
+
+# ------------------------------------------------------------------------------------- what it leaves alone
+
+
+def test_generators_that_the_run_does_not_use_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Broken):
+        run(path, 3, kind="plain")
+    seed_process(99)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    run(path, seed=99, kind="plain")
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert random.getstate() == states[2]
+
+
+def test_a_run_with_a_checkpoint_is_the_run_without_one(tmp_path: Path) -> None:
+    assert_same(run(tmp_path / "run", checkpoint_every=1), run(None))
+
+
+def test_the_weights_in_the_file_are_those_of_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    model, history = run(path, kind="plain")
+    other = network("plain")
+    found = checkpoint.load(path, model=other)
+    assert evaluate(other, (X, Y)) == evaluate(model, (X, Y))
+    assert found.history is not None
+    assert untimed(found.history)["epochs"] == untimed(history)["epochs"]
+
+
+def test_former_files_stay(tmp_path: Path) -> None:
+    run(tmp_path / "run.safetensors", checkpoint_every=2, epochs=2, keep=2)
+    names = sorted(os.listdir(tmp_path))
+    assert len(names) == 3
+    runs = [checkpoint.load(tmp_path / name).run for name in names]
+    assert sorted(found["step"] for found in runs if found is not None) == [6, 8, 10]
+
+
+# ------------------------------------------------------------------------------------------------- its page
+
+PAGE = Path(__file__).parents[1] / "docs" / "checkpoints.md"
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="only the tests are here, not the documentation")
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page calls the weights of the file are those of the model."""
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            exec(compile(block, PAGE.name, "exec"), names)
+        if block == blocks[0]:
+            trained = {name: value.clone() for name, value in names["model"].state_dict().items()}
+            assert len(names["history"].epochs) == 10
+    assert names["step"] == 20
+    assert names["weights"].keys() == trained.keys()
+    assert all(torch.equal(value, trained[name]) for name, value in names["weights"].items())
