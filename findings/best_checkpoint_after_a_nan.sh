@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Guess: orbax takes a NaN for the worst of scores, so that the best checkpoint stays.
-# What happens: a NaN cuts the search for the best: the checkpoint with score 3 is deleted in favour of a later
-#   one with 2, or with 1; had the NaN come before the 3, the 3 would have stayed.
-# Why it matters: one NaN in a validation score deletes the best weights of the run, and best_step() names others.
+# What happens: a NaN cuts the search for the best: the checkpoint with score 3 is deleted in favour of a
+#   later one with 2, or with 1; had the NaN come before the 3, the 3 would have stayed.
+# Why it matters: one NaN in a validation score deletes the best weights of the run, and best_step() names
+#   others.
 # Seen with orbax-checkpoint 0.12.8, jax 0.10.2, jaxlib 0.10.2, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
 set -euo pipefail

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Guess: with the scores NaN, 1, 3, 2 Lightning, skorch and Keras keep the weights of the 3, and ignite those of
-#   the NaN.
-# What happens: Lightning and skorch keep those of the 3. In Keras, as in ignite, the NaN's are the best for ever;
-#   a NaN in second place does no harm in any of the four.
-# Why it matters: a first validation that fails (an empty class, an overflow before the warm-up) makes the file of
-#   the best weights that of the worst epoch.
-# Seen with keras 3.15.1, lightning 2.6.6, skorch 1.4.0, pytorch-ignite 0.5.5, torch 2.13.0, scikit-learn 1.9.1,
-#   numpy 2.4.6, Python 3.11.
+# Guess: with the scores NaN, 1, 3, 2 Lightning, skorch and Keras keep the weights of the 3, and ignite those
+#   of the NaN.
+# What happens: Lightning and skorch keep those of the 3. In Keras, as in ignite, the NaN's are the best for
+#   ever; a NaN in second place does no harm in any of the four.
+# Why it matters: a first validation that fails (an empty class, an overflow before the warm-up) makes the
+#   file of the best weights that of the worst epoch.
+# Seen with keras 3.15.1, lightning 2.6.6, skorch 1.4.0, pytorch-ignite 0.5.5, torch 2.13.0, scikit-learn
+#   1.9.1, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
 set -euo pipefail
 folder=$(mktemp -d)
@@ -15,7 +15,7 @@ python3 -m venv "$folder/environment"
 "$folder/environment/bin/pip" install --quiet --no-compile --disable-pip-version-check \
     keras==3.15.1 lightning==2.6.6 skorch==1.4.0 pytorch-ignite==0.5.5 torch==2.13.0 scikit-learn==1.9.1 \
     numpy==2.4.6
-"$folder/environment/bin/python" - "$folder" 2> "$folder/messages" <<'EOF' || { cat "$folder/messages"; exit 1; }
+"$folder/environment/bin/python" -W ignore - "$folder" <<'EOF'
 import logging
 import math
 import os
@@ -94,8 +94,8 @@ def with_skorch(scores, folder):
         dirname=folder,
     )  # fmt: skip
     NeuralNetRegressor(
-        torch.nn.Linear, module__in_features=1, module__out_features=1, max_epochs=len(scores), train_split=None,
-        callbacks=[("score", score), ("keep", keep)], verbose=0,
+        torch.nn.Linear, module__in_features=1, module__out_features=1, max_epochs=len(scores),
+        train_split=None, callbacks=[("score", score), ("keep", keep)], verbose=0,
     ).fit(x, y)  # fmt: skip
     return epoch_in(folder)
 

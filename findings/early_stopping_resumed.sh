@@ -3,8 +3,8 @@
 #   epochs late.
 # What happens: both stop 3 epochs late: they forget the best score as well, so that the first epoch after the
 #   resume counts as the best whatever it is, and Keras gives back its weights in place of the best ones.
-# Why it matters: each resume prolongs the run by up to its patience plus one, and restore_best_weights brings the
-#   best epoch since the last resume.
+# Why it matters: each resume prolongs the run by up to its patience plus one, and restore_best_weights brings
+#   the best epoch since the last resume.
 # Seen with keras 3.15.1, skorch 1.4.0, torch 2.13.0, scikit-learn 1.9.1, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
 set -euo pipefail
@@ -73,7 +73,9 @@ net = pickle.loads(pickle.dumps(with_skorch(5).fit(x, y)))
 net.set_params(max_epochs=len(losses) - 5)
 resumed = [with_keras(backup="broken"), len(net.partial_fit(x, y).history)]
 for name, ((epoch, best), last) in {"undisturbed": undisturbed, "resumed after epoch 5": resumed}.items():
-    print(f"{name}: Keras stops after epoch {epoch} with the weights of epoch {best}, skorch after epoch {last}")
+    print(
+        f"{name}: Keras stops after epoch {epoch} with the weights of epoch {best}, skorch after epoch {last}"
+    )
 seen = [(6, 3), 6], [(9, 6), 9]
 sys.exit("The behaviour has changed." if (undisturbed, resumed) != seen else 0)
 EOF

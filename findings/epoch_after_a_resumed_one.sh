@@ -2,8 +2,8 @@
 # Guess: a StatefulDataLoader that shuffles goes on as undisturbed after a resume, in this epoch and the next.
 # What happens: without a generator it does. With generator=, the rest of this epoch is right and every later
 #   epoch has another order, but only with no workers: with two the later ones are right as well.
-# Why it matters: a seeded generator is passed to make runs repeatable; here it is what sets the resumed run apart,
-#   and not before the epoch that a test of a resume looks at has ended.
+# Why it matters: a seeded generator is passed to make runs repeatable; here it is what sets the resumed run
+#   apart, and not before the epoch that a test of a resume looks at has ended.
 # Seen with torchdata 0.11.0, torch 2.13.0, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
 set -euo pipefail
@@ -50,7 +50,9 @@ for seeded in (False, True):
         second.load_state_dict(state)
         resumed = [before + values(second), values(second), values(second)]
         same = [a == b for a, b in zip(whole, resumed)]
-        print(f"{'generator' if seeded else 'no generator'}, {workers} workers: epochs as undisturbed: {same}")
+        print(
+            f"{'generator' if seeded else 'no generator'}, {workers} workers: epochs as undisturbed: {same}"
+        )
         outcome[seeded, workers] = same
 seen = {key: [True, True, True] for key in outcome} | {(True, 0): [True, False, False]}
 sys.exit("The behaviour has changed." if outcome != seen else 0)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Guess: skorch's LRScheduler begins anew both in a second partial_fit and in a net that LoadInitState has loaded,
-#   the latter from the first rate.
-# What happens: 5 epochs and then partial_fit for 5 more have the rates of one fit of 10. After LoadInitState the
-#   first epoch has the right rate and the schedule begins anew after it: an exponential one jumps up to its
-#   second rate, a cosine and a StepLR go down from the rate where the run stood.
-# Why it matters: the history goes on at epoch 6 and the weights and moments are the saved ones, so that nothing
-#   tells of the wrong rates.
+# Guess: skorch's LRScheduler begins anew both in a second partial_fit and in a net that LoadInitState has
+#   loaded, the latter from the first rate.
+# What happens: 5 epochs and then partial_fit for 5 more have the rates of one fit of 10. After LoadInitState
+#   the first epoch has the right rate and the schedule begins anew after it: an exponential one jumps up to
+#   its second rate, a cosine and a StepLR go down from the rate where the run stood.
+# Why it matters: the history goes on at epoch 6 and the weights and moments are the saved ones, so that
+#   nothing tells of the wrong rates.
 # Seen with skorch 1.4.0, torch 2.13.0, scikit-learn 1.9.1, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
 set -euo pipefail

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Guess: a run in float64 that is resumed from its optimiser's state_dict is bit for bit the undisturbed one, for
-#   every optimiser of torch; only with bfloat16 weights NAdam and ASGD lose digits of their scalars.
-# What happens: in float32 it is so for all of them, but with float64 weights NAdam leaves the undisturbed run:
-#   its product of momenta is made in float32 and comes back as float64.
+# Guess: a run in float64 that is resumed from its optimiser's state_dict is bit for bit the undisturbed one,
+#   for every optimiser of torch; only with bfloat16 weights NAdam and ASGD lose digits of their scalars.
+# What happens: in float32 it is so for all of them, but with float64 weights NAdam leaves the undisturbed
+#   run: its product of momenta is made in float32 and comes back as float64.
 # Why it matters: float64, chosen to compare runs bit for bit, is where the comparison fails.
 # Seen with torch 2.13.0, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
@@ -21,11 +21,8 @@ import torch
 
 print({"torch": version("torch")})
 torch.set_num_threads(1)
-optimizers = {
-    name: getattr(torch.optim, name)
-    for name in ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop",
-                 "SGD")
-}  # fmt: skip
+names = "Adadelta Adagrad Adam AdamW Adamax ASGD NAdam RAdam RMSprop Rprop SGD".split()
+optimizers = {name: getattr(torch.optim, name) for name in names}
 
 
 def train(weights, optimizer, steps):

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Guess: zarr, which leaves out chunks that equal the fill value 0, loses the sign of a chunk of negative zeros.
-# What happens: real negative zeros it keeps. Complex ones come back as positive zeros, real and imaginary part,
-#   and as they were if a single other number is in the chunk; .npy and HDF5 keep them all.
-# Why it matters: the bits of a checkpoint depend on the other values of the chunk, and a test with floats passes.
+# Guess: zarr, which leaves out chunks that equal the fill value 0, loses the sign of a chunk of negative
+#   zeros.
+# What happens: real negative zeros it keeps. Complex ones come back as positive zeros, real and imaginary
+#   part, and as they were if a single other number is in the chunk; .npy and HDF5 keep them all.
+# Why it matters: the bits of a checkpoint depend on the other values of the chunk, and a test with floats
+#   passes.
 # Seen with zarr 3.1.6, h5py 3.16.0, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
 set -euo pipefail

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Guess: a.merge_state(b) of torchmetrics leaves in a what one pass over a's data and then b's had left, for every
-#   metric that takes it.
+# Guess: a.merge_state(b) of torchmetrics leaves in a what one pass over a's data and then b's had left, for
+#   every metric that takes it.
 # What happens: for sums and scores it does; a CatMetric holds b's values before a's.
 # Why it matters: outputs collected in pieces and merged in the order of the pieces no longer fit the inputs.
 # Seen with torchmetrics 1.9.0, torch 2.13.0, numpy 2.4.6, Python 3.11.

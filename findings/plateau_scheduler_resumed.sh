@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Guess: ignite's ReduceLROnPlateauScheduler, resumed from its state_dict and the optimiser's, keeps the rate and at
-#   worst counts its patience anew, so that the next drop comes a little late.
-# What happens: the rate never drops again, through memory or through a file: the state holds a bound method of the
-#   old scheduler, which goes on lowering the old optimiser.
+# Guess: ignite's ReduceLROnPlateauScheduler, resumed from its state_dict and the optimiser's, keeps the rate
+#   and at worst counts its patience anew, so that the next drop comes a little late.
+# What happens: the rate never drops again, through memory or through a file: the state holds a bound method
+#   of the old scheduler, which goes on lowering the old optimiser.
 # Why it matters: a resumed run stays at the rate that it was broken off with, without a word.
 # Seen with pytorch-ignite 0.5.5, torch 2.13.0, numpy 2.4.6, Python 3.11.
 # Date: 2026-11

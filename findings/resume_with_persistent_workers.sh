@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Guess: the Trainer of transformers, broken off within an epoch and resumed, ends with the weights of the
 #   undisturbed run, dropout included, with and without workers.
-# What happens: bit for bit so without workers and with two; with two persistent ones the weights differ. In the
-#   undisturbed run such workers spare the second epoch a draw from the global generator, which the new loader of
-#   the resumed run makes.
+# What happens: bit for bit so without workers and with two; with two persistent ones the weights differ. In
+#   the undisturbed run such workers spare the second epoch a draw from the global generator, which the new
+#   loader of the resumed run makes.
 # Why it matters: an option for speed decides whether a resume is exact.
 # Seen with transformers 5.24.0, accelerate 1.15.0, torch 2.13.0, numpy 2.4.6, Python 3.11.
 # Date: 2026-11

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Guess: a StatefulDataLoader can be resumed several times in one epoch, and what it brings is the whole epoch.
-# What happens: over an iterable dataset without a state of its own one resume is exact. The state after a resume
-#   counts the batches before it twice: resumed twice, after 3 and 3 of 10 batches, 3 are lost; after 2 and 2, 2.
+# Guess: a StatefulDataLoader can be resumed several times in one epoch, and what it brings is the whole
+#   epoch.
+# What happens: over an iterable dataset without a state of its own one resume is exact. The state after a
+#   resume counts the batches before it twice: resumed twice, after 3 and 3 of 10 batches, 3 are lost; after 2
+#   and 2, 2.
 # Why it matters: a run that is preempted twice in an epoch skips data, and a test with one resume passes.
 # Seen with torchdata 0.11.0, torch 2.13.0, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
@@ -17,9 +19,9 @@ import sys
 from importlib.metadata import version
 from itertools import islice
 
+import torch
 from torch.utils.data import IterableDataset, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
-import torch
 
 print({name: version(name) for name in ("torchdata", "torch")})
 logging.disable(logging.WARNING)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Guess: torchdata.nodes resumes a RandomSampler with a seeded generator exactly, in whichever epoch the run was
-#   broken off.
-# What happens: in the first epoch it does. In a later one the rest of the epoch is taken from the order of the
-#   first: of 12 examples, broken off after 4, three come twice and three never; the next epoch is the second.
+# Guess: torchdata.nodes resumes a RandomSampler with a seeded generator exactly, in whichever epoch the run
+#   was broken off.
+# What happens: in the first epoch it does. In a later one the rest of the epoch is taken from the order of
+#   the first: of 12 examples, broken off after 4, three come twice and three never; the next epoch is the
+#   second.
 # Why it matters: the state loads without complaint, and a test that breaks off in the first epoch passes.
 # Seen with torchdata 0.11.0, torch 2.13.0, numpy 2.4.6, Python 3.11.
 # Date: 2026-11

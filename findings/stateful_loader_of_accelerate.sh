@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Guess: accelerate with use_stateful_dataloader=True, saved after 4 of 10 batches and loaded under the same seed,
-#   brings the other 6, and later epochs as undisturbed.
-# What happens: torchdata's loader by itself does. Prepared by accelerate it goes on in another order: 2 of the 10
-#   come twice and 2 never, and the next epoch differs, too.
+# Guess: accelerate with use_stateful_dataloader=True, saved after 4 of 10 batches and loaded under the same
+#   seed, brings the other 6, and later epochs as undisturbed.
+# What happens: torchdata's loader by itself does. Prepared by accelerate it goes on in another order: 2 of
+#   the 10 come twice and 2 never, and the next epoch differs, too.
 # Why it matters: the loader's state is saved and loaded for the very purpose of an exact resume.
 # Seen with accelerate 1.15.0, torchdata 0.11.0, torch 2.13.0, numpy 2.4.6, Python 3.11.
 # Date: 2026-11
