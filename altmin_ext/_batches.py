@@ -208,9 +208,10 @@ class Batches:
         self._note()
 
     def end(self) -> None:
-        """The pass is over, and the next one is another."""
-        self._ended, self.taken = self._count.passes, 0
-        self._note()
+        """The pass is over, if one has begun, and the next one is another."""
+        if self._begun:
+            self._ended, self.taken = self._count.passes, 0
+            self._note()
 
     def _note(self) -> None:
         """Note what :meth:`state` needs to know of this moment, which is between two minibatches."""
