@@ -157,6 +157,7 @@ WEIGHTS = {
     "restore": 0.7,
     "worker": 1.0,
     "pass": 1.0,
+    "line": 2.0,
     "any moment": 2.0,
 }
 
@@ -220,7 +221,7 @@ class _Draw:
 
     def _end(self, within: list[str], first: bool) -> End:
         chosen, workers = self._chosen, "2 workers" in self._task.configuration.form
-        kinds = {instant.split()[0] for instant in within} | {"save", "any moment"}
+        kinds = {instant.split()[0] for instant in within} | {"save", "any moment", "line"}
         kinds |= {"worker"} if workers and first else set()
         kinds |= set() if first else {"restore"}
         kind = chosen.choices(*zip(*[(k, WEIGHTS[k]) for k in sorted(kinds)], strict=True))[0]
@@ -228,6 +229,8 @@ class _Draw:
         if kind == "any moment":
             seconds = chosen.uniform(0, self._reference.seconds)
             return End(timer=(seconds, getattr(signal, what)))
+        if kind == "line":
+            return End(((f"line {chosen.randint(1, self._reference.lines)}", what),))
         if kind == "restore":
             return End(((f"restore {chosen.choice(['before', 'after', 'callbacks'])}", what),))
         if kind == "worker":
