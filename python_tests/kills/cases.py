@@ -295,12 +295,17 @@ def short(seed: int) -> list[Task]:
     tasks = []
     for method in METHODS:
         form = next(forms) if len(forms_of(method)) > 1 else "tensors"
-        drawn = 1 if "2 workers" in form else 3
-        tasks.append(Task(drawn_configuration(chosen, method, form), drawn=drawn, seed=seed))
+        configuration = drawn_configuration(chosen, method, form)
+        drawn = 1 if "2 workers" in form else 2
+        tasks.append(Task(configuration, cases=((("step 2 last", "SIGKILL"),),), drawn=drawn, seed=seed))
     stored = Configuration("block-admm", stored=True, dtype="float64")
     tasks.append(Task(stored, cases=(WITHIN_AN_EPOCH,), seed=seed))
     keeping = Configuration("am-adam", schedule="cosine", keep=2)
-    tasks.append(Task(keeping, gaps=("SIGKILL",), saves=(2,), seed=seed))
+    others = (
+        (("step 3 last", "SIGTERM"), ("step 9 last", "SIGINT")),
+        (("save 2 7 before", "disk full"),),
+    )
+    tasks.append(Task(keeping, gaps=("SIGKILL",), saves=(2,), cases=others, seed=seed))
     drawing = Configuration("am-adam", "loader with 0 workers", noisy=True, every=2)
     tasks.append(Task(drawing, cases=((("step 9 middle", "SIGKILL"),),), fresh=True))
     return tasks
