@@ -157,6 +157,7 @@ WEIGHTS = {
     "restore": 0.7,
     "worker": 1.0,
     "pass": 1.0,
+    "line": 2.0,
     "any moment": 2.0,
 }
 
@@ -220,7 +221,7 @@ class _Draw:
 
     def _end(self, within: list[str], first: bool) -> End:
         chosen, workers = self._chosen, "2 workers" in self._task.configuration.form
-        kinds = {instant.split()[0] for instant in within} | {"save", "any moment"}
+        kinds = {instant.split()[0] for instant in within} | {"save", "any moment", "line"}
         kinds |= {"worker"} if workers and first else set()
         kinds |= set() if first else {"restore"}
         kind = chosen.choices(*zip(*[(k, WEIGHTS[k]) for k in sorted(kinds)], strict=True))[0]
@@ -228,6 +229,8 @@ class _Draw:
         if kind == "any moment":
             seconds = chosen.uniform(0, self._reference.seconds)
             return End(timer=(seconds, getattr(signal, what)))
+        if kind == "line":
+            return End(((f"line {chosen.randint(1, self._reference.lines)}", what),))
         if kind == "restore":
             return End(((f"restore {chosen.choice(['before', 'after', 'callbacks'])}", what),))
         if kind == "worker":
@@ -292,12 +295,17 @@ def short(seed: int) -> list[Task]:
     tasks = []
     for method in METHODS:
         form = next(forms) if len(forms_of(method)) > 1 else "tensors"
-        drawn = 1 if "2 workers" in form else 3
-        tasks.append(Task(drawn_configuration(chosen, method, form), drawn=drawn, seed=seed))
+        configuration = drawn_configuration(chosen, method, form)
+        drawn = 1 if "2 workers" in form else 2
+        tasks.append(Task(configuration, cases=((("step 2 last", "SIGKILL"),),), drawn=drawn, seed=seed))
     stored = Configuration("block-admm", stored=True, dtype="float64")
     tasks.append(Task(stored, cases=(WITHIN_AN_EPOCH,), seed=seed))
     keeping = Configuration("am-adam", schedule="cosine", keep=2)
-    tasks.append(Task(keeping, gaps=("SIGKILL",), saves=(2,), seed=seed))
+    others = (
+        (("step 3 last", "SIGTERM"), ("step 9 last", "SIGINT")),
+        (("save 2 7 before", "disk full"),),
+    )
+    tasks.append(Task(keeping, gaps=("SIGKILL",), saves=(2,), cases=others, seed=seed))
     drawing = Configuration("am-adam", "loader with 0 workers", noisy=True, every=2)
     tasks.append(Task(drawing, cases=((("step 9 middle", "SIGKILL"),),), fresh=True))
     return tasks

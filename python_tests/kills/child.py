@@ -35,6 +35,9 @@ from python_tests.kills.comparison import differences
 from python_tests.kills.recorder import Recorder
 from python_tests.methods.test_methods_common import METHODS, Case
 
+#: The modules between whose lines a signal may come.
+TRACED = ("_batches", "_interrupt", "_order", "_progress", "_run", "_run_file", "history")
+
 #: How a process says that it has ended, besides 0 and the signals.
 INTERRUPTED, TERMINATED, HUNG_UP = (128 + n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 NOT_WRITTEN, FAILED = os.EX_IOERR, os.EX_SOFTWARE
@@ -168,7 +171,9 @@ class Hooks:
         self._say = say
         self._process = os.getpid()
         self._fired = False
-        self.instants: dict[str, None] = {}  # those that have been reached, but for those of saves
+        self.instants: dict[str, None] = {}  # those that have been reached, but for saves and lines
+        self.lines = 0  # of the traced modules
+        self._place = ""  # in their source
         self.method: Any = None
         self.fetched = 0
         self._passes: collections.Counter[int] = (
@@ -182,7 +187,7 @@ class Hooks:
 
     def reached(self, instant: str) -> int | None:
         """The process is at an instant; returns the number of the error that is to happen."""
-        if not instant.startswith("save"):
+        if not instant.startswith(("save", "line")):
             self.instants[instant] = None
         elif self._fired and instant not in self._waiting:
             instant = " ".join(["then save", *instant.split()[2:]])
@@ -191,7 +196,7 @@ class Hooks:
             return None
         del self._waiting[instant]
         self._fired = True
-        self._say(kill=instant, what=what, steps=self.steps)
+        self._say(kill=instant, what=what, steps=self.steps, place=self._place)
         if what in FAULTS:
             return FAULTS[what]
         if what in TO_ALL:
@@ -234,6 +239,20 @@ class Hooks:
             begin(own, counted())
 
         method.begin_epoch = begin_epoch  # type: ignore[method-assign]
+
+    def trace(self) -> None:
+        """Make an instant of every line of the traced modules, by its number in this process."""
+        root = Path(altmin_ext.__file__).parent
+        files = {str(root / f"{name}.py") for name in TRACED}
+
+        def line(frame: Any, event: str, argument: Any) -> Any:
+            if event == "line":
+                self.lines += 1
+                self._place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+                self.reached(f"line {self.lines}")
+            return line
+
+        sys.settrace(lambda frame, *_: line if frame.f_code.co_filename in files else None)
 
     def _pass(self) -> str:
         self._passes[self.steps] += 1
@@ -351,6 +370,8 @@ def trained(
     else:
         arguments["method"] = altmin_ext.make_method(configuration.method, model, **options(configuration))
     before = generators()
+    if start.tells or any(instant.startswith("line") for instant, _ in start.triggers):
+        hooks.trace()
     try:
         history = altmin_ext.train(
             model, source, **arguments, batch_size=data.BATCH, validation=data.Validation(x, y, validates),
@@ -360,10 +381,11 @@ def trained(
     except BaseException:
         say(steps=hooks.steps)
         raise
+    sys.settrace(None)
     recorder.completed()
     say(steps=hooks.steps)
     if start.tells:
-        say(saves=recorder.saves, instants=list(hooks.instants))
+        say(saves=recorder.saves, instants=list(hooks.instants), lines=hooks.lines)
     after = generators()
     public = {key: value for key, value in vars(history).items() if not key.startswith("_")}
     times = ("seconds", "samples_per_second")

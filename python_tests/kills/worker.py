@@ -149,7 +149,8 @@ class Reference:
     Attributes:
         outcome: what it led to.
         steps: of the whole run.
-        instants: that it went through, but for those of saves.
+        instants: that it went through, but for saves and lines.
+        lines: of traced modules.
         saves: the calls of each save.
         sizes: of the files that they wrote.
         seconds: that it took.
@@ -158,6 +159,7 @@ class Reference:
     outcome: dict[str, Any]
     steps: int
     instants: list[str]
+    lines: int
     saves: list[list[str]]
     sizes: list[int]
     seconds: float
@@ -206,6 +208,7 @@ def refer(configuration: Configuration, mutant: str = "") -> Reference:
         outcome,
         saving.last("steps"),
         saving.last("instants"),
+        saving.last("lines"),
         saving.last("saves"),
         saving.all("size"),
         seconds,
