@@ -7,14 +7,17 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
+from altmin_ext._generators import (
+    ProcessGenerators,
+    held_generators,
+    held_parts,
+    load_generator,
+    save_generator,
+)
 
 Start = Callable[[], Iterator[Any]]
-
-_kinds = (DataLoader, Dataset, Sampler, nn.Module)  # of the parts of a loader
 
 
 class Progress(Protocol):
@@ -82,30 +85,41 @@ class Stateful:
 
     def __init__(self, source: Any) -> None:
         self._source = source
-        self._keeps = False
+        self._keeps = self._started = False
         self._noted: Any = None
+        self._process = ProcessGenerators()
 
     def check(self) -> None:
         pass
 
     def keep(self) -> None:
         self._keeps = True
-        self.note()
+        if self._noted is None:  # nor loaded
+            self._noted = self._without_draws(lambda: copy.deepcopy(self._source.state_dict()))
 
     def begin(self, start: Start) -> Iterator[Any]:
+        self._started = True
         return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
+        self._started = True
         # What a loader draws when it starts has been drawn when the pass began.
-        process = ProcessGenerators()
-        now = process.save()
-        batches = start()
-        process.load(now)
-        return batches
+        return self._without_draws(start)
+
+    def _without_draws(self, call: Callable[[], Any]) -> Any:
+        """The result of a call that leaves the generators of the process where they are.
+
+        A loader that has not started does so to tell its state, and draws a seed for its workers.
+        """
+        now = self._process.save()
+        try:
+            return call()
+        finally:
+            self._process.load(now)
 
     def note(self) -> None:
         # At each moment, since a minibatch that is never trained on would be lost if the state were asked for later.
-        if self._keeps:
+        if self._keeps and self._started:
             self._noted = copy.deepcopy(self._source.state_dict())
 
     def state(self, begun: bool) -> Any:
@@ -128,8 +142,7 @@ class Replayed:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
-        self._parts = list(_parts(loader))
-        self._process = ProcessGenerators()
+        self._process, self._draws = ProcessGenerators(), _Draws(loader)
         self._keeps = False
         self._at_beginning: Any = None
 
@@ -145,12 +158,12 @@ class Replayed:
 
     def begin(self, start: Start) -> Iterator[Any]:
         if self._keeps:
-            self._at_beginning = self._save()
+            self._at_beginning = self._draws.save()
         return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         now = self._process.save()
-        self._put_back(self._at_beginning)
+        self._draws.load(self._at_beginning)
         self._process.load(self._at_beginning["process"])
         batches = start()
         for _ in itertools.islice(batches, taken):
@@ -163,53 +176,47 @@ class Replayed:
         pass
 
     def state(self, begun: bool) -> Any:
-        return self._at_beginning if begun else self._save()
+        return self._at_beginning if begun else self._draws.save()
 
     def load(self, state: Any, begun: bool) -> None:
         if begun:
             self._at_beginning = state
         else:
-            self._put_back(state)
+            self._draws.load(state)
 
-    def _save(self) -> dict[str, Any]:
-        """The present states of all that the order and the samples of a pass may be drawn from."""
+
+class _Draws:
+    """All that the order and the samples of a loader's pass may be drawn from: generators, and states of its parts.
+
+    Args:
+        loader: the DataLoader.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+        self._process = ProcessGenerators()
+
+    def save(self) -> dict[str, Any]:
+        """The present states."""
         return {
             "process": self._process.save(),
-            "generators": [save_generator(own) for own in self._generators()],
-            "parts": [copy.deepcopy(part.state_dict()) for part in self._parts if _has_state(part)],
+            "generators": [save_generator(own) for own in held_generators(self._loader)],
+            "parts": [copy.deepcopy(part.state_dict()) for part in self._stateful_parts()],
         }
 
-    def _put_back(self, states: dict[str, Any]) -> None:
-        """Set the states of the loader and its parts, but not those of the process."""
-        for generator, state in zip(self._generators(), states["generators"], strict=True):
-            load_generator(generator, state)
-        parts = [part for part in self._parts if _has_state(part)]
-        for part, state in zip(parts, states["parts"], strict=True):
+    def load(self, states: dict[str, Any]) -> None:
+        """Set the states of the loader's parts, but not those of the process."""
+        for part, state in zip(self._stateful_parts(), states["parts"], strict=True):
             part.load_state_dict(copy.deepcopy(state))
+        for generator, state in zip(held_generators(self._loader), states["generators"], strict=True):
+            load_generator(generator, state)
 
-    def _generators(self) -> list[Any]:
-        return [own for part in self._parts for own in held_generators(part)]
-
-
-def _parts(owner: object) -> Iterator[Any]:
-    """A loader and all that it is made of: samplers, data sets, what transforms them."""
-    seen: set[int] = set()
-
-    def within(part: object) -> Iterator[object]:
-        if id(part) in seen:
-            return
-        seen.add(id(part))
-        if isinstance(part, (list, tuple)) and part and isinstance(part[0], _kinds):
-            for item in part:
-                yield from within(item)
-        elif isinstance(part, _kinds):
-            yield part
-            for name in sorted(vars(part)):
-                yield from within(vars(part)[name])
-
-    yield from within(owner)
-
-
-def _has_state(part: object) -> bool:
-    """Whether a part of a loader has a state of its own; a module's is the business of its owner."""
-    return is_stateful(part) and not isinstance(part, nn.Module)
+    def _stateful_parts(self) -> list[Any]:
+        """Data sets and samplers with a state of their own."""
+        samplers = (self._loader.sampler, self._loader.batch_sampler)
+        return [
+            part
+            for part in held_parts(self._loader)
+            if (isinstance(part, (Dataset, Sampler)) or any(part is own for own in samplers))
+            and is_stateful(part)
+        ]

@@ -238,7 +238,8 @@ class Run:
     def _validate(self) -> None:
         if self.validation is not None:
             method, row = self.state.method, self.state.history.epochs[-1]
-            with naming("validation"), without_trace(method.model, method._like):
+            source = getattr(self.validation, "source", None)
+            with naming("validation"), without_trace(method.model, method._like, source):
                 evaluation = evaluate_batches(method.model, self.validation, method.loss)
             row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
 

@@ -94,19 +94,15 @@ class RunFile:
         self._method = run.state.method
         self._generators = ProcessGenerators(self._method.device)
         self._draws_elsewhere = isinstance(run.batches, StreamBatches)
-        self._moved: set[str] = set()
-        self._modules = [own for part in self._method.model.modules() for own in held_generators(part)]
+        self._modules = held_generators(self._method.model)
         self._callbacks = [callback for callback in run.hooks.callbacks if is_stateful(callback)]
         if self._tree is not None:
             self._load(run, self._tree)
         run.batches.keep()
-        self._before = self._generators.save()
 
     def _load(self, run: Run, tree: dict[str, Any]) -> None:
         saved = tree["run"]
         difference = _difference(saved["description"], self._description)
-        if difference is None and len(saved["module generators"]) != len(self._modules):
-            difference = "a model whose modules hold other generators of random numbers"
         names = [type(callback).__name__ for callback in self._callbacks]
         kept = [name for name, _ in saved["callbacks"]]
         if difference is None and names != kept:
@@ -124,27 +120,19 @@ class RunFile:
         for generator, state in zip(self._modules, saved["module generators"], strict=True):
             load_generator(generator, state)
         run.load(saved)
-        self._moved = set(saved["moved"])
-        self._generators.load(self._drawn_from(saved))
+        self._generators.load(saved["generators"])
 
     def start(self, run: Run) -> None:
         """Begin; after the callbacks have been told that the run begins."""
         if self._tree is not None:
             for callback, (_, state) in zip(self._callbacks, self._tree["run"]["callbacks"], strict=True):
                 callback.load_state_dict(copy.deepcopy(state))
-            self._generators.load(self._drawn_from(self._tree["run"]))
+            self._generators.load(self._tree["run"]["generators"])
             self._tree = None
             self.note()
         else:
             # So that what cannot be written is told now.
             self.write(run)
-
-    def _drawn_from(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """The states of the process's generators that the run has drawn from; of all if it has yet to begin."""
-        states: dict[str, Any] = saved["generators"]
-        if saved["step"] == 0:
-            return states
-        return {name: state for name, state in states.items() if name in saved["moved"]}
 
     def note(self) -> None:
         """Note where generators of the process stand, after a minibatch that has been trained on."""
@@ -191,7 +179,6 @@ class RunFile:
             )
 
     def _write(self, run: Run) -> None:
-        self._moved |= self._generators.moved(self._before)
         states = self._generators.save() | self._noted
         tree = {
             "model": _model.save(self._method.model),
@@ -205,7 +192,6 @@ class RunFile:
                     for callback in self._callbacks
                 ],
                 "generators": states,
-                "moved": sorted(self._moved),
                 "module generators": [save_generator(generator) for generator in self._modules],
             },
         }
@@ -255,6 +241,7 @@ def describe(
             f"{name} {tuple(own.shape)} {own.dtype}{'' if own.requires_grad else ', frozen'}"
             for name, own in model.named_parameters()
         ],
+        "generators of modules": [type(own).__name__ for own in held_generators(model)],
         "data": _describe_data(batches),
         "validation": None if validation is None else _describe_data(validation),
         **arguments,

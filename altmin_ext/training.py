@@ -81,7 +81,8 @@ def train(
             effect on a DataLoader or an iterable of batches, and on methods that take the whole training set at once.
         shuffle: whether to draw a new order for every epoch. It has no effect on a DataLoader or an iterable.
         validation: data to evaluate after every epoch, in any of the forms above; of a data set the test part. They
-            change nothing in the training, since random generators and the model's buffers are put back.
+            change nothing in the training, since random generators, also those that they hold, and the model's buffers
+            are put back.
         validation_fraction: the part of the data to hold out for validation instead, 0 by default; the data must be
             in memory.
         loss: one of :func:`altmin_ext.losses.names`; a torch criterion; or any function (logits, y) -> scalar mean

@@ -7,6 +7,7 @@ real processes, killed at every instant, are in kills/.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import random
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from altmin_ext import History, checkpoint, evaluate, models, train
 from altmin_ext.callbacks import EarlyStopping, TrainingState
@@ -120,6 +121,11 @@ def assert_same(one: tuple[nn.Module, History], other: tuple[nn.Module, History]
             else value == histories[1][name]
         )
         assert same, name
+
+
+def assert_same_weights(one: tuple[nn.Module, History], other: tuple[nn.Module, History]) -> None:
+    for own, same in zip(one[0].parameters(), other[0].parameters(), strict=True):
+        assert torch.equal(own, same)
 
 
 @pytest.mark.parametrize("breaks", [(1,), (4, 5, 6), (5, 11, 15), (7, 8, 9, 10, 14)])
@@ -461,16 +467,147 @@ def test_a_path_that_is_none_is_refused(path: Any) -> None:
 # ------------------------------------------------------------------------------------- what it leaves alone
 
 
-def test_generators_that_the_run_does_not_use_are_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
+class Drawing(Dataset[Any]):
+    """Adds what a function of the sample draws."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return X[index] + self.draw(X[index]), Y[index]
+
+
+class Held:
+    """Draws from a generator in a list of its own, as a transform of torchvision's Compose does."""
+
+    def __init__(self) -> None:
+        self.parts = [{"generator": torch.Generator().manual_seed(5)}]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=self.parts[0]["generator"])
+
+
+class Slotted:
+    __slots__ = ("generator",)
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(5)
+
+    def __call__(self, x: Tensor) -> float:
+        return self.generator.normal()
+
+
+def enclosed() -> Callable[[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return lambda x: torch.randn(x.shape, generator=generator)
+
+
+def drawn(x: Tensor, generator: random.Random) -> float:
+    return generator.random()
+
+
+class OwnBatches:
+    """Derived from nothing."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(5)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(STEPS):
+            yield torch.randint(N, (10,), generator=self.generator).tolist()
+
+
+class Collate:
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(5)
+
+    def __call__(self, samples: list[Any]) -> tuple[Tensor, Tensor]:
+        x, y = default_collate(samples)
+        return x + torch.randn(x.shape, generator=self.generator), y
+
+
+def of_the_process(x: Tensor) -> float:
+    return np.random.normal() + random.random() + float(torch.rand(()))  # noqa: NPY002
+
+
+TENSORS = TensorDataset(X, Y)
+HOLDERS: dict[str, Callable[[], Any]] = {
+    "list": lambda: Drawing(Held()),
+    "slot": lambda: Drawing(Slotted()),
+    "closure": lambda: Drawing(enclosed()),
+    "method": lambda: Drawing(Held().__call__),
+    "partial": lambda: Drawing(functools.partial(drawn, generator=random.Random(5))),
+    "dict of data sets": lambda: Drawing({"a": Drawing(Held())}["a"].draw),
+    "process": lambda: Drawing(of_the_process),
+    "collate": lambda: DataLoader(TENSORS, 10, collate_fn=Collate()),
+    "batch sampler": lambda: DataLoader(TENSORS, batch_sampler=OwnBatches()),  # type: ignore[arg-type]
+    "shared": lambda: shared_loader(),
+}
+
+
+def shared_loader() -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(5)
+    return DataLoader(TENSORS, 10, shuffle=True, generator=generator)
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("argument", ["data", "validation"])
+def test_generators_are_found_wherever_data_hold_them(tmp_path: Path, argument: str, holder: str) -> None:
+    for step in (2, 7):
+        with pytest.raises(Broken):
+            run(tmp_path / "run", step, **{argument: HOLDERS[holder]()})
+    whole = run(None, **{argument: HOLDERS[holder]()})
+    assert_same(run(tmp_path / "run", seed=99, **{argument: HOLDERS[holder]()}), whole)
+
+
+@pytest.mark.parametrize("holder", ["list", "shared"])
+def test_validation_moves_no_generator_of_the_training(holder: str) -> None:
+    """The same data set, or loader, may be trained on and validated with."""
+    data = HOLDERS[holder]()
+    validated = run(None, data=data, validation=data)
+    assert_same_weights(validated, run(None, data=HOLDERS[holder](), validation=None))
+
+
+class Nested(Noise):
+    """Holds its generators in a dict, and draws in validation as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generators = {"own": self.generator, "other": np.random.default_rng(1)}
+        del self.generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn(x.shape, generator=self.generators["own"])  # type: ignore[call-overload]
+        return x + noise * self.generators["other"].normal()
+
+
+def test_generators_are_found_wherever_modules_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "Noise", Nested)
     with pytest.raises(Broken):
-        run(path, 3, kind="plain")
-    seed_process(99)
-    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
-    run(path, seed=99, kind="plain")
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
-    assert random.getstate() == states[2]
+        run(tmp_path / "run", 7)
+    assert_same(run(tmp_path / "run", seed=99), run(None))
+    assert_same_weights(run(None), run(None, validation=None))
+
+
+def test_generators_of_the_process_go_on_as_without_a_break(tmp_path: Path) -> None:
+    """Also those that are drawn from for the first time after the break, or after the run."""
+
+    class Draw:
+        def on_epoch(self, state: TrainingState) -> None:
+            with torch.no_grad():
+                state.model[1].weight += np.random.normal() + random.random()  # noqa: NPY002
+
+    with pytest.raises(Broken):
+        run(tmp_path / "run", 3, kind="plain", callbacks=[Draw()])
+    resumed = run(tmp_path / "run", seed=99, kind="plain", callbacks=[Draw()])
+    after = [torch.rand(()), np.random.normal(), random.random()]  # noqa: NPY002
+    assert_same(resumed, run(None, kind="plain", callbacks=[Draw()]))
+    assert [torch.rand(()), np.random.normal(), random.random()] == after  # noqa: NPY002
 
 
 def test_a_run_with_a_checkpoint_is_the_run_without_one(tmp_path: Path) -> None:
