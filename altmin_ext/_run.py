@@ -260,7 +260,7 @@ class Run:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on where :meth:`save` stood."""
+        """Go on where :meth:`save` stood; the batches have been loaded."""
         state = self.state
         self.phase = saved["phase"]
         state.epoch, state.step, state.stopped = saved["epoch"], saved["step"], saved["stopped"]
@@ -268,7 +268,6 @@ class Run:
         state.resumed = True
         self._sums = saved["sums"]
         state.history.load_state_dict(saved["history"])
-        self.batches.load(saved["batches"])
         for name, left in saved["left"].items():
             getattr(self.hooks, name).enter(left)
 

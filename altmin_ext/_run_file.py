@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from altmin_ext import _check
 from altmin_ext._batches import Batches, MemoryBatches, StreamBatches
 from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
+from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext._progress import is_stateful
 from altmin_ext.checkpoint import _file, _model
 from altmin_ext.methods import Method
@@ -57,7 +61,8 @@ class RunFile:
 
     def __init__(self, path: str | os.PathLike[str], every: Any, keep: int, resume: bool) -> None:
         try:
-            self._path = Path(os.fspath(path))
+            # Where it is now, wherever the process goes to.
+            self._path = Path(os.fspath(path)).absolute()
         except TypeError:
             raise TypeError(
                 f"checkpoint must be the path of a file, but is {_check.named_type(path)}."
@@ -108,6 +113,14 @@ class RunFile:
         if difference is None and names != kept:
             theirs, ours = (", ".join(listed) or "none" for listed in (kept, names))
             difference = f"callbacks that keep something, {theirs}, and not {ours}"
+        for name, limit, made in (
+            ("epochs", run.state.epochs, saved["epoch"]),
+            ("steps", run.steps, saved["step"]),
+        ):
+            if difference is None and limit is not None and limit < made:
+                raise ValueError(
+                    f"{name} must be at least {made}, which the run in {str(self._path)!r} has begun, but is {limit}."
+                )
         if difference is not None:
             raise ValueError(
                 f"checkpoint must be of this very run, but {str(self._path)!r} is of one with {difference}: pass the "
@@ -115,8 +128,10 @@ class RunFile:
             )
         model = _model.restoring(self._method.model, tree["model"])
         method = self._method.restoring(tree["method"])
-        model()
-        method()
+        with HeldInterrupt(held=True):
+            run.batches.load(saved["batches"])  # first, as a stream may refuse its state
+            model()
+            method()
         for generator, state in zip(self._modules, saved["module generators"], strict=True):
             load_generator(generator, state)
         run.load(saved)
@@ -230,13 +245,14 @@ def describe(
     return {
         "method": method.name,
         "loss": method.loss.name,
+        "criterion": _describe_criterion(method.loss.given),
         "options": {
             field.name: _plain(getattr(method.options, field.name))
             for field in dataclasses.fields(method.options)
         },
         "on_nonfinite": method.on_nonfinite,
         "the method's seed": method.seed,
-        "modules": [f"{path}: {type(module).__name__}" for path, module in model.named_modules()],
+        "modules": [f"{path}: {_describe_module(module)}" for path, module in model.named_modules()],
         "parameters": [
             f"{name} {tuple(own.shape)} {own.dtype}{'' if own.requires_grad else ', frozen'}"
             for name, own in model.named_parameters()
@@ -263,6 +279,12 @@ def _describe_data(batches: Batches) -> dict[str, Any]:
     assert isinstance(batches, StreamBatches)
     source = batches.source
     found = {"type": type(source).__name__, "minibatches": batches.steps, "the last of them": batches.last}
+    if isinstance(source, (list, tuple)):
+        found["content"] = _describe_list(source)
+    if hasattr(source, "dataset"):
+        found["samples"] = type(source.dataset).__name__
+        with contextlib.suppress(TypeError):  # it has no length
+            found["number of samples"] = len(source.dataset)
     if hasattr(source, "num_workers"):
         found["num_workers"] = source.num_workers
     if hasattr(source, "batch_size"):
@@ -270,9 +292,39 @@ def _describe_data(batches: Batches) -> dict[str, Any]:
     return found
 
 
+def _describe_list(source: Sequence[Any]) -> str:
+    """The arrays in a list of minibatches, by their sha256; what else is there is refused when it comes."""
+    digest = hashlib.sha256()
+    for batch in source:
+        for item in batch if isinstance(batch, (list, tuple)) else []:
+            if isinstance(item, (Tensor, np.ndarray)):
+                tensor = item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))
+                digest.update(_describe_tensor(tensor).encode())
+    return f"of sha256 {digest.hexdigest()}"
+
+
 def _describe_tensor(tensor: Tensor) -> str:
-    content = hashlib.sha256(tensor.detach().cpu().contiguous().numpy().data).hexdigest()
-    return f"{tuple(tensor.shape)} {tensor.dtype} of sha256 {content}"
+    content = hashlib.sha256(_file.memory(tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()))
+    return f"{tuple(tensor.shape)} {tensor.dtype} of sha256 {content.hexdigest()}"
+
+
+def _describe_module(module: nn.Module) -> str:
+    """Its type; of torch's own and ours the options as well, which others may change as they train."""
+    kind = type(module)
+    known = kind.__module__.startswith(("torch.nn.", "altmin_ext."))
+    return f"{kind.__name__}({module.extra_repr()})" if known else kind.__name__
+
+
+def _describe_criterion(given: Any) -> dict[str, Any]:
+    """The options of a criterion of torch."""
+    if not isinstance(given, nn.Module) or not type(given).__module__.startswith("torch.nn."):
+        return {}
+    options = {name: own for name, own in vars(given).items() if not name.startswith("_")}
+    del options["training"]
+    return {
+        **{name: _plain(own) for name, own in options.items()},
+        **{name: _describe_tensor(own) for name, own in given.named_buffers()},
+    }
 
 
 def _difference(theirs: Any, ours: Any, name: str = "") -> str | None:

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
-from altmin_ext import History, checkpoint, evaluate, models, train
+from altmin_ext import History, checkpoint, evaluate, make_method, models, train
 from altmin_ext.callbacks import EarlyStopping, TrainingState
+from altmin_ext.data.streams import endless
 
 N, FEATURES, CLASSES = 50, 5, 3
 DRAWN = torch.Generator().manual_seed(0)
@@ -46,6 +47,39 @@ class Noise(nn.Module):
             return x
         self.calls += 1
         return x + 0.1 * torch.randn(x.shape, generator=self.generator) + 0.01 * self.calls
+
+
+class Drawing(Dataset[Any]):
+    """Adds what a function of the sample draws."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return X[index] + self.draw(X[index]), Y[index]
+
+
+class Held:
+    """Draws from a generator in a list of its own, as a transform of torchvision's Compose does."""
+
+    def __init__(self) -> None:
+        self.parts = [{"generator": torch.Generator().manual_seed(5)}]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=self.parts[0]["generator"])
+
+
+class Slotted:
+    __slots__ = ("generator",)
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(5)
+
+    def __call__(self, x: Tensor) -> float:
+        return self.generator.normal()
 
 
 def network(kind: str = "drawing") -> nn.Sequential:
@@ -405,6 +439,121 @@ def test_another_run_is_refused(tmp_path: Path, change: dict[str, Any], words: s
         assert torch.equal(value, before[name])
 
 
+def a_list(shift: float) -> list[Any]:
+    return [(X[:10] + shift, Y[:10].numpy())] * STEPS
+
+
+def a_loader(x: Tensor) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(x, Y[: len(x)]), 10)
+
+
+def smoothing(by: float, weight: list[float]) -> nn.Module:
+    return nn.CrossEntropyLoss(label_smoothing=by, weight=torch.tensor(weight))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "words"),
+    [
+        ({"data": a_list(0.0)}, {"data": a_list(1.0)}, "data's content"),
+        ({"data": a_loader(X)}, {"data": a_loader(X[:49])}, "data's the last of them 10 and not 9"),
+        ({"data": a_loader(X)}, {"data": DataLoader(Drawing(Held()), 10)}, "data's samples 'TensorDataset'"),
+        (
+            {"loss": smoothing(0.1, [1.0, 1.0, 2.0])},
+            {"loss": smoothing(0.2, [1.0, 1.0, 2.0])},
+            "criterion's label_smoothing 0.1 and not 0.2",
+        ),
+        (
+            {"loss": smoothing(0.1, [1.0, 1.0, 2.0])},
+            {"loss": smoothing(0.1, [1.0, 2.0, 2.0])},
+            "criterion's weight",
+        ),
+    ],
+    ids=["list", "length", "data set", "smoothing", "weights"],
+)
+def test_another_run_of_the_same_kind_is_refused(
+    tmp_path: Path, first: dict[str, Any], then: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Broken):
+        run(path, 3, **first)
+    with pytest.raises(ValueError, match=r"^checkpoint must be of this very run") as e:
+        run(path, **{**first, **then})
+    assert words in str(e.value)
+
+
+def test_another_rate_of_dropout_is_refused(tmp_path: Path) -> None:
+    def train_with(rate: float, *callbacks: Any) -> History:
+        model = nn.Sequential(nn.Linear(FEATURES, 8), nn.Dropout(rate), nn.Linear(8, CLASSES))
+        return train(
+            model, (X, Y), progress=False, checkpoint=tmp_path / "run", resume=True, callbacks=callbacks
+        )
+
+    train_with(0.2)
+    with pytest.raises(ValueError, match=r"'1: Dropout\(p=0.2, .*' and not '1: Dropout\(p=0.5, "):
+        train_with(0.5)
+
+
+def test_nothing_has_changed_if_a_stream_refuses_its_state(tmp_path: Path) -> None:
+    """Its size of minibatches is known to the stream alone."""
+    with pytest.raises(Broken):
+        run(tmp_path / "run", 3, data=endless(X, Y, 10), epochs=1, steps=9)
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"^state's batch_size must be 9"):
+        train(
+            model, endless(X, Y, 9), batch_size=10, validation=(X[:20], Y[:20]), epochs=1, steps=9,
+            checkpoint=tmp_path / "run", resume=True, progress=False,
+        )  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("limit", [{"epochs": 1}, {"steps": 6}])
+def test_a_run_that_has_come_further_is_refused(tmp_path: Path, limit: dict[str, int]) -> None:
+    with pytest.raises(Broken):
+        run(tmp_path / "run", 7)
+    ((name, value),) = limit.items()
+    made = {"epochs": 2, "steps": 7}[name]
+    with pytest.raises(ValueError, match=rf"^{name} must be at least {made}, .* but is {value}\.$"):
+        run(tmp_path / "run", **limit)
+
+
+@pytest.mark.parametrize("more", [{"resume": True}, {"keep": 2}])
+def test_what_needs_a_file_is_refused_without_one(more: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^checkpoint must be the path of a file where {next(iter(more))} is"
+    ):
+        run(None, **more)
+
+
+def test_a_call_that_is_refused_does_not_change_the_order_of_the_next() -> None:
+    def second(*refused: Any) -> Tensor:
+        method = make_method("am-adam", network("plain"))
+        arguments: dict[str, Any] = {"method": method, "batch_size": 10, "progress": False}
+        train(method.model, (X, Y), **arguments)
+        for validation in refused:
+            with pytest.raises(ValueError, match="validation: "):
+                train(method.model, (X, Y), seed=7, validation=validation, **arguments)
+        return train(method.model, (X, Y), **arguments).step_loss
+
+    assert torch.equal(second((X[:, :2], Y)), second())
+
+
+def test_the_file_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a callback goes to another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+
+    class Go:
+        def on_step(self, state: TrainingState) -> None:
+            os.chdir(tmp_path / "other")
+
+    run(Path("run"), callbacks=[Go()])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["other", "run"]
+    found = checkpoint.load(tmp_path / "run").run
+    assert found is not None
+    assert found["step"] == 3 * STEPS
+
+
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     run(path, steps=7)
@@ -465,39 +614,6 @@ def test_a_path_that_is_none_is_refused(path: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------- what it leaves alone
-
-
-class Drawing(Dataset[Any]):
-    """Adds what a function of the sample draws."""
-
-    def __init__(self, draw: Any) -> None:
-        self.draw = draw
-
-    def __len__(self) -> int:
-        return N
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return X[index] + self.draw(X[index]), Y[index]
-
-
-class Held:
-    """Draws from a generator in a list of its own, as a transform of torchvision's Compose does."""
-
-    def __init__(self) -> None:
-        self.parts = [{"generator": torch.Generator().manual_seed(5)}]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=self.parts[0]["generator"])
-
-
-class Slotted:
-    __slots__ = ("generator",)
-
-    def __init__(self) -> None:
-        self.generator = np.random.default_rng(5)
-
-    def __call__(self, x: Tensor) -> float:
-        return self.generator.normal()
 
 
 def enclosed() -> Callable[[Tensor], Tensor]:
