@@ -126,7 +126,7 @@ class RunFile:
                 f"checkpoint must be of this very run, but {str(self._path)!r} is of one with {difference}: pass the "
                 "arguments of that run, or another path."
             )
-        model = _model.restoring(self._method.model, tree["model"])
+        model = _model.restoring(self._method.model, tree["model"], adopts_buffers=True)
         method = self._method.restoring(tree["method"])
         with HeldInterrupt(held=True):
             run.batches.load(saved["batches"])  # first, as a stream may refuse its state

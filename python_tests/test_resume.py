@@ -710,6 +710,29 @@ def test_generators_are_found_wherever_modules_hold_them(
     assert_same_weights(run(None), run(None, validation=None))
 
 
+class Growing(Noise):
+    """Keeps what it has seen in buffers that it replaces: one grows, one is None at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(0))
+        self.register_buffer("mean", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen = torch.cat([self.seen, x.detach().mean(0)])
+            self.mean = self.seen.mean()
+        return x if self.mean is None else x + self.mean
+
+
+def test_buffers_that_a_module_replaces_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "Noise", Growing)
+    for step in (1, 7):
+        with pytest.raises(Broken):
+            run(tmp_path / "run", step)
+    assert_same(run(tmp_path / "run", seed=99), run(None))
+
+
 def test_generators_of_the_process_go_on_as_without_a_break(tmp_path: Path) -> None:
     """Also those that are drawn from for the first time after the break, or after the run."""
 
