@@ -29,11 +29,11 @@ class Progress(Protocol):
     def keep(self) -> None:
         """From now on, note what :meth:`state` needs."""
 
-    def begin(self, start: Start) -> Iterator[Any]:
-        """Begin a pass; ``start`` makes its iterator."""
+    def begin(self) -> None:
+        """Note this moment, at which a pass begins; its iterator is yet to be made."""
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
-        """Enter a pass behind its first ``taken`` minibatches."""
+        """Enter a pass behind its first ``taken`` minibatches; ``start`` makes its iterator."""
 
     def note(self) -> None:
         """Note this moment, which is between two minibatches."""
@@ -59,8 +59,8 @@ class Listed:
     def keep(self) -> None:
         pass
 
-    def begin(self, start: Start) -> Iterator[Any]:
-        return start()
+    def begin(self) -> None:
+        pass
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         return itertools.islice(start(), taken, None)
@@ -97,9 +97,8 @@ class Stateful:
         if self._noted is None:  # nor loaded
             self._noted = self._without_draws(lambda: copy.deepcopy(self._source.state_dict()))
 
-    def begin(self, start: Start) -> Iterator[Any]:
+    def begin(self) -> None:
         self._started = True
-        return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         self._started = True
@@ -156,10 +155,9 @@ class Replayed:
     def keep(self) -> None:
         self._keeps = True
 
-    def begin(self, start: Start) -> Iterator[Any]:
+    def begin(self) -> None:
         if self._keeps:
             self._at_beginning = self._draws.save()
-        return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         now = self._process.save()

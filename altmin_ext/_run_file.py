@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from altmin_ext import _check
+from altmin_ext import _check, _state
 from altmin_ext._batches import Batches, MemoryBatches, StreamBatches
 from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
 from altmin_ext._interrupt import HeldInterrupt
@@ -130,6 +130,7 @@ class RunFile:
         method = self._method.restoring(tree["method"])
         with HeldInterrupt(held=True):
             run.batches.load(saved["batches"])  # first, as a stream may refuse its state
+            run.state.history.load_state_dict(tree["history"])
             model()
             method()
         for generator, state in zip(self._modules, saved["module generators"], strict=True):
@@ -195,16 +196,18 @@ class RunFile:
 
     def _write(self, run: Run) -> None:
         states = self._generators.save() | self._noted
+        with _state.shared():
+            method = self._method.state_dict()
+        stands = run.save()  # which completes the history
         tree = {
             "model": _model.save(self._method.model),
-            "method": self._method.state_dict(),
+            "method": method,
             "history": run.state.history.state_dict(),
             "run": {
                 "description": self._description,
-                **run.save(),
+                **stands,
                 "callbacks": [
-                    (type(callback).__name__, copy.deepcopy(callback.state_dict()))
-                    for callback in self._callbacks
+                    (type(callback).__name__, callback.state_dict()) for callback in self._callbacks
                 ],
                 "generators": states,
                 "module generators": [save_generator(generator) for generator in self._modules],
@@ -218,7 +221,12 @@ class RunFile:
 
 def _read_run(path: Path) -> dict[str, Any]:
     """Read the tree of a run."""
-    tree = _file.read(path)
+    try:
+        tree = _file.read(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).rstrip('.')}; remove it to begin anew, or put a former file in its place."
+        ) from error
     if not isinstance(tree, dict) or "run" not in tree:
         raise ValueError(
             f"checkpoint must be a file that altmin_ext.train has written, but {str(path)!r} holds no run; "
