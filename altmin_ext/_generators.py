@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,11 +41,6 @@ class ProcessGenerators:
             states["cuda"] = torch.cuda.get_rng_state(self._cuda)
         return states
 
-    def moved(self, before: dict[str, Any]) -> set[str]:
-        """The names of those whose states are no longer what :meth:`save` has returned before."""
-        now = self.save()
-        return {name for name, state in now.items() if not _same(state, before[name])}
-
     def load(self, states: dict[str, Any]) -> None:
         """Set those that are named."""
         if "torch" in states:
@@ -54,20 +53,61 @@ class ProcessGenerators:
             torch.cuda.set_rng_state(states["cuda"], self._cuda)
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return all(_same(value, other[name]) for name, value in one.items())
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
+def held_generators(owner: object) -> list[Any]:
+    """The generators that an object holds, directly or in what it holds, such as a list, a transform or a closure.
+
+    Their order is the same for another object that was made in the same way, except in sets, which are left out. Of a
+    collection, the first thousand are looked at.
+    """
+    return [part for part in held_parts(owner) if isinstance(part, kinds)]
 
 
-def held_generators(owner: object) -> Iterator[Any]:
-    """The generators that are attributes of an object, in the order of their names."""
-    attributes = getattr(owner, "__dict__", {})
-    for name in sorted(attributes):
-        if isinstance(attributes[name], kinds):
-            yield attributes[name]
+def held_parts(owner: object) -> Iterator[Any]:
+    """An object, and all objects that it holds, each once."""
+    seen: set[int] = set()
+    left = [owner]
+    while left:
+        part = left.pop()
+        if isinstance(part, _simple) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        if not isinstance(part, kinds):
+            left.extend(reversed(_held_by(part)))
+
+
+# What holds no generator, or, as a module of Python does, those of others.
+_simple = (
+    type(None), bool, int, float, complex, str, bytes, type, ModuleType, torch.Tensor, np.ndarray, np.generic,
+    torch.device, torch.dtype,
+)  # fmt: skip
+
+
+_many = 1000  # of a longer collection, such as the names of a million files, no more are looked at
+
+
+def _held_by(part: Any) -> list[Any]:
+    if isinstance(part, dict):
+        held = list(itertools.islice(part.values(), _many))
+    elif isinstance(part, (list, tuple, deque)):
+        held = list(itertools.islice(part, _many))
+    elif isinstance(part, FunctionType):
+        cells = [cell.cell_contents for cell in part.__closure__ or () if cell != CellType()]
+        return [*cells, *(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
+    elif isinstance(part, MethodType):
+        return [part.__self__, part.__func__]
+    elif isinstance(part, functools.partial):
+        held = [part.func, *part.args, *part.keywords.values()]
+    else:
+        held = []
+    attributes = getattr(part, "__dict__", {})
+    slots = [name for kind in type(part).__mro__ for name in _names(vars(kind).get("__slots__", ()))]
+    held += [attributes[name] for name in sorted(attributes)] if isinstance(attributes, dict) else []
+    return held + [getattr(part, name, None) for name in slots if name not in ("__dict__", "__weakref__")]
+
+
+def _names(slots: Any) -> Iterable[str]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def save_generator(generator: Any) -> Any:

@@ -7,14 +7,18 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from torch import nn
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
+from altmin_ext._generators import (
+    ProcessGenerators,
+    held_generators,
+    held_parts,
+    load_generator,
+    save_generator,
+)
 
 Start = Callable[[], Iterator[Any]]
-
-_kinds = (DataLoader, Dataset, Sampler, nn.Module)  # of the parts of a loader
 
 
 class Progress(Protocol):
@@ -86,14 +90,15 @@ class Stateful:
         self._source = source
         self._process = ProcessGenerators()
         self._keeps = False
-        self._generators = [own for part in _parts(source) for own in held_generators(part)]
+        self._generators = held_generators(source)
         # Of a source that the program has just made. To ask for its state then may draw random numbers.
         self._noted: Any = None
 
     def check(self) -> None:
         sampler = getattr(self._source, "sampler", None)
+        draws = isinstance(getattr(sampler, "generator", None), torch.Generator)
         own = type(sampler).__module__.startswith("torchdata.")
-        if not own and not is_stateful(sampler) and any(True for _ in held_generators(sampler)):
+        if draws and not own and not is_stateful(sampler):
             raise ValueError(
                 f"data must have a sampler that can go on, but the {type(self._source).__name__} has a "
                 f"{type(sampler).__name__} with a generator, of which it keeps no state: pass shuffle=True and "
@@ -150,8 +155,7 @@ class Replayed:
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
-        self._parts = list(_parts(loader))
-        self._process = ProcessGenerators()
+        self._process, self._draws = ProcessGenerators(), _Draws(loader)
         self._keeps = False
         self._at_beginning: Any = None
 
@@ -167,11 +171,11 @@ class Replayed:
 
     def begin(self) -> None:
         if self._keeps:
-            self._at_beginning = self._save()
+            self._at_beginning = self._draws.save()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         now = self._process.save()
-        self._put_back(self._at_beginning)
+        self._draws.load(self._at_beginning)
         self._process.load(self._at_beginning["process"])
         batches = start()
         for _ in itertools.islice(batches, taken):
@@ -184,53 +188,47 @@ class Replayed:
         pass
 
     def state(self, begun: bool) -> Any:
-        return self._at_beginning if begun else self._save()
+        return self._at_beginning if begun else self._draws.save()
 
     def load(self, state: Any, begun: bool) -> None:
         if begun:
             self._at_beginning = state
         else:
-            self._put_back(state)
+            self._draws.load(state)
 
-    def _save(self) -> dict[str, Any]:
-        """The present states of all that the order and the samples of a pass may be drawn from."""
+
+class _Draws:
+    """All that the order and the samples of a loader's pass may be drawn from: generators, and states of its parts.
+
+    Args:
+        loader: the DataLoader.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+        self._process = ProcessGenerators()
+
+    def save(self) -> dict[str, Any]:
+        """The present states."""
         return {
             "process": self._process.save(),
-            "generators": [save_generator(own) for own in self._generators()],
-            "parts": [copy.deepcopy(part.state_dict()) for part in self._parts if _has_state(part)],
+            "generators": [save_generator(own) for own in held_generators(self._loader)],
+            "parts": [copy.deepcopy(part.state_dict()) for part in self._stateful_parts()],
         }
 
-    def _put_back(self, states: dict[str, Any]) -> None:
-        """Set the states of the loader and its parts, but not those of the process."""
-        for generator, state in zip(self._generators(), states["generators"], strict=True):
-            load_generator(generator, state)
-        parts = [part for part in self._parts if _has_state(part)]
-        for part, state in zip(parts, states["parts"], strict=True):
+    def load(self, states: dict[str, Any]) -> None:
+        """Set the states of the loader's parts, but not those of the process."""
+        for part, state in zip(self._stateful_parts(), states["parts"], strict=True):
             part.load_state_dict(copy.deepcopy(state))
+        for generator, state in zip(held_generators(self._loader), states["generators"], strict=True):
+            load_generator(generator, state)
 
-    def _generators(self) -> list[Any]:
-        return [own for part in self._parts for own in held_generators(part)]
-
-
-def _parts(owner: object) -> Iterator[Any]:
-    """A loader and all that it is made of: samplers, data sets, what transforms them."""
-    seen: set[int] = set()
-
-    def within(part: object) -> Iterator[object]:
-        if id(part) in seen:
-            return
-        seen.add(id(part))
-        if isinstance(part, (list, tuple)) and part and isinstance(part[0], _kinds):
-            for item in part:
-                yield from within(item)
-        elif isinstance(part, _kinds):
-            yield part
-            for name in sorted(vars(part)):
-                yield from within(vars(part)[name])
-
-    yield from within(owner)
-
-
-def _has_state(part: object) -> bool:
-    """Whether a part of a loader has a state of its own; a module's is the business of its owner."""
-    return is_stateful(part) and not isinstance(part, nn.Module)
+    def _stateful_parts(self) -> list[Any]:
+        """Data sets and samplers with a state of their own."""
+        samplers = (self._loader.sampler, self._loader.batch_sampler)
+        return [
+            part
+            for part in held_parts(self._loader)
+            if (isinstance(part, (Dataset, Sampler)) or any(part is own for own in samplers))
+            and is_stateful(part)
+        ]

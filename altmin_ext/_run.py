@@ -238,7 +238,8 @@ class Run:
     def _validate(self) -> None:
         if self.validation is not None:
             method, row = self.state.method, self.state.history.epochs[-1]
-            with naming("validation"), without_trace(method.model, method._like):
+            source = getattr(self.validation, "source", None)
+            with naming("validation"), without_trace(method.model, method._like, source):
                 evaluation = evaluate_batches(method.model, self.validation, method.loss)
             row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
 
@@ -258,14 +259,13 @@ class Run:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on where :meth:`save` stood."""
+        """Go on where :meth:`save` stood; the batches have been loaded."""
         state = self.state
         self.phase = saved["phase"]
         state.epoch, state.step, state.stopped = saved["epoch"], saved["step"], saved["stopped"]
         state.report = None if saved["report"] is None else StepReport(*saved["report"])
         state.resumed = True
         self._sums = saved["sums"]
-        self.batches.load(saved["batches"])
         for name, left in saved["left"].items():
             getattr(self.hooks, name).enter(left)
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from altmin_ext import _check, _state
 from altmin_ext._batches import Batches, MemoryBatches, StreamBatches
 from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
+from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext._progress import is_stateful
 from altmin_ext.checkpoint import _file, _model
 from altmin_ext.methods import Method
@@ -57,7 +61,8 @@ class RunFile:
 
     def __init__(self, path: str | os.PathLike[str], every: Any, keep: int, resume: bool) -> None:
         try:
-            self._path = Path(os.fspath(path))
+            # Where it is now, wherever the process goes to.
+            self._path = Path(os.fspath(path)).absolute()
         except TypeError:
             raise TypeError(
                 f"checkpoint must be the path of a file, but is {_check.named_type(path)}."
@@ -94,58 +99,56 @@ class RunFile:
         self._method = run.state.method
         self._generators = ProcessGenerators(self._method.device)
         self._draws_elsewhere = isinstance(run.batches, StreamBatches)
-        self._moved: set[str] = set()
-        self._modules = [own for part in self._method.model.modules() for own in held_generators(part)]
+        self._modules = held_generators(self._method.model)
         self._callbacks = [callback for callback in run.hooks.callbacks if is_stateful(callback)]
         if self._tree is not None:
             self._load(run, self._tree)
         run.batches.keep()
-        self._before = self._generators.save()
 
     def _load(self, run: Run, tree: dict[str, Any]) -> None:
         saved = tree["run"]
         difference = _difference(saved["description"], self._description)
-        if difference is None and len(saved["module generators"]) != len(self._modules):
-            difference = "a model whose modules hold other generators of random numbers"
         names = [type(callback).__name__ for callback in self._callbacks]
         kept = [name for name, _ in saved["callbacks"]]
         if difference is None and names != kept:
             theirs, ours = (", ".join(listed) or "none" for listed in (kept, names))
             difference = f"callbacks that keep something, {theirs}, and not {ours}"
+        for name, limit, made in (
+            ("epochs", run.state.epochs, saved["epoch"]),
+            ("steps", run.steps, saved["step"]),
+        ):
+            if difference is None and limit is not None and limit < made:
+                raise ValueError(
+                    f"{name} must be at least {made}, which the run in {str(self._path)!r} has begun, but is {limit}."
+                )
         if difference is not None:
             raise ValueError(
                 f"checkpoint must be of this very run, but {str(self._path)!r} is of one with {difference}: pass the "
                 "arguments of that run, or another path."
             )
-        model = _model.restoring(self._method.model, tree["model"])
+        model = _model.restoring(self._method.model, tree["model"], adopts_buffers=True)
         method = self._method.restoring(tree["method"])
-        run.state.history.load_state_dict(tree["history"])
-        model()
-        method()
+        with HeldInterrupt(held=True):
+            run.batches.load(saved["batches"])  # first, as a stream may refuse its state
+            run.state.history.load_state_dict(tree["history"])
+            model()
+            method()
         for generator, state in zip(self._modules, saved["module generators"], strict=True):
             load_generator(generator, state)
         run.load(saved)
-        self._moved = set(saved["moved"])
-        self._generators.load(self._drawn_from(saved))
+        self._generators.load(saved["generators"])
 
     def start(self, run: Run) -> None:
         """Begin; after the callbacks have been told that the run begins."""
         if self._tree is not None:
             for callback, (_, state) in zip(self._callbacks, self._tree["run"]["callbacks"], strict=True):
                 callback.load_state_dict(copy.deepcopy(state))
-            self._generators.load(self._drawn_from(self._tree["run"]))
+            self._generators.load(self._tree["run"]["generators"])
             self._tree = None
             self.note()
         else:
             # So that what cannot be written is told now.
             self.write(run)
-
-    def _drawn_from(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """The states of the process's generators that the run has drawn from; of all if it has yet to begin."""
-        states: dict[str, Any] = saved["generators"]
-        if saved["step"] == 0:
-            return states
-        return {name: state for name, state in states.items() if name in saved["moved"]}
 
     def note(self) -> None:
         """Note where generators of the process stand, after a minibatch that has been trained on."""
@@ -192,7 +195,6 @@ class RunFile:
             )
 
     def _write(self, run: Run) -> None:
-        self._moved |= self._generators.moved(self._before)
         states = self._generators.save() | self._noted
         with _state.shared():
             method = self._method.state_dict()
@@ -208,7 +210,6 @@ class RunFile:
                     (type(callback).__name__, callback.state_dict()) for callback in self._callbacks
                 ],
                 "generators": states,
-                "moved": sorted(self._moved),
                 "module generators": [save_generator(generator) for generator in self._modules],
             },
         }
@@ -252,17 +253,19 @@ def describe(
     return {
         "method": method.name,
         "loss": method.loss.name,
+        "criterion": _describe_criterion(method.loss.given),
         "options": {
             field.name: _plain(getattr(method.options, field.name))
             for field in dataclasses.fields(method.options)
         },
         "on_nonfinite": method.on_nonfinite,
         "the method's seed": method.seed,
-        "modules": [f"{path}: {type(module).__name__}" for path, module in model.named_modules()],
+        "modules": [f"{path}: {_describe_module(module)}" for path, module in model.named_modules()],
         "parameters": [
             f"{name} {tuple(own.shape)} {own.dtype}{'' if own.requires_grad else ', frozen'}"
             for name, own in model.named_parameters()
         ],
+        "generators of modules": [type(own).__name__ for own in held_generators(model)],
         "data": _describe_data(batches),
         "validation": None if validation is None else _describe_data(validation),
         **arguments,
@@ -284,6 +287,12 @@ def _describe_data(batches: Batches) -> dict[str, Any]:
     assert isinstance(batches, StreamBatches)
     source = batches.source
     found = {"type": type(source).__name__, "minibatches": batches.steps, "the last of them": batches.last}
+    if isinstance(source, (list, tuple)):
+        found["content"] = _describe_list(source)
+    if hasattr(source, "dataset"):
+        found["samples"] = type(source.dataset).__name__
+        with contextlib.suppress(TypeError):  # it has no length
+            found["number of samples"] = len(source.dataset)
     if hasattr(source, "num_workers"):
         found["num_workers"] = source.num_workers
     if hasattr(source, "batch_size"):
@@ -291,9 +300,39 @@ def _describe_data(batches: Batches) -> dict[str, Any]:
     return found
 
 
+def _describe_list(source: Sequence[Any]) -> str:
+    """The arrays in a list of minibatches, by their sha256; what else is there is refused when it comes."""
+    digest = hashlib.sha256()
+    for batch in source:
+        for item in batch if isinstance(batch, (list, tuple)) else []:
+            if isinstance(item, (Tensor, np.ndarray)):
+                tensor = item if isinstance(item, Tensor) else torch.from_numpy(np.array(item))
+                digest.update(_describe_tensor(tensor).encode())
+    return f"of sha256 {digest.hexdigest()}"
+
+
 def _describe_tensor(tensor: Tensor) -> str:
-    content = hashlib.sha256(tensor.detach().cpu().contiguous().numpy().data).hexdigest()
-    return f"{tuple(tensor.shape)} {tensor.dtype} of sha256 {content}"
+    content = hashlib.sha256(_file.memory(tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()))
+    return f"{tuple(tensor.shape)} {tensor.dtype} of sha256 {content.hexdigest()}"
+
+
+def _describe_module(module: nn.Module) -> str:
+    """Its type; of torch's own and ours the options as well, which others may change as they train."""
+    kind = type(module)
+    known = kind.__module__.startswith(("torch.nn.", "altmin_ext."))
+    return f"{kind.__name__}({module.extra_repr()})" if known else kind.__name__
+
+
+def _describe_criterion(given: Any) -> dict[str, Any]:
+    """The options of a criterion of torch."""
+    if not isinstance(given, nn.Module) or not type(given).__module__.startswith("torch.nn."):
+        return {}
+    options = {name: own for name, own in vars(given).items() if not name.startswith("_")}
+    del options["training"]
+    return {
+        **{name: _plain(own) for name, own in options.items()},
+        **{name: _describe_tensor(own) for name, own in given.named_buffers()},
+    }
 
 
 def _difference(theirs: Any, ours: Any, name: str = "") -> str | None:

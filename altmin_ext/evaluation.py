@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from altmin_ext import _check
 from altmin_ext._batches import Batches, MemoryBatches, make_batches, read
-from altmin_ext._generators import ProcessGenerators
+from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
 from altmin_ext._undo import Buffers
 from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.network import as_chain, may_write_input
@@ -136,20 +136,24 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_trace(model: nn.Module, like: Tensor) -> Iterator[None]:
+def without_trace(model: nn.Module, like: Tensor, source: object = None) -> Iterator[None]:
     """Leave the model's modes and buffers, and all global random generators, as they were.
 
     Args:
-        model: whose buffers, such as running statistics, a forward pass may move.
+        model: whose buffers, such as running statistics, and generators a forward pass may move.
         like: a tensor on the model's device.
+        source: data whose generators may be drawn from.
     """
     buffers, generators = Buffers(model), ProcessGenerators(like.device)
     kept, drawn = buffers.remember(), generators.save()
+    held = [(own, save_generator(own)) for own in held_generators((model, source))]
     try:
         with modes_kept(model):
             yield
     finally:
         generators.load(drawn)
+        for own, state in held:
+            load_generator(own, state)
         with torch.no_grad():
             buffers.recall(kept)
 

@@ -81,7 +81,8 @@ def train(
             effect on a DataLoader or an iterable of batches, and on methods that take the whole training set at once.
         shuffle: whether to draw a new order for every epoch. It has no effect on a DataLoader or an iterable.
         validation: data to evaluate after every epoch, in any of the forms above; of a data set the test part. They
-            change nothing in the training, since random generators and the model's buffers are put back.
+            change nothing in the training, since the model's buffers and all random generators, also those that the
+            data hold, are put back.
         validation_fraction: the part of the data to hold out for validation instead, 0 by default; the data must be
             in memory.
         loss: one of :func:`altmin_ext.losses.names`; a torch criterion; or any function (logits, y) -> scalar mean
@@ -140,6 +141,10 @@ def train(
     shuffle = _check.boolean("shuffle", shuffle)
     progress = _check.boolean("progress", progress)
     resume = _check.boolean("resume", resume)
+    if checkpoint is None and (resume or keep):
+        raise ValueError(
+            f"checkpoint must be the path of a file where {'resume' if resume else 'keep'} is given, but is None."
+        )
     file = None if checkpoint is None else RunFile(checkpoint, checkpoint_every, keep, resume)
     schedule = make_schedule(lr_schedule, epochs)
     hooks = Hooks(callbacks)
@@ -149,7 +154,7 @@ def train(
     else:
         method = make_method(method, model, loss=loss, seed=seed, device=device, **method_options)
 
-    batches = _open_for_training(method, source, batch_size, shuffle, seed)
+    batches = _open_for_training(method, source, batch_size, shuffle)
     validated = None
     if held_out is not None:
         with naming("validation"):
@@ -180,6 +185,8 @@ def train(
             }
             file.bind(run, describe(method, batches, validated, arguments))
             ending.enter_context(terminations_end_the_process())
+        if not method.full_batch:
+            method.data_order.start(seed)
         run(progress)
     return history
 
@@ -249,11 +256,11 @@ def _read_data(
 
 
 def _open_for_training(
-    method: Method, source: Samples | Dataset[Any] | Iterable[Any], batch_size: int, shuffle: bool, seed: int
+    method: Method, source: Samples | Dataset[Any] | Iterable[Any], batch_size: int, shuffle: bool
 ) -> Batches:
     """Make the batches to train on: all samples at once for a method that takes the whole training set."""
     if not method.full_batch:
-        return _open(method, source, batch_size, method.data_order.start(seed), shuffle)
+        return _open(method, source, batch_size, method.data_order, shuffle)
     if not isinstance(source, Samples):
         raise ValueError(
             f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is "

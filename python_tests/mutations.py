@@ -413,8 +413,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "9",
         "errors of a validation stream do not say so",
         "altmin_ext/_run.py",
-        'with naming("validation"), without_trace(method.model, method._like):',
-        "with without_trace(method.model, method._like):",
+        'with naming("validation"), without_trace(method.model, method._like, source):',
+        "with without_trace(method.model, method._like, source):",
         [
             (
                 "python_tests/test_training.py::test_iterable_that_cannot_start_anew_is_named_when_it_"
@@ -2964,7 +2964,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "checkpoint",
         'a file of the user is taken for a former checkpoint',
         'altmin_ext/checkpoint/_file.py',
-        'if match is not None and _is_checkpoint(former):',
+        'if match is not None and _has_steps(former, int(match[1])):',
         'if match is not None:',
         ['python_tests/checkpoint/test_writing.py'],
     ),

@@ -7,6 +7,7 @@ real processes, killed at every instant, are in kills/.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import random
@@ -21,10 +22,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
-from altmin_ext import History, checkpoint, evaluate, models, train
+from altmin_ext import History, checkpoint, evaluate, make_method, models, train
 from altmin_ext.callbacks import EarlyStopping, TrainingState
+from altmin_ext.data.streams import endless
 
 N, FEATURES, CLASSES = 50, 5, 3
 DRAWN = torch.Generator().manual_seed(0)
@@ -45,6 +47,39 @@ class Noise(nn.Module):
             return x
         self.calls += 1
         return x + 0.1 * torch.randn(x.shape, generator=self.generator) + 0.01 * self.calls
+
+
+class Drawing(Dataset[Any]):
+    """Adds what a function of the sample draws."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return X[index] + self.draw(X[index]), Y[index]
+
+
+class Held:
+    """Draws from a generator in a list of its own, as a transform of torchvision's Compose does."""
+
+    def __init__(self) -> None:
+        self.parts = [{"generator": torch.Generator().manual_seed(5)}]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=self.parts[0]["generator"])
+
+
+class Slotted:
+    __slots__ = ("generator",)
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng(5)
+
+    def __call__(self, x: Tensor) -> float:
+        return self.generator.normal()
 
 
 def network(kind: str = "drawing") -> nn.Sequential:
@@ -120,6 +155,11 @@ def assert_same(one: tuple[nn.Module, History], other: tuple[nn.Module, History]
             else value == histories[1][name]
         )
         assert same, name
+
+
+def assert_same_weights(one: tuple[nn.Module, History], other: tuple[nn.Module, History]) -> None:
+    for own, same in zip(one[0].parameters(), other[0].parameters(), strict=True):
+        assert torch.equal(own, same)
 
 
 @pytest.mark.parametrize("breaks", [(1,), (4, 5, 6), (5, 11, 15), (7, 8, 9, 10, 14)])
@@ -399,6 +439,121 @@ def test_another_run_is_refused(tmp_path: Path, change: dict[str, Any], words: s
         assert torch.equal(value, before[name])
 
 
+def a_list(shift: float) -> list[Any]:
+    return [(X[:10] + shift, Y[:10].numpy())] * STEPS
+
+
+def a_loader(x: Tensor) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(x, Y[: len(x)]), 10)
+
+
+def smoothing(by: float, weight: list[float]) -> nn.Module:
+    return nn.CrossEntropyLoss(label_smoothing=by, weight=torch.tensor(weight))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "words"),
+    [
+        ({"data": a_list(0.0)}, {"data": a_list(1.0)}, "data's content"),
+        ({"data": a_loader(X)}, {"data": a_loader(X[:49])}, "data's the last of them 10 and not 9"),
+        ({"data": a_loader(X)}, {"data": DataLoader(Drawing(Held()), 10)}, "data's samples 'TensorDataset'"),
+        (
+            {"loss": smoothing(0.1, [1.0, 1.0, 2.0])},
+            {"loss": smoothing(0.2, [1.0, 1.0, 2.0])},
+            "criterion's label_smoothing 0.1 and not 0.2",
+        ),
+        (
+            {"loss": smoothing(0.1, [1.0, 1.0, 2.0])},
+            {"loss": smoothing(0.1, [1.0, 2.0, 2.0])},
+            "criterion's weight",
+        ),
+    ],
+    ids=["list", "length", "data set", "smoothing", "weights"],
+)
+def test_another_run_of_the_same_kind_is_refused(
+    tmp_path: Path, first: dict[str, Any], then: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Broken):
+        run(path, 3, **first)
+    with pytest.raises(ValueError, match=r"^checkpoint must be of this very run") as e:
+        run(path, **{**first, **then})
+    assert words in str(e.value)
+
+
+def test_another_rate_of_dropout_is_refused(tmp_path: Path) -> None:
+    def train_with(rate: float, *callbacks: Any) -> History:
+        model = nn.Sequential(nn.Linear(FEATURES, 8), nn.Dropout(rate), nn.Linear(8, CLASSES))
+        return train(
+            model, (X, Y), progress=False, checkpoint=tmp_path / "run", resume=True, callbacks=callbacks
+        )
+
+    train_with(0.2)
+    with pytest.raises(ValueError, match=r"'1: Dropout\(p=0.2, .*' and not '1: Dropout\(p=0.5, "):
+        train_with(0.5)
+
+
+def test_nothing_has_changed_if_a_stream_refuses_its_state(tmp_path: Path) -> None:
+    """Its size of minibatches is known to the stream alone."""
+    with pytest.raises(Broken):
+        run(tmp_path / "run", 3, data=endless(X, Y, 10), epochs=1, steps=9)
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"^state's batch_size must be 9"):
+        train(
+            model, endless(X, Y, 9), batch_size=10, validation=(X[:20], Y[:20]), epochs=1, steps=9,
+            checkpoint=tmp_path / "run", resume=True, progress=False,
+        )  # fmt: skip
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("limit", [{"epochs": 1}, {"steps": 6}])
+def test_a_run_that_has_come_further_is_refused(tmp_path: Path, limit: dict[str, int]) -> None:
+    with pytest.raises(Broken):
+        run(tmp_path / "run", 7)
+    ((name, value),) = limit.items()
+    made = {"epochs": 2, "steps": 7}[name]
+    with pytest.raises(ValueError, match=rf"^{name} must be at least {made}, .* but is {value}\.$"):
+        run(tmp_path / "run", **limit)
+
+
+@pytest.mark.parametrize("more", [{"resume": True}, {"keep": 2}])
+def test_what_needs_a_file_is_refused_without_one(more: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^checkpoint must be the path of a file where {next(iter(more))} is"
+    ):
+        run(None, **more)
+
+
+def test_a_call_that_is_refused_does_not_change_the_order_of_the_next() -> None:
+    def second(*refused: Any) -> Tensor:
+        method = make_method("am-adam", network("plain"))
+        arguments: dict[str, Any] = {"method": method, "batch_size": 10, "progress": False}
+        train(method.model, (X, Y), **arguments)
+        for validation in refused:
+            with pytest.raises(ValueError, match="validation: "):
+                train(method.model, (X, Y), seed=7, validation=validation, **arguments)
+        return train(method.model, (X, Y), **arguments).step_loss
+
+    assert torch.equal(second((X[:, :2], Y)), second())
+
+
+def test_the_file_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a callback goes to another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+
+    class Go:
+        def on_step(self, state: TrainingState) -> None:
+            os.chdir(tmp_path / "other")
+
+    run(Path("run"), callbacks=[Go()])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["other", "run"]
+    found = checkpoint.load(tmp_path / "run").run
+    assert found is not None
+    assert found["step"] == 3 * STEPS
+
+
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     run(path, steps=7)
@@ -461,16 +616,137 @@ def test_a_path_that_is_none_is_refused(path: Any) -> None:
 # ------------------------------------------------------------------------------------- what it leaves alone
 
 
-def test_generators_that_the_run_does_not_use_are_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
+def enclosed() -> Callable[[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return lambda x: torch.randn(x.shape, generator=generator)
+
+
+def drawn(x: Tensor, generator: random.Random) -> float:
+    return generator.random()
+
+
+class OwnBatches:
+    """Derived from nothing."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(5)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(STEPS):
+            yield torch.randint(N, (10,), generator=self.generator).tolist()
+
+
+class Collate:
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(5)
+
+    def __call__(self, samples: list[Any]) -> tuple[Tensor, Tensor]:
+        x, y = default_collate(samples)
+        return x + torch.randn(x.shape, generator=self.generator), y
+
+
+def of_the_process(x: Tensor) -> float:
+    return np.random.normal() + random.random() + float(torch.rand(()))  # noqa: NPY002
+
+
+TENSORS = TensorDataset(X, Y)
+HOLDERS: dict[str, Callable[[], Any]] = {
+    "list": lambda: Drawing(Held()),
+    "slot": lambda: Drawing(Slotted()),
+    "closure": lambda: Drawing(enclosed()),
+    "method": lambda: Drawing(Held().__call__),
+    "partial": lambda: Drawing(functools.partial(drawn, generator=random.Random(5))),
+    "dict of data sets": lambda: Drawing({"a": Drawing(Held())}["a"].draw),
+    "process": lambda: Drawing(of_the_process),
+    "collate": lambda: DataLoader(TENSORS, 10, collate_fn=Collate()),
+    "batch sampler": lambda: DataLoader(TENSORS, batch_sampler=OwnBatches()),  # type: ignore[arg-type]
+    "shared": lambda: shared_loader(),
+}
+
+
+def shared_loader() -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(5)
+    return DataLoader(TENSORS, 10, shuffle=True, generator=generator)
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("argument", ["data", "validation"])
+def test_generators_are_found_wherever_data_hold_them(tmp_path: Path, argument: str, holder: str) -> None:
+    for step in (2, 7):
+        with pytest.raises(Broken):
+            run(tmp_path / "run", step, **{argument: HOLDERS[holder]()})
+    whole = run(None, **{argument: HOLDERS[holder]()})
+    assert_same(run(tmp_path / "run", seed=99, **{argument: HOLDERS[holder]()}), whole)
+
+
+@pytest.mark.parametrize("holder", ["list", "shared"])
+def test_validation_moves_no_generator_of_the_training(holder: str) -> None:
+    """The same data set, or loader, may be trained on and validated with."""
+    data = HOLDERS[holder]()
+    validated = run(None, data=data, validation=data)
+    assert_same_weights(validated, run(None, data=HOLDERS[holder](), validation=None))
+
+
+class Nested(Noise):
+    """Holds its generators in a dict, and draws in validation as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generators = {"own": self.generator, "other": np.random.default_rng(1)}
+        del self.generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn(x.shape, generator=self.generators["own"])  # type: ignore[call-overload]
+        return x + noise * self.generators["other"].normal()
+
+
+def test_generators_are_found_wherever_modules_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "Noise", Nested)
     with pytest.raises(Broken):
-        run(path, 3, kind="plain")
-    seed_process(99)
-    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
-    run(path, seed=99, kind="plain")
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
-    assert random.getstate() == states[2]
+        run(tmp_path / "run", 7)
+    assert_same(run(tmp_path / "run", seed=99), run(None))
+    assert_same_weights(run(None), run(None, validation=None))
+
+
+class Growing(Noise):
+    """Keeps what it has seen in buffers that it replaces: one grows, one is None at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(0))
+        self.register_buffer("mean", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen = torch.cat([self.seen, x.detach().mean(0)])
+            self.mean = self.seen.mean()
+        return x if self.mean is None else x + self.mean
+
+
+def test_buffers_that_a_module_replaces_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "Noise", Growing)
+    for step in (1, 7):
+        with pytest.raises(Broken):
+            run(tmp_path / "run", step)
+    assert_same(run(tmp_path / "run", seed=99), run(None))
+
+
+def test_generators_of_the_process_go_on_as_without_a_break(tmp_path: Path) -> None:
+    """Also those that are drawn from for the first time after the break, or after the run."""
+
+    class Draw:
+        def on_epoch(self, state: TrainingState) -> None:
+            with torch.no_grad():
+                state.model[1].weight += np.random.normal() + random.random()  # noqa: NPY002
+
+    with pytest.raises(Broken):
+        run(tmp_path / "run", 3, kind="plain", callbacks=[Draw()])
+    resumed = run(tmp_path / "run", seed=99, kind="plain", callbacks=[Draw()])
+    after = [torch.rand(()), np.random.normal(), random.random()]  # noqa: NPY002
+    assert_same(resumed, run(None, kind="plain", callbacks=[Draw()]))
+    assert [torch.rand(()), np.random.normal(), random.random()] == after  # noqa: NPY002
 
 
 def test_a_run_with_a_checkpoint_is_the_run_without_one(tmp_path: Path) -> None:

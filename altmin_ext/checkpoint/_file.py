@@ -38,7 +38,6 @@ _VERSION = 1
 _BEGIN = b'{"__metadata__":{"format":"pt","altmin_ext":"checkpoint %d","sha256":"'
 _SEALED = re.compile(re.escape(_BEGIN).replace(b"%d", b"([1-9][0-9]{0,8})") + b'([0-9a-f]{64})",')
 _NO_SEAL = "0" * 64
-_BEGIN_LENGTH = len(_BEGIN) + 100
 _LONGEST_HEADER = 100_000_000  # which safetensors allows
 _BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
 _THREADS = 2
@@ -77,7 +76,7 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
         tree: see :func:`altmin_ext.checkpoint._tree.encode`.
         keep: how many former files stay beside it: the one that this replaces as ``<stem>-<steps><suffix>``, by the
             number of steps that its method or history had made, and those of earlier calls. One without that number,
-            or with the same, is not kept. 0 leaves those that are there alone.
+            or with the same, or whose name is that of another file, is not kept. 0 leaves those that are there alone.
 
     Raises:
         TypeError, ValueError: the tree holds something that a file cannot, and nothing has been written.
@@ -93,15 +92,15 @@ def add(files: Replacement, path: str | os.PathLike[str], tree: Any, *, keep_as:
     """Write a tree to another file of a replacement; arguments and errors are as in :func:`write`."""
     document, tensors = encode(tree)
     tensors = _in_order(tensors)
-    memory = {name: _memory(tensor) for name, tensor in tensors.items()}
+    contents = {name: memory(tensor) for name, tensor in tensors.items()}
     head = _Head(document, tensors)
     offset = len(head.bytes(dict.fromkeys(tensors, _NO_SEAL)))
     with naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
-        size = offset + sum(map(len, memory.values()))
+        size = offset + sum(map(len, contents.values()))
         file = files.open(path, size=size, keep_as=keep_as)
-        digests = {name: pool.submit(_sha256, content) for name, content in memory.items()}
+        digests = {name: pool.submit(_sha256, content) for name, content in contents.items()}
         file.seek(offset)
-        for content in memory.values():
+        for content in contents.values():
             file.write(content)
         file.seek(0)
         file.write(head.bytes({name: digest.result() for name, digest in digests.items()}))
@@ -166,7 +165,7 @@ def _seal(header: bytes) -> str:
     return hashlib.sha256(header).hexdigest()
 
 
-def _memory(tensor: Tensor) -> memoryview:
+def memory(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU."""
     if tensor.numel() == 0:  # which torch may not view as bytes
         return memoryview(b"")
@@ -187,7 +186,11 @@ def _former_name(path: str | os.PathLike[str], tree: Any) -> str | None:
         former = steps(read_header(target).tree)
     except (OSError, ValueError):
         return None
-    return None if former in (None, steps(tree)) else f"{target.stem}-{former}{target.suffix}"
+    if former in (None, steps(tree)):
+        return None
+    name = f"{target.stem}-{former}{target.suffix}"
+    taken = target.with_name(name)
+    return name if not os.path.lexists(taken) or _has_steps(taken, former) else None
 
 
 def steps(tree: Any) -> int | None:
@@ -208,18 +211,17 @@ def _remove_formers(path: str | os.PathLike[str], keep: int) -> None:
     with contextlib.suppress(OSError):
         for former in target.parent.iterdir():
             match = pattern.fullmatch(former.name)
-            # A user's own file may have such a name.
-            if match is not None and _is_checkpoint(former):
+            if match is not None and _has_steps(former, int(match[1])):
                 found.append((former.stat().st_mtime_ns, int(match[1]), former))
         for *_, former in sorted(found)[:-keep]:
             former.unlink()
 
 
-def _is_checkpoint(path: Path) -> bool:
+def _has_steps(path: Path, number: int) -> bool:
+    """Whether this is a checkpoint of so many steps; a user's own file, or another run's, may have such a name."""
     try:
-        with open_file(path) as file:
-            return _SEALED.match(file.read(8 + _BEGIN_LENGTH)[8:]) is not None
-    except OSError:
+        return steps(read_header(path).tree) == number
+    except (OSError, ValueError):
         return False
 
 
@@ -327,10 +329,10 @@ def _described(part: Any) -> Tensor:
 
 def _read_tensor(file: BinaryIO, offset: int, tensor: Tensor, name: str, digest: str) -> None:
     """Fill a tensor from the file, and check its bytes."""
-    memory, found, done = _memory(tensor), hashlib.sha256(), 0
-    while done < len(memory):
+    content, found, done = memory(tensor), hashlib.sha256(), 0
+    while done < len(content):
         # In pieces that are still in the processor's cache when they are hashed.
-        piece = memory[done : done + _PIECE]
+        piece = content[done : done + _PIECE]
         count = os.preadv(file.fileno(), [piece], offset + done)
         if count == 0:
             raise ValueError("it has become shorter while it was read")

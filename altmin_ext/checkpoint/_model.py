@@ -30,12 +30,14 @@ def save(model: nn.Module) -> dict[str, Any]:
     return tensors | {name: module.get_extra_state() for name, module in _with_extra_state(model).items()}
 
 
-def restoring(model: nn.Module, state: Any) -> Callable[[], None]:
+def restoring(model: nn.Module, state: Any, *, adopts_buffers: bool = False) -> Callable[[], None]:
     """Check an earlier state of a model, without changing anything yet.
 
     Args:
         model: of the same architecture and dtypes.
         state: the result of :func:`save`; its tensors may be on any device, and must not change until it is restored.
+        adopts_buffers: whether buffers may have another shape in the state, or be None in the model or missing in the
+            state, as if modules had replaced them in training.
 
     Returns:
         What restores it, in the memory of the model's tensors. If a module refuses its extra state, that raises a
@@ -47,6 +49,10 @@ def restoring(model: nn.Module, state: Any) -> Callable[[], None]:
             cannot be written to.
     """
     own, extra = dict(_tensors(model)), _with_extra_state(model)
+    adopted = _adopted_buffers(model, state) if adopts_buffers else {}
+    own = {name: tensor for name, tensor in own.items() if name not in adopted}
+    if adopted:
+        state = {name: value for name, value in state.items() if name not in adopted}
     _check_names(state, [*own, *extra])
     read: dict[str, Tensor] = {}
     names: dict[int, str] = {}  # the first of each tensor
@@ -65,8 +71,27 @@ def restoring(model: nn.Module, state: Any) -> Callable[[], None]:
             _restore_extra_state(extra, state)
             for name, tensor in own.items():
                 tensor.copy_(read[name])
+            for name, buffer in adopted.items():
+                path, _, last = name.rpartition(".")
+                model.get_submodule(path)._buffers[last] = buffer
 
     return restore
+
+
+def _adopted_buffers(model: nn.Module, state: Any) -> dict[str, Tensor | None]:
+    """The buffers that the state has in another shape than the model, or that only one of them has."""
+    adopted: dict[str, Tensor | None] = {}
+    for path, module in model.named_modules(remove_duplicate=False) if isinstance(state, Mapping) else ():
+        device = next(model.parameters()).device
+        for last, buffer in module._buffers.items():
+            name = f"{path}.{last}".removeprefix(".")
+            value = state.get(name)
+            if value is None:
+                if buffer is not None:
+                    adopted[name] = None
+            elif isinstance(value, Tensor) and (buffer is None or value.shape != buffer.shape):
+                adopted[name] = value.detach().to(device if buffer is None else buffer.device, copy=True)
+    return adopted
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -313,6 +313,23 @@ def test_files_of_others_are_left_alone(path):
     assert all((folder / name).read_bytes() == b"mine" for name in others)
 
 
+def test_other_runs_with_numbered_names_are_left_alone(path):
+    """Neither removed as former files, nor replaced by one; their steps are not those of their names."""
+    others = [path.with_name(f"run-{number}.safetensors") for number in (1, 2, 30)]
+    for other in others:
+        write(other, tree(500))
+    path.with_name("run-20.safetensors").write_bytes(b"mine")
+    for steps in (10, 20, 30, 40):
+        write(path, tree(steps), keep=1)
+    assert all(steps_in(other) == 500 for other in others)
+    assert path.with_name("run-20.safetensors").read_bytes() == b"mine"
+    assert steps_in(path) == 40
+    write(path, tree(50), keep=1)
+    assert names(path.parent) == sorted(
+        [*(other.name for other in others), "run-20.safetensors", "run-40.safetensors", "run.safetensors"]
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"something else" * 100, None], ids=["empty", "other", "altered"])
 def test_what_is_no_checkpoint_is_replaced(path, content):
     write(path, tree(1))
