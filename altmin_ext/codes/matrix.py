@@ -45,6 +45,7 @@ class MatrixCode(Code):
         self.residual = torch.empty(0)
         self._calls: dict[bool, dict[str, Any]] = {}
         self._target: dict[str, Any] | None = None
+        self._weights: Tensor | None = None
         self._gram = self._gram_times_moved = torch.empty(0, 0)
         self._gram_is_current = False
 
@@ -97,7 +98,7 @@ class MatrixCode(Code):
         return flat if len(self.shape) == 1 else flat.view(self._batch, *self.shape)
 
     def encode(self, activation: Tensor) -> Tensor:
-        self._target = None
+        self._target = self._weights = None
         code = self.map.encode(activation, self._buffers.get("code"))
         if not self.map.uses_buffers:
             self._use_code(code.view(self._batch, self.width))
@@ -254,6 +255,18 @@ class MatrixCode(Code):
             "guard": self.flags.weights,
         }
 
+    def weigh(self, weights: Tensor) -> None:
+        # The scale is the RMS displacement, in which a sample that counts twice stands twice.
+        squares = self.displacement.square().sum(1)
+        ratio = (squares.sum() / (squares @ weights)).sqrt()
+        scaled = (self.row[CodeScalar.normalised] > 0) & ratio.isfinite()
+        self._weights = (weights * torch.where(scaled, ratio, 1.0))[:, None]
+
     def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
-        self.residual = self._shaped(call["residuals"][0])
+        residual = call["residuals"][0]
+        if self._weights is not None:
+            residual *= self._weights
+            if self.map.bias_gradient is not None:
+                torch.sum(residual, 0, out=self.map.bias_gradient)
+        self.residual = self._shaped(residual)
         self.map.weight_gradients(self.residual, activation)

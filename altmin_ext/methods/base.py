@@ -24,7 +24,7 @@ from altmin_ext._restore import Copies
 from altmin_ext._stream import Stream
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
-from altmin_ext.losses import Loss, LossLike, make_loss
+from altmin_ext.losses import Loss, LossLike, Weighted, make_loss
 from altmin_ext.methods._options import MethodOptions, number
 from altmin_ext.network import BoundStage, Unaltered, may_write_input
 from altmin_ext.nn.factors import NonNegativeFactors
@@ -108,6 +108,7 @@ class Method(abc.ABC):
             every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
         plans: whether its steps on a CPU can be recorded and replayed: ``_compute`` makes the same calls in every
             step. See :attr:`why_not_planned`.
+        weighs: whether it takes a :class:`altmin_ext.losses.Weighted`: whatever it sums over samples, it weighs.
         has_rate: whether ``step_factor`` makes its steps smaller, which ``on_nonfinite="restore"`` needs.
         default_loss: the name of its default loss.
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
@@ -136,6 +137,7 @@ class Method(abc.ABC):
     factorises: ClassVar[bool] = False
     captures: ClassVar[bool] = False
     plans: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
     has_rate: ClassVar[bool] = True
     default_loss: ClassVar[str] = "cross_entropy"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -182,6 +184,8 @@ class Method(abc.ABC):
             needs=self.needs,
             user=self.name,
         )
+        if isinstance(self.loss, Weighted) and not self.weighs:
+            raise ValueError(f"loss must count all samples alike for {self.name}, but is a Weighted one.")
         self.model, self.options = model, options
         # Kept in a list, since walking through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
