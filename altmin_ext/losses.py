@@ -625,8 +625,8 @@ class Criterion(Loss):
         own = copy.copy(self._function)
         if not self._is_torch_s or getattr(own, "weight", None) is not None or own.reduction != "mean":
             raise ValueError(
-                f"loss must be a name, or a criterion of torch without weights that takes the mean, where samples have "
-                f"weights, but is {self.name}."
+                f"loss must be a name, or a criterion of torch without weights that takes the mean, where samples "
+                f"have weights, but is {self.name}."
             )
         own.reduction = "none"
         return own(logits, y).reshape(len(logits), -1).mean(1)
@@ -756,8 +756,8 @@ class Weighted(Loss):
 
     The mean over a minibatch is sum w_b l_b / sum w_b: only ratios of weights within a minibatch matter, and a whole
     number is a sample that stands there so many times. :meth:`residual` and the code of a sample know nothing of its
-    weight. Whatever sums over samples weighs them by :meth:`weights`, and only methods that do (``Method.weighs``) take
-    such a loss.
+    weight. Whatever sums over samples weighs them by :meth:`weights`, and only methods that do (``Method.weighs``)
+    take such a loss.
 
     Args:
         loss: of one sample.
@@ -770,8 +770,8 @@ class Weighted(Loss):
     def __init__(self, loss: Loss, *, classes: bool) -> None:
         if not _has(type(loss), "each"):
             raise ValueError(
-                f"loss must know the loss of each sample where samples have weights, but {loss.name!r} knows their mean "
-                "only; define each(logits, y)."
+                f"loss must know the loss of each sample where samples have weights, but {loss.name!r} knows their "
+                "mean only; define each(logits, y)."
             )
         self._loss, self._classes = loss, classes
         self.name, self.counts_correct = loss.name, loss.counts_correct

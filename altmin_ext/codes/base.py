@@ -230,11 +230,15 @@ class Code(abc.ABC):
         """
         raise NotImplementedError
 
-    def weigh(self, weights: Tensor) -> None:
+    def weigh(self, weights: Tensor, damping: Tensor | None) -> Tensor:
         """Let samples count differently in :meth:`fit` on this minibatch; the code itself is each sample's own.
 
         Args:
             weights: (B,), with a mean of 1.
+            damping: the damping of the top code at these weights; None for the top code, which sets it.
+
+        Returns:
+            0-d float64, that damping.
         """
         raise NotImplementedError
 

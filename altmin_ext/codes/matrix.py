@@ -12,6 +12,7 @@ from altmin_ext.network import EvaluatedMap, LinearMap
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import unversioned as ops
 from altmin_ext.ops.activation import identity
+from altmin_ext.ops.numerics import smallest_displacement
 
 
 class MatrixCode(Code):
@@ -255,12 +256,16 @@ class MatrixCode(Code):
             "guard": self.flags.weights,
         }
 
-    def weigh(self, weights: Tensor) -> None:
-        # The scale is the RMS displacement, in which a sample that counts twice stands twice.
-        squares = self.displacement.square().sum(1)
-        ratio = (squares.sum() / (squares @ weights)).sqrt()
-        scaled = (self.row[CodeScalar.normalised] > 0) & ratio.isfinite()
-        self._weights = (weights * torch.where(scaled, ratio, 1.0))[:, None]
+    def weigh(self, weights: Tensor, damping: Tensor | None) -> Tensor:
+        # Where a sample counts twice, it also stands twice in the RMS displacement, and so in the scale of the stage.
+        squares = self.displacement.square().mean(1).double()
+        square, weighted = squares.mean(), squares @ weights.double() / len(weights)
+        if damping is None:
+            damping = torch.where(weighted > 0, smallest_displacement / weighted.sqrt(), 1.0).clamp(min=1.0)
+        ratio = (square / weighted).sqrt() * self.row[CodeScalar.damping] / damping
+        scaled = (self.row[CodeScalar.normalised] > 0) & (weighted > 0)
+        self._weights = (weights * torch.where(scaled, ratio, 1.0).to(weights))[:, None]
+        return damping
 
     def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
         residual = call["residuals"][0]

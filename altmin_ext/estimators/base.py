@@ -253,9 +253,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
             )
         made = self.module(n_in, n_out)
         if not isinstance(made, nn.Module):
-            raise TypeError(
-                f"module must return a torch.nn.Module, but returned {_check.named_type(made)}."
-            )
+            raise TypeError(f"module must return a torch.nn.Module, but returned {_check.named_type(made)}.")
         return made
 
     def _weigh(self) -> None:
@@ -308,7 +306,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
                 samples, held_out = self._split(samples)
             if samples.weights is not None:
                 self._weigh()
-            self.stopped_ = False
+            self.stopped_, self._stopping = False, None
             stopping = self._new_stopping(held_out) if stops else None
             history = train(
                 self.module_,
@@ -324,8 +322,8 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
                 lr_schedule=self.lr_schedule,
             )
             self._extend(history)
-            # The last pass of a run that ends by itself may stop it, too.
-            self.stopped_ = stopping is not None and len(history.epochs) < self.epochs
+            if stopping is not None:
+                self.stopped_ = len(history.epochs) - stopping.best_epoch >= self.patience
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any) -> None:
         stops = _check.boolean("early_stopping", self.early_stopping)

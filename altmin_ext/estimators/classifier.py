@@ -238,7 +238,9 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
         if given is None:
             return weights
         if not self._has_class_indices:
-            raise ValueError(f"class_weight must be None with multilabel targets, but is {_check.shown(given)}.")
+            raise ValueError(
+                f"class_weight must be None with multilabel targets, but is {_check.shown(given)}."
+            )
         if isinstance(given, str):
             _check.choice("class_weight", given, ("balanced",))
             masses = np.bincount(y, weights, minlength=self._n_out)
@@ -254,9 +256,7 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
                 for label in self.classes_.tolist()
             ])  # fmt: skip
         else:
-            raise TypeError(
-                f"class_weight must be a dict, 'balanced' or None, but is {_check.shown(given)}."
-            )
+            raise TypeError(f"class_weight must be a dict, 'balanced' or None, but is {_check.shown(given)}.")
         return factors[y] if weights is None else factors[y] * weights
 
     def _default_loss(self) -> LossLike | None:

@@ -311,8 +311,9 @@ class OnlineAM(Method):
         """Let samples count by their weights in what follows, if they have any."""
         self._sample_weights = self.loss.weights(y)
         if self._sample_weights is not None:
-            for code in self._codes:
-                code.weigh(self._sample_weights)
+            damping = None
+            for code in reversed(self._codes):
+                damping = code.weigh(self._sample_weights, damping)
 
     def _observe(self, inputs: Tensor) -> None:
         """Take note of a minibatch once its codes have moved; ``inputs`` are those of the first map."""
