@@ -622,14 +622,15 @@ class Criterion(Loss):
         return value
 
     def each(self, logits: Tensor, y: Tensor) -> Tensor:
-        own = copy.copy(self._function)
+        own: Any = copy.copy(self._function)
         if not self._is_torch_s or getattr(own, "weight", None) is not None or own.reduction != "mean":
             raise ValueError(
                 f"loss must be a name, or a criterion of torch without weights that takes the mean, where samples "
                 f"have weights, but is {self.name}."
             )
         own.reduction = "none"
-        return own(logits, y).reshape(len(logits), -1).mean(1)
+        losses: Tensor = own(logits, y)
+        return losses.reshape(len(logits), -1).mean(1)
 
     def check_finite(self, y: Tensor, n_out: int) -> None:
         try:

@@ -12,14 +12,11 @@ online method is for: ``partial_fit`` on minibatches is ``fit``, bit for bit.
 ``import altmin_ext`` leaves scikit-learn alone; this module imports it, and needs at least 1.6.
 """
 
-try:
-    import sklearn
-except ImportError as error:
-    raise ImportError(
-        'scikit-learn is not installed; get it with: pip install "altmin_ext[sklearn]"'
-    ) from error
+from altmin_ext.history import _require
 
-from altmin_ext.estimators.classifier import AMClassifier
-from altmin_ext.estimators.regressor import AMRegressor
+_require("sklearn", "sklearn")
+
+from altmin_ext.estimators.classifier import AMClassifier  # noqa: E402
+from altmin_ext.estimators.regressor import AMRegressor  # noqa: E402
 
 __all__ = ["AMClassifier", "AMRegressor"]

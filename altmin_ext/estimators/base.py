@@ -15,14 +15,14 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
-from torch import nn
+from torch import Tensor, nn
 
 from altmin_ext import _check
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.evaluation import evaluate, naming, predict
 from altmin_ext.history import EpochRecord, History
 from altmin_ext.losses import LossLike, Weighted, make_loss
-from altmin_ext.methods import Method, make_method, method_class, option_names, unknown_option
+from altmin_ext.methods import make_method, method_class, option_names, unknown_option
 from altmin_ext.models import mlp
 from altmin_ext.training import train
 
@@ -163,12 +163,12 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """If something fails, have the attributes of before."""
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     # ------------------------------------------------------------------------------------ what is learned
@@ -297,7 +297,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
         continues = _check.boolean("warm_start", self.warm_start) and self.__sklearn_is_fitted__()
         with self._all_or_nothing():
             if not continues:
-                vars(self).pop("classes_", None)
+                self.__dict__.pop("classes_", None)
             samples = self._samples(X, y, sample_weight, first=not continues)
             held_out = self._held_out(X_val, y_val)
             if not continues:
@@ -412,11 +412,11 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
 
     # ------------------------------------------------------------------------------------ what is found
 
-    def _outputs(self, X: ArrayLike) -> NDArray[Any]:
-        """The network's outputs, (N, C)."""
+    def _outputs(self, X: ArrayLike) -> Tensor:
+        """The network's outputs, (N, C), on the CPU."""
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
-        return predict(self.module_, x).cpu().numpy()
+        return predict(self.module_, x).cpu()
 
     def __add__(self: Self, other: Self) -> Self:
         """An estimator that has learned what both have, as if it had gone through the data of both.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -39,14 +39,15 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
     The interface is that of ``sklearn.neural_network.MLPClassifier`` (Pedregosa et al. 2011), the default method
     AM-Adam (Choromanska et al. 2019).
 
-    ``partial_fit`` on the minibatches, one call for each, does what ``fit`` does in a pass over them, bit for bit: with
-    ``shuffle=False`` on ``X[:batch_size]``, ``X[batch_size:2 * batch_size]`` and so on, else in the order that ``fit``
-    draws. This holds for every method of minibatches except ``dtp``, which makes a pass of its own for its inverses.
+    ``partial_fit`` on the minibatches, one call for each, does what ``fit`` does in a pass over them, bit for bit:
+    with ``shuffle=False`` on ``X[:batch_size]``, ``X[batch_size:2 * batch_size]`` and so on, else on those of the
+    order that ``fit`` draws. So it is with every method of minibatches except ``dtp``, which makes a pass of its own
+    for its inverses, and with a constant ``lr_schedule``.
 
-    A weight of 2 is a sample that stands there twice: a step weighs what it sums over the samples of a minibatch,
-    which equals a step on the repeated samples up to rounding. So do ``am-adam``, ``am-sgd``, ``adam``, ``sgd`` and
-    ``ste``; batch normalisation does not know of weights. With the other methods samples are repeated, and weights must
-    be whole numbers. A weight of 0 leaves a sample out.
+    A weight of 2 is a sample that stands there twice. With ``am-adam``, ``am-sgd``, ``adam``, ``sgd`` and ``ste`` a
+    step weighs what it sums over the samples of a minibatch, which equals a step on repeated samples up to rounding;
+    only ratios of weights within a minibatch matter, and batch normalisation does not know of them. With the other
+    methods samples are repeated, and weights must be whole numbers. A weight of 0 leaves a sample out.
 
     With ``early_stopping``, training ends when the accuracy (with multilabel targets the loss) has not improved for
     ``patience`` passes, and the best weights are put back. It is taken on ``X_val`` and ``y_val`` if these are given;
@@ -95,6 +96,7 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
     """
 
     _takes_classes = True
+    classes_: NDArray[Any]
 
     def __init__(
         self,
@@ -290,8 +292,8 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
         outputs = self._outputs(X)
         if not self._has_class_indices:
             is_logit = isinstance(self.method_.loss.given, nn.BCEWithLogitsLoss)
-            return outputs if is_logit else outputs - 0.5
-        return outputs[:, 1] - outputs[:, 0] if self._n_out == 2 else outputs
+            return (outputs if is_logit else outputs - 0.5).numpy()
+        return (outputs[:, 1] - outputs[:, 0] if self._n_out == 2 else outputs).numpy()
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The labels.
@@ -325,7 +327,8 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
             ValueError: X does not fit.
         """
         outputs = self._outputs(X)
-        return softmax(outputs, axis=1) if self._has_class_indices else expit(outputs)
+        found = outputs.softmax(1) if self._has_class_indices else outputs.sigmoid()
+        return found.numpy()
 
     @available_if(_has_probabilities)
     def predict_log_proba(self, X: ArrayLike) -> NDArray[Any]:
@@ -341,4 +344,5 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
             ValueError: X does not fit.
         """
         outputs = self._outputs(X)
-        return log_softmax(outputs, axis=1) if self._has_class_indices else log_expit(outputs)
+        found = outputs.log_softmax(1) if self._has_class_indices else F.logsigmoid(outputs)
+        return found.numpy()

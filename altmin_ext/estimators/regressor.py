@@ -16,9 +16,9 @@ Self = TypeVar("Self", bound="AMRegressor")
 class AMRegressor(RegressorMixin, NetworkEstimator):
     """A network that predicts real numbers, trained by alternating minimisation or any other method of this package.
 
-    The interface is that of ``sklearn.neural_network.MLPRegressor`` (Pedregosa et al. 2011), the default method AM-Adam
-    (Choromanska et al. 2019). Inputs and targets should have about unit variance, as a ``StandardScaler`` and a
-    ``TransformedTargetRegressor`` give them.
+    The interface is that of ``sklearn.neural_network.MLPRegressor`` (Pedregosa et al. 2011), the default method
+    AM-Adam (Choromanska et al. 2019). Inputs and targets should have about unit variance, as a ``StandardScaler`` and
+    a ``TransformedTargetRegressor`` give them.
 
     What :class:`AMClassifier` says of ``partial_fit``, weights and early stopping holds here, too; early stopping
     monitors the loss.
@@ -158,7 +158,7 @@ class AMRegressor(RegressorMixin, NetworkEstimator):
             ValueError: X does not fit.
         """
         outputs = self._outputs(X)
-        return outputs[:, 0] if self._is_one_number else outputs
+        return (outputs[:, 0] if self._is_one_number else outputs).numpy()
 
     def _read_targets(self, y: NDArray[Any], dtype: Any, first: bool) -> NDArray[Any]:
         columns = y.reshape(len(y), -1)
