@@ -269,7 +269,7 @@ class Run:
         state.history.load_state_dict(saved["history"])
         self.batches.load(saved["batches"])
         for name, left in saved["left"].items():
-            getattr(self.hooks, name).left = left
+            getattr(self.hooks, name).enter(left)
 
 
 def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
@@ -366,6 +366,10 @@ class _Calls:
     def begin(self) -> None:
         """All are to be called."""
         self.left = len(self._hooks)
+
+    def enter(self, left: int) -> None:
+        """The last ones are left by another process, which may have had more, of callbacks that keep nothing."""
+        self.left = min(left, len(self._hooks))
 
     def __call__(self, state: TrainingState, held: HeldInterrupt) -> None:
         """Call those that are left. One that raises is left."""

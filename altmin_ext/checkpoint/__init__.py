@@ -77,7 +77,8 @@ def save(
     """Write a checkpoint, completely or not at all.
 
     The file gets its name only when it is complete and on disk: at every moment, and after a power cut, the name
-    stands for the earlier file or for the new one. Tensors on a GPU are copied to the CPU first.
+    stands for the earlier file or for the new one. Tensors on a GPU are copied to the CPU first. What is saved must
+    not change in the meantime, for instance because another thread trains.
 
     Args:
         path: of the file; the usual suffix is ".safetensors". Missing folders are made, a link is followed, and
