@@ -133,12 +133,13 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
     def _checked_options(self) -> dict[str, Any]:
         """The options to make the method with."""
         known = (*option_names(self.method), *_passed_on)
-        for name in self._method_options:
+        given = {name: value for name, value in self._method_options.items() if value is not None}
+        for name in given:
             if name == "seed":
                 raise ValueError("seed is called random_state in an estimator.")
             if name not in known:
                 raise unknown_option(self.method, name)
-        return {name: value for name, value in self._method_options.items() if value is not None}
+        return given
 
     # -------------------------------------------------------------------------------------- fitted state
 

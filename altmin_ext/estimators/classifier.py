@@ -231,7 +231,7 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
         unknown = self.classes_[found] != labels
         if unknown.any():
             raise ValueError(
-                f"y must hold labels among {self.classes_.tolist()}, but holds {labels[unknown][0]!r}."
+                f"y must hold labels among {self.classes_.tolist()}, but holds {labels[unknown].tolist()[0]!r}."
             )
         return found.astype(np.int64)
 
@@ -277,7 +277,7 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
     # --------------------------------------------------------------------------------------- predicting
 
     def decision_function(self, X: ArrayLike) -> NDArray[Any]:
-        """The outputs of the network.
+        """Find the outputs of the network.
 
         Args:
             X: (N, n_in).
@@ -296,7 +296,7 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
         return (outputs[:, 1] - outputs[:, 0] if self._n_out == 2 else outputs).numpy()
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The labels.
+        """Predict the labels of samples.
 
         Args:
             X: (N, n_in).
@@ -315,7 +315,7 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
 
     @available_if(_has_probabilities)
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
-        """The probabilities of the classes; only with the loss "cross_entropy".
+        """Find the probabilities of the classes; only with the loss "cross_entropy".
 
         Args:
             X: (N, n_in).
@@ -332,7 +332,7 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
 
     @available_if(_has_probabilities)
     def predict_log_proba(self, X: ArrayLike) -> NDArray[Any]:
-        """The logarithms of the probabilities, finite where these are rounded to 0.
+        """Find the logarithms of the probabilities, finite where these are rounded to 0.
 
         Args:
             X: (N, n_in).

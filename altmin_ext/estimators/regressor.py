@@ -146,7 +146,7 @@ class AMRegressor(RegressorMixin, NetworkEstimator):
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The targets.
+        """Predict the targets of samples.
 
         Args:
             X: (N, n_in).

@@ -179,14 +179,14 @@ class Method(abc.ABC):
         self.dtype = _check_parameters(model)
         if not self.factorises:
             _check_no_factors(self.name, model)
+        if isinstance(loss, Weighted) and not self.weighs:
+            raise ValueError(f"loss must count all samples alike for {self.name}, but is a Weighted one.")
         self.loss: Loss = make_loss(
             self.default_loss if loss is None else loss,
             partial=self.factorises,
             needs=self.needs,
             user=self.name,
         )
-        if isinstance(self.loss, Weighted) and not self.weighs:
-            raise ValueError(f"loss must count all samples alike for {self.name}, but is a Weighted one.")
         self.model, self.options = model, options
         # Kept in a list, since walking through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
