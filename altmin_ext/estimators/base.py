@@ -436,7 +436,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
             ValueError: what they have learned cannot be added exactly.
         """
         if type(other) is not type(self):
-            raise TypeError(f"other must be {type(self).__name__}, but is {_check.named_type(other)}.")
+            raise TypeError(f"other must be an {type(self).__name__}, but is {_check.named_type(other)}.")
         check_is_fitted(self)
         check_is_fitted(other)
         merge = getattr(self.method_, "merge", None)

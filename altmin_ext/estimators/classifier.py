@@ -66,7 +66,7 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
             ``nn.Unflatten`` for images.
         activation: of the hidden layers, see :func:`altmin_ext.models.mlp`.
         loss: as for :func:`altmin_ext.train`; None for the method's default, and ``nn.BCEWithLogitsLoss()`` for
-            multilabel targets ("squared" with ``rls``).
+            multilabel targets ("squared" with ``rls`` and methods of proximal maps).
         lr_schedule: of a ``fit``, as for :func:`altmin_ext.train`.
         shuffle: whether ``fit`` draws a new order for every pass.
         warm_start: whether ``fit`` goes on with what has been learned.
@@ -262,9 +262,11 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
         return factors[y] if weights is None else factors[y] * weights
 
     def _default_loss(self) -> LossLike | None:
-        if self._has_class_indices or method_class(self.method).default_loss == "squared":
+        if self._has_class_indices:
             return None
-        return nn.BCEWithLogitsLoss()
+        cls = method_class(self.method)
+        squares = cls.default_loss == "squared" or "proximal" in cls.needs
+        return "squared" if squares else nn.BCEWithLogitsLoss()
 
     @property
     def _n_out(self) -> int:

@@ -429,7 +429,7 @@ def test_sums_of_other_classes_or_estimators_are_refused():
     one = classifier(method="rls").fit(X, LABELS)
     with pytest.raises(ValueError, match="other must have the classes_"):
         one + classifier(method="rls").fit(X, LABELS == "cat")
-    with pytest.raises(TypeError, match="other must be AMClassifier, but is an AMRegressor"):
+    with pytest.raises(TypeError, match="other must be an AMClassifier, but is an AMRegressor"):
         one + regressor(method="rls").fit(X, REALS)
     with pytest.raises(NotFittedError):
         one + classifier(method="rls")
