@@ -3246,7 +3246,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ],
     ),
     (
-        "18",
+        "estimators",
         "weights do not count in the scale of a stage",
         "altmin_ext/codes/matrix.py",
         "ratio = (square / weighted).sqrt() * self.row",
@@ -3254,7 +3254,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/methods/test_weighted.py"],
     ),
     (
-        "18",
+        "estimators",
         "weights do not count in the damping of codes",
         "altmin_ext/codes/matrix.py",
         " * self.row[CodeScalar.damping] / damping",
@@ -3262,7 +3262,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/methods/test_weighted.py"],
     ),
     (
-        "18",
+        "estimators",
         "the bias of a hidden stage is fitted without weights",
         "altmin_ext/codes/matrix.py",
         "                torch.sum(residual, 0, out=self.map.bias_gradient)\n",
@@ -3270,7 +3270,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/methods/test_weighted.py"],
     ),
     (
-        "18",
+        "estimators",
         "the last layer is fitted without weights",
         "altmin_ext/methods/online_am.py",
         "            self._output_residual *= self._sample_weights[:, None]\n",
@@ -3278,7 +3278,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/methods/test_weighted.py"],
     ),
     (
-        "18",
+        "estimators",
         "convolutions by kernels take weights",
         "altmin_ext/codes/convolution.py",
         "slot.once and not slot.weighs and convolves",
@@ -3286,7 +3286,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/methods/test_weighted.py"],
     ),
     (
-        "18",
+        "estimators",
         "a method that cannot weigh takes weights",
         "altmin_ext/methods/base.py",
         "if isinstance(loss, Weighted) and not self.weighs:",
@@ -3294,7 +3294,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/methods/test_weighted.py"],
     ),
     (
-        "18",
+        "estimators",
         "predict leaves the model in evaluation mode",
         "altmin_ext/evaluation.py",
         "    with evaluation_mode(model):\n        parts = []",
@@ -3302,7 +3302,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/test_predict.py"],
     ),
     (
-        "18",
+        "estimators",
         "partial_fit ends an epoch of the method",
         "altmin_ext/estimators/base.py",
         "            method.raise_if_diverged()\n        finally:",
@@ -3310,7 +3310,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/estimators/test_estimators.py"],
     ),
     (
-        "18",
+        "estimators",
         "samples without weight are learned",
         "altmin_ext/estimators/base.py",
         "            counts = weights > 0\n",
@@ -3318,7 +3318,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/estimators/test_estimators.py"],
     ),
     (
-        "18",
+        "estimators",
         "a fit that fails leaves half of its attributes",
         "altmin_ext/estimators/base.py",
         "            self.__dict__.update(before)\n",
@@ -3326,7 +3326,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/estimators/test_estimators.py"],
     ),
     (
-        "18",
+        "estimators",
         "a warm start begins anew",
         "altmin_ext/estimators/base.py",
         "self.warm_start) and self.__sklearn_is_fitted__()",
@@ -3334,7 +3334,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/estimators/test_estimators.py"],
     ),
     (
-        "18",
+        "estimators",
         "early stopping of partial_fit keeps the last weights",
         "altmin_ext/estimators/base.py",
         "                    self._stopping.on_end(state)\n",
@@ -3342,7 +3342,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/estimators/test_estimators.py"],
     ),
     (
-        "18",
+        "estimators",
         "a sum of estimators changes the first",
         "altmin_ext/estimators/base.py",
         "        merged = copy.deepcopy(self)\n",
@@ -3350,7 +3350,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/estimators/test_estimators.py"],
     ),
     (
-        "18",
+        "estimators",
         "a module that is passed is trained itself",
         "altmin_ext/estimators/base.py",
         "            return copy.deepcopy(self.module)\n",
@@ -3358,7 +3358,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/estimators/test_estimators.py"],
     ),
     (
-        "18",
+        "estimators",
         "balanced classes ignore the weights of samples",
         "altmin_ext/estimators/classifier.py",
         "np.bincount(y, weights, minlength",
@@ -3366,7 +3366,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         ["python_tests/estimators/test_estimators.py"],
     ),
     (
-        "18",
+        "estimators",
         "options that are set reach the estimator that was cloned",
         "altmin_ext/estimators/base.py",
         "        self._method_options = {**self._method_options, **options}\n",

@@ -1,10 +1,8 @@
 """scikit-learn's checks of both estimators, all of them, printed as JSON.
 
 They run in a process of their own since SciPy reads ``SCIPY_ARRAY_API`` when it is imported, and without it one check
-skips itself. For another version of scikit-learn put its folder in front::
-
-    pip install --no-deps --target other scikit-learn==1.6.1
-    PYTHONPATH=other python -m pytest python_tests/estimators/test_checks.py
+skips itself. CONTRIBUTING.md says how
+to run them with another version of scikit-learn.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ of estimators. The rest is scikit-learn's own contract: its clones, searches, pi
 
 from __future__ import annotations
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -96,6 +97,14 @@ def test_partial_fit_on_the_minibatches_is_fit_with_weights(method):
     parts = classifier(method=method)
     for cut in CUTS:
         parts.partial_fit(X[cut], LABELS[cut], np.unique(LABELS), weights[cut])
+    assert_same(whole, parts)
+
+
+def test_partial_fit_is_no_epoch_of_the_method():
+    options = {"mu_multiplier": 3.0}  # after each epoch
+    whole, parts = regressor(shuffle=False, **options).fit(X, REALS), regressor(**options)
+    for cut in CUTS:
+        parts.partial_fit(X[cut], REALS[cut])
     assert_same(whole, parts)
 
 
@@ -238,21 +247,16 @@ def test_early_stopping_of_partial_fit(held_out):
 def test_options_of_the_method_are_parameters():
     one = classifier(lr=0.5, on_nonfinite="skip")
     assert one.get_params()["lr"] == 0.5
-    copy = clone(one).set_params(lr=0.25, mu=2.0, epochs=3)
-    assert (copy.get_params()["lr"], copy.get_params()["mu"], copy.epochs) == (0.25, 2.0, 3)
+    other = clone(one).set_params(lr=0.25, mu=2.0, epochs=3)
+    assert (other.get_params()["lr"], other.get_params()["mu"], other.epochs) == (0.25, 2.0, 3)
+    copy.copy(one).set_params(lr=0.125)
     assert one.get_params()["lr"] == 0.5
     assert "mu" not in one.get_params()
-    copy.fit(X, LABELS)
-    assert (copy.method_.options.lr, copy.method_.options.mu, copy.method_.on_nonfinite) == (
-        0.25,
-        2.0,
-        "skip",
-    )
+    options = other.fit(X, LABELS).method_.options
+    assert (options.lr, options.mu, other.method_.on_nonfinite) == (0.25, 2.0, "skip")
     assert "lr=0.5" in repr(one)
-    assert (
-        copy.set_params(lr=None).fit(X, LABELS).method_.options.lr
-        == altmin_ext.make_method("am-adam", altmin_ext.models.mlp(2, (2,), 2)).options.lr
-    )
+    default = altmin_ext.make_method("am-adam", altmin_ext.models.mlp(2, (2,), 2)).options.lr
+    assert other.set_params(lr=None).fit(X, LABELS).method_.options.lr == default
 
 
 def test_a_search_over_options_and_methods():
