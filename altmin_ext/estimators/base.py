@@ -34,6 +34,9 @@ Module = nn.Module | Callable[[int, int], nn.Module]
 # Arguments of make_method besides the options of the method, which are passed on like these.
 _passed_on = ("on_nonfinite", "graph")
 
+# Names of train, and of sklearn.neural_network -> their names here.
+_other_words = {"seed": "random_state", "hidden_layer_sizes": "hidden", "n_iter_no_change": "patience"}
+
 
 class Samples(NamedTuple):
     """Samples as the network takes them.
@@ -135,8 +138,8 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
         known = (*option_names(self.method), *_passed_on)
         given = {name: value for name, value in self._method_options.items() if value is not None}
         for name in given:
-            if name == "seed":
-                raise ValueError("seed is called random_state in an estimator.")
+            if name in _other_words:
+                raise ValueError(f"{name} is called {_other_words[name]} in an estimator.")
             if name not in known:
                 raise unknown_option(self.method, name)
         return given

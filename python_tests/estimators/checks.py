@@ -1,8 +1,7 @@
 """scikit-learn's checks of both estimators, all of them, printed as JSON.
 
 They run in a process of their own since SciPy reads ``SCIPY_ARRAY_API`` when it is imported, and without it one check
-skips itself. CONTRIBUTING.md says how
-to run them with another version of scikit-learn.
+skips itself. CONTRIBUTING.md says how to run them with another version of scikit-learn.
 """
 
 from __future__ import annotations

@@ -449,6 +449,7 @@ def test_sums_of_other_classes_or_estimators_are_refused():
         ({"method": 3}, TypeError, "method must be a name"),
         ({"learning_rate": 0.1}, ValueError, "unknown option of 'am-adam': 'learning_rate': it is called 'lr' here"),
         ({"seed": 1}, ValueError, "seed is called random_state in an estimator"),
+        ({"hidden_layer_sizes": 1}, ValueError, "hidden_layer_sizes is called hidden in an estimator"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1"),
         ({"batch_size": 1.5}, TypeError, "batch_size must be an integer"),
         ({"hidden": 3.0}, TypeError, "hidden must be a list of integers"),
