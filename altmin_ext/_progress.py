@@ -26,11 +26,11 @@ class Progress(Protocol):
     def keep(self) -> None:
         """From now on, note what :meth:`state` needs."""
 
-    def begin(self, start: Start) -> Iterator[Any]:
-        """Begin a pass; ``start`` makes its iterator."""
+    def begin(self) -> None:
+        """Note this moment, at which a pass begins; its iterator is yet to be made."""
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
-        """Enter a pass behind its first ``taken`` minibatches."""
+        """Enter a pass behind its first ``taken`` minibatches; ``start`` makes its iterator."""
 
     def note(self) -> None:
         """Note this moment, which is between two minibatches."""
@@ -56,8 +56,8 @@ class Listed:
     def keep(self) -> None:
         pass
 
-    def begin(self, start: Start) -> Iterator[Any]:
-        return start()
+    def begin(self) -> None:
+        pass
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         return itertools.islice(start(), taken, None)
@@ -92,8 +92,8 @@ class Stateful:
         self._keeps = True
         self.note()
 
-    def begin(self, start: Start) -> Iterator[Any]:
-        return start()
+    def begin(self) -> None:
+        pass
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         # What a loader draws when it starts has been drawn when the pass began.
@@ -143,10 +143,9 @@ class Replayed:
     def keep(self) -> None:
         self._keeps = True
 
-    def begin(self, start: Start) -> Iterator[Any]:
+    def begin(self) -> None:
         if self._keeps:
             self._at_beginning = self._save()
-        return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         now = self._process.save()

@@ -457,8 +457,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "5",
         "an unfinished run is written over",
         "altmin_ext/command_line/output.py",
-        'if run["phase"] == "begin" and (',
-        "if True or (",
+        'if is_over or run["step"] == 0:',
+        "if True:",
         [
             "python_tests/test_command_line_checkpoints.py::test_an_unfinished_run_is_not_written_over",
         ],
@@ -2187,8 +2187,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "4",
         "a saved state moves with the method",
         "altmin_ext/_state.py",
-        "        return self._tensor.detach().clone()\n",
-        "        return self._tensor.detach()\n",
+        "    return tensor.detach() if _shares.get() else tensor.detach().clone()\n",
+        "    return tensor.detach()\n",
         [
             "python_tests/test_state.py::test_saving_and_loading_copy",
         ],
@@ -2197,7 +2197,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "4",
         "NaN is loaded",
         "altmin_ext/_state.py",
-        "    if finite and not bool(copy.isfinite().all()):\n",
+        "    if finite and not _is_finite(copy):\n",
         "    if False:\n",
         [
             "python_tests/test_state.py",
@@ -2247,7 +2247,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "4",
         "negative squares are loaded",
         "altmin_ext/_state.py",
-        "    if not bool((tensor >= 0).all()):\n",
+        "    if tensor.numel() and not bool(tensor.min() >= 0):\n",
         "    if False:\n",
         [
             "python_tests/test_state.py",
@@ -2257,8 +2257,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "4",
         "the optimiser's moments are the caller's",
         "altmin_ext/_state.py",
-        "    copy = torch.empty(value.shape, dtype=like.dtype, device=like.device).copy_(value.detach())\n",
-        "    copy = value.detach()\n",
+        "    if copies:\n",
+        "    if False:\n",
         [
             "python_tests/test_state.py::test_saving_and_loading_copy",
         ],

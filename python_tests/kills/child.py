@@ -6,6 +6,7 @@ that ``worker`` forks.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import dataclasses
@@ -25,7 +26,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 import altmin_ext
 from altmin_ext._plan import Plan
@@ -170,6 +171,9 @@ class Hooks:
         self.instants: dict[str, None] = {}  # those that have been reached, but for those of saves
         self.method: Any = None
         self.fetched = 0
+        self._passes: collections.Counter[int] = (
+            collections.Counter()
+        )  # that a DataLoader has begun, by steps
 
     @property
     def steps(self) -> int:
@@ -215,6 +219,7 @@ class Hooks:
         for phase in ("_prepare", "_compute", "_commit", "_finish"):
             self.around(method, phase, lambda own, *_, phase=phase: f"{phase[1:]} {own.steps}")
         self.around(Plan, "run", lambda *_: f"compute {self.steps}")
+        self.around(DataLoader, "__iter__", lambda *_: self._pass())
         self.around(method, "end_epoch", lambda own: f"end_epoch {own.steps}")
         self.around(method, "restoring", lambda *_: "restore")
         begin = method.begin_epoch
@@ -229,6 +234,10 @@ class Hooks:
             begin(own, counted())
 
         method.begin_epoch = begin_epoch  # type: ignore[method-assign]
+
+    def _pass(self) -> str:
+        self._passes[self.steps] += 1
+        return f"pass {self.steps} {self._passes[self.steps]}"
 
     def fetch(self) -> None:
         """A sample or minibatch is fetched by this process."""

@@ -101,6 +101,7 @@ _kinds = {
     "step": "between two steps (on_step)",
     "fetch": "while a minibatch is fetched",
     "worker": "while a worker fetches",
+    "pass": "while a DataLoader starts",
     "begin_epoch": "in a pass before the steps (begin_epoch)",
     "end_epoch": "in end_epoch",
     "epoch": "between two epochs (on_epoch)",

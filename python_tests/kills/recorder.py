@@ -18,9 +18,10 @@ _needs_space = ("open", "write", "fsync", "link", "mkdir")
 class Recorder:
     """Stands between a program and the system, for all that writes to the folder of one file.
 
-    A save begins when a file is opened for writing. Its calls are numbered from 1, until the next one begins; those
-    before the first belong to save 0. Every call has the instants ``save SAVE CALL before`` and ``save SAVE CALL
-    after``, and a write has ``save SAVE CALL within``, when half of its bytes have been written.
+    A save begins when the folder is made, should it not be there, or else when a file is opened for writing. Its
+    calls are numbered from 1, until the next one begins; those before the first belong to save 0. Every call has the
+    instants ``save SAVE CALL before`` and ``save SAVE CALL after``, and a write has ``save SAVE CALL within``, when
+    half of its bytes have been written.
 
     Args:
         path: the file.
@@ -47,9 +48,9 @@ class Recorder:
         self._open_file = builtins.open
         builtins.open = io.open = self._opened  # type: ignore[assignment]
         own = {"open": self._open, "close": self._close, "fsync": self._fsync, "fdatasync": self._fsync}
-        own |= {"unlink": self._unlink, "remove": self._unlink}
+        own |= {"unlink": self._unlink, "remove": self._unlink, "mkdir": self._mkdir}
         names = dict.fromkeys(("replace", "rename", "link"), self._moved)
-        plain = dict.fromkeys(("fchmod", "fchown", "chmod", "mkdir", "write", "truncate"), self.made)
+        plain = dict.fromkeys(("fchmod", "fchown", "chmod", "write", "truncate"), self.made)
         for name, function in {**own, **names, **plain}.items():
             self._real[name] = getattr(os, name)
             setattr(os, name, self._instead(name, function))
@@ -77,7 +78,11 @@ class Recorder:
         self.call += 1
         self.saves[-1].append(name)
         self.instant("before")
-        found = call()
+        try:
+            found = call()
+        except OSError:
+            self.instant("after")
+            raise
         self.instant("after")
         return found
 
@@ -90,6 +95,12 @@ class Recorder:
         if code is not None:
             raise OSError(code, os.strerror(code))
 
+    def _begin(self) -> None:
+        self.completed()
+        self.save, self.call = self.save + 1, 0
+        self.saves.append([])
+        self._say(saving=True)
+
     def completed(self) -> None:
         """Nothing is being saved; whatever has got its name must stay."""
         if self._name_unsynced:
@@ -100,13 +111,11 @@ class Recorder:
         reads = not set(mode) & set("wxa+")
         if reads or isinstance(file, int) or os.getpid() != self._process or not self._concerns(file):
             return self._open_file(file, mode, *arguments, **keywords)
-        self.completed()
-        self.save, self.call = self.save + 1, 0
-        self.saves.append([])
+        if not self.save or "open" in self.saves[-1]:
+            self._begin()
         name = _absolute(file)
         if name == self._path:
             self._say(disorder="the file is written in its place")
-        self._say(saving=True)
         raw = self.between("open", lambda: _Raw(self, name, mode.replace("b", "")))
         self._files[name] = raw
         self._descriptors[raw.fileno()] = name
@@ -116,6 +125,10 @@ class Recorder:
         descriptor: int = self._real[name](where, *arguments, **keywords)
         self._descriptors[descriptor] = _absolute(where)
         return descriptor
+
+    def _mkdir(self, name: str, where: Any, *arguments: Any, **keywords: Any) -> None:
+        self._begin()
+        self.made(name, where, *arguments, **keywords)
 
     def _close(self, name: str, descriptor: int) -> None:
         self.made(name, descriptor)

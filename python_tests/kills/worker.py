@@ -352,9 +352,10 @@ def warm_up(methods: Iterable[str]) -> None:
     torch.set_num_threads(1)
     x, y = data.samples(torch.float32, 0)
     for name in methods:
-        configuration = Configuration(name)
-        method = altmin_ext.make_method(name, child.network(configuration, 0), **child.options(configuration))
-        method.step(x, y)
+        for noisy in (False, True):
+            configuration = Configuration(name, noisy=noisy)
+            model = child.network(configuration, 0)
+            altmin_ext.make_method(name, model, **child.options(configuration)).step(x, y)
     gc.collect()
     gc.freeze()
 
@@ -364,7 +365,7 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     tasks = [cases.Task.from_json(line) for line in sys.stdin]
-    warm_up(sorted({task.configuration.method for task in tasks}))
+    warm_up({task.configuration.method for task in tasks})
     for task in tasks:
         for row in run_task(task):
             channel.write(json.dumps(row) + "\n")
