@@ -819,6 +819,9 @@ class Weighted(Loss):
     def takes_classes(self, y: Tensor) -> bool:
         return False
 
+    def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
+        return self._loss.from_labels(labels, n_out, dtype)
+
     def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         y = _real_targets(y, dtype, f"a weighted {self.name}")
         self._loss.check_targets(self._targets(y), dtype)

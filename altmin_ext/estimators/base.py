@@ -21,7 +21,7 @@ from altmin_ext import _check
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.evaluation import evaluate, naming, predict
 from altmin_ext.history import EpochRecord, History
-from altmin_ext.losses import LossLike, Weighted, make_loss
+from altmin_ext.losses import LossLike, Weighted
 from altmin_ext.methods import make_method, method_class, option_names, unknown_option
 from altmin_ext.models import mlp
 from altmin_ext.training import train
@@ -238,6 +238,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
         self.method_ = make_method(
             self.method, model, loss=loss, seed=seed, device=_check.device("device", self.device), **options
         )
+        self._made_with = options
         self.history_ = History()
         self.history_.loss = self.method_.loss.name
         self.stopped_ = False
@@ -260,27 +261,38 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
             raise TypeError(f"module must return a torch.nn.Module, but returned {_check.named_type(made)}.")
         return made
 
-    def _weigh(self) -> None:
-        """Let the method take weights from now on; what it has learned stays."""
-        former = self.method_
-        if isinstance(former.loss, Weighted) or not former.weighs:
+    def _go_on(self, weighs: bool) -> None:
+        """Let the method take weights, and the options as they are now; what it has learned stays.
+
+        Args:
+            weighs: whether samples have weights; once they had some, the method takes them for good.
+        """
+        former, options = self.method_, self._checked_options()
+        if self.method != former.name:
+            raise ValueError(
+                f"method must stay {former.name!r} where training goes on, but is {self.method!r}; call fit with "
+                "warm_start=False."
+            )
+        loss, made_with = former.loss, self._made_with
+        if weighs and former.weighs and not isinstance(loss, Weighted):
+            loss = Weighted(loss, classes=loss.takes_classes(torch.empty(0, dtype=torch.int64)))
+        changed = options.keys() != made_with.keys() or any(options[k] is not made_with[k] for k in options)
+        if loss is former.loss and not changed:
             return
-        inner = make_loss(former.loss.given)
-        weighing = make_method(
-            self.method,
-            former.model,
-            loss=Weighted(inner, classes=self._has_class_indices),
-            seed=former.seed,
-            **self._checked_options(),
-        )
-        weighing.load_state_dict(former.state_dict())
-        self.method_ = weighing
+        remade = make_method(self.method, former.model, loss=loss, seed=former.seed, **options)
+        remade.load_state_dict(former.state_dict())
+        self.method_, self._made_with = remade, options
 
     def _as_data(self, samples: Samples) -> tuple[NDArray[Any], NDArray[Any]]:
         """The samples as ``train`` and the method take them."""
         x, y, weights = samples
-        if isinstance(self.method_.loss, Weighted):
+        loss = self.method_.loss
+        if self._has_class_indices:
+            y = loss.from_labels(torch.from_numpy(y), self._n_out, self.method_.dtype).numpy()
+        if isinstance(loss, Weighted):
             own = np.ones(len(x)) if weights is None else weights
+            # By a power of two, so that neither sums nor float32 overflow, and no bit of a ratio is lost.
+            own = np.ldexp(own, -np.frexp(own.max())[1])
             columns = y.reshape(len(y), -1)
             return x, np.concatenate([columns, own[:, None]], axis=1).astype(x.dtype)
         if weights is None:
@@ -308,8 +320,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
                 self._begin(samples.x.dtype)
             if stops and held_out is None:
                 samples, held_out = self._split(samples)
-            if samples.weights is not None:
-                self._weigh()
+            self._go_on(samples.weights is not None)
             self.stopped_, self._stopping = False, None
             stopping = self._new_stopping(held_out) if stops else None
             history = train(
@@ -346,8 +357,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
                 )
             if self.stopped_:
                 return
-            if samples.weights is not None:
-                self._weigh()
+            self._go_on(samples.weights is not None)
             if stops and self._stopping is None:
                 self._stopping = self._new_stopping(held_out)
                 self._stopping.on_start(self._training_state(held_out))

@@ -150,6 +150,17 @@ def test_weights_may_come_later_in_a_stream():
     assert_close(early, late)
 
 
+def test_options_may_change_in_a_stream():
+    changed = regressor(lr=0.01).partial_fit(X[CUTS[0]], REALS[CUTS[0]]).set_params(lr=0.03)
+    changed.partial_fit(X[CUTS[1]], REALS[CUTS[1]])
+    model = regressor(lr=0.01).partial_fit(X[CUTS[0]], REALS[CUTS[0]])
+    model.method_.learning_rate_factor = 3.0
+    model.partial_fit(X[CUTS[1]], REALS[CUTS[1]])
+    assert_close(changed, model)
+    with pytest.raises(ValueError, match="method must stay 'am-adam' where training goes on, but is 'sgd'"):
+        changed.set_params(method="sgd").partial_fit(X, REALS)
+
+
 # ------------------------------------------------------------------------------------------------------- weights
 
 
@@ -177,6 +188,20 @@ def test_only_ratios_of_weights_count(method):
     options = {"method": method, "batch_size": 1000, "epochs": 3}
     weighted = classifier(**options).fit(X, LABELS, halves / 2)
     assert_close(weighted, classifier(**options).fit(X, LABELS, halves))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_weights_of_any_size(scale):
+    x = X.astype(np.float32)
+    one = classifier().fit(x, LABELS, scale * (1 + np.arange(N)))
+    assert_close(one, classifier().fit(x, LABELS, 1.0 + np.arange(N)), 1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, 1.0 + np.arange(N)], ids=["alike", "weighted"])
+def test_classes_by_a_loss_of_numbers(weights):
+    found = classifier(loss="mse", shuffle=False).fit(X, LABELS, weights)
+    hot = (LABELS[:, None] == np.unique(LABELS)).astype(float)
+    assert_same(found, regressor(shuffle=False).fit(X, hot, weights))
 
 
 @pytest.mark.parametrize("method", ["am-adam", "rls"])
