@@ -394,10 +394,12 @@ class StreamBatches(Batches):
 
 def _progress_of(source: Iterable[Any]) -> Progress | None:
     """How to leave and enter a pass over an iterable; None if there is no way."""
+    if isinstance(source, DataLoader):
+        # A loader with a state that is resumed twice loses samples of data without one (torchdata 0.11).
+        streams = isinstance(source.dataset, IterableDataset) and not is_stateful(source.dataset)
+        return Stateful(source) if is_stateful(source) and not streams else Replayed(source)
     if is_stateful(source):
         return Stateful(source)
-    if isinstance(source, DataLoader):
-        return Replayed(source)
     return Listed() if isinstance(source, (list, tuple)) else None
 
 
