@@ -7,7 +7,7 @@ from altmin_ext.filters import fit_filters
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
 from altmin_ext.nn import NonNegativeFactors, Stage
 from altmin_ext.optimizer import MethodOptimizer, as_optimizer
-from altmin_ext.training import Evaluation, History, evaluate, plot_histories, train
+from altmin_ext.training import Evaluation, History, evaluate, plot_histories, predict, train
 
 __all__ = [
     "DivergenceError",
@@ -31,6 +31,7 @@ __all__ = [
     "nn",
     "ops",
     "plot_histories",
+    "predict",
     "schedules",
     "train",
 ]

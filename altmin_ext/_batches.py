@@ -75,6 +75,21 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
     )
 
 
+def read_inputs(x: Any) -> Tensor:
+    """The inputs of samples in memory, (N, ...) floating point.
+
+    Raises:
+        TypeError, ValueError: x is something else.
+    """
+    inputs = _to_tensor("x", x)
+    if inputs.ndim < 2:
+        raise ValueError(
+            f"x must be (N, ...) with at least two dimensions, but has shape {tuple(inputs.shape)}."
+        )
+    _check_floating(inputs)
+    return inputs
+
+
 def _tensors_of(source: Any) -> tuple[Tensor, ...] | None:
     """The tensors of a data set whose samples are certainly their entries; None for any other object."""
     if type(source) is TensorDataset:

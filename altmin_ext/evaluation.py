@@ -7,11 +7,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check
-from altmin_ext._batches import Batches, MemoryBatches, make_batches, read
+from altmin_ext._batches import Batches, MemoryBatches, make_batches, read, read_inputs
 from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
 from altmin_ext._undo import Buffers
 from altmin_ext.losses import Loss, LossLike, make_loss
@@ -79,6 +80,45 @@ def evaluate(
         source, loss=loss_function, dtype=weight.dtype, device=weight.device, batch_size=batch_size
     )
     return evaluate_batches(model, batches, loss_function)
+
+
+def predict(
+    model: nn.Module | Sequence[nn.Module],
+    x: Tensor | np.ndarray[Any, Any],
+    *,
+    batch_size: int = EVALUATION_BATCH,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Find the outputs of a model in evaluation mode; afterwards every module is in its previous mode.
+
+    Args:
+        model: any module that maps x to logits (B, C), or a list of modules, one behind the other.
+        x: (N, ...), tensor or ndarray, floating point; converted to the model's dtype and read, never written. N may
+            be 0 where the model ends with a Linear.
+        batch_size: samples evaluated at a time, 1000 by default.
+        device: where to evaluate; the model is moved there. None keeps the model where it is.
+
+    Returns:
+        (N, C) logits in the order of x, on the model's device, without a graph.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong, or x does not fit the model.
+    """
+    model = as_chain(model)
+    _check.model_in_memory(model)
+    batch_size = _check.integer("batch_size", batch_size)
+    device = _check.device("device", device)
+    samples = read_inputs(x)
+    if device is not None:
+        model.to(device)
+    weight = next(model.parameters(), samples)
+    copies = may_write_input(model)
+    with evaluation_mode(model):
+        parts = []
+        for part in samples.split(batch_size):
+            own = part.to(weight.device, weight.dtype)
+            parts.append(_logits(model, own.clone() if copies else own.contiguous()))
+        return torch.cat(parts)
 
 
 def evaluate_batches(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
@@ -189,4 +229,4 @@ def naming(argument: str) -> Iterator[None]:
         raise ValueError(f"{argument}: {error}") from error
 
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "predict"]

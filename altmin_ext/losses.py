@@ -48,6 +48,29 @@ class Loss(abc.ABC):
     def given(self) -> Any:
         return self
 
+    def each(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss of every sample, of which :meth:`mean` is the mean; needed only where samples have weights.
+
+        Args:
+            logits: (B, C).
+            y: the targets, as :meth:`check_targets` returns them.
+
+        Returns:
+            (B,), differentiable in the logits.
+        """
+        raise NotImplementedError
+
+    def weights(self, y: Tensor) -> Tensor | None:
+        """How much every sample counts, see :class:`Weighted`.
+
+        Args:
+            y: the targets, as :meth:`check_targets` returns them.
+
+        Returns:
+            (B,) with a mean of 1; None if all count alike.
+        """
+        return None
+
     @abc.abstractmethod
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean loss over the minibatch.
@@ -70,7 +93,7 @@ class Loss(abc.ABC):
             logits: (B, C).
             bias: (C,) or None.
             y: the targets, as :meth:`check_targets` returns them.
-            out: (B, C), out: B times the derivative of the mean; may be ``logits``.
+            out: (B, C), out: B times the derivative of the mean, before samples are weighted; may be ``logits``.
             bias_gradient: (C,), out: the sum of ``out`` over B; or None.
             loss: 0-d, out: the mean loss.
             correct: 0-d int64, out: the number of samples classified correctly; left alone if that has no meaning.
@@ -327,6 +350,9 @@ class CrossEntropy(Loss):
     name = "cross_entropy"
     captured = True
 
+    def each(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, reduction="none")
+
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         if logits.is_cuda:
             # A label out of range would make the GPU unusable for this process, and a check would wait for the GPU.
@@ -381,6 +407,9 @@ class MeanSquaredError(Loss):
     name = "mse"
     counts_correct = False
     captured = True
+
+    def each(self, logits: Tensor, y: Tensor) -> Tensor:
+        return (logits - y).square().mean(1)
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.mse_loss(logits, y)
@@ -442,6 +471,9 @@ class SquaredError(Loss):
 
     name = "squared"
 
+    def each(self, logits: Tensor, y: Tensor) -> Tensor:
+        return (logits - self._targets(y, logits)).square().sum(1)
+
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         return (logits - self._targets(y, logits)).square().sum() / len(logits)
 
@@ -480,6 +512,9 @@ class Hinge(Loss):
     """
 
     name = "hinge"
+
+    def each(self, logits: Tensor, y: Tensor) -> Tensor:
+        return torch.where(_one_hot(y, logits) == 1, 1 - logits, logits).relu().sum(1)
 
     def mean(self, logits: Tensor, y: Tensor) -> Tensor:
         return torch.where(_one_hot(y, logits) == 1, 1 - logits, logits).relu().sum() / len(logits)
@@ -585,6 +620,17 @@ class Criterion(Loss):
         if torch.is_grad_enabled() and logits.requires_grad and not value.requires_grad:
             raise ValueError(f"loss must be differentiable in the logits, but {self.name} is not.")
         return value
+
+    def each(self, logits: Tensor, y: Tensor) -> Tensor:
+        own: Any = copy.copy(self._function)
+        if not self._is_torch_s or getattr(own, "weight", None) is not None or own.reduction != "mean":
+            raise ValueError(
+                f"loss must be a name, or a criterion of torch without weights that takes the mean, where samples "
+                f"have weights, but is {self.name}."
+            )
+        own.reduction = "none"
+        losses: Tensor = own(logits, y)
+        return losses.reshape(len(logits), -1).mean(1)
 
     def check_finite(self, y: Tensor, n_out: int) -> None:
         try:
@@ -706,6 +752,94 @@ class PartlyLabelled(Loss):
         self._loss.check_finite(y, n_out)
 
 
+class Weighted(Loss):
+    """A loss of samples that do not all count alike; y (B, K + 1): the targets, and in the last column the weights.
+
+    The mean over a minibatch is sum w_b l_b / sum w_b: only ratios of weights within a minibatch matter, and a whole
+    number is a sample that stands there so many times. :meth:`residual` and the code of a sample know nothing of its
+    weight. Whatever sums over samples weighs them by :meth:`weights`, and only methods that do (``Method.weighs``)
+    take such a loss.
+
+    Args:
+        loss: of one sample.
+        classes: whether the targets are class indices, which y then holds as floats in its only other column.
+
+    Raises:
+        ValueError: ``loss`` knows its mean over a minibatch only.
+    """
+
+    def __init__(self, loss: Loss, *, classes: bool) -> None:
+        if not _has(type(loss), "each"):
+            raise ValueError(
+                f"loss must know the loss of each sample where samples have weights, but {loss.name!r} knows their "
+                "mean only; define each(logits, y)."
+            )
+        self._loss, self._classes = loss, classes
+        self.name, self.counts_correct = loss.name, loss.counts_correct
+
+    @property
+    def given(self) -> Any:
+        return self._loss.given
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Loss:
+        return Weighted(self._loss.to(device, dtype), classes=self._classes)
+
+    def _targets(self, y: Tensor) -> Tensor:
+        return y[:, 0].long() if self._classes else y[:, :-1].contiguous()
+
+    def weights(self, y: Tensor) -> Tensor:
+        return y[:, -1] / y[:, -1].mean()
+
+    def each(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self._loss.each(logits, self._targets(y))
+
+    def mean(self, logits: Tensor, y: Tensor) -> Tensor:
+        return (self.each(logits, y) * self.weights(y)).mean()
+
+    def residual(
+        self, logits: Tensor, bias: Tensor | None, y: Tensor, out: Tensor, bias_gradient: Tensor | None,
+        loss: Tensor, correct: Tensor, flag: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        weighted = self.mean(logits if bias is None else logits + bias, y)  # first: out may be the logits
+        self._loss.residual(logits, bias, self._targets(y), out, bias_gradient, loss, correct, flag)
+        loss.copy_(weighted)
+
+    def curvature(self, n_out: int) -> float | None:
+        return self._loss.curvature(n_out)
+
+    def curvature_at(self, logits: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
+        return self._loss.curvature_at(logits, bias, self._targets(y))
+
+    def counts(self, y: Tensor, n_out: int) -> bool:
+        return self._loss.counts(self._targets(y), n_out)
+
+    def correct(self, logits: Tensor, y: Tensor) -> Tensor | None:
+        return self._loss.correct(logits, self._targets(y))
+
+    def takes_classes(self, y: Tensor) -> bool:
+        return False
+
+    def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
+        return self._loss.from_labels(labels, n_out, dtype)
+
+    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        y = _real_targets(y, dtype, f"a weighted {self.name}")
+        self._loss.check_targets(self._targets(y), dtype)
+        return y
+
+    def check_target_shape(self, y: Tensor, n_out: int) -> None:
+        self._loss.check_target_shape(self._targets(y), n_out)
+
+    def check_target_values(self, y: Tensor, n_out: int) -> None:
+        _check.finite("y", y)
+        self._loss.check_target_values(self._targets(y), n_out)
+        if not bool((y[:, -1] > 0).all()):
+            raise ValueError(
+                f"y must hold weights greater than 0 in its last column, but holds {float(y[:, -1].min()):g}; leave "
+                "such samples out."
+            )
+
+
 LossLike: TypeAlias = str | Loss | Callable[[Tensor, Tensor], Tensor]
 
 _losses: dict[str, type[Loss]] = {
@@ -772,6 +906,7 @@ __all__ = [
     "MeanSquaredError",
     "PartlyLabelled",
     "SquaredError",
+    "Weighted",
     "make_loss",
     "names",
 ]

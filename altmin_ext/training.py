@@ -26,13 +26,23 @@ from altmin_ext.evaluation import (
     evaluate,
     naming,
     output_width,
+    predict,
 )
 from altmin_ext.history import History, plot_histories
 from altmin_ext.losses import LossLike
 from altmin_ext.methods import Method, make_method
 from altmin_ext.schedules import Schedule, make_schedule
 
-__all__ = ["EarlyStopping", "Evaluation", "History", "TrainingState", "evaluate", "plot_histories", "train"]
+__all__ = [
+    "EarlyStopping",
+    "Evaluation",
+    "History",
+    "TrainingState",
+    "evaluate",
+    "plot_histories",
+    "predict",
+    "train",
+]
 
 
 def train(

@@ -283,7 +283,7 @@ def test_global_generator_of_an_importing_program_is_left_alone(capsys):
         (["train", "--batchsize=2"], "unknown argument '--batchsize': did you mean '--batch-size'"),
         (
             ["train", "--sample-weight=2"],
-            "unknown option of 'am-adam': 'sample_weight': samples cannot be weighted",
+            "unknown option of 'am-adam': 'sample_weight': weights are a column of y",
         ),
         (["train", "--method", "sdg"], "unknown method 'sdg': did you mean 'sgd'"),
         (

@@ -45,6 +45,7 @@ class Slot:
         once: whether code and weights each take a single step, the code without threshold, and nothing reads the code
             afterwards. The memory of the code may then be overwritten once its activation has been computed.
         sparse: whether a threshold makes some numbers of the code exactly zero.
+        weighs: whether samples have weights.
     """
 
     stage: BoundStage
@@ -55,6 +56,7 @@ class Slot:
     weight_iterations: int = 1
     once: bool = False
     sparse: bool = False
+    weighs: bool = False
 
 
 class Code(abc.ABC):
@@ -225,6 +227,18 @@ class Code(abc.ABC):
         Args:
             activation: as for :meth:`fit`.
             call: the result of :meth:`residual_call`.
+        """
+        raise NotImplementedError
+
+    def weigh(self, weights: Tensor, damping: Tensor | None) -> Tensor:
+        """Let samples count differently in :meth:`fit` on this minibatch; the code itself is each sample's own.
+
+        Args:
+            weights: (B,), with a mean of 1.
+            damping: the damping of the top code at these weights; None for the top code, which sets it.
+
+        Returns:
+            0-d float64, that damping.
         """
         raise NotImplementedError
 

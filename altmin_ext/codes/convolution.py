@@ -50,10 +50,10 @@ class ConvolutionCode(Code):
 
         Returns:
             Whether the map is a convolution that they know, the pre-map above an activation and a pooling that they
-            know, and everything happens ``once``.
+            know, everything happens ``once``, and samples have no weights.
         """
         convolves = slot.stage.map.convolution is not None
-        return slot.once and convolves and slot.above.pre.pooled_activation is not None
+        return slot.once and not slot.weighs and convolves and slot.above.pre.pooled_activation is not None
 
     def connect(self, below: Code | None, above: Code | None) -> None:
         super().connect(below, above)

@@ -12,6 +12,7 @@ from altmin_ext.network import EvaluatedMap, LinearMap
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import unversioned as ops
 from altmin_ext.ops.activation import identity
+from altmin_ext.ops.numerics import smallest_displacement
 
 
 class MatrixCode(Code):
@@ -45,6 +46,7 @@ class MatrixCode(Code):
         self.residual = torch.empty(0)
         self._calls: dict[bool, dict[str, Any]] = {}
         self._target: dict[str, Any] | None = None
+        self._weights: Tensor | None = None
         self._gram = self._gram_times_moved = torch.empty(0, 0)
         self._gram_is_current = False
 
@@ -97,7 +99,7 @@ class MatrixCode(Code):
         return flat if len(self.shape) == 1 else flat.view(self._batch, *self.shape)
 
     def encode(self, activation: Tensor) -> Tensor:
-        self._target = None
+        self._target = self._weights = None
         code = self.map.encode(activation, self._buffers.get("code"))
         if not self.map.uses_buffers:
             self._use_code(code.view(self._batch, self.width))
@@ -254,6 +256,22 @@ class MatrixCode(Code):
             "guard": self.flags.weights,
         }
 
+    def weigh(self, weights: Tensor, damping: Tensor | None) -> Tensor:
+        # Where a sample counts twice, it also stands twice in the RMS displacement, and so in the scale of the stage.
+        squares = self.displacement.square().mean(1).double()
+        square, weighted = squares.mean(), squares @ weights.double() / len(weights)
+        if damping is None:
+            damping = torch.where(weighted > 0, smallest_displacement / weighted.sqrt(), 1.0).clamp(min=1.0)
+        ratio = (square / weighted).sqrt() * self.row[CodeScalar.damping] / damping
+        scaled = (self.row[CodeScalar.normalised] > 0) & (weighted > 0)
+        self._weights = (weights * torch.where(scaled, ratio, 1.0).to(weights))[:, None]
+        return damping
+
     def finish_fit(self, activation: Tensor, call: dict[str, Any]) -> None:
-        self.residual = self._shaped(call["residuals"][0])
+        residual = call["residuals"][0]
+        if self._weights is not None:
+            residual *= self._weights
+            if self.map.bias_gradient is not None:
+                torch.sum(residual, 0, out=self.map.bias_gradient)
+        self.residual = self._shaped(residual)
         self.map.weight_gradients(self.residual, activation)

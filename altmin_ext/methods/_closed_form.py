@@ -276,7 +276,7 @@ class ClosedForm(Method):
         own, theirs = self.model.state_dict(), other.state_dict()
         head = {id(p) for p in self._head.parameters()}
         learned = {name for name, p in self.model.named_parameters() if id(p) in head and p.requires_grad}
-        for name in own.keys() | theirs.keys():
+        for name in {**own, **theirs}:
             mine, its = own.get(name), theirs.get(name)
             alike = (
                 isinstance(mine, Tensor)

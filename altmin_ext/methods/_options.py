@@ -189,7 +189,7 @@ _other_words: dict[str, tuple[str, ...]] = {
 
 # Words for what is no option of any method, and what to do instead.
 _unsupported = {
-    "sample_weight": "samples cannot be weighted; repeat those that count for more",
+    "sample_weight": "weights are a column of y, see altmin_ext.losses.Weighted",
     "class_weight": "a loss weighs classes, as loss=torch.nn.CrossEntropyLoss(weight=...) does",
     "early_stopping patience tol n_iter_no_change": "pass callbacks=[EarlyStopping(...)] of altmin_ext.callbacks",
     "threads num_threads n_threads n_jobs": "torch.set_num_threads sets the number of CPU threads",

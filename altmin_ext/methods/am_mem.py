@@ -214,6 +214,7 @@ class AMMem(OnlineAM):
     name = "am-mem"
     captures = False
     plans = False
+    weighs = False
     Options = AMMemOptions
     options: AMMemOptions
     Update = AdamUpdate

@@ -30,6 +30,7 @@ class _Backprop(Method):
     Options = GradientOptions
     options: GradientOptions
     captures = True
+    weighs = True
 
     def _flags(self) -> Sequence[Subject]:
         return [("loss", None), ("gradient", None), ("weights", None)]

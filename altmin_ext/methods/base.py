@@ -25,7 +25,7 @@ from altmin_ext._state import Entries
 from altmin_ext._stream import Stream
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
-from altmin_ext.losses import Loss, LossLike, make_loss
+from altmin_ext.losses import Loss, LossLike, Weighted, make_loss
 from altmin_ext.methods._options import MethodOptions, number
 from altmin_ext.network import BoundStage, Unaltered, may_write_input
 from altmin_ext.nn.factors import NonNegativeFactors
@@ -109,6 +109,7 @@ class Method(abc.ABC):
             every step and never read a value on the GPU. See :meth:`Method._why_not_captured`.
         plans: whether its steps on a CPU can be recorded and replayed: ``_compute`` makes the same calls in every
             step. See :attr:`why_not_planned`.
+        weighs: whether it takes a :class:`altmin_ext.losses.Weighted`: whatever it sums over samples, it weighs.
         has_rate: whether ``step_factor`` makes its steps smaller, which ``on_nonfinite="restore"`` needs.
         default_loss: the name of its default loss.
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
@@ -137,6 +138,7 @@ class Method(abc.ABC):
     factorises: ClassVar[bool] = False
     captures: ClassVar[bool] = False
     plans: ClassVar[bool] = False
+    weighs: ClassVar[bool] = False
     has_rate: ClassVar[bool] = True
     default_loss: ClassVar[str] = "cross_entropy"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -177,6 +179,8 @@ class Method(abc.ABC):
         self.dtype = _check_parameters(model)
         if not self.factorises:
             _check_no_factors(self.name, model)
+        if isinstance(loss, Weighted) and not self.weighs:
+            raise ValueError(f"loss must count all samples alike for {self.name}, but is a Weighted one.")
         self.loss: Loss = make_loss(
             self.default_loss if loss is None else loss,
             partial=self.factorises,

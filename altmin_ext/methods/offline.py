@@ -69,6 +69,7 @@ class Offline(OnlineAM):
     full_batch = True
     captures = False
     plans = False
+    weighs = False
     options: Any
 
     def _allocate(self) -> None:

@@ -26,9 +26,17 @@ from altmin_ext._guard import Subject
 from altmin_ext._state import Attribute, Part
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.codes import Code, Flags, FlippedCode, Slot, code_for
+from altmin_ext.losses import Weighted
 from altmin_ext.methods._options import GradientOptions, choice, integer, number, option, positive
 from altmin_ext.methods.base import Method, StepReport
-from altmin_ext.network import BoundStage, EvaluatedMap, LinearMap, split
+from altmin_ext.network import (
+    BoundStage,
+    ElmanMap,
+    EvaluatedMap,
+    LinearMap,
+    OutputSequenceMap,
+    split,
+)
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import unversioned as ops
@@ -142,6 +150,7 @@ class OnlineAM(Method):
 
     captures = True
     plans = True
+    weighs = True
     Options = OnlineAMOptions
     options: OnlineAMOptions
     Update: ClassVar[type[WeightUpdate]]
@@ -151,8 +160,18 @@ class OnlineAM(Method):
     def _cut(self, model: nn.Module) -> list[BoundStage]:
         stages = split(model, self.options.needs)
         self.options = self.options.for_model(stages)
-        for above in stages[1:]:
-            FlippedCode.suits(above)
+        flipped = any([FlippedCode.suits(above) for above in stages[1:]])  # noqa: C419  (each may refuse its stage)
+        if isinstance(self.loss, Weighted):
+            # Where the step of one sample's code depends on the others, weights would have to, too.
+            recurrent = any(isinstance(stage.map, (ElmanMap, OutputSequenceMap)) for stage in stages)
+            coupled = {
+                "scaling='released'": self.options.scaling == "released",
+                "Sign(surrogate='none')": flipped,
+                "an Elman layer": recurrent,
+            }
+            for what, is_there in coupled.items():
+                if is_there:
+                    raise ValueError(f"loss must count all samples alike with {what}, but is a Weighted one.")
         return stages
 
     def _flags(self) -> Sequence[Subject]:
@@ -187,6 +206,7 @@ class OnlineAM(Method):
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
         self._dropping = [stage.pre for stage in self._stages if stage.pre.drops]
         self._bound_shape: torch.Size | None = None
+        self._sample_weights: Tensor | None = None
         self._logits = self._output_residual = self._like
         self._shaped_residual = self._like  # in the shape of the predictor's output
         self._output_shape = torch.Size()
@@ -199,8 +219,9 @@ class OnlineAM(Method):
         codes = []
         for l, (stage, above) in enumerate(itertools.pairwise(self._stages)):
             flags = Flags(self._guard.code(l), self._guard.weights(l))
-            sparse = o.l1_codes > 0
-            slot = Slot(stage, above, self._rows[l], flags, code_iterations, weight_iterations, once, sparse)
+            sparse, weighs = o.l1_codes > 0, isinstance(self.loss, Weighted)
+            iterations = code_iterations, weight_iterations
+            slot = Slot(stage, above, self._rows[l], flags, *iterations, once, sparse, weighs)
             codes.append(code_for(stage.map, slot))
         for below, code, beyond in zip([None, *codes], codes, [*codes[1:], None], strict=False):
             code.connect(below, beyond)
@@ -270,6 +291,7 @@ class OnlineAM(Method):
         inputs = self._encode(x)
         loss, correct = self._loss_at_encode(y)
         self._move_codes(y)
+        self._weigh(y)
         self._observe(inputs)
         objective = None
         for iteration in range(self.options.weight_iterations or 1):
@@ -284,6 +306,14 @@ class OnlineAM(Method):
         self._bound_shape = (
             None  # vectors of the spectral norms may have been drawn for it, and are undone now
         )
+
+    def _weigh(self, y: Tensor) -> None:
+        """Let samples count by their weights in what follows, if they have any."""
+        self._sample_weights = self.loss.weights(y)
+        if self._sample_weights is not None:
+            damping = None
+            for code in reversed(self._codes):
+                damping = code.weigh(self._sample_weights, damping)
 
     def _observe(self, inputs: Tensor) -> None:
         """Take note of a minibatch once its codes have moved; ``inputs`` are those of the first map."""
@@ -412,6 +442,10 @@ class OnlineAM(Method):
         if self._codes or iteration > 0:
             self._keep_logits(predictor.forward(inputs[-1], self._logits))
         self._residual_of_loss(y, *self._scratch, self._guard.weights(len(self._codes)))
+        if self._sample_weights is not None:
+            self._output_residual *= self._sample_weights[:, None]
+            if predictor.bias_gradient is not None:
+                torch.sum(self._output_residual, 0, out=predictor.bias_gradient)
         predictor.weight_gradients(self._shaped_residual, inputs[-1])
         return self._objective(y.shape[0]) if self.options.report_objective else None
 
