@@ -59,6 +59,47 @@ class _LeastSquares(torch.autograd.Function):
         return torch.stack([_LeastSquares.apply(r.contiguous(), d.contiguous(), sweeps) for r, d in pairs]), 0
 
 
+# In a graph, as of torch.export or torch.compile, the solver is this one op. A graph of a forward pass may hold the
+# backward pass as well, so that the refusal is an op, too, which speaks only when it runs.
+@torch.library.custom_op(
+    "altmin_ext::non_negative_codes",
+    mutates_args=(),
+    schema="(Tensor rows, Tensor dictionary, int sweeps) -> Tensor",
+)
+def _codes(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
+    return least_squares(rows.contiguous(), dictionary.contiguous(), sweeps)
+
+
+@_codes.register_fake
+def _(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
+    return rows.new_empty(rows.shape[0], dictionary.shape[1])
+
+
+@torch.library.custom_op(
+    "altmin_ext::non_negative_codes_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor dictionary) -> Tensor",
+)
+def _codes_backward(gradient: Tensor, dictionary: Tensor) -> Tensor:
+    raise NotImplementedError(_no_derivative)
+
+
+@_codes_backward.register_fake
+def _(gradient: Tensor, dictionary: Tensor) -> Tensor:
+    return gradient.new_empty(gradient.shape[0], dictionary.shape[0])
+
+
+def _keep_dictionary(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _refuse(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    return _codes_backward(gradient, *context.saved_tensors), None, None
+
+
+_codes.register_autograd(_refuse, setup_context=_keep_dictionary)
+
+
 class NonNegativeFactors(nn.Module):
     """A layer that factorises its input: (B, C, ...) features become (B, r, ...) non-negative codes.
 
@@ -111,7 +152,8 @@ class NonNegativeFactors(nn.Module):
                 f"{tuple(features.shape)}."
             )
         rows = as_rows(features).to(self.dictionary.dtype)  # under autocast a layer below may return another
-        codes: Tensor = _LeastSquares.apply(rows, self.dictionary, self.sweeps)
+        solve = _codes if torch.compiler.is_compiling() else _LeastSquares.apply
+        codes: Tensor = solve(rows, self.dictionary, self.sweeps)
         return as_maps(codes, features)
 
     def reconstruction(self, codes: Tensor) -> Tensor:
@@ -136,4 +178,4 @@ def as_rows(maps: Tensor) -> Tensor:
 
 def as_maps(rows: Tensor, like: Tensor) -> Tensor:
     """Rows (B positions, C) as maps (B, C, ...), with the positions of ``like``."""
-    return rows.reshape(len(like), *like.shape[2:], rows.shape[1]).movedim(-1, 1).contiguous()
+    return rows.reshape(like.shape[0], *like.shape[2:], rows.shape[1]).movedim(-1, 1).contiguous()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check
@@ -42,10 +44,60 @@ class TimeSteps(nn.Module):
             raise ValueError(
                 f"x must hold a multiple of {self.n_in} numbers per sample, but holds {features}."
             )
-        return x.reshape(len(x), features // self.n_in, self.n_in)
+        return x.reshape(x.shape[0], features // self.n_in, self.n_in)
 
     def extra_repr(self) -> str:
         return f"n_in={self.n_in}"
+
+
+def _states(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
+    start = x.new_zeros(1, x.shape[0], u.shape[0])
+    states: Tensor = torch.rnn_tanh(x, start, [v, u, bias_v, bias_u], True, 1, 0.0, False, False, True)[0]
+    return states
+
+
+# In a graph, as of torch.export or torch.compile, the recurrence is this one op, and not a copy of its formula for each
+# time step.
+@torch.library.custom_op(
+    "altmin_ext::elman",
+    mutates_args=(),
+    schema="(Tensor x, Tensor v, Tensor u, Tensor bias_v, Tensor bias_u) -> Tensor",
+)
+def _elman(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
+    return _states(x, v, u, bias_v, bias_u).contiguous()
+
+
+@_elman.register_fake
+def _(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], u.shape[0])
+
+
+@torch.library.custom_op(
+    "altmin_ext::elman_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor x, Tensor v, Tensor u, Tensor bias_v, Tensor bias_u) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _elman_backward(gradient: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        inputs = tuple(tensor.detach().requires_grad_() for tensor in inputs)
+        return torch.autograd.grad(_states(*inputs), inputs, gradient)
+
+
+@_elman_backward.register_fake
+def _(gradient: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(tensor) for tensor in inputs)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _pull_back(context: Any, gradient: Tensor) -> Any:
+    return _elman_backward(gradient, *context.saved_tensors)
+
+
+_elman.register_autograd(_pull_back, setup_context=_keep_inputs)
 
 
 class Elman(nn.RNN):
@@ -71,6 +123,8 @@ class Elman(nn.RNN):
         super().__init__(_check.integer("n_in", n_in), _check.integer("hidden", hidden), batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        if torch.compiler.is_compiling():
+            return _elman(x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
         sequence: Tensor = super().forward(x)[0]
         return sequence
 
