@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 import numpy as np
 import onnxscript
 from onnxscript import DOUBLE, FLOAT
 from onnxscript import opset18 as op
 
-Real = TypeVar("Real", FLOAT, DOUBLE)
+Real = TypeVar("Real", bound=Union[FLOAT, DOUBLE])  # noqa: UP007, the only spelling that onnxscript reads
 _functions = onnxscript.values.Opset("altmin_ext", 1)
 
 

@@ -50,13 +50,13 @@ class TimeSteps(nn.Module):
         return f"n_in={self.n_in}"
 
 
-def _states(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
+def _states(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor, training: bool) -> Tensor:
     start = x.new_zeros(1, x.shape[0], u.shape[0])
-    states: Tensor = torch.rnn_tanh(x, start, [v, u, bias_v, bias_u], True, 1, 0.0, False, False, True)[0]
+    states: Tensor = torch.rnn_tanh(x, start, [v, u, bias_v, bias_u], True, 1, 0.0, training, False, True)[0]
     return states
 
 
-# In a graph, as of torch.export or torch.compile, the recurrence is this one op, and not a copy of its formula for each
+# In a graph, as of torch.export or torch.compile, the recurrence is this one op, and not its formula once for each
 # time step.
 @torch.library.custom_op(
     "altmin_ext::elman",
@@ -64,7 +64,7 @@ def _states(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> 
     schema="(Tensor x, Tensor v, Tensor u, Tensor bias_v, Tensor bias_u) -> Tensor",
 )
 def _elman(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
-    return _states(x, v, u, bias_v, bias_u).contiguous()
+    return _states(x, v, u, bias_v, bias_u, training=False).contiguous()
 
 
 @_elman.register_fake
@@ -75,36 +75,48 @@ def _(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor
 @torch.library.custom_op(
     "altmin_ext::elman_backward",
     mutates_args=(),
-    schema="(Tensor gradient, Tensor x, Tensor v, Tensor u, Tensor bias_v, Tensor bias_u) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor gradient, Tensor states, Tensor x, Tensor v, Tensor u)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
 )
-def _elman_backward(gradient: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        inputs = tuple(tensor.detach().requires_grad_() for tensor in inputs)
-        return torch.autograd.grad(_states(*inputs), inputs, gradient)
+def _elman_backward(
+    gradient: Tensor, states: Tensor, x: Tensor, v: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Back through time: the derivatives by x, V, U and the bias."""
+    by_sum = torch.zeros_like(states)  # by V x_t + U h_{t-1} + b
+    later = states.new_zeros(states.shape[0], states.shape[2])
+    for t in reversed(range(states.shape[1])):
+        by_sum[:, t] = (gradient[:, t] + later) * (1 - states[:, t].square())
+        later = by_sum[:, t] @ u
+    rows = by_sum.flatten(0, 1)
+    before = torch.nn.functional.pad(states[:, :-1], (0, 0, 1, 0))
+    return by_sum @ v, rows.t() @ x.flatten(0, 1), rows.t() @ before.flatten(0, 1), rows.sum(0)
 
 
 @_elman_backward.register_fake
-def _(gradient: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(tensor) for tensor in inputs)
+def _(
+    gradient: Tensor, states: Tensor, x: Tensor, v: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), v.new_empty(v.shape), u.new_empty(u.shape), u.new_empty(u.shape[0])
 
 
-def _keep_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _keep_states(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(output, *inputs[:3])
 
 
-def _pull_back(context: Any, gradient: Tensor) -> Any:
-    return _elman_backward(gradient, *context.saved_tensors)
+def _pull_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    by_x, by_v, by_u, by_bias = _elman_backward(gradient, *ctx.saved_tensors)
+    return by_x, by_v, by_u, by_bias, by_bias
 
 
-_elman.register_autograd(_pull_back, setup_context=_keep_inputs)
+_elman.register_autograd(_pull_back, setup_context=_keep_states)
 
 
-class Elman(nn.RNN):
+class Elman(nn.RNNBase):
     """The recurrent layer h_t = tanh(V x_t + U h_{t-1} + b) with h_0 = 0, which returns all h_t (Elman 1990).
 
-    (B, T, n_in) -> (B, T, hidden). It is an ``nn.RNN`` of one layer, with its parameters: V is ``weight_ih_l0``, U is
-    ``weight_hh_l0``, and b is the sum of ``bias_ih_l0`` and ``bias_hh_l0``.
+    (B, T, n_in) -> (B, T, hidden). It is torch's RNN of one layer, with its parameters: V is ``weight_ih_l0``, U is
+    ``weight_hh_l0``, and b is the sum of ``bias_ih_l0`` and ``bias_hh_l0``. It is no subclass of ``nn.RNN``, which
+    ``torch.compile`` refuses.
 
     Args:
         n_in: features of one time step.
@@ -120,13 +132,15 @@ class Elman(nn.RNN):
     bias_hh_l0: nn.Parameter
 
     def __init__(self, n_in: int, hidden: int) -> None:
-        super().__init__(_check.integer("n_in", n_in), _check.integer("hidden", hidden), batch_first=True)
+        n_in, hidden = _check.integer("n_in", n_in), _check.integer("hidden", hidden)
+        super().__init__("RNN_TANH", n_in, hidden, batch_first=True)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         if torch.compiler.is_compiling():
-            return _elman(x, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
-        sequence: Tensor = super().forward(x)[0]
-        return sequence
+            return _elman(x, *weights)
+        self.check_input(x, None)
+        return _states(x, *weights, training=self.training)
 
 
 class GRU(nn.GRU):
