@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check, ops
+from altmin_ext.nn.graph_op import graph_op
 from altmin_ext.ops import MemoryScalar
 
 _no_derivative = (
@@ -59,33 +60,15 @@ class _LeastSquares(torch.autograd.Function):
         return torch.stack([_LeastSquares.apply(r.contiguous(), d.contiguous(), sweeps) for r, d in pairs]), 0
 
 
-# In a graph, as of torch.export or torch.compile, the solver is this one op. A graph of a forward pass may hold the
-# backward pass as well, so that the refusal is an op, too, which speaks only when it runs.
-@torch.library.custom_op(
-    "altmin_ext::non_negative_codes",
-    mutates_args=(),
-    schema="(Tensor rows, Tensor dictionary, int sweeps) -> Tensor",
-)
-def _codes(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
-    return least_squares(rows.contiguous(), dictionary.contiguous(), sweeps)
-
-
-@_codes.register_fake
-def _(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
+def _fake_codes(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
     return rows.new_empty(rows.shape[0], dictionary.shape[1])
 
 
-@torch.library.custom_op(
-    "altmin_ext::non_negative_codes_backward",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor dictionary) -> Tensor",
-)
-def _codes_backward(gradient: Tensor, dictionary: Tensor) -> Tensor:
+def _refuse(gradient: Tensor, dictionary: Tensor) -> Tensor:
     raise NotImplementedError(_no_derivative)
 
 
-@_codes_backward.register_fake
-def _(gradient: Tensor, dictionary: Tensor) -> Tensor:
+def _fake_refusal(gradient: Tensor, dictionary: Tensor) -> Tensor:
     return gradient.new_empty(gradient.shape[0], dictionary.shape[0])
 
 
@@ -93,11 +76,22 @@ def _keep_dictionary(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tenso
     ctx.save_for_backward(inputs[1])
 
 
-def _refuse(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-    return _codes_backward(gradient, *context.saved_tensors), None, None
+def _pull_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    return _codes_backward(gradient, *ctx.saved_tensors), None, None
 
 
-_codes.register_autograd(_refuse, setup_context=_keep_dictionary)
+# In a graph the solver is this one op. A graph of a forward pass may hold the backward pass as well, so that the
+# refusal is an op, too, which speaks only when it runs.
+_codes = graph_op(
+    "non_negative_codes(Tensor rows, Tensor dictionary, int sweeps) -> Tensor",
+    lambda rows, dictionary, sweeps: least_squares(rows.contiguous(), dictionary.contiguous(), sweeps),
+    _fake_codes,
+    _pull_back,
+    _keep_dictionary,
+)
+_codes_backward = graph_op(
+    "non_negative_codes_backward(Tensor gradient, Tensor dictionary) -> Tensor", _refuse, _fake_refusal
+)
 
 
 class NonNegativeFactors(nn.Module):

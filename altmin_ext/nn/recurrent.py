@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check
+from altmin_ext.nn.graph_op import graph_op
 
 
 class TimeSteps(nn.Module):
@@ -56,44 +57,25 @@ def _states(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor, tra
     return states
 
 
-# In a graph, as of torch.export or torch.compile, the recurrence is this one op, and not its formula once for each
-# time step.
-@torch.library.custom_op(
-    "altmin_ext::elman",
-    mutates_args=(),
-    schema="(Tensor x, Tensor v, Tensor u, Tensor bias_v, Tensor bias_u) -> Tensor",
-)
-def _elman(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
-    return _states(x, v, u, bias_v, bias_u, training=False).contiguous()
-
-
-@_elman.register_fake
-def _(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
+def _fake_states(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[1], u.shape[0])
 
 
-@torch.library.custom_op(
-    "altmin_ext::elman_backward",
-    mutates_args=(),
-    schema="(Tensor gradient, Tensor states, Tensor x, Tensor v, Tensor u)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _elman_backward(
+def _back_through_time(
     gradient: Tensor, states: Tensor, x: Tensor, v: Tensor, u: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Back through time: the derivatives by x, V, U and the bias."""
+    """The derivatives by x, V, U and the bias."""
     by_sum = torch.zeros_like(states)  # by V x_t + U h_{t-1} + b
     later = states.new_zeros(states.shape[0], states.shape[2])
     for t in reversed(range(states.shape[1])):
         by_sum[:, t] = (gradient[:, t] + later) * (1 - states[:, t].square())
         later = by_sum[:, t] @ u
     rows = by_sum.flatten(0, 1)
-    before = torch.nn.functional.pad(states[:, :-1], (0, 0, 1, 0))
+    before = nn.functional.pad(states[:, :-1], (0, 0, 1, 0))
     return by_sum @ v, rows.t() @ x.flatten(0, 1), rows.t() @ before.flatten(0, 1), rows.sum(0)
 
 
-@_elman_backward.register_fake
-def _(
+def _fake_derivatives(
     gradient: Tensor, states: Tensor, x: Tensor, v: Tensor, u: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), v.new_empty(v.shape), u.new_empty(u.shape), u.new_empty(u.shape[0])
@@ -108,7 +90,20 @@ def _pull_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     return by_x, by_v, by_u, by_bias, by_bias
 
 
-_elman.register_autograd(_pull_back, setup_context=_keep_states)
+# In a graph the recurrence is this one op, and not its formula once for each time step.
+_elman = graph_op(
+    "elman(Tensor x, Tensor v, Tensor u, Tensor bias_v, Tensor bias_u) -> Tensor",
+    lambda *inputs: _states(*inputs, training=False).contiguous(),
+    _fake_states,
+    _pull_back,
+    _keep_states,
+)
+_elman_backward = graph_op(
+    "elman_backward(Tensor gradient, Tensor states, Tensor x, Tensor v, Tensor u)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _back_through_time,
+    _fake_derivatives,
+)
 
 
 class Elman(nn.RNNBase):
@@ -138,7 +133,8 @@ class Elman(nn.RNNBase):
     def forward(self, x: Tensor) -> Tensor:
         weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         if torch.compiler.is_compiling():
-            return _elman(x, *weights)
+            states: Tensor = _elman(x, *weights)
+            return states
         self.check_input(x, None)
         return _states(x, *weights, training=self.training)
 
