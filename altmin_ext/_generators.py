@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+def kinds() -> tuple[type, ...]:
+    """The types of generators; those of NumPy only once somebody has imported numpy.random, and may have made one."""
+    if "numpy.random" not in sys.modules:  # which NumPy puts off, too
+        return torch.Generator, random.Random
+    return torch.Generator, np.random.Generator, np.random.RandomState, random.Random
 
 
 class ProcessGenerators:
@@ -64,9 +70,9 @@ def _same(one: Any, other: Any) -> bool:
 
 def held_generators(owner: object) -> Iterator[Any]:
     """The generators that are attributes of an object, in the order of their names."""
-    attributes = getattr(owner, "__dict__", {})
+    attributes, sought = getattr(owner, "__dict__", {}), kinds()
     for name in sorted(attributes):
-        if isinstance(attributes[name], kinds):
+        if isinstance(attributes[name], sought):
             yield attributes[name]
 
 

@@ -93,7 +93,7 @@ def _pull_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
 # In a graph the recurrence is this one op, and not its formula once for each time step.
 _elman = graph_op(
     "elman(Tensor x, Tensor v, Tensor u, Tensor bias_v, Tensor bias_u) -> Tensor",
-    lambda *inputs: _states(*inputs, training=False).contiguous(),
+    lambda x, v, u, bias_v, bias_u: _states(x, v, u, bias_v, bias_u, training=False).contiguous(),
     _fake_states,
     _pull_back,
     _keep_states,
