@@ -199,6 +199,33 @@ def _remove_abandoned(folder: Path) -> None:
             name.unlink()
 
 
+@contextlib.contextmanager
+def set_aside(path: Path) -> Iterator[None]:
+    """Within the block no file has this name. Afterwards the earlier one has it again, unless there is another one.
+
+    If the process is killed within the block, the earlier file goes with what else a killed process has left.
+
+    Raises:
+        OSError: the file cannot be renamed.
+    """
+    if not path.exists():
+        yield
+        return
+    aside = path.with_name(f"{_UNFINISHED}{path.name}")
+    with open(path, "rb") as file:
+        with contextlib.suppress(OSError):  # as above
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with naming(path):
+            os.replace(path, aside)
+        try:
+            yield
+        finally:
+            if path.exists():
+                aside.unlink(missing_ok=True)
+            elif aside.exists():
+                os.replace(aside, path)
+
+
 def _sync_folder(folder: Path) -> None:
     """Bring the names in a folder to disk, where the file system can."""
     with contextlib.suppress(OSError):

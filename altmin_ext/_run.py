@@ -243,7 +243,7 @@ class Run:
             row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
 
     def save(self) -> dict[str, Any]:
-        """Where the run stands."""
+        """Where the run stands, apart from model, method and history."""
         state = self.state
         report = state.report
         return {
@@ -253,7 +253,6 @@ class Run:
             "stopped": state.stopped,
             "report": None if report is None else [report.loss, report.correct, report.objective],
             "sums": None if self._record is None else self._record.state(),
-            "history": state.history.state_dict(),
             "batches": self.batches.state(),
             "left": {"on_step": self.hooks.on_step.left, "on_epoch": self.hooks.on_epoch.left},
         }
@@ -266,10 +265,9 @@ class Run:
         state.report = None if saved["report"] is None else StepReport(*saved["report"])
         state.resumed = True
         self._sums = saved["sums"]
-        state.history.load_state_dict(saved["history"])
         self.batches.load(saved["batches"])
         for name, left in saved["left"].items():
-            getattr(self.hooks, name).left = left
+            getattr(self.hooks, name).enter(left)
 
 
 def _step_of(method: Method, batches: Batches) -> Callable[[Tensor, Tensor], StepReport]:
@@ -366,6 +364,10 @@ class _Calls:
     def begin(self) -> None:
         """All are to be called."""
         self.left = len(self._hooks)
+
+    def enter(self, left: int) -> None:
+        """The last ones are left by another process, which may have had more, of callbacks that keep nothing."""
+        self.left = min(left, len(self._hooks))
 
     def __call__(self, state: TrainingState, held: HeldInterrupt) -> None:
         """Call those that are left. One that raises is left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,13 +44,15 @@ class MethodOptimizer(torch.optim.Optimizer):
     def __init__(self, method: Method) -> None:
         self.method = method
         trained = [parameter for parameter in method.model.parameters() if parameter.requires_grad]
-        super().__init__(trained, {"lr": self._option * method.learning_rate_factor})
+        super().__init__(trained, {"lr": self._option[1] * method.learning_rate_factor})
 
-    @property
-    def _option(self) -> float:
-        """The option that ``lr`` stands for."""
-        name = _rate_option(self.method)
-        return 1.0 if name is None else float(getattr(self.method.options, name))
+    @functools.cached_property
+    def _option(self) -> tuple[str | None, float]:
+        """The option that ``lr`` stands for: its name, None if there is none, and its value."""
+        options = self.method.options
+        named = {field.name for field in dataclasses.fields(options)}
+        name = next((name for name in ("lr", "relaxation") if name in named), None)
+        return name, 1.0 if name is None else float(getattr(options, name))
 
     def step(self, closure: Callable[[], Sequence[Tensor]] | None = None) -> StepReport:  # type: ignore[override]
         """Train on one minibatch.
@@ -74,14 +77,18 @@ class MethodOptimizer(torch.optim.Optimizer):
                 f"closure must be a function that returns the minibatch, but is {_check.shown(closure)}; call "
                 "step(lambda: (x, y))."
             )
-        minibatch = self._checked(closure())
-        self.method.learning_rate_factor = factor
-        self.report = self.method.step(*minibatch)
+        minibatch, method = self._checked(closure()), self.method
+        before, method.learning_rate_factor = method.learning_rate_factor, factor
+        try:
+            self.report = method.step(*minibatch)
+        except BaseException:
+            method.learning_rate_factor = before
+            raise
         return self.report
 
     def _factor(self) -> float:
         """The method's learning rate factor at the group's ``lr``."""
-        name, option, factor = _rate_option(self.method), self._option, self.method.learning_rate_factor
+        (name, option), factor = self._option, self.method.learning_rate_factor
         lr = _check.number("lr", self.param_groups[0].get("lr"), minimum=0.0)
         if lr == option * factor:
             return factor
@@ -122,7 +129,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         try:
             return super().state_dict()
         finally:
-            self.state.clear()
+            del self.state["method"]  # type: ignore[arg-type]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore an earlier state of the method and of the group.
@@ -177,12 +184,6 @@ class MethodOptimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), "method": self.method}
 
 
-def _rate_option(method: Method) -> str | None:
-    """The name of the option that is the method's learning rate; None if it has none."""
-    names = {field.name for field in dataclasses.fields(method.options)}
-    return next((name for name in ("lr", "relaxation") if name in names), None)
-
-
 def as_optimizer(method: Method) -> MethodOptimizer:
     """Let a method take the place of a torch optimizer.
 
@@ -205,9 +206,20 @@ def as_optimizer(method: Method) -> MethodOptimizer:
 
     Raises:
         TypeError: it is no method.
+        ValueError: several processes train together: they average gradients, of which a step has none.
     """
     if not isinstance(method, Method):
         raise TypeError(
             f"method must be a Method, such as altmin_ext.make_method returns, but is {_check.shown(method)}."
         )
+    processes = torch.distributed.get_world_size() if _in_process_group() else 1
+    if processes > 1:
+        raise ValueError(
+            f"as_optimizer must be called in a single process, but {processes} train together: they would average "
+            "gradients, of which a step has none, and every one would train a model of its own; use one device."
+        )
     return MethodOptimizer(method)
+
+
+def _in_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import hashlib
 import io
 import itertools
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import altmin_ext
 from altmin_ext import data, methods
@@ -131,7 +131,8 @@ def test_output_can_be_evaluated_and_loaded(capsys, tmp_path):
     pytest.importorskip("matplotlib")
     document = run_json(capsys, *quick, "--compare", "adam:lr=.01", "--output", folder)
     assert {path.name for path in folder.iterdir()} == {
-        "model.pt", "model.json", "history.json", "history-adam-lr-.01.json", "learning-curve.png",
+        "model.safetensors", "checkpoint.safetensors", "checkpoint-adam-lr-.01.safetensors", "history.json",
+        "history-adam-lr-.01.json", "learning-curve.png",
     }  # fmt: skip
     found = run_json(capsys, "evaluate", "--model", folder)
     assert found == {"data": "digits", **document["methods"][0]["test"]}
@@ -146,7 +147,8 @@ def test_without_matplotlib_everything_else_is_written(capsys, tmp_path, monkeyp
     _, err = run(capsys, *quick, "--quiet", "--output", tmp_path)
     assert "learning-curve.png was not drawn" in err
     assert 'pip install "altmin_ext[plot]"' in err
-    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "model.json", "history.json"}
+    names = {"model.safetensors", "history.json", "checkpoint.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_mse_trains_on_one_hot_classes(capsys, tmp_path):
@@ -336,24 +338,37 @@ def test_wrong_arguments_are_one_sentence(capsys, arguments, sentence):
     assert failure(capsys, *arguments).startswith(sentence)
 
 
+def safetensors_of(header: bytes) -> bytes:
+    """A file of this header and no tensor."""
+    return len(header).to_bytes(8, "little") + header
+
+
 @pytest.mark.parametrize(
-    ("name", "content"),
+    "content",
     [
-        ("model.json", "{"),
-        ("model.json", "{}"),
-        ("model.json", "[]"),
-        ("model.json", "[" * 100_000),
-        ("model.json", '{"hidden": [100000000000]}'),
-        ("model.pt", "junk"),
-        ("model.pt", ""),
+        b"",
+        b"junk",
+        safetensors_of(b"{}"),
+        safetensors_of(b"[]"),
+        safetensors_of(b"[" * 100_000),
+        safetensors_of(b'{"__metadata__": {"hidden": "[100000000000]"}}'),
+        (2**63 - 1).to_bytes(8, "little") + b"{}",
     ],
-    ids=["open", "empty object", "list", "deep", "huge", "junk", "empty"],
+    ids=["empty", "junk", "no tensor", "list", "deep", "huge", "long"],
 )
-def test_damaged_model_is_one_sentence(capsys, tmp_path, name, content):
-    run(capsys, *quick, "--quiet", "--output", tmp_path)
-    (tmp_path / name).write_text(content)
+def test_damaged_model_is_one_sentence(capsys, tmp_path, content):
+    (tmp_path / "model.safetensors").write_bytes(content)
     sentence = failure(capsys, "evaluate", "--model", tmp_path)
     assert sentence.startswith("--model must be a folder written by")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("model.pt", "torch.load reads; train anew"), ("checkpoint.safetensors", "`altmin train --resume`")],
+)
+def test_a_folder_without_a_model_is_refused_with_what_to_do(capsys, tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"")
+    assert remedy in failure(capsys, "evaluate", "--model", tmp_path)
 
 
 def test_model_and_data_that_do_not_fit(capsys, tmp_path, monkeypatch):
@@ -364,45 +379,42 @@ def test_model_and_data_that_do_not_fit(capsys, tmp_path, monkeypatch):
     assert failure(capsys, "evaluate", "--model", tmp_path).startswith("x must fit the model")
 
 
-def test_model_and_description_of_different_runs_are_refused(capsys, tmp_path):
-    """The architectures differ in nothing that torch would notice."""
-    for activation in ("relu", "gelu"):
-        run(capsys, *quick, "--quiet", "--activation", activation, "--output", tmp_path / activation)
-    for name in ("model.json", "model.pt"):
-        folder = tmp_path / f"mixed {name}"
-        shutil.copytree(tmp_path / "relu", folder)
-        shutil.copy(tmp_path / "gelu" / name, folder)
-        sentence = failure(capsys, "evaluate", "--model", folder)
-        assert "model.pt does not belong to model.json" in sentence
-
-
-def test_a_description_that_has_been_altered_is_refused(capsys, tmp_path):
+@pytest.mark.parametrize("of", ["description", "weights"])
+def test_a_model_that_has_been_altered_is_refused(capsys, tmp_path, of):
+    """Also where torch would notice nothing: another activation, another number."""
     run(capsys, *quick, "--quiet", "--output", tmp_path)
-    path = tmp_path / "model.json"
-    text = path.read_text()
-    for before, after in (("relu", "gelu"), ('"activation"', '"actuation"'), ("cross_entropy", "hinge")):
-        path.write_text(text.replace(before, after))
-        assert path.read_text() != text
-        assert failure(capsys, "evaluate", "--model", tmp_path).endswith(
-            "is not: its content does not have the sha256 that it states."
-        )
+    path = tmp_path / "model.safetensors"
+    good = path.read_bytes()
+    weight = next(iter(load_file(path).values())).numpy().tobytes()
+    of_description = [
+        (b"relu", b"gelu"),
+        (b"activation", b"activatiom"),
+        (b"cross_entropy", b"cross_entropi"),
+    ]
+    for before, after in of_description if of == "description" else [(weight, weight[::-1])]:
+        altered = good.replace(before, after)
+        assert altered != good
+        path.write_bytes(altered)
+        assert "sha256" in failure(capsys, "evaluate", "--model", tmp_path)
 
 
 def test_model_is_an_ordinary_state_dict(capsys, tmp_path):
     run(capsys, *quick, "--quiet", "--output", tmp_path)
     model = altmin_ext.models.mlp(64, [8], 10)
-    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
     accuracy = altmin_ext.evaluate(model, data.load("digits").test).accuracy
     assert run_json(capsys, "evaluate", "--model", tmp_path)["accuracy"] == accuracy
 
 
-def test_description_states_the_files_of_its_run(capsys, tmp_path):
-    run(capsys, *quick, "--quiet", "--compare", "adam", "--output", tmp_path)
-    description = json.loads((tmp_path / "model.json").read_text())
-    assert description["histories"] == {"sgd": "history.json", "adam": "history-adam.json"}
-    assert set(description["files"]) == {"model.pt", "history.json", "history-adam.json"}
-    for name, digest in description["files"].items():
-        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+def test_a_model_needs_no_other_file(capsys, tmp_path):
+    run(capsys, *quick, "--quiet", "--compare", "adam", "--output", tmp_path / "run")
+    shutil.copy(tmp_path / "run" / "model.safetensors", tmp_path)
+    alone, beside = (
+        run_json(capsys, "evaluate", "--model", folder) for folder in (tmp_path, tmp_path / "run")
+    )
+    assert alone == beside
+    histories = read(tmp_path)[0]["histories"]
+    assert histories == {"sgd": "history.json", "adam": "history-adam.json"}
 
 
 def test_labels_that_differ_in_punctuation_have_files_of_their_own(capsys, tmp_path):
@@ -410,12 +422,12 @@ def test_labels_that_differ_in_punctuation_have_files_of_their_own(capsys, tmp_p
     document = run_json(
         capsys, *quick, "--compare", labels[0], "--compare", labels[1], "--output", tmp_path
     )  # fmt: skip
-    histories = json.loads((tmp_path / "model.json").read_text())["histories"]
+    histories = read(tmp_path)[0]["histories"]
     for label, result in zip(labels, document["methods"][1:], strict=True):
         assert History.load(tmp_path / histories[label]).epochs == result["epochs"]
 
 
-def test_a_run_killed_while_it_writes_leaves_the_old_result_or_the_new_or_none(tmp_path):
+def test_a_run_killed_while_it_writes_leaves_the_old_model_or_the_new(tmp_path):
     """Between two networks that torch cannot tell apart: relu before, tanh after."""
     x, _ = data.load("digits").test
     networks = {}
@@ -451,17 +463,13 @@ def test_a_run_killed_while_it_writes_leaves_the_old_result_or_the_new_or_none(t
         write("relu")
         if not killed_at(number):
             break
-        try:
-            architecture, model = read(tmp_path)
-        except ValueError as error:
-            found.append("none" if "model.pt does not belong to model.json" in str(error) else str(error))
-            continue
+        architecture, model = read(tmp_path)
         found.append(architecture["activation"])
         assert torch.equal(model(x[:3]), logits[architecture["activation"]])
-    # Three files go to disk, then get their names; at the end the folder goes to disk.
-    assert found == ["relu"] * 4 + ["none"] + ["tanh"] * 2
+    # Two files go to disk, then get their names, the model first; at the end the folder goes to disk.
+    assert found == ["relu"] * 3 + ["tanh"] * 2
     write("relu")
-    assert {path.name for path in tmp_path.iterdir()} == {"model.json", "model.pt", "history.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "history.json"}
 
 
 # ----------------------------------------------------------------------------------- runs that end before their end
@@ -515,7 +523,7 @@ def test_what_was_trained_before_a_signal_is_written_tested_and_reported(
     history = History.load(tmp_path / "history.json")
     assert [row["loss"] for row in history.epochs] == [row["loss"] for row in shorter["epochs"]]
     assert run_json(capsys, "evaluate", "--model", tmp_path)["loss"] == shorter["test"]["loss"]
-    assert json.loads((tmp_path / "model.json").read_text())["ended"] == "interrupted"
+    assert read(tmp_path)[0]["ended"] == "interrupted"
 
 
 @pytest.mark.usefixtures("signals")
@@ -541,14 +549,15 @@ def test_an_epoch_that_a_signal_cuts_short_has_a_row(capsys, monkeypatch, tmp_pa
 def test_a_signal_while_results_are_written_waits(capsys, monkeypatch, tmp_path):
     replace = os.replace
 
-    def interrupted(*arguments):
-        signal.raise_signal(signal.SIGTERM)
-        replace(*arguments)
+    def interrupted(source, target):
+        if target.name == "model.safetensors":
+            signal.raise_signal(signal.SIGTERM)
+        replace(source, target)
 
     monkeypatch.setattr(os, "replace", interrupted)
     run(capsys, *quick, "--quiet", "--output", tmp_path, code=143)
     monkeypatch.undo()
-    assert {"model.json", "model.pt", "history.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"model.safetensors", "history.json"} <= {path.name for path in tmp_path.iterdir()}
     run_json(capsys, "evaluate", "--model", tmp_path)
 
 
@@ -580,7 +589,7 @@ def test_divergence_has_its_own_exit_code(capsys, tmp_path):
     assert err.startswith("altmin: error: the loss is not finite at step 2")
     assert err.count("\n") == 1
     assert out.split("\n")[1].split()[-1] == "diverged"
-    weights = torch.load(tmp_path / "model.pt", weights_only=True)
+    weights = load_file(tmp_path / "model.safetensors")
     assert all(weight.isfinite().all() for weight in weights.values())
     assert len(History.load(tmp_path / "history.json").step_loss) == 1
 
@@ -689,14 +698,17 @@ def never_trained(*_, **__):
     ("make", "sentence"),
     [
         (lambda path: path.write_bytes(b""), "--output must be a folder, but '{}' is none; name another one."),
-        (lambda path: (path / "model.pt").mkdir(parents=True), "{}/model.pt must be a file, but is a folder."),
+        (
+            lambda path: (path / "model.safetensors").mkdir(parents=True),
+            "{}/model.safetensors must be a file, but is a folder.",
+        ),
         (
             lambda path: (path.mkdir(), (path / "history-adam.json").touch(0o444)),
             "{}/history-adam.json cannot be written: it is read-only.",
         ),
         (
             lambda path: path.symlink_to(path.name),
-            "{}/model.json cannot be written: Too many levels of symbolic links.",
+            "{}/model.safetensors cannot be written: Too many levels of symbolic links.",
         ),
     ],
     ids=["file", "folder in place of a file", "read-only", "loop of links"],
@@ -717,7 +729,7 @@ def test_a_full_disk_is_noticed_beforehand(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("altmin_ext.training.train", never_trained)
     monkeypatch.setattr(os, "fsync", full)
     sentence = failure(capsys, *quick, "--output", tmp_path / "run")
-    assert sentence == f"{tmp_path}/run/model.json cannot be written: No space left on device."
+    assert sentence == f"{tmp_path}/run/model.safetensors cannot be written: No space left on device."
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -730,7 +742,7 @@ def test_a_disk_that_fills_later_costs_no_results(capsys, monkeypatch, tmp_path,
     def fill(*arguments):
         written.append(True)
         if len(written) in failing:
-            raise OSError("model.pt cannot be written: No space left on device.")
+            raise OSError("model.safetensors cannot be written: No space left on device.")
         return write(*arguments)
 
     monkeypatch.setattr(Output, "_write", fill)
@@ -738,8 +750,10 @@ def test_a_disk_that_fills_later_costs_no_results(capsys, monkeypatch, tmp_path,
     out, err = run(capsys, *quick, "--quiet", "--compare", "adam", "--output", tmp_path, code=code)
     assert [line.split()[0] for line in out.split("\n")[:3]] == ["method", "sgd", "adam"]
     assert ("written to" in out) == (code == 0)
-    assert err == ("altmin: error: model.pt cannot be written: No space left on device.\n" if code else "")
-    assert (tmp_path / "model.pt").exists() == (code == 0)
+    assert err == (
+        "altmin: error: model.safetensors cannot be written: No space left on device.\n" if code else ""
+    )
+    assert (tmp_path / "model.safetensors").exists() == (code == 0)
 
 
 def test_a_picture_that_cannot_be_drawn_is_no_reason_to_lose_results(capsys, monkeypatch, tmp_path):
@@ -749,7 +763,8 @@ def test_a_picture_that_cannot_be_drawn_is_no_reason_to_lose_results(capsys, mon
     monkeypatch.setattr("altmin_ext.command_line.output.plot_histories", fail)
     _, err = run(capsys, *quick, "--quiet", "--output", tmp_path)
     assert err == "altmin: learning-curve.png was not drawn: no fonts\n"
-    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "model.json", "history.json"}
+    names = {"model.safetensors", "history.json", "checkpoint.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 # ---------------------------------------------------------------------------------------- info, help, module
@@ -783,7 +798,7 @@ def test_without_arguments_the_module_prints_its_help(capsys, monkeypatch):
         runpy.run_module("altmin_ext", run_name="__main__")
     assert ended.value.code == 0
     out, _ = capsys.readouterr()
-    assert all(command in out for command in ("train", "evaluate", "info"))
+    assert all(command in out for command in ("train", "evaluate", "inspect", "info"))
 
 
 def test_version(capsys):

@@ -286,6 +286,7 @@ def test_hooks_and_the_closure_are_called_once() -> None:
 )
 def test_a_step_without_a_minibatch_is_refused(case: str, closure: Any, sentence: str) -> None:
     optimizer, untouched = as_optimizer(made(case)), made(case)
+    optimizer.param_groups[0]["lr"] *= 0.5
     with pytest.raises((TypeError, ValueError), match=f"^{sentence}$"):
         optimizer.step(closure)
     assert_same_run(optimizer.method, untouched)
@@ -339,6 +340,20 @@ def test_frozen_parameters_are_in_no_group() -> None:
 def test_only_a_method_becomes_an_optimizer() -> None:
     with pytest.raises(TypeError, match=r"^method must be a Method, .*, but is 'am-adam'\.$"):
         as_optimizer("am-adam")  # type: ignore[arg-type]
+
+
+def test_processes_that_train_together_are_refused() -> None:
+    fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
+    method = made("am-adam")
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=fake.FakeStore())
+    try:
+        with pytest.raises(
+            ValueError, match=r"^as_optimizer must be called in a single process, but 2 .*\.$"
+        ):
+            as_optimizer(method)
+    finally:
+        torch.distributed.destroy_process_group()
+    as_optimizer(method)
 
 
 # ----------------------------------------------------------------------------------------------- checkpoints

@@ -83,22 +83,28 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
         TypeError, ValueError: the tree holds something that a file cannot, and nothing has been written.
         OSError: the file cannot be written; a file that was there before is untouched.
     """
+    with Replacement() as files:
+        add(files, path, tree, keep_as=_former_name(path, tree) if keep else None)
+    if keep:
+        _remove_formers(path, keep)
+
+
+def add(files: Replacement, path: str | os.PathLike[str], tree: Any, *, keep_as: str | None = None) -> None:
+    """Write a tree to another file of a replacement; arguments and errors are as in :func:`write`."""
     document, tensors = encode(tree)
     tensors = _in_order(tensors)
     memory = {name: _memory(tensor) for name, tensor in tensors.items()}
     head = _Head(document, tensors)
     offset = len(head.bytes(dict.fromkeys(tensors, _NO_SEAL)))
-    with Replacement() as files, naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
+    with naming(Path(path)), ThreadPoolExecutor(_THREADS) as pool:
         size = offset + sum(map(len, memory.values()))
-        file = files.open(path, size=size, keep_as=_former_name(path, tree) if keep else None)
+        file = files.open(path, size=size, keep_as=keep_as)
         digests = {name: pool.submit(_sha256, content) for name, content in memory.items()}
         file.seek(offset)
         for content in memory.values():
             file.write(content)
         file.seek(0)
         file.write(head.bytes({name: digest.result() for name, digest in digests.items()}))
-    if keep:
-        _remove_formers(path, keep)
 
 
 def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -195,17 +201,17 @@ def steps(tree: Any) -> int | None:
 
 
 def _remove_formers(path: str | os.PathLike[str], keep: int) -> None:
-    """Remove all former files but the newest."""
+    """Remove all former files but the newest, as far as the system allows: the checkpoint itself is written."""
     target = Path(os.path.realpath(path))
     pattern = re.compile(re.escape(target.stem) + "-([0-9]+)" + re.escape(target.suffix))
     found = []
-    for former in target.parent.iterdir():
-        match = pattern.fullmatch(former.name)
-        # A user's own file may have such a name.
-        if match is not None and _is_checkpoint(former):
-            found.append((former.stat().st_mtime_ns, int(match[1]), former))
-    for *_, former in sorted(found)[:-keep]:
-        with contextlib.suppress(OSError):  # the checkpoint itself is written
+    with contextlib.suppress(OSError):
+        for former in target.parent.iterdir():
+            match = pattern.fullmatch(former.name)
+            # A user's own file may have such a name.
+            if match is not None and _is_checkpoint(former):
+                found.append((former.stat().st_mtime_ns, int(match[1]), former))
+        for *_, former in sorted(found)[:-keep]:
             former.unlink()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,6 +64,9 @@ _other_flags = by_spelling(
         "out out_dir output_dir save save_dir": "--output",
         "steps max_steps num_steps": "--epochs",
         "validation validation_data": "--validation-fraction",
+        "checkpoint checkpoints checkpoint_interval save_every save_interval save_freq": "--checkpoint-every",
+        "resume_from restart continue restore load": "--resume",
+        "keep_last max_to_keep save_total_limit": "--keep",
     }
 )
 
@@ -118,18 +122,16 @@ def _make_parser(method: str | None) -> argparse.ArgumentParser:
     _add_run(circumstances)
     _add_circumstances(circumstances)
     _add_method_options(command.add_argument_group(f"options of {method}"), method)
-    output = command.add_argument_group("output")
-    output.add_argument(
-        "--output", type=Path, metavar="DIR", help="write model, histories and learning curves there"
-    )
-    output.add_argument("--quiet", action="store_true", help="print only the final result")
-    _add_json(output)
+    _add_output(command.add_argument_group("output"))
 
     command = add_command("evaluate", "test a network that `altmin train --output` has written")
     command.add_argument(
         "--model", required=True, type=Path, metavar="DIR", help="the directory that was --output"
     )
     command.add_argument("--data", metavar="NAME", help="data set to test on (default: the one trained on)")
+    _add_json(command)
+    command = add_command("inspect", "show what a checkpoint or a model holds, and whether it is whole")
+    command.add_argument("file", type=Path, metavar="FILE", help="such as checkpoint.safetensors in --output")
     _add_json(command)
     _add_json(add_command("info", "show versions, the native module, threads and the data found"))
     return parser
@@ -233,9 +235,46 @@ def _add_circumstances(group: argparse._ArgumentGroup) -> None:
         "--on-nonfinite",
         default="raise",
         metavar="WORD",
-        help="what to do when a number is not finite: raise an error, skip the minibatch, or restore an earlier state "
-        "and halve the learning rates (default: raise)",
+        help="what to do when a number is not finite: raise an error, skip the minibatch, or restore an earlier "
+        "state and halve the learning rates (default: raise)",
     )
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write model, histories and learning curves there, and checkpoints while the run goes on",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where the checkpoints in --output stand, or begin where there is none; with all other arguments "
+        "as before, except that --epochs may be larger",
+    )
+    add(
+        "--checkpoint-every",
+        type=parse_value,
+        metavar="INTERVAL",
+        help="write a checkpoint after so many minibatches, or after seconds, as in 30s, and after every epoch "
+        f"(default: {_default_of_train('checkpoint_every')})",
+    )
+    add(
+        "--keep",
+        type=int,
+        metavar="N",
+        help="keep the N checkpoints before the last one, too, as checkpoint-MINIBATCHES.safetensors "
+        f"(default: {_default_of_train('keep')})",
+    )
+    add("--quiet", action="store_true", help="print only the final result")
+    _add_json(group)
+
+
+def _default_of_train(name: str) -> Any:
+    """The default of an argument of :func:`altmin_ext.train`, for the help."""
+    return inspect.signature(altmin_ext.train).parameters[name].default
 
 
 def _add_method_options(group: argparse._ActionsContainer, method: str | None) -> None:

@@ -10,7 +10,7 @@ from altmin_ext.command_line.streams import say
 
 
 class EpochTable:
-    """Prints a row for every epoch of a run; a callback."""
+    """Prints a row for every epoch of a run, from where it stands; a callback."""
 
     def __init__(self, title: str, held_out: str) -> None:
         self._title = title
@@ -18,7 +18,8 @@ class EpochTable:
         self._columns = ("epoch", "loss", "accuracy", *held_out_columns, "samples/s")
 
     def on_start(self, state: TrainingState) -> None:
-        say(f"{self._title}\n{_line(self._columns, self._columns)}")
+        resumed = f", resumed after {state.step:,} minibatches" if state.resumed else ""
+        say(f"{self._title}{resumed}\n{_line(self._columns, self._columns)}")
 
     def on_epoch(self, state: TrainingState) -> None:
         row = state.history.epochs[-1]

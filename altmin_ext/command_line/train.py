@@ -7,18 +7,19 @@ import contextlib
 import copy
 import dataclasses
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from altmin_ext import _check, data, methods, training
-from altmin_ext._files import to_json
+from altmin_ext._files import set_aside, to_json
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.command_line import networks
 from altmin_ext.command_line.arguments import parse_value
-from altmin_ext.command_line.output import Output
+from altmin_ext.command_line.output import Output, checkpoint_state
 from altmin_ext.command_line.streams import OutputLost, complain, say
 from altmin_ext.command_line.tables import EpochTable, result_table
 from altmin_ext.errors import DivergenceError
@@ -34,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(
             "--patience must come with --validation-fraction: the test set must not decide when to stop."
         )
+    if arguments.output is None and (flags := _flags_of_checkpoints(arguments)):
+        raise ValueError(f"{flags[0]} must come with --output, the folder of the checkpoints.")
     dataset = data.load(arguments.data)
     architecture = networks.architecture(arguments, dataset)
     contest = _Contest(arguments, dataset, architecture, _make_methods(arguments, architecture))
@@ -48,6 +51,16 @@ def run(arguments: argparse.Namespace) -> None:
     contest.raise_failures()
 
 
+def _flags_of_checkpoints(arguments: argparse.Namespace) -> list[str]:
+    """The flags about checkpoints that have been given."""
+    given = {
+        "--resume": arguments.resume,
+        "--checkpoint-every": arguments.checkpoint_every is not None,
+        "--keep": arguments.keep is not None,
+    }
+    return [flag for flag, is_given in given.items() if is_given]
+
+
 @dataclasses.dataclass
 class _Run:
     """The training of one method; a callback, which keeps the history when an exception ends the training.
@@ -55,6 +68,7 @@ class _Run:
     Attributes:
         label: of the method.
         method: the method.
+        kept: for the checkpoint, see :func:`checkpoint_state`.
         history: the record.
         ended: "completed", "interrupted", "diverged" or "failed".
         test: what the model reaches on the test set; None before it is tested.
@@ -62,6 +76,7 @@ class _Run:
 
     label: str
     method: methods.Method
+    kept: dict[str, Any]
     history: History = dataclasses.field(default_factory=History)
     ended: str = "failed"
     test: training.Evaluation | None = None
@@ -69,25 +84,34 @@ class _Run:
     def on_start(self, state: TrainingState) -> None:
         self.history = state.history
 
+    def state_dict(self) -> dict[str, Any]:
+        return self.kept
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing, since it has been compared before."""
+
     def result(self) -> dict[str, Any]:
         """What is reported."""
         method, epochs = self.method, self.history.epochs
         seconds = sum(row["seconds"] for row in epochs)
         samples = sum(row["seconds"] * row["samples_per_second"] for row in epochs)
-        fields = dataclasses.fields(method.options)
         return {
             "label": self.label,
             "method": method.name,
             "loss": method.loss.name,
-            "options": {
-                f.name: getattr(method.options, f.name) for f in fields if f.metadata.get("flag", True)
-            },
+            "options": _options(method),
             "ended": self.ended,
             "epochs": epochs,
             "seconds": seconds,
             "samples_per_second": samples / seconds,
             "test": None if self.test is None else dataclasses.asdict(self.test),
         }
+
+
+def _options(method: methods.Method) -> dict[str, Any]:
+    """The options of a method that have a flag."""
+    fields = dataclasses.fields(method.options)
+    return {f.name: getattr(method.options, f.name) for f in fields if f.metadata.get("flag", True)}
 
 
 class _Contest:
@@ -117,15 +141,36 @@ class _Contest:
         if arguments.output is not None:
             self._output = Output(arguments.output, architecture, contestants)
             self._output.rehearse(self._first.model)
+            settings = {label: self._settings(method) for label, method in contestants.items()}
+            self._output.check_checkpoints(settings, arguments.epochs, arguments.resume)
 
     @property
     def _first(self) -> methods.Method:
         return next(iter(self._contestants.values()))
 
+    @property
+    def _batch_size(self) -> int:
+        given: int | None = self._arguments.batch_size
+        return max(1, min(200, len(self._dataset.train[0]) // 50)) if given is None else given
+
+    def _settings(self, method: methods.Method) -> dict[str, Any]:
+        """By flag, all that must be the same when a run goes on."""
+        arguments = self._arguments
+        names = ("seed", "lr_schedule", "validation_fraction", "patience", "on_nonfinite")
+        values = {
+            **{name: self._architecture[name] for name in ("data", "network", "hidden", "activation")},
+            "loss": method.loss.name,
+            "method": method.name,
+            **_options(method),
+            "batch_size": self._batch_size,
+            **{name: getattr(arguments, name) for name in names},
+        }
+        return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
+
     def run(self) -> None:
         """Train all methods. One that diverges does not end the contest, any other exception does."""
         for label, method in self._contestants.items():
-            contestant = _Run(label, method)
+            contestant = _Run(label, method, checkpoint_state(self._settings(method), self._arguments.epochs))
             try:
                 self._train(contestant)
                 contestant.ended = "completed"
@@ -150,22 +195,36 @@ class _Contest:
             callbacks.append(EpochTable(title, self._held_out))
         if arguments.patience is not None:
             callbacks.append(EarlyStopping(patience=arguments.patience))
-        batch_size = arguments.batch_size
-        if batch_size is None:
-            batch_size = max(1, min(200, len(train_data[0]) // 50))
-        training.train(
-            method.model,
-            train_data,
-            method=method,
-            epochs=arguments.epochs,
-            batch_size=batch_size,
-            validation=None if arguments.validation_fraction else test_data,
-            validation_fraction=arguments.validation_fraction,
-            seed=arguments.seed,
-            progress=not arguments.quiet and sys.stderr.isatty(),
-            callbacks=callbacks,
-            lr_schedule=arguments.lr_schedule,
-        )
+        with self._checkpoints(contestant.label) as checkpoints:
+            training.train(
+                method.model,
+                train_data,
+                method=method,
+                epochs=arguments.epochs,
+                batch_size=self._batch_size,
+                validation=None if arguments.validation_fraction else test_data,
+                validation_fraction=arguments.validation_fraction,
+                seed=arguments.seed,
+                progress=not arguments.quiet and sys.stderr.isatty(),
+                callbacks=callbacks,
+                lr_schedule=arguments.lr_schedule,
+                **checkpoints,
+            )
+
+    @contextlib.contextmanager
+    def _checkpoints(self, label: str) -> Iterator[dict[str, Any]]:
+        """The arguments of a training that concern its checkpoint; that of an earlier run is out of the way."""
+        if self._output is None:
+            yield {}
+            return
+        arguments, path = self._arguments, self._output.checkpoints[label]
+        given = {name: getattr(arguments, name) for name in ("checkpoint_every", "keep")}
+        with contextlib.nullcontext() if arguments.resume else set_aside(path):
+            yield {
+                "checkpoint": path,
+                "resume": arguments.resume,
+                **{name: value for name, value in given.items() if value is not None},
+            }
 
     def _parts(self, loss: Loss) -> list[tuple[Tensor, Tensor]]:
         """Training and test data with targets as the loss takes them: for mse, one-hot."""
@@ -180,6 +239,9 @@ class _Contest:
         if self._output is not None:
             with HeldInterrupt(held=True):
                 self._write(self._output)
+                if contestant.ended == "diverged" and self._unwritten is None:
+                    # Gone on with, it would only diverge again.
+                    self._output.checkpoints[contestant.label].unlink(missing_ok=True)
         method = contestant.method
         contestant.test = training.evaluate(method.model, self._parts(method.loss)[1], loss=method.loss)
 

@@ -91,8 +91,8 @@ def permuted_tasks(data: DataSet, tasks: int = 10, seed: int = 0) -> list[DataSe
 class Endless:
     """Endless minibatches of data in memory, in a new order for every pass; made by :func:`endless`.
 
-    An iterator that can be left anywhere, and gone on with from there by another one: the order of a pass follows from
-    the seed and the number of the pass alone. :meth:`state_dict` and :meth:`load_state_dict` are those of torchdata.
+    An iterator that can be left anywhere, and gone on with from there by another one: the order of a pass follows
+    from its number and the seed alone. :meth:`state_dict` and :meth:`load_state_dict` are those of torchdata.
 
     Args:
         x: (N, ...), the inputs.
@@ -161,7 +161,8 @@ class Endless:
         position = count("state's position", state["position"])
         if position >= self._minibatches:
             raise ValueError(
-                f"state's position must be less than the {self._minibatches} minibatches of a pass, but is {position}."
+                f"state's position must be less than the {self._minibatches} minibatches of a pass, but is "
+                f"{position}."
             )
         self._seed, self._pass, self._position, self._order = seed, number, position, None
 

@@ -141,9 +141,9 @@ def make_method(
             - "raise" a DivergenceError;
             - "skip" the minibatch;
             - "restore" a copy of model and method that was made some steps before, halve every learning rate for the
-              rest of the run (``relaxation`` where there is none, and ``lr_codes``, too, if it is a number), and go on
-              with the next minibatch. ``method.restores`` counts. A minibatch that itself holds NaN or Inf, or a label
-              outside the classes, is skipped as with "skip", since a restore would not help.
+              rest of the run (``relaxation`` where there is none, and ``lr_codes``, too, if it is a number), and go
+              on with the next minibatch. ``method.restores`` counts. A minibatch that itself holds NaN or Inf, or a
+              label outside the classes, is skipped as with "skip", since a restore would not help.
 
             Copies are made before the first step and after every tenth more steps, at least 100 (10 where a step
             takes the whole training set) and at most 1000. The last two are kept, in memory and in the method's

@@ -21,6 +21,7 @@ from altmin_ext._guard import Guard, Subject
 from altmin_ext._order import DataOrder
 from altmin_ext._plan import CapturedSteps, PlannedStep, PlannedSteps, ReplayedSteps
 from altmin_ext._restore import Copies
+from altmin_ext._state import Entries
 from altmin_ext._stream import Stream
 from altmin_ext._undo import Buffers, Tensors, Undo, Undoable
 from altmin_ext.errors import DivergenceError
@@ -161,8 +162,8 @@ class Method(abc.ABC):
         self.on_nonfinite = _check.choice("on_nonfinite", on_nonfinite, ("raise", "skip", "restore"))
         if self.on_nonfinite == "restore" and not self.has_rate:
             raise ValueError(
-                f"on_nonfinite must be 'raise' or 'skip' for {self.name}, which has no learning rate to make smaller, "
-                "but is 'restore'."
+                f"on_nonfinite must be 'raise' or 'skip' for {self.name}, which has no learning rate to make "
+                "smaller, but is 'restore'."
             )
         self.seed = _check.seed("seed", seed)
         self._graph = _check.boolean("graph", graph)
@@ -193,7 +194,7 @@ class Method(abc.ABC):
 
         self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
         self.data_order = DataOrder()
-        self._copies = Copies(self)
+        self._copies = Copies()
         self._copies_x = may_write_input(model)
         self._step_taken = True
         # Reading a flag waits for the GPU: methods that can defer it look for divergence only now and then.
@@ -283,8 +284,8 @@ class Method(abc.ABC):
             TypeError, ValueError: the minibatch does not fit the model, or the model has changed since the method was
                 made, see :meth:`check_model`; the model is unchanged.
             DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``, or where "restore" has
-                not helped); the model keeps the last finite weights. On a GPU, where a check would have to wait, :meth:`raise_if_diverged` raises
-                it; until then the weights do not move.
+                not helped); the model keeps the last finite weights. With "raise" on a GPU, where a check would have
+                to wait, :meth:`raise_if_diverged` raises it; until then the weights do not move.
         """
         planned = self.planned_for(x, y)
         if planned is not None:
@@ -317,7 +318,7 @@ class Method(abc.ABC):
         if not self.model.training:
             self.model.train()
         if self.on_nonfinite == "restore":
-            self._copies.keep()
+            self._copies.keep(self)
         parts = () if self._graph else self._undoable()
         report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
@@ -389,7 +390,7 @@ class Method(abc.ABC):
         if not self.model.training:
             self.model.train()
         if self.on_nonfinite == "restore":
-            most = min(most, self._copies.keep())
+            most = min(most, self._copies.keep(self))
         size = planned.batch
         self._prepare(x[first * size : (first + 1) * size], y[first * size : (first + 1) * size])
         made = planned.run(x, y, first, most if self._finish_repeats else 1, losses, correct)
@@ -529,22 +530,14 @@ class Method(abc.ABC):
         diverged = self._diverged(x, y) if self._defers_guard else not self._step_taken
         if diverged and not self._is_at_fault(x, y):
             self._copies.restore(
+                self,
                 f"{self._sentence_start(self._raised)} at step {self.steps}, and ever smaller steps have not helped; "
-                f"x and y are finite, so {self._remedy(self._raised[0])}."
+                f"x and y are finite, so {self._remedy(self._raised[0])}.",
             )
 
     def _is_at_fault(self, x: Tensor, y: Tensor) -> bool:
         """Whether the minibatch itself is not finite, so that a restore would not help; it is skipped."""
         return bool(self._fault(x, y))
-
-    def _go_back(self, entries: _state.Entries, kept: Mapping[str, Any]) -> None:
-        """Restore an earlier state of model and method, as the entries have saved it."""
-        self._replayed = self._new_replays()  # recordings know their tensors by address
-        entries.load(kept)
-        self._guard.lower()
-        self._looked_after = self.steps
-        self._forget_derived()
-        self._raise_versions()
 
     def _diverged(self, *batch: Tensor) -> bool:
         """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``.
@@ -678,7 +671,7 @@ class Method(abc.ABC):
             "data_order": self.data_order.state(),
         }
         if self.on_nonfinite == "restore":
-            entries["restores"] = self._copies.state
+            entries["restores"] = self._copies.state(self)
         return entries
 
     def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most entries stand for themselves)
@@ -693,7 +686,7 @@ class Method(abc.ABC):
         Returns:
             A dict of numbers, words, lists and tensors, in memory of its own: later steps do not change it.
         """
-        return _state.Entries(self._state()).save()
+        return Entries(self._state()).save()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore an earlier state of the method, of which it makes copies.
@@ -726,21 +719,22 @@ class Method(abc.ABC):
         other = state.get("method") if isinstance(state, Mapping) else None
         if isinstance(other, str) and other != self.name:  # the first thing to say, whatever else differs
             raise ValueError(f"state must be of method {self.name!r}, but is of {other!r}.")
-        own = _state.Entries(self._state())
+        own = Entries(self._state())
         # Not as tensors of inference mode, which could not be stepped on.
         with torch.inference_mode(False), torch.no_grad():
             read = own.read("state", state, {})
             self._check_state(read)
 
-        def restore() -> None:
-            with torch.inference_mode(False), torch.no_grad():
-                self._replayed = self._new_replays()  # recordings know their tensors by address
-                own.load(read)
-                self._guard.lower()
-            self._looked_after = self.steps
-            self._forget_derived()
+        return lambda: self._adopt(own, read)
 
-        return restore
+    def _adopt(self, entries: Entries, values: Mapping[str, Any]) -> None:
+        """Restore entries of the state, and of the model, to values that they have saved or read."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._replayed = self._new_replays()  # recordings know their tensors by address
+            entries.load(values)
+            self._guard.lower()
+        self._looked_after = self.steps
+        self._forget_derived()
 
     def __getstate__(self) -> dict[str, Any]:
         self.check_model()

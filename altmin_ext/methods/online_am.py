@@ -457,6 +457,7 @@ class OnlineAM(Method):
             return
         o = self.options
         paper = o.scaling == "paper"
+        lr_codes = -1.0 if self._auto else float(o.lr_codes or 0.0) * self._copies.factor
         rows, factors = [], []
         for l, (code, above) in enumerate(zip(self._codes, self._stages[1:], strict=True)):
             top, lipschitz = l == len(self._codes) - 1, above.pre.lipschitz
@@ -469,7 +470,7 @@ class OnlineAM(Method):
                 curvature *= lipschitz**2
             rows.append(
                 {
-                    CodeScalar.step_size: -1.0 if self._auto else o.lr_codes * self._copies.factor,
+                    CodeScalar.step_size: lr_codes,
                     CodeScalar.curvature: downstream * curvature,
                     CodeScalar.downstream: downstream,
                     CodeScalar.anchor: float(paper),

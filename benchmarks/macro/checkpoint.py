@@ -112,9 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{processor.heading('torch')}; threads: {arguments.threads}\n")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         times = in_turns(trained((2000, 2000)), Path(folder), arguments.rounds)
-        print(
-            "| save and load of 784-2000-2000-10 with moments | save, ms | load, ms | checkpoint over it | quartiles |"
-        )
+        print("| 784-2000-2000-10 with moments | save, ms | load, ms | checkpoint over it | quartiles |")
         print("|---|---|---|---|---|")
         for name, pairs in times.items():
             save, load = (1e3 * statistics.median(values) for values in zip(*pairs, strict=True))

@@ -5,7 +5,7 @@
 A network 30-64-64-2, by each of the ways in which samples reach a method:
 
 - ``step``: a loop of ``method.step`` on minibatches of 50;
-- ``learn``: ``method.learn`` on 5,000 samples at a time, one by one where steps are planned, else in minibatches of 50;
+- ``learn``: ``method.learn`` on 5,000 samples at a time, one by one by am-sgd and am-adam, else in minibatches of 50;
 - ``train``: ``altmin_ext.train(steps=...)`` over ``data.streams.endless``, minibatches of 50. What the record of its
   steps holds at each time, which grows up to 100,000 steps, is subtracted;
 - ``restore``: as ``step``, with ``on_nonfinite="restore"`` and a divergence after every tenth of the samples.

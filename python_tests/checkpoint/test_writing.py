@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from altmin_ext import _files
+from altmin_ext.checkpoint import _file
 from altmin_ext.checkpoint._file import read, write
 
 from .second_reader import same
@@ -279,6 +280,18 @@ def test_a_file_of_as_many_steps_is_replaced(path):
     write(path, tree(20), keep=2)  # whose former is of as many steps as a file that is there
     assert names(path.parent) == ["run-10.safetensors", "run-20.safetensors", "run.safetensors"]
     assert steps_in(path.with_name("run-10.safetensors")) == 10
+
+
+def test_a_former_file_that_cannot_be_removed_fails_no_save(path, monkeypatch):
+    for steps in (1, 2, 3):
+        write(path, tree(steps), keep=2)
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    _file._remove_formers(path, 1)  # as after a write
+    assert names(path.parent) == ["run-1.safetensors", "run-2.safetensors", "run.safetensors"]
 
 
 def test_files_of_others_are_left_alone(path):

@@ -1,7 +1,7 @@
 """Tasks and endless streams.
 
-Oracles: what belongs to a task, counted from the data set itself; for the orders of a stream, a permutation that torch
-draws from the digest of seed and pass; for a stream that goes on, the one that was never left.
+Oracles: what belongs to a task, counted from the data set itself; for the orders of a stream, a permutation that
+torch draws from the digest of seed and pass; for a stream that goes on, the one that was never left.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 import altmin_ext
 from altmin_ext import DivergenceError, _restore
+from altmin_ext.data import streams
 
 from ..side_by_side import everything, ordinary
 from .test_methods_common import (
@@ -119,7 +121,9 @@ def test_model_and_method_are_the_copy_and_go_on_from_it(name: str, before: int)
     assert method.restores == 1
     assert method.step_factor == 0.5
     assert_taken(method, copies[max(copies)])
-    if max(copies) > before:  # it was due between the first step that was too large and the one that was not finite
+    if (
+        max(copies) > before
+    ):  # it was due between the first step that was too large and the one that was not finite
         return
     twin = as_it_was(halved(name), copies[method.steps])
     for later in range(number, number + EVERY + 2):
@@ -152,7 +156,10 @@ class Backpropagation:
 
     def step(self, x: Tensor, y: Tensor, factor: float = 1.0) -> None:
         if not self.copies or self.steps - self.copies[-1][2] >= EVERY:
-            self.copies = [*self.copies[-1:], copy.deepcopy((self.model, self.optimizer.state_dict(), self.steps))]
+            self.copies = [
+                *self.copies[-1:],
+                copy.deepcopy((self.model, self.optimizer.state_dict(), self.steps)),
+            ]
             self.in_a_row = 0
         self.optimizer.param_groups[0]["lr"] = self.rate * factor / 2**self.halvings
         loss = nn.functional.cross_entropy(self.model(x), y)
@@ -291,8 +298,7 @@ def test_ten_restores_without_a_new_copy_are_all(name: str) -> None:
     before = taken(method)
     method.learning_rate_factor = SPIKE
     with pytest.raises(DivergenceError) as error:
-        for number in range(60):
-            method.step(*batch(method, number))
+        disturbed(method, 0, 60, tuple(range(60)))
     assert_sentence(error, "not finite", "ever smaller steps", "lower")
     assert method.restores == 10
     assert_taken(method, before)
@@ -497,6 +503,38 @@ class SpikesAt:
     def on_step(self, state: Any) -> None:
         spikes = state.step >= self._step and state.method.restores == 0
         state.method.learning_rate_factor = SPIKE if spikes else 1.0
+
+
+@pytest.mark.parametrize("steps", [5, 7, 8, 11, 16])
+def test_a_checkpoint_holds_the_copies(steps: int, tmp_path: Path) -> None:
+    """A run over a stream that ends and goes on in between, and diverges before and after, is one run."""
+
+    def trained(method: Any, steps: int, path: Path, resume: bool) -> altmin_ext.History:
+        x, y = batch(method, 0)
+        stream = streams.endless(x, y, 5)
+        return altmin_ext.train(
+            method.model, stream, method=method, steps=steps, checkpoint=path, resume=resume, progress=False,
+            callbacks=[Spikes(6, 7, 10, 18)],
+        )  # fmt: skip
+
+    whole, parts = restoring("am-adam"), [restoring("am-adam") for _ in range(2)]
+    expected = trained(whole, 24, tmp_path / "whole.safetensors", False)
+    trained(parts[0], steps, tmp_path / "parts.safetensors", False)
+    found = trained(parts[1], 24, tmp_path / "parts.safetensors", True)
+    assert found.restores == expected.restores == whole.restores > 2
+    assert torch.equal(found.step_loss.nan_to_num(), expected.step_loss.nan_to_num())
+    assert same(parts[1].model.state_dict(), whole.model.state_dict())
+    assert_same_state(parts[1].state_dict(), whole.state_dict())
+
+
+class Spikes:
+    """A callback that makes rates far too large behind some steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self._steps = steps
+
+    def on_step(self, state: Any) -> None:
+        state.method.learning_rate_factor = SPIKE if state.step in self._steps else 1.0
 
 
 @pytest.mark.parametrize(("minibatches", "expected"), [(1, 2 * EVERY), (2, EVERY), (5, EVERY)])

@@ -473,7 +473,7 @@ def test_shards_add_up(sizes: tuple[int, ...], loss: str) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip", "restore"])
 def test_what_diverges_at_one_worker_stops_all(on_nonfinite: str) -> None:
     x, y = samples()
     spoiled = x.clone()
@@ -487,6 +487,7 @@ def test_what_diverges_at_one_worker_stops_all(on_nonfinite: str) -> None:
     assert all(isinstance(error, altmin_ext.DivergenceError) for error in workers.errors)
     for method in workers.methods:
         assert method.iterations == 0
+        assert method.restores == 0
         assert method.codes == []
         assert all(torch.equal(*pair) for pair in zip(matrices(method.model), before, strict=True))
 
