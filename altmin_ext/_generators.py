@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -13,7 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+def kinds() -> tuple[type, ...]:
+    """The types of generators; those of NumPy only once somebody has imported numpy.random, and may have made one."""
+    if "numpy.random" not in sys.modules:  # which NumPy puts off, too
+        return torch.Generator, random.Random
+    return torch.Generator, np.random.Generator, np.random.RandomState, random.Random
 
 
 class ProcessGenerators:
@@ -59,20 +65,21 @@ def held_generators(owner: object) -> list[Any]:
     Their order is the same for another object that was made in the same way, except in sets, which are left out. Of a
     collection, the first thousand are looked at.
     """
-    return [part for part in held_parts(owner) if isinstance(part, kinds)]
+    sought = kinds()
+    return [part for part in held_parts(owner) if isinstance(part, sought)]
 
 
 def held_parts(owner: object) -> Iterator[Any]:
     """An object, and all objects that it holds, each once."""
     seen: set[int] = set()
-    left = [owner]
+    left, sought = [owner], kinds()
     while left:
         part = left.pop()
         if isinstance(part, _simple) or id(part) in seen:
             continue
         seen.add(id(part))
         yield part
-        if not isinstance(part, kinds):
+        if not isinstance(part, sought):
             left.extend(reversed(_held_by(part)))
 
 

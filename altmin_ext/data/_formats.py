@@ -13,11 +13,14 @@ import warnings
 import zlib
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from altmin_ext._files import open_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CIFAR_RECORD = 1 + 3 * 32 * 32

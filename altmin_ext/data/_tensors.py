@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from altmin_ext.data._formats import Malformed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Samples: TypeAlias = tuple[Tensor, Tensor]
 Parts: TypeAlias = tuple[Samples, Samples]

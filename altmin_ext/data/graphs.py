@@ -7,16 +7,18 @@ import io
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from altmin_ext import _check
 from altmin_ext._files import read_file
 from altmin_ext.data import _sources
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _names = ("cora", "citeseer")
 _keys = ("x_data", "x_indices", "x_indptr", "x_shape", "edges", "y", "train", "val", "test")

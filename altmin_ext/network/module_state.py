@@ -21,7 +21,7 @@ Changes = list[tuple[Any, Entries, Entries, Entries]]
 
 _fixed = vars(nn.Module()).keys() - {"_buffers"}  # what torch keeps there, such as hooks, no call changes
 _sequences = (list, deque)
-_kinds = {dict, OrderedDict, defaultdict, set, *_sequences, *_generators.kinds}
+_containers = {dict, OrderedDict, defaultdict, set, *_sequences}
 
 
 class ModuleState:
@@ -113,13 +113,15 @@ class ModuleState:
 def _owners(module: nn.Module) -> Iterator[Any]:
     """All that holds what a module keeps: dicts, lists, deques, sets, generators."""
     seen = set()
+    generators = _generators.kinds()
+    sought = {*_containers, *generators}
 
     def within(values: Iterable[Any]) -> Iterator[Any]:
         for value in values:
-            if type(value) in _kinds and id(value) not in seen:
+            if type(value) in sought and id(value) not in seen:
                 seen.add(id(value))
                 yield value
-                if not isinstance(value, _generators.kinds):
+                if not isinstance(value, generators):
                     yield from within(list(value.values() if isinstance(value, dict) else value))
 
     for part in module.modules():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check, ops
+from altmin_ext.nn.graph_op import graph_op
 from altmin_ext.ops import MemoryScalar
 
 _no_derivative = (
@@ -57,6 +58,40 @@ class _LeastSquares(torch.autograd.Function):
             return codes.unflatten(0, rows.shape[:2]), 0
         pairs = zip(rows, dictionary.movedim(dims[1], 0), strict=True)
         return torch.stack([_LeastSquares.apply(r.contiguous(), d.contiguous(), sweeps) for r, d in pairs]), 0
+
+
+def _fake_codes(rows: Tensor, dictionary: Tensor, sweeps: int) -> Tensor:
+    return rows.new_empty(rows.shape[0], dictionary.shape[1])
+
+
+def _refuse(gradient: Tensor, dictionary: Tensor) -> Tensor:
+    raise NotImplementedError(_no_derivative)
+
+
+def _fake_refusal(gradient: Tensor, dictionary: Tensor) -> Tensor:
+    return gradient.new_empty(gradient.shape[0], dictionary.shape[0])
+
+
+def _keep_dictionary(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _pull_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    return _codes_backward(gradient, *ctx.saved_tensors), None, None
+
+
+# In a graph the solver is this one op. A graph of a forward pass may hold the backward pass as well, so that the
+# refusal is an op, too, which speaks only when it runs.
+_codes = graph_op(
+    "non_negative_codes(Tensor rows, Tensor dictionary, int sweeps) -> Tensor",
+    lambda rows, dictionary, sweeps: least_squares(rows.contiguous(), dictionary.contiguous(), sweeps),
+    _fake_codes,
+    _pull_back,
+    _keep_dictionary,
+)
+_codes_backward = graph_op(
+    "non_negative_codes_backward(Tensor gradient, Tensor dictionary) -> Tensor", _refuse, _fake_refusal
+)
 
 
 class NonNegativeFactors(nn.Module):
@@ -111,7 +146,8 @@ class NonNegativeFactors(nn.Module):
                 f"{tuple(features.shape)}."
             )
         rows = as_rows(features).to(self.dictionary.dtype)  # under autocast a layer below may return another
-        codes: Tensor = _LeastSquares.apply(rows, self.dictionary, self.sweeps)
+        solve = _codes if torch.compiler.is_compiling() else _LeastSquares.apply
+        codes: Tensor = solve(rows, self.dictionary, self.sweeps)
         return as_maps(codes, features)
 
     def reconstruction(self, codes: Tensor) -> Tensor:
@@ -136,4 +172,4 @@ def as_rows(maps: Tensor) -> Tensor:
 
 def as_maps(rows: Tensor, like: Tensor) -> Tensor:
     """Rows (B positions, C) as maps (B, C, ...), with the positions of ``like``."""
-    return rows.reshape(len(like), *like.shape[2:], rows.shape[1]).movedim(-1, 1).contiguous()
+    return rows.reshape(like.shape[0], *like.shape[2:], rows.shape[1]).movedim(-1, 1).contiguous()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check
+from altmin_ext.nn.graph_op import graph_op
 
 
 class TimeSteps(nn.Module):
@@ -42,17 +45,73 @@ class TimeSteps(nn.Module):
             raise ValueError(
                 f"x must hold a multiple of {self.n_in} numbers per sample, but holds {features}."
             )
-        return x.reshape(len(x), features // self.n_in, self.n_in)
+        return x.reshape(x.shape[0], features // self.n_in, self.n_in)
 
     def extra_repr(self) -> str:
         return f"n_in={self.n_in}"
 
 
-class Elman(nn.RNN):
+def _states(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor, training: bool) -> Tensor:
+    start = x.new_zeros(1, x.shape[0], u.shape[0])
+    states: Tensor = torch.rnn_tanh(x, start, [v, u, bias_v, bias_u], True, 1, 0.0, training, False, True)[0]
+    return states
+
+
+def _fake_states(x: Tensor, v: Tensor, u: Tensor, bias_v: Tensor, bias_u: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], u.shape[0])
+
+
+def _back_through_time(
+    gradient: Tensor, states: Tensor, x: Tensor, v: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The derivatives by x, V, U and the bias."""
+    by_sum = torch.zeros_like(states)  # by V x_t + U h_{t-1} + b
+    later = states.new_zeros(states.shape[0], states.shape[2])
+    for t in reversed(range(states.shape[1])):
+        by_sum[:, t] = (gradient[:, t] + later) * (1 - states[:, t].square())
+        later = by_sum[:, t] @ u
+    rows = by_sum.flatten(0, 1)
+    before = nn.functional.pad(states[:, :-1], (0, 0, 1, 0))
+    return by_sum @ v, rows.t() @ x.flatten(0, 1), rows.t() @ before.flatten(0, 1), rows.sum(0)
+
+
+def _fake_derivatives(
+    gradient: Tensor, states: Tensor, x: Tensor, v: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), v.new_empty(v.shape), u.new_empty(u.shape), u.new_empty(u.shape[0])
+
+
+def _keep_states(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(output, *inputs[:3])
+
+
+def _pull_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    by_x, by_v, by_u, by_bias = _elman_backward(gradient, *ctx.saved_tensors)
+    return by_x, by_v, by_u, by_bias, by_bias
+
+
+# In a graph the recurrence is this one op, and not its formula once for each time step.
+_elman = graph_op(
+    "elman(Tensor x, Tensor v, Tensor u, Tensor bias_v, Tensor bias_u) -> Tensor",
+    lambda x, v, u, bias_v, bias_u: _states(x, v, u, bias_v, bias_u, training=False).contiguous(),
+    _fake_states,
+    _pull_back,
+    _keep_states,
+)
+_elman_backward = graph_op(
+    "elman_backward(Tensor gradient, Tensor states, Tensor x, Tensor v, Tensor u)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _back_through_time,
+    _fake_derivatives,
+)
+
+
+class Elman(nn.RNNBase):
     """The recurrent layer h_t = tanh(V x_t + U h_{t-1} + b) with h_0 = 0, which returns all h_t (Elman 1990).
 
-    (B, T, n_in) -> (B, T, hidden). It is an ``nn.RNN`` of one layer, with its parameters: V is ``weight_ih_l0``, U is
-    ``weight_hh_l0``, and b is the sum of ``bias_ih_l0`` and ``bias_hh_l0``.
+    (B, T, n_in) -> (B, T, hidden). It is torch's RNN of one layer, with its parameters: V is ``weight_ih_l0``, U is
+    ``weight_hh_l0``, and b is the sum of ``bias_ih_l0`` and ``bias_hh_l0``. It is no subclass of ``nn.RNN``, which
+    ``torch.compile`` refuses.
 
     Args:
         n_in: features of one time step.
@@ -68,11 +127,16 @@ class Elman(nn.RNN):
     bias_hh_l0: nn.Parameter
 
     def __init__(self, n_in: int, hidden: int) -> None:
-        super().__init__(_check.integer("n_in", n_in), _check.integer("hidden", hidden), batch_first=True)
+        n_in, hidden = _check.integer("n_in", n_in), _check.integer("hidden", hidden)
+        super().__init__("RNN_TANH", n_in, hidden, batch_first=True)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        sequence: Tensor = super().forward(x)[0]
-        return sequence
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
+        if torch.compiler.is_compiling():
+            states: Tensor = _elman(x, *weights)
+            return states
+        self.check_input(x, None)
+        return _states(x, *weights, training=self.training)
 
 
 class GRU(nn.GRU):

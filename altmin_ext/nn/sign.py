@@ -12,9 +12,7 @@ from altmin_ext.ops.activation import sign, surrogates
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The sign with a surrogate for its derivative, in every mode of torch: backward, forward, and under vmap."""
-
-    generate_vmap_rule = True
+    """The sign with a surrogate for its derivative."""
 
     @staticmethod
     def forward(c: Tensor, surrogate: str) -> Tensor:
@@ -24,12 +22,22 @@ class _StraightThrough(torch.autograd.Function):
     def setup_context(context: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
         c, context.surrogate = inputs
         context.save_for_backward(c)
-        context.save_for_forward(c)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (c,) = context.saved_tensors
         return gradient * surrogates[context.surrogate](c), None
+
+
+class _InEveryMode(_StraightThrough):
+    """The same in every mode of torch: backward, forward, and under vmap. No graph of torch.compile holds it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+        _StraightThrough.setup_context(context, inputs, output)
+        context.save_for_forward(inputs[0])
 
     @staticmethod
     def jvp(context: Any, tangent: Tensor, _: None) -> Tensor:
@@ -60,7 +68,8 @@ class Sign(nn.Module):
         self.surrogate = surrogate
 
     def forward(self, c: Tensor) -> Tensor:
-        value: Tensor = _StraightThrough.apply(c, self.surrogate)
+        function = _StraightThrough if torch.compiler.is_compiling() else _InEveryMode
+        value: Tensor = function.apply(c, self.surrogate)
         return value
 
     def extra_repr(self) -> str:
