@@ -310,5 +310,7 @@ def test_a_resumed_run_has_the_same_metrics(tmp_path: Path) -> None:
     _, resumed = run(resume=True, **arguments, **file)
     for name in ("validation_object", "validation_function"):
         assert [row[name] for row in resumed.epochs] == [row[name] for row in undisturbed.epochs]
-    with pytest.raises(ValueError, match=r"metrics 'object by .*Margin, function by .*margin' and not 'none'"):
+    with pytest.raises(
+        ValueError, match=r"metrics 'object by .*Margin, function by .*margin' and not 'none'"
+    ):
         run(resume=True, **file)

@@ -21,7 +21,7 @@ class Logger(abc.ABC):
     After every epoch all numbers of its row in the History are written under their names there, the objectives of the
     stages as ``objective.0`` and so on; every so many minibatches the loss, as ``step_loss``. Both count in
     minibatches of the run. Its settings, see :attr:`TrainingState.settings`, are written as hyperparameters. A run
-    that goes on from a checkpoint is continued where it was written before. However it ends, what was opened is closed.
+    that goes on from a checkpoint is continued where it was written before. However it ends, what is open is closed.
 
     Args:
         every: the number of minibatches between two losses; 0, the default, for none. To read a loss waits for the
