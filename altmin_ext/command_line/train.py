@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from altmin_ext import _check, data, methods, training
 from altmin_ext._files import set_aside, to_json
@@ -151,7 +151,7 @@ class _Contest:
     @property
     def _batch_size(self) -> int:
         given: int | None = self._arguments.batch_size
-        return max(1, min(200, len(self._dataset.train[0]) // 50)) if given is None else given
+        return default_batch_size(self._dataset) if given is None else given
 
     def _settings(self, method: methods.Method) -> dict[str, Any]:
         """By flag, all that must be the same when a run goes on."""
@@ -229,8 +229,7 @@ class _Contest:
     def _parts(self, loss: Loss) -> list[tuple[Tensor, Tensor]]:
         """Training and test data with targets as the loss takes them: for mse, one-hot."""
         return [
-            (x, loss.from_labels(y, self._dataset.classes, x.dtype))
-            for x, y in (self._dataset.train, self._dataset.test)
+            (x, targets_of(loss, self._dataset, x, y)) for x, y in (self._dataset.train, self._dataset.test)
         ]
 
     def _finish(self, contestant: _Run) -> None:
@@ -282,11 +281,25 @@ class _Contest:
             raise DivergenceError(" ".join(self._divergences))
 
 
-def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -> dict[str, methods.Method]:
-    """By label, --method first, then every --compare, each with its own copy of the same initial weights.
+def default_batch_size(dataset: data.DataSet) -> int:
+    """The number of samples in a minibatch, unless --batch-size says another."""
+    return max(1, min(200, len(dataset.train[0]) // 50))
 
-    All are made before one trains, so that a misspelt option costs no run.
-    """
+
+def targets_of(loss: Loss, dataset: data.DataSet, x: Tensor, y: Tensor) -> Tensor:
+    """Targets as the loss takes them: for mse, one-hot."""
+    return loss.from_labels(y, dataset.classes, x.dtype)
+
+
+def initial_network(arguments: argparse.Namespace, architecture: dict[str, Any]) -> nn.Module:
+    """The network before training; --seed decides on its weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_check.seed("--seed", arguments.seed))
+        return networks.make(architecture)
+
+
+def chosen_methods(arguments: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
+    """By label, --method first, then every --compare: the method's name and its options."""
     options = {
         name.removeprefix("option."): value
         for name, value in vars(arguments).items()
@@ -303,17 +316,22 @@ def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -
         if not all(equals for _, equals, _ in pairs):
             raise ValueError(f"--compare must be NAME[:OPTION=VALUE,...], but is {label!r}.")
         chosen[label] = name, {key.replace("-", "_"): parse_value(value) for key, _, value in pairs}
+    return chosen
 
+
+def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -> dict[str, methods.Method]:
+    """By label, each with its own copy of the same initial weights.
+
+    All are made before one trains, so that a misspelt option costs no run.
+    """
+    chosen = chosen_methods(arguments)
     device = _check.device("--device", arguments.device)
-    seed = _check.seed("--seed", arguments.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        initial = networks.make(architecture)
+    initial = initial_network(arguments, architecture)
     return {
         label: methods.make_method(
             name,
             copy.deepcopy(initial),
-            seed=seed,
+            seed=arguments.seed,
             device=device,
             on_nonfinite=arguments.on_nonfinite,
             graph=arguments.graph,

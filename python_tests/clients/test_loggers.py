@@ -188,7 +188,7 @@ def wandb_files(folder: Path) -> list[Path]:
     import wandb
 
     wandb.teardown()
-    return sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
 
 
 def wandb_records(file: Path) -> Iterator[Any]:
