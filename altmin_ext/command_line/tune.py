@@ -129,11 +129,9 @@ def _spaces(
         if not having:
             raise methods.unknown_option(chosen[labels[0]][0], key)
         for label in having:
-            options = {
-                field.name: field
-                for field in dataclasses.fields(methods.method_class(chosen[label][0]).Options)
-            }
-            whole = key == "batch_size" or type(getattr(options.get(key), "default", None)) is int
+            fields = dataclasses.fields(methods.method_class(chosen[label][0]).Options)
+            types = {"batch_size": "int", **{field.name: str(field.type) for field in fields}}
+            whole = types.get(key, "").partition(" ")[0] == "int"
             try:
                 spaces[label][key] = _read_space(values, whole)
             except ValueError as error:
