@@ -44,7 +44,7 @@ help:
 	@echo "make test [TEST_JOBS=4]          lint, type-check and test, in as many processes as there are cores"
 	@echo "make lint                        ruff, mypy and clang-format alone"
 	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
-	@echo "make test-clients                methods as the optimizers of Lightning, skorch and accelerate, which it installs"
+	@echo "make test-clients                Lightning, skorch, accelerate, torchmetrics, loggers and Optuna, which it installs"
 	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
 	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles; under"
 	@echo "                                 sanitizers with SANITIZE=1"

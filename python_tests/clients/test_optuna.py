@@ -191,8 +191,8 @@ def test_a_trial_that_diverges_is_the_worst(capsys: pytest.CaptureFixture[str]) 
 def test_a_trial_worse_than_the_median_is_pruned(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """From the sixth trial on, once its best epoch so far is below the median of complete trials at this epoch."""
     result = found(
-        capsys, "tune", "--hidden", "8", "--epochs", "3", "--method", "am-adam", "--trials", "14", "--prune",
-        "--search", "lr=1e-7:1e-2:log", "--batch-size", "300", "--output", tmp_path,
+        capsys, "tune", "--hidden", "8", "--epochs", "3", "--method", "am-adam", "--trials", "11", "--prune",
+        "--search", "lr=1e-4:1e-1:log", "--batch-size", "100", "--output", tmp_path,
     )  # fmt: skip
     study = optuna.load_study(study_name="am-adam", storage=f"sqlite:///{tmp_path / 'study.db'}")
     complete: list[dict[int, float]] = []
