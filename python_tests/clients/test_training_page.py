@@ -74,7 +74,7 @@ def test_a_study_of_one_s_own_finds_options() -> None:
 def test_the_command_searches(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optuna")
     (command,) = re.findall(r"^```\n(altmin tune .*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    arguments = shlex.split(command.replace("--trials 30 --epochs 10", "--trials 1 --epochs 1"))[1:]
+    arguments = shlex.split(command.replace("\\\n", "").replace("30 --epochs 10", "1 --epochs 1"))[1:]
     assert arguments[-6:-2] == ["--trials", "1", "--epochs", "1"]
     assert main([*arguments, "--hidden", "8"]) == 0
     assert "altmin train --data digits" in capsys.readouterr().out
