@@ -323,6 +323,13 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         help="keep the N checkpoints before the last one, too, as checkpoint-MINIBATCHES.safetensors "
         f"(default: {_default_of_train('keep')})",
     )
+    add(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="further columns, of the validation or test data: metrics of torchmetrics for several classes, such as "
+        "F1Score or AUROC",
+    )
     add("--quiet", action="store_true", help="print only the final result")
     _add_json(group)
 

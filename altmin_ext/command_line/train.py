@@ -23,7 +23,7 @@ from altmin_ext.command_line.output import Output, checkpoint_state
 from altmin_ext.command_line.streams import OutputLost, complain, say
 from altmin_ext.command_line.tables import EpochTable, result_table
 from altmin_ext.errors import DivergenceError
-from altmin_ext.history import History
+from altmin_ext.history import History, _require
 from altmin_ext.losses import Loss
 
 
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output is None and (flags := _flags_of_checkpoints(arguments)):
         raise ValueError(f"{flags[0]} must come with --output, the folder of the checkpoints.")
     dataset = data.load(arguments.data)
+    _metrics(arguments.metrics, dataset.classes)
     architecture = networks.architecture(arguments, dataset)
     contest = _Contest(arguments, dataset, architecture, _make_methods(arguments, architecture))
     try:
@@ -156,7 +157,7 @@ class _Contest:
     def _settings(self, method: methods.Method) -> dict[str, Any]:
         """By flag, all that must be the same when a run goes on."""
         arguments = self._arguments
-        names = ("seed", "lr_schedule", "validation_fraction", "patience", "on_nonfinite")
+        names = ("seed", "lr_schedule", "validation_fraction", "patience", "on_nonfinite", "metrics")
         values = {
             **{name: self._architecture[name] for name in ("data", "network", "hidden", "activation")},
             "loss": method.loss.name,
@@ -204,6 +205,7 @@ class _Contest:
                 batch_size=self._batch_size,
                 validation=None if arguments.validation_fraction else test_data,
                 validation_fraction=arguments.validation_fraction,
+                metrics=_metrics(arguments.metrics, self._dataset.classes),
                 seed=arguments.seed,
                 progress=not arguments.quiet and sys.stderr.isatty(),
                 callbacks=callbacks,
@@ -239,7 +241,9 @@ class _Contest:
             with HeldInterrupt(held=True):
                 self._write(self._output)
         method = contestant.method
-        contestant.test = training.evaluate(method.model, self._parts(method.loss)[1], loss=method.loss)
+        metrics = _metrics(self._arguments.metrics, self._dataset.classes)
+        test_data = self._parts(method.loss)[1]
+        contestant.test = training.evaluate(method.model, test_data, loss=method.loss, metrics=metrics)
 
     def _write(self, output: Output) -> None:
         histories = {run.label: run.history for run in self._runs}
@@ -279,6 +283,17 @@ class _Contest:
             raise OSError(" ".join([str(self._unwritten), *self._divergences]))
         if self._divergences:
             raise DivergenceError(" ".join(self._divergences))
+
+
+def _metrics(names: list[str] | None, classes: int) -> dict[str, Any]:
+    """Metrics of torchmetrics for several classes, by the names that they have there without "Multiclass"."""
+    if not names:
+        return {}
+    package = _require("torchmetrics.classification", "metrics")
+    known = {
+        name.removeprefix("Multiclass"): name for name in package.__all__ if name.startswith("Multiclass")
+    }
+    return {name: getattr(package, known[_check.known("--metrics", name, known)])(classes) for name in names}
 
 
 def default_batch_size(dataset: data.DataSet) -> int:

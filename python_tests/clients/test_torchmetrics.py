@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import altmin_ext
+from altmin_ext import data, models
+from altmin_ext.__main__ import main
 
 from .task import BATCH, network, samples
 
@@ -84,3 +87,35 @@ def test_one_that_gives_several_numbers_is_named(metric: Any) -> None:
 def test_one_that_does_not_fit_the_classes_is_named() -> None:
     with pytest.raises(ValueError, match=r"metrics\['f1'\].update must take the model's outputs"):
         altmin_ext.evaluate(network(), (X, Y), metrics={"f1": MulticlassF1Score(2)})
+
+
+def test_the_command_line_has_columns_of_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    command = [
+        "train",
+        "--hidden",
+        "8",
+        "--epochs",
+        "2",
+        "--metrics",
+        "F1Score",
+        "AUROC",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main(command) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()[3:6]
+    assert heading.split()[-4:] == ["F1Score", "test", "AUROC", "samples/s"]
+    history = altmin_ext.History.load(tmp_path / "history.json")
+    for row, own in zip(rows, history.epochs, strict=True):
+        told = [f"{own[f'validation_{name}']:.4f}" for name in ("F1Score", "AUROC")]
+        assert row.split()[-3:-1] == told
+    # The last epoch's are those of the model that was written.
+    digits = data.load("digits")
+    model = models.mlp(digits.n_in, [8], digits.classes)
+    altmin_ext.checkpoint.load(tmp_path / "checkpoint.safetensors", model=model)
+    with torch.no_grad():
+        f1 = MulticlassF1Score(10)(model(digits.test[0]), digits.test[1])
+    assert history.epochs[-1]["validation_F1Score"] == pytest.approx(float(f1))
+    assert main(["train", "--metrics", "F1score"]) == 2
+    assert "did you mean 'F1Score'" in capsys.readouterr().err
