@@ -18,7 +18,7 @@ _modes = {"loss": "min", "accuracy": "max", "validation_loss": "min", "validatio
 
 
 class Monitor:
-    """A number of the history, and its best value so far.
+    """A number of the history, and its best value so far; a base of callbacks.
 
     Args:
         monitor: the number's name.
@@ -26,7 +26,7 @@ class Monitor:
         minimum_improvement: an improvement must exceed the best value by more than this.
 
     Attributes:
-        name: the number's name.
+        monitor: the number's name.
         mode: "max" or "min".
         best: the best value so far; None before the first epoch.
         best_epoch: the epoch in which it was reached, from 1; 0 before the first.
@@ -45,45 +45,78 @@ class Monitor:
             mode = _modes[_check.known("monitor", monitor, _modes)]
         elif not isinstance(monitor, str):
             raise TypeError(f"monitor must be a string, but is {_check.shown(monitor)}.")
-        self.name = monitor
+        self.monitor = monitor
         self.mode = _check.choice("mode", mode, ("max", "min"))
         self.minimum_improvement = _check.number("minimum_improvement", minimum_improvement, 0.0)
-        self.forget()
+        self._forget()
 
-    def forget(self) -> None:
-        """Forget an earlier run."""
+    def _forget(self) -> None:
         self.best: float | None = None
         self.best_epoch = 0
 
-    def check(self, recorded: Sequence[str]) -> None:
-        """Raise a ValueError if the number is not among those that a run records."""
-        if self.name not in recorded:
-            remedy = "pass validation or validation_fraction, or " if "validation" in self.name else ""
+    def on_start(self, state: TrainingState) -> None:
+        """Forget an earlier run; raise a ValueError if the run of ``state`` will not record ``monitor``."""
+        self._check(state.metrics)
+        self._forget()
+
+    def _check(self, recorded: Sequence[str]) -> None:
+        if self.monitor not in recorded:
+            remedy = "pass validation or validation_fraction, or " if "validation" in self.monitor else ""
             raise ValueError(
-                f"monitor must be one of {', '.join(recorded)} in this run, but is {self.name!r}: "
+                f"monitor must be one of {', '.join(recorded)} in this run, but is {self.monitor!r}: "
                 f"{remedy}monitor another one."
             )
 
     def value(self, state: TrainingState) -> float:
-        """The number of the newest epoch; raises a ValueError if there is none."""
-        row = state.history.epochs[-1]
-        self.check([name for name in state.metrics if row[name] is not None])
-        return float(row[self.name])
+        """Find the number of the newest epoch.
 
-    def improves(self, state: TrainingState) -> bool:
-        """Whether the newest epoch is the best so far, and keep it if so; one with NaN never is."""
+        Args:
+            state: of the run.
+
+        Returns:
+            The number, which may be NaN.
+
+        Raises:
+            ValueError: the epoch has none, as an accuracy of data that are not classified.
+        """
+        row = state.history.epochs[-1]
+        self._check([name for name in state.metrics if row[name] is not None])
+        return float(row[self.monitor])
+
+    def _is_best(self, state: TrainingState) -> bool:
+        """Whether the newest epoch is the best so far; keeps its number if so."""
         value = self.value(state)
-        if math.isnan(value):
+        if not self._improves(value):
             return False
-        if self.best is not None:
-            gain = value - self.best if self.mode == "max" else self.best - value
-            if not gain > self.minimum_improvement:
-                return False
         self.best, self.best_epoch = value, state.epoch
         return True
 
+    def _improves(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        if self.best is None:
+            return True
+        gain = value - self.best if self.mode == "max" else self.best - value
+        return gain > self.minimum_improvement
 
-class EarlyStopping:
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint of the run keeps.
+
+        Returns:
+            The best value and its epoch.
+        """
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint of the run.
+
+        Args:
+            state: the result of :meth:`state_dict`.
+        """
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+
+class EarlyStopping(Monitor):
     """Ends a run when the monitored number stops improving, and restores the best weights.
 
     Args:
@@ -114,30 +147,17 @@ class EarlyStopping:
         restore_best: bool = True,
         mode: str | None = None,
     ) -> None:
-        self._monitor = Monitor(monitor, mode, minimum_improvement)
+        super().__init__(monitor, mode, minimum_improvement)
         self.patience = _check.integer("patience", patience)
         self.restore_best = _check.boolean("restore_best", restore_best)
+
+    def _forget(self) -> None:
+        super()._forget()
         self._best_weights: dict[str, Any] | None = None
-
-    @property
-    def best(self) -> float | None:
-        """The best value so far; None before the first epoch."""
-        return self._monitor.best
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch in which the best value was reached, from 1; 0 before the first."""
-        return self._monitor.best_epoch
-
-    def on_start(self, state: TrainingState) -> None:
-        """Forget an earlier run; raise a ValueError if the run of ``state`` will not record ``monitor``."""
-        self._monitor.check(state.metrics)
-        self._monitor.forget()
-        self._best_weights = None
 
     def on_epoch(self, state: TrainingState) -> None:
         """Compare the newest epoch of ``state`` with the best one, and stop the run if patience is exhausted."""
-        if self._monitor.improves(state):
+        if self._is_best(state):
             if self.restore_best:
                 self._best_weights = copy.deepcopy(state.model.state_dict())
         elif state.epoch - self.best_epoch >= self.patience:
@@ -150,7 +170,7 @@ class EarlyStopping:
             The best value, its epoch, and the weights and buffers of that epoch.
         """
         weights = None if self._best_weights is None else dict(self._best_weights)
-        return {"best": self.best, "best_epoch": self.best_epoch, "best_weights": weights}
+        return {**super().state_dict(), "best_weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -158,7 +178,7 @@ class EarlyStopping:
         Args:
             state: the result of :meth:`state_dict`.
         """
-        self._monitor.best, self._monitor.best_epoch = state["best"], state["best_epoch"]
+        super().load_state_dict(state)
         self._best_weights = state["best_weights"]
 
     def on_end(self, state: TrainingState) -> None:
@@ -168,7 +188,7 @@ class EarlyStopping:
             self._best_weights = None
 
 
-class Checkpoint:
+class Checkpoint(Monitor):
     """Keeps the best model of a run, with its method and History, in a file of :func:`altmin_ext.checkpoint.save`.
 
     The file is written after every epoch that is the best so far, completely or not at all, and replaces that of
@@ -202,18 +222,8 @@ class Checkpoint:
             self.path = Path(os.fspath(path))
         except TypeError:
             raise TypeError(f"path must be the path of a file, but is {_check.named_type(path)}.") from None
-        self._monitor = Monitor(monitor, mode, 0.0)
+        super().__init__(monitor, mode, 0.0)
         self.keep = _check.integer("keep", keep, 0)
-
-    @property
-    def best(self) -> float | None:
-        """The best value so far; None before the first epoch."""
-        return self._monitor.best
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch in which the best value was reached, from 1; 0 before the first."""
-        return self._monitor.best_epoch
 
     def on_start(self, state: TrainingState) -> None:
         """Forget an earlier run.
@@ -225,8 +235,7 @@ class Checkpoint:
             ValueError: the run will not record ``monitor``.
             OSError: no file can be written there.
         """
-        self._monitor.check(state.metrics)
-        self._monitor.forget()
+        super().on_start(state)
         with Replacement(rehearsal=True) as files:
             files.open(self.path)
 
@@ -240,30 +249,14 @@ class Checkpoint:
             OSError: the file cannot be written; the one before is untouched.
         """
         before = self.state_dict()
-        if not self._monitor.improves(state):
+        if not self._is_best(state):
             return
         try:
-            found: dict[str, Any] = {"epoch": self.best_epoch, self._monitor.name: self.best}
+            found: dict[str, Any] = {"epoch": self.best_epoch, self.monitor: self.best}
             checkpoint.save(self.path, method=state.method, history=state.history, keep=self.keep, **found)
         except BaseException:
             self.load_state_dict(before)  # so that a resumed run writes it
             raise
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint of the run keeps.
-
-        Returns:
-            The best value and its epoch.
-        """
-        return {"best": self.best, "best_epoch": self.best_epoch}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint of the run.
-
-        Args:
-            state: the result of :meth:`state_dict`.
-        """
-        self._monitor.best, self._monitor.best_epoch = state["best"], state["best_epoch"]
 
 
 __all__ = ["Checkpoint", "EarlyStopping", "Monitor"]

@@ -27,12 +27,11 @@ class OptunaPruning:
     def __init__(self, trial: optuna.Trial, monitor: str = "validation_accuracy") -> None:
         self._optuna = _require("optuna", "tune")
         self._trial = trial
-        # The study knows which way is better.
-        self._monitor = Monitor(monitor, "max", 0.0)
+        self._monitor = Monitor(monitor, "max", 0.0)  # the study knows which way is better
 
     def on_start(self, state: TrainingState) -> None:
         """Raise a ValueError if the run of ``state`` will not record ``monitor``."""
-        self._monitor.check(state.metrics)
+        self._monitor.on_start(state)
 
     def on_epoch(self, state: TrainingState) -> None:
         """Report the newest epoch.
