@@ -241,7 +241,7 @@ class _Search:
             self._check_settings(earlier, settings)
         study.set_user_attr("settings", settings)
         for trial in study.trials:
-            if trial.state == self._optuna.trial.TrialState.RUNNING:  # in a process that was killed
+            if trial.state == self._optuna.trial.TrialState.RUNNING:  # when the search was broken off
                 study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
         return study
 
@@ -295,21 +295,17 @@ class _Search:
 
     def _try(self, label: str, number: int) -> None:
         """Make one trial. What it draws follows from the seed, its number, and the trials before it."""
-        study, states = self._studies[label], self._optuna.trial.TrialState
+        study = self._studies[label]
         seed = derived_seed(self._arguments.seed, number) % 2**32
         study.sampler = self._optuna.samplers.TPESampler(seed=seed)
         trial = study.ask()
         started = time.perf_counter()
-        try:
-            drawn = {name: values.suggest(trial, name) for name, values in self._spaces[label].items()}
-            value, ended = self._train(label, drawn, trial)
-        except BaseException:
-            study.tell(trial, state=states.FAIL)
-            raise
+        drawn = {name: values.suggest(trial, name) for name, values in self._spaces[label].items()}
+        value, ended = self._train(label, drawn, trial)
         trial.set_user_attr("seconds", time.perf_counter() - started)
         trial.set_user_attr("ended", ended)
         if ended == "pruned":
-            study.tell(trial, state=states.PRUNED)
+            study.tell(trial, state=self._optuna.trial.TrialState.PRUNED)
         else:
             study.tell(trial, value)
         if not self._arguments.quiet and not self._arguments.json:

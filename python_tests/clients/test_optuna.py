@@ -162,6 +162,8 @@ def test_a_trial_that_was_killed_is_made_again(capsys: pytest.CaptureFixture[str
     study.ask()  # and no more is heard of it
     resumed = found(capsys, *SEARCH, "--trials", 2, "--output", tmp_path, "--resume")
     assert without_seconds(resumed) == without_seconds(undisturbed)
+    states = optuna.trial.TrialState
+    assert [trial.state for trial in study.get_trials()] == [states.COMPLETE, states.FAIL, states.COMPLETE]
 
 
 def test_a_trial_that_diverges_is_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
