@@ -6,6 +6,8 @@ DATA ?= digits
 TEST_JOBS ?= auto
 SECONDS ?= 600
 FUZZ_JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+SEED ?= 0
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 
 # The GPUs here, by compute capability: the CUDA kernels are compiled for them alone, and where there is none not at all.
 gpus := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+\.[0-9]+$$' | sort -u)
@@ -36,7 +38,7 @@ package := $(VENV)/.package
 tools := $(VENV)/.tools
 sources := CMakeLists.txt pyproject.toml altmin_ext/_version.py $(shell find csrc -type f)
 
-.PHONY: help demo test test-gpu test-clients gpu-check lint ruff mypy clang-format fuzz bench clean
+.PHONY: help demo test test-gpu test-clients gpu-check lint ruff mypy clang-format fuzz kill-matrix bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +50,7 @@ help:
 	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
 	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles; under"
 	@echo "                                 sanitizers with SANITIZE=1"
+	@echo "make kill-matrix [SEED=1 JOBS=2]  training runs killed at every instant and resumed, into runs/kill-matrix.md"
 	@echo "make bench                       micro and macro benchmarks, into runs/benchmarks/"
 	@echo "make clean                       remove .venv, the build and the caches"
 
@@ -122,6 +125,10 @@ ifdef SANITIZE
 else
 	OMP_NUM_THREADS=1 $(python) -m python_tests.fuzz $(FUZZ) --seconds $(SECONDS) --jobs $(FUZZ_JOBS)
 endif
+
+# SEED=1 draws other runs, networks and instants.
+kill-matrix: $(package) $(tools)
+	OMP_NUM_THREADS=1 $(python) -m python_tests.kills --seed $(SEED) --jobs $(JOBS) --output runs/kill-matrix.md
 
 bench: $(package) $(tools)
 	$(python) -m benchmarks

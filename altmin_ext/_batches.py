@@ -164,7 +164,11 @@ class Batches:
 
     A pass can be left and entered again by another process, see :meth:`state`.
 
+    Args:
+        order: of the passes, which counts them; None if the order never changes.
+
     Attributes:
+        order: as passed.
         steps: minibatches in one pass; None if unknown.
         last: samples in the last minibatch of a pass; None if unknown.
         one_shot: whether a second pass is certainly impossible.
@@ -175,10 +179,17 @@ class Batches:
     last: int | None = None
     one_shot = False
 
-    def __init__(self) -> None:
+    def __init__(self, order: DataOrder | None) -> None:
+        self.order = order
         self.taken = 0
-        self._begun = False  # whether a pass has begun and is not over
-        self._enters = False  # whether that is so of another process
+        self._count = DataOrder() if order is None else order
+        self._ended = self._count.passes
+        self._enters = False  # whether another process has begun the next pass
+
+    @property
+    def _begun(self) -> bool:
+        """Whether a pass has begun and is not over: a single assignment decides on it, whatever interrupts."""
+        return self._count.passes != self._ended
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass; the rest of one if that was entered by :meth:`load`."""
@@ -188,7 +199,7 @@ class Batches:
         return self._pass(enters)
 
     def _pass(self, enters: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """The minibatches of one pass, or those after the first ``taken`` ones; sets ``_begun``."""
+        """The minibatches of one pass, or those after the first ``taken`` ones; counts a pass that it begins."""
         raise NotImplementedError
 
     def completed(self) -> None:
@@ -197,9 +208,10 @@ class Batches:
         self._note()
 
     def end(self) -> None:
-        """The pass is over, and the next one is another."""
-        self._begun, self.taken = False, 0
-        self._note()
+        """The pass is over, if one has begun, and the next one is another."""
+        if self._begun:
+            self._ended, self.taken = self._count.passes, 0
+            self._note()
 
     def _note(self) -> None:
         """Note what :meth:`state` needs to know of this moment, which is between two minibatches."""
@@ -216,7 +228,8 @@ class Batches:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state` stood: the next pass is the rest of that one if it had begun."""
-        self._begun = self._enters = state["begun"]
+        self._enters = state["begun"]
+        self._ended = self._count.passes - self._enters
         self.taken = state["taken"]
 
 
@@ -233,19 +246,17 @@ class MemoryBatches(Batches):
     """
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, order: DataOrder | None) -> None:
-        super().__init__()
+        super().__init__(order)
         self.x = x
         self.y = y
         self.batch_size = batch_size
-        self.order = order
         self.steps = -(-len(x) // batch_size)
         self.last = len(x) - (self.steps - 1) * batch_size
         self.rows = torch.empty(0, dtype=torch.int64)
 
     def _pass(self, enters: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.order is not None and not enters:
-            self.order.passes += 1
-        self._begun = True
+        if not enters:
+            self._count.passes += 1
         places = range(self.taken * self.batch_size, len(self.x), self.batch_size)
         if self.order is None:
             every = torch.arange(len(self.x), device=self.x.device)
@@ -280,11 +291,10 @@ class StreamBatches(Batches):
         order: DataOrder | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(order)
         self.source = source
         self.dtype = dtype
         self.device = device
-        self.order = order
         self.generator = generator or torch.Generator()
         # Only a DataLoader hands out new tensors each time. Another iterable may refill pinned memory too early.
         self.overlaps = isinstance(source, DataLoader)
@@ -301,17 +311,13 @@ class StreamBatches(Batches):
         self._progress = _progress_of(source)
 
     def _pass(self, enters: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.order is not None:
-            if not enters:
-                self.order.passes += 1
-            self.generator.manual_seed(self.order.seed_of_pass())
-        if self._progress is None:
-            batches = self._started()
-        elif enters:
+        if enters and self._progress is not None:
             batches = self._progress.enter(self._started, self.taken)
         else:
-            batches = self._progress.begin(self._started)
-        self._begun = True
+            if self._progress is not None:
+                self._progress.begin()
+            self._count.passes += 1
+            batches = self._started()
         for batch in batches:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise TypeError(
@@ -332,6 +338,8 @@ class StreamBatches(Batches):
         What its sampler draws there is the user's own shuffling; with workers it is drawn at the same moment.
         """
         source = self.source
+        if self.order is not None:
+            self.generator.manual_seed(self.order.seed_of_pass())
         if not isinstance(source, DataLoader) or source.generator is not None:
             return iter(source)
         in_order = type(source.sampler) is SequentialSampler or isinstance(source.dataset, IterableDataset)
@@ -372,10 +380,12 @@ class StreamBatches(Batches):
 
 def _progress_of(source: Iterable[Any]) -> Progress | None:
     """How to leave and enter a pass over an iterable; None if there is no way."""
+    if isinstance(source, DataLoader):
+        # A loader with a state that is resumed twice loses samples of data without one (torchdata 0.11).
+        streams = isinstance(source.dataset, IterableDataset) and not is_stateful(source.dataset)
+        return Stateful(source) if is_stateful(source) and not streams else Replayed(source)
     if is_stateful(source):
         return Stateful(source)
-    if isinstance(source, DataLoader):
-        return Replayed(source)
     return Listed() if isinstance(source, (list, tuple)) else None
 
 

@@ -26,11 +26,11 @@ class Progress(Protocol):
     def keep(self) -> None:
         """From now on, note what :meth:`state` needs."""
 
-    def begin(self, start: Start) -> Iterator[Any]:
-        """Begin a pass; ``start`` makes its iterator."""
+    def begin(self) -> None:
+        """Note this moment, at which a pass begins; its iterator is yet to be made."""
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
-        """Enter a pass behind its first ``taken`` minibatches."""
+        """Enter a pass behind its first ``taken`` minibatches; ``start`` makes its iterator."""
 
     def note(self) -> None:
         """Note this moment, which is between two minibatches."""
@@ -56,8 +56,8 @@ class Listed:
     def keep(self) -> None:
         pass
 
-    def begin(self, start: Start) -> Iterator[Any]:
-        return start()
+    def begin(self) -> None:
+        pass
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         return itertools.islice(start(), taken, None)
@@ -75,6 +75,8 @@ class Listed:
 class Stateful:
     """An iterable with a state of its own, such as torchdata's StatefulDataLoader.
 
+    The generators of a loader are kept as well: its state alone gives other orders to later passes (torchdata 0.11).
+
     Args:
         source: has ``state_dict()`` and ``load_state_dict(state)``. After the latter its iterator goes on behind the
             minibatch that was yielded last before the former, with the next pass if that one was over.
@@ -82,38 +84,58 @@ class Stateful:
 
     def __init__(self, source: Any) -> None:
         self._source = source
+        self._process = ProcessGenerators()
         self._keeps = False
+        self._generators = [own for part in _parts(source) for own in held_generators(part)]
+        # Of a source that the program has just made. To ask for its state then may draw random numbers.
         self._noted: Any = None
 
     def check(self) -> None:
-        pass
+        sampler = getattr(self._source, "sampler", None)
+        own = type(sampler).__module__.startswith("torchdata.")
+        if not own and not is_stateful(sampler) and any(True for _ in held_generators(sampler)):
+            raise ValueError(
+                f"data must have a sampler that can go on, but the {type(self._source).__name__} has a "
+                f"{type(sampler).__name__} with a generator, of which it keeps no state: pass shuffle=True and "
+                "generator=, or a plain DataLoader."
+            )
 
     def keep(self) -> None:
         self._keeps = True
-        self.note()
 
-    def begin(self, start: Start) -> Iterator[Any]:
-        return start()
+    def begin(self) -> None:
+        pass
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         # What a loader draws when it starts has been drawn when the pass began.
-        process = ProcessGenerators()
-        now = process.save()
+        now = self._process.save()
         batches = start()
-        process.load(now)
+        self._process.load(now)
+        self._put_back()
         return batches
 
     def note(self) -> None:
         # At each moment, since a minibatch that is never trained on would be lost if the state were asked for later.
         if self._keeps:
-            self._noted = copy.deepcopy(self._source.state_dict())
+            state = copy.deepcopy(self._source.state_dict())
+            self._noted = {"state": state, "generators": self._save_generators()}
 
     def state(self, begun: bool) -> Any:
-        return self._noted
+        return self._noted or {"state": None, "generators": self._save_generators()}
 
     def load(self, state: Any, begun: bool) -> None:
         self._noted = state
-        self._source.load_state_dict(copy.deepcopy(state))
+        if state["state"] is not None:
+            self._source.load_state_dict(copy.deepcopy(state["state"]))
+        self._put_back()
+
+    def _save_generators(self) -> list[Any]:
+        return [save_generator(generator) for generator in self._generators]
+
+    def _put_back(self) -> None:
+        if self._noted is not None:
+            for generator, state in zip(self._generators, self._noted["generators"], strict=True):
+                load_generator(generator, state)
 
 
 class Replayed:
@@ -143,10 +165,9 @@ class Replayed:
     def keep(self) -> None:
         self._keeps = True
 
-    def begin(self, start: Start) -> Iterator[Any]:
+    def begin(self) -> None:
         if self._keeps:
             self._at_beginning = self._save()
-        return start()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
         now = self._process.save()

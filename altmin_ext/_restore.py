@@ -27,102 +27,103 @@ class Copies:
     again before the next copy is due, the older one is restored from then on. Copies that hold a number that is not
     finite are not kept.
 
-    Args:
-        method: of which copies are made.
+    It is passed the method each time: one that knew it would keep its memory until the interpreter looks for cycles.
 
     Attributes:
         restores: how often a copy has been restored.
-        state: the copies and the counts, an entry of the method's state.
+        kept: the copies, the last one at the end.
     """
 
-    def __init__(self, method: Any) -> None:
-        self._method = method
+    def __init__(self) -> None:
         self.restores = 0
         self._in_a_row = 0  # since the last copy was made
-        self._kept: list[Tree] = []
+        self.kept: list[Tree] = []
+
+    def state(self, method: Any) -> _state.Part:
+        """The copies and the counts, an entry of the method's state."""
         parts: dict[str, _state.Part] = {
             "count": _state.Attribute(self, "restores", _state.count),
             "in_a_row": _state.Attribute(self, "_in_a_row", _state.count),
-            "copies": _Kept(self),
+            "copies": _Kept(self, method),
         }
-        none = {"count": 0, "in_a_row": 0, "copies": []}
-        self.state = _state.Added(_state.Entries(parts), none)
+        return _state.Added(_state.Entries(parts), {"count": 0, "in_a_row": 0, "copies": []})
 
     @property
     def factor(self) -> float:
         """The factor of the size of steps, halved by every restore."""
         return 0.5**self.restores
 
-    def keep(self) -> int:
-        """Make a copy if one is due.
+    def keep(self, method: Any) -> int:
+        """Make a copy of the method if one is due.
 
         Returns:
             The number of steps, at least 1, after which the next one is due.
         """
-        left = self._left()
+        left = self._left(method)
         if left > 0:
             return left
         with torch.no_grad():
-            made = self.entries().save()
+            made = _entries(method).save()
         if _is_finite(made["method"]):
-            self._kept = [*self._kept[-1:], made]
+            self.kept = [*self.kept[-1:], made]
             self._in_a_row = 0
-        return max(self._left(), 1)
+        return max(self._left(method), 1)
 
-    def _left(self) -> int:
-        if not self._kept:
+    def _left(self, method: Any) -> int:
+        if not self.kept:
             return 0
-        last: int = self._kept[-1]["method"]["steps"]
-        shortest = _shortest_of_full_batch if self._method.full_batch else _shortest
-        return last + min(max(last // 10, shortest), _longest) - int(self._method.steps)
+        last: int = self.kept[-1]["method"]["steps"]
+        shortest = _shortest_of_full_batch if method.full_batch else _shortest
+        return last + min(max(last // 10, shortest), _longest) - int(method.steps)
 
-    def restore(self, divergence: str) -> None:
-        """Go back to a copy, and halve the size of steps.
+    def restore(self, method: Any, divergence: str) -> None:
+        """Take the method and its model back to a copy, and halve the size of steps.
 
         Args:
+            method: that has diverged.
             divergence: what is not finite and where, and what to do, as two parts of a sentence.
 
         Raises:
             DivergenceError: ten restores in a row have not helped; the last copy has been restored.
         """
-        if self._in_a_row and len(self._kept) > 1:
-            self._kept.pop()
-        if self._kept:
+        if self._in_a_row and len(self.kept) > 1:
+            self.kept.pop()
+        if self.kept:
             with HeldInterrupt(held=True):
-                self._method._adopt(self.entries(), copy.deepcopy(self._kept[-1]))
-        if self._in_a_row >= _most_in_a_row or not self._kept:
+                method._adopt(_entries(method), copy.deepcopy(self.kept[-1]))
+        if self._in_a_row >= _most_in_a_row or not self.kept:
             raise DivergenceError(divergence)
         self.restores += 1
         self._in_a_row += 1
 
-    def entries(self) -> _state.Entries:
-        """What a copy holds."""
-        method = self._method
-        own = {name: part for name, part in method._state().items() if name not in method._of_the_run}
-        return _state.Entries({"model": _Model(method), "method": _state.Entries(own)})
+
+def _entries(method: Any) -> _state.Entries:
+    """What a copy holds."""
+    own = {name: part for name, part in method._state().items() if name not in method._of_the_run}
+    return _state.Entries({"model": _Model(method), "method": _state.Entries(own)})
 
 
 class _Kept:
     """The copies, as a part of a method's state."""
 
-    def __init__(self, copies: Copies) -> None:
-        self._copies = copies
+    def __init__(self, copies: Copies, method: Any) -> None:
+        self._copies, self._method = copies, method
 
     def save(self) -> list[Tree]:
-        return copy.deepcopy(self._copies._kept)
+        return copy.deepcopy(self._copies.kept)
 
     def read(self, name: str, value: Any, sizes: _state.Sizes) -> list[Tree]:
         values = _state.as_list(name, value)
         if len(values) > 2:
             raise ValueError(f"{name} must have at most 2 entries, but has {len(values)}.")
-        entries, read = self._copies.entries(), []
+        entries, read = _entries(self._method), []
         for i, own in enumerate(values):
             read.append(entries.read(f"{name}[{i}]", own, {}))
-            self._copies._method._check_state(read[-1]["method"])
+            self._method._check_state(read[-1]["method"])
         return read
 
     def load(self, value: list[Tree]) -> None:
-        self._copies._kept = value
+        self._copies.kept = value
 
 
 class _Model:

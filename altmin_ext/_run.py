@@ -258,7 +258,7 @@ class Run:
             row.update((f"validation_{name}", value) for name, value in evaluation.metrics.items())
 
     def save(self) -> dict[str, Any]:
-        """Where the run stands."""
+        """Where the run stands, apart from model, method and history."""
         state = self.state
         report = state.report
         return {
@@ -268,7 +268,6 @@ class Run:
             "stopped": state.stopped,
             "report": None if report is None else [report.loss, report.correct, report.objective],
             "sums": None if self._record is None else self._record.state(),
-            "history": state.history.state_dict(),
             "batches": self.batches.state(),
             "left": {"on_step": self.hooks.on_step.left, "on_epoch": self.hooks.on_epoch.left},
         }
@@ -281,7 +280,6 @@ class Run:
         state.report = None if saved["report"] is None else StepReport(*saved["report"])
         state.resumed = True
         self._sums = saved["sums"]
-        state.history.load_state_dict(saved["history"])
         self.batches.load(saved["batches"])
         for name, left in saved["left"].items():
             getattr(self.hooks, name).enter(left)

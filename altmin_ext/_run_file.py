@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from altmin_ext import _check
+from altmin_ext import _check, _state
 from altmin_ext._batches import Batches, MemoryBatches, StreamBatches
 from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
 from altmin_ext._progress import is_stateful
@@ -119,6 +119,7 @@ class RunFile:
             )
         model = _model.restoring(self._method.model, tree["model"])
         method = self._method.restoring(tree["method"])
+        run.state.history.load_state_dict(tree["history"])
         model()
         method()
         for generator, state in zip(self._modules, saved["module generators"], strict=True):
@@ -193,16 +194,18 @@ class RunFile:
     def _write(self, run: Run) -> None:
         self._moved |= self._generators.moved(self._before)
         states = self._generators.save() | self._noted
+        with _state.shared():
+            method = self._method.state_dict()
+        stands = run.save()  # which completes the history
         tree = {
             "model": _model.save(self._method.model),
-            "method": self._method.state_dict(),
+            "method": method,
             "history": run.state.history.state_dict(),
             "run": {
                 "description": self._description,
-                **run.save(),
+                **stands,
                 "callbacks": [
-                    (type(callback).__name__, copy.deepcopy(callback.state_dict()))
-                    for callback in self._callbacks
+                    (type(callback).__name__, callback.state_dict()) for callback in self._callbacks
                 ],
                 "generators": states,
                 "moved": sorted(self._moved),
@@ -217,7 +220,12 @@ class RunFile:
 
 def _read_run(path: Path) -> dict[str, Any]:
     """Read the tree of a run."""
-    tree = _file.read(path)
+    try:
+        tree = _file.read(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).rstrip('.')}; remove it to begin anew, or put a former file in its place."
+        ) from error
     if not isinstance(tree, dict) or "run" not in tree:
         raise ValueError(
             f"checkpoint must be a file that altmin_ext.train has written, but {str(path)!r} holds no run; "

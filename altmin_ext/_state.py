@@ -6,7 +6,9 @@ state is restored whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, Protocol
 
@@ -46,6 +48,23 @@ class Part(Protocol):
 
     def load(self, value: Any) -> None:
         """Restore a value that :meth:`save` or :meth:`read` has returned; it is the part's own from now on."""
+
+
+_shares = contextvars.ContextVar("_shares", default=False)
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Within the block, saved tensors share the method's memory: for a state that is written before the next step."""
+    before = _shares.set(True)
+    try:
+        yield
+    finally:
+        _shares.reset(before)
+
+
+def _saved(tensor: Tensor) -> Tensor:
+    return tensor.detach() if _shares.get() else tensor.detach().clone()
 
 
 class Entries:
@@ -171,10 +190,10 @@ class InPlace:
         self._tensor, self._check = tensor, check
 
     def save(self) -> Tensor:
-        return self._tensor.detach().clone()
+        return _saved(self._tensor)
 
     def read(self, name: str, value: Any, sizes: Sizes) -> Tensor:
-        copy = read_tensor(name, value, self._tensor, self._tensor.shape, sizes)
+        copy = read_tensor(name, value, self._tensor, self._tensor.shape, sizes, copies=False)
         if self._check is not None:
             self._check(name, copy)
         return copy
@@ -204,7 +223,7 @@ class Replaced:
 
     def save(self) -> Tensor:
         own: Tensor = getattr(self._owner, self._attribute)
-        return own.detach().clone()
+        return _saved(own)
 
     def read(self, name: str, value: Any, sizes: Sizes) -> Tensor:
         copy = read_tensor(name, value, getattr(self._owner, self._attribute), self._shape, sizes)
@@ -235,7 +254,7 @@ class ReplacedList:
         self._like, self._empty = like, empty
 
     def save(self) -> list[Tensor]:
-        return [tensor.detach().clone() for tensor in getattr(self._owner, self._attribute)]
+        return [_saved(tensor) for tensor in getattr(self._owner, self._attribute)]
 
     def read(self, name: str, value: Any, sizes: Sizes) -> list[Tensor]:
         shapes = self._shapes
@@ -308,7 +327,14 @@ def as_list(name: str, value: Any, length: int | None = None) -> list[Any]:
 
 
 def read_tensor(
-    name: str, value: Any, like: Tensor, shape: Shape, sizes: Sizes, *, finite: bool = True
+    name: str,
+    value: Any,
+    like: Tensor,
+    shape: Shape,
+    sizes: Sizes,
+    *,
+    finite: bool = True,
+    copies: bool = True,
 ) -> Tensor:
     """Check a tensor, and copy it.
 
@@ -319,9 +345,10 @@ def read_tensor(
         shape: that it must have.
         sizes: the sizes that are known by name; may be added to.
         finite: whether all numbers must be finite.
+        copies: whether to copy it; else only to check it, for one that is copied to its place later.
 
     Returns:
-        A contiguous copy.
+        A contiguous copy, or the tensor itself.
 
     Raises:
         TypeError: it is no tensor, or has another dtype.
@@ -339,10 +366,17 @@ def read_tensor(
         wanted = ", ".join(str(sizes.get(n, n) if isinstance(n, str) else n) for n in shape)
         wanted = wanted.replace("Ellipsis", "...")
         raise ValueError(f"{name} must have the shape ({wanted}), but has {tuple(value.shape)}.")
-    copy = torch.empty(value.shape, dtype=like.dtype, device=like.device).copy_(value.detach())
-    if finite and not bool(copy.isfinite().all()):
+    copy = value.detach()
+    if copies:
+        copy = torch.empty(value.shape, dtype=like.dtype, device=like.device).copy_(copy)
+    if finite and not _is_finite(copy):
         raise ValueError(f"{name} must be finite, but holds NaN or Inf.")
     return copy
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # What is not finite makes the sum so, which takes a third of the time; but large numbers do as well.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _fits(found: tuple[int, ...], shape: Shape, sizes: Sizes) -> bool:
@@ -380,5 +414,5 @@ def or_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 def at_least_zero(name: str, tensor: Tensor) -> None:
     """Raise a ValueError if an entry is negative."""
-    if not bool((tensor >= 0).all()):
+    if tensor.numel() and not bool(tensor.min() >= 0):
         raise ValueError(f"{name} must be at least 0, but holds {float(tensor.min()):g}.")

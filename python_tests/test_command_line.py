@@ -362,12 +362,13 @@ def test_damaged_model_is_one_sentence(capsys, tmp_path, content):
     assert sentence.startswith("--model must be a folder written by")
 
 
-def test_a_folder_of_an_earlier_version_is_refused_with_what_to_do(capsys, tmp_path):
-    for name in ("model.pt", "model.json"):
-        (tmp_path / name).write_text("{}")
-    sentence = failure(capsys, "evaluate", "--model", tmp_path)
-    assert "torch.load" in sentence
-    assert "train anew" in sentence
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("model.pt", "torch.load reads; train anew"), ("checkpoint.safetensors", "`altmin train --resume`")],
+)
+def test_a_folder_without_a_model_is_refused_with_what_to_do(capsys, tmp_path, name, remedy):
+    (tmp_path / name).write_bytes(b"")
+    assert remedy in failure(capsys, "evaluate", "--model", tmp_path)
 
 
 def test_model_and_data_that_do_not_fit(capsys, tmp_path, monkeypatch):
@@ -797,7 +798,7 @@ def test_without_arguments_the_module_prints_its_help(capsys, monkeypatch):
         runpy.run_module("altmin_ext", run_name="__main__")
     assert ended.value.code == 0
     out, _ = capsys.readouterr()
-    assert all(command in out for command in ("train", "evaluate", "info"))
+    assert all(command in out for command in ("train", "evaluate", "inspect", "info"))
 
 
 def test_version(capsys):

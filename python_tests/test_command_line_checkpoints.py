@@ -238,6 +238,24 @@ def test_an_unfinished_run_is_not_written_over(capsys, monkeypatch, unfinished):
     run(capsys, *single, "--quiet", "--lr", ".5", "--output", unfinished)  # now it is over
 
 
+def test_a_run_that_diverged_is_in_nobody_s_way(capsys, tmp_path):
+    """Its results are written, and gone on with, it would only diverge again."""
+    run(capsys, *single, "--quiet", "--lr", "1e30", "--output", tmp_path, code=1)
+    assert names(tmp_path) == {"model.safetensors", "history.json"}
+    run(capsys, *single, "--quiet", "--lr", ".1", "--output", tmp_path)
+
+
+def test_a_run_that_has_made_no_step_is_in_nobody_s_way(capsys, monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("altmin_ext.methods.backprop.BackpropSGD.step", interrupted)
+        run(capsys, *single, "--output", tmp_path, code=130)
+    assert names(tmp_path) == {"checkpoint.safetensors"}
+    run(capsys, *single, "--quiet", "--lr", ".5", "--output", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

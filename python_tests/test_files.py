@@ -1,5 +1,6 @@
 """Oracle: what a reader finds at the path before, during and after a write; POSIX for modes, links and locks."""
 
+import contextlib
 import errno
 import json
 import math
@@ -17,6 +18,7 @@ from altmin_ext._files import (
     from_json,
     read_file,
     sealed,
+    set_aside,
     to_json,
     unsealed,
     write_file,
@@ -272,6 +274,38 @@ def test_of_several_files_all_or_none_are_written(tmp_path):
         write()
     assert (tmp_path / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_is_set_aside_comes_back_unless_it_is_replaced(tmp_path, written):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with contextlib.suppress(ZeroDivisionError), set_aside(path):
+        assert not path.exists()
+        write_file(tmp_path / "other", b"")  # clears what others have left, and no more
+        if written:
+            write_file(path, b"new")
+        raise ZeroDivisionError
+    assert path.read_bytes() == (b"new" if written else b"old")
+    assert names(tmp_path) == ["file", "other"]
+
+
+def test_where_nothing_is_there_is_nothing_to_set_aside(tmp_path):
+    with set_aside(tmp_path / "file"):
+        pass
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_has_set_aside_goes_with_its_left_overs(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    child = os.fork()
+    if child == 0:
+        with set_aside(path):
+            os._exit(0)
+    os.waitpid(child, 0)
+    write_file(path, b"new")
+    assert names(tmp_path) == ["file"]
 
 
 def test_json_is_standard_json():

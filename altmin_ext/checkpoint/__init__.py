@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import nn
 
-from altmin_ext import _check
+from altmin_ext import _check, _state
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.checkpoint import _file, _model
 from altmin_ext.checkpoint._summary import Summary, TensorEntry, inspect
@@ -114,7 +114,8 @@ def save(
         model = method.model
     tree: dict[str, Any] = {} if model is None else {"model": _model.save(model)}
     if method is not None:
-        tree |= {"method": method.state_dict(), "options": _options(method)}
+        with _state.shared():
+            tree |= {"method": method.state_dict(), "options": _options(method)}
     if history is not None:
         tree["history"] = history.state_dict()
     if extra:

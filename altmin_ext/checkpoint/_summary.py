@@ -29,7 +29,7 @@ class TensorEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a checkpoint holds; ``print`` shows it as a table.
+    """What a checkpoint holds; ``print`` shows the most important as a table.
 
     Attributes:
         path: of the file.
@@ -71,7 +71,7 @@ class Summary:
             ("method", self.method),
             ("steps", None if self.steps is None else f"{self.steps:,}"),
             *((name, _listed(own)) for name, own in (("options", self.options), ("extra", self.extra))),
-            ("run", None if self.run is None else _listed(self.run)),
+            ("run", None if self.run is None else _listed(_scalars(self.run))),
             ("tensors", f"{len(self.tensors)}"),
         ]
         lines = [f"{name:<8} {text}" for name, text in rows if text]
@@ -132,4 +132,10 @@ def _plain(value: Any) -> Any:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+    """Names and values in one line, of which long ones are cut."""
+    texts = ((name, repr(value)) for name, value in values.items())
+    return ", ".join(f"{name}={text if len(text) <= 60 else text[:57] + '...'}" for name, text in texts)
+
+
+def _scalars(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if not isinstance(value, (dict, list, tuple))}

@@ -17,6 +17,11 @@ from altmin_ext.history import History, plot_histories
 
 _MODEL = "model.safetensors"
 _PICTURE = "learning-curve.png"
+# What is there in place of a model, and what to do.
+_ELSEWHERE = {
+    "checkpoint.safetensors": "of a run that has yet to end; go on with it by `altmin train --resume`",
+    "model.pt": "of an earlier version, whose weights torch.load reads; train anew for this one",
+}
 _DESCRIPTION = "extra"  # in the file of a model, where `inspect` finds it; no weight has this name
 
 
@@ -144,7 +149,8 @@ def _check_checkpoint(path: Path, settings: Mapping[str, Any], epochs: int, resu
             "another folder."
         )
     if not resume:
-        if run["phase"] == "begin" and (run["stopped"] or run["epoch"] >= state["epochs"]):
+        is_over = run["phase"] == "begin" and (run["stopped"] or run["epoch"] >= state["epochs"])
+        if is_over or run["step"] == 0:
             return
         raise ValueError(
             f"--output must be a folder without an unfinished run, but {str(path)!r} is of one that stands at "
@@ -180,11 +186,10 @@ def read(folder: Path) -> tuple[dict[str, Any], nn.Module]:
         ValueError: the folder holds no such network, or its file has been altered.
     """
     try:
-        if not (folder / _MODEL).exists() and (folder / "model.pt").exists():
-            raise ValueError(
-                f"it holds no {_MODEL}, but model.pt and model.json of an earlier version, whose weights "
-                "torch.load reads; train anew for this one"
-            )
+        if not (folder / _MODEL).exists():
+            for name, remedy in _ELSEWHERE.items():
+                if (folder / name).exists():
+                    raise ValueError(f"it holds no {_MODEL}, but {name} {remedy}")
         weights = _file.read(folder / _MODEL)
         description = weights.pop(_DESCRIPTION)
         model = networks.make(description)

@@ -240,6 +240,9 @@ class _Contest:
         if self._output is not None:
             with HeldInterrupt(held=True):
                 self._write(self._output)
+                if contestant.ended == "diverged" and self._unwritten is None:
+                    # Gone on with, it would only diverge again.
+                    self._output.checkpoints[contestant.label].unlink(missing_ok=True)
         method = contestant.method
         metrics = _metrics(self._arguments.metrics, self._dataset.classes)
         test_data = self._parts(method.loss)[1]

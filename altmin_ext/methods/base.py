@@ -194,7 +194,7 @@ class Method(abc.ABC):
 
         self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
         self.data_order = DataOrder()
-        self._copies = Copies(self)
+        self._copies = Copies()
         self._copies_x = may_write_input(model)
         self._step_taken = True
         # Reading a flag waits for the GPU: methods that can defer it look for divergence only now and then.
@@ -318,7 +318,7 @@ class Method(abc.ABC):
         if not self.model.training:
             self.model.train()
         if self.on_nonfinite == "restore":
-            self._copies.keep()
+            self._copies.keep(self)
         parts = () if self._graph else self._undoable()
         report = self._all_or_nothing(run, parts, x, y)
         self.steps += 1
@@ -390,7 +390,7 @@ class Method(abc.ABC):
         if not self.model.training:
             self.model.train()
         if self.on_nonfinite == "restore":
-            most = min(most, self._copies.keep())
+            most = min(most, self._copies.keep(self))
         size = planned.batch
         self._prepare(x[first * size : (first + 1) * size], y[first * size : (first + 1) * size])
         made = planned.run(x, y, first, most if self._finish_repeats else 1, losses, correct)
@@ -530,8 +530,9 @@ class Method(abc.ABC):
         diverged = self._diverged(x, y) if self._defers_guard else not self._step_taken
         if diverged and not self._is_at_fault(x, y):
             self._copies.restore(
+                self,
                 f"{self._sentence_start(self._raised)} at step {self.steps}, and ever smaller steps have not helped; "
-                f"x and y are finite, so {self._remedy(self._raised[0])}."
+                f"x and y are finite, so {self._remedy(self._raised[0])}.",
             )
 
     def _is_at_fault(self, x: Tensor, y: Tensor) -> bool:
@@ -670,7 +671,7 @@ class Method(abc.ABC):
             "data_order": self.data_order.state(),
         }
         if self.on_nonfinite == "restore":
-            entries["restores"] = self._copies.state
+            entries["restores"] = self._copies.state(self)
         return entries
 
     def _check_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most entries stand for themselves)

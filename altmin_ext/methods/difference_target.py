@@ -362,7 +362,7 @@ class DifferenceTarget(Method):
             x, y = self.check_batch(x, y)
             parts: list[Undoable] = [*(inverse.update for inverse in self._inverses), self._drawn]
             if self.on_nonfinite == "restore":
-                self._copies.keep()
+                self._copies.keep(self)
             with torch.no_grad():
                 self._all_or_nothing(self._fit_inverses_alone, parts, x, y)
             if self.on_nonfinite == "restore":

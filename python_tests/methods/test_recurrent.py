@@ -216,7 +216,7 @@ def accuracy(name: str, layer: Callable[[int, int], nn.Module], **options: Any) 
 
 METHODS: dict[str, dict[str, Any]] = {
     "am-adam": {"lr": 5e-3},
-    "am-sgd": {"lr": 1.0, "lr_out": 0.3},
+    "am-sgd": {"lr": 3.0, "lr_out": 0.3},
     "block-admm": {"lr": 5e-3},
 }
 
