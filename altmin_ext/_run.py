@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from altmin_ext import _check
 from altmin_ext._batches import Batches, MemoryBatches
 from altmin_ext._interrupt import HeldInterrupt
+from altmin_ext._metrics import Metrics
 from altmin_ext._run_file import RunFile
 from altmin_ext._streams import Unfailing
 from altmin_ext.callbacks import TrainingState
@@ -44,6 +46,7 @@ class Run:
         state: what callbacks are passed.
         batches: to train on.
         validation: to validate with; None for none.
+        metrics: further numbers of the validation.
         schedule: of the learning rate.
         hooks: what is called.
         steps: the largest number of minibatches; None for no limit.
@@ -54,6 +57,7 @@ class Run:
     state: TrainingState
     batches: Batches
     validation: Batches | None
+    metrics: Metrics
     schedule: Schedule
     hooks: Hooks
     steps: int | None
@@ -66,6 +70,14 @@ class Run:
 
     def __call__(self, progress: bool) -> None:
         """Train; ``progress`` is whether to show a bar."""
+        try:
+            self._run(progress)
+        except BaseException as error:
+            self.hooks.close(self.state, error)
+            raise
+        self.hooks.close(self.state, None)
+
+    def _run(self, progress: bool) -> None:
         state, file = self.state, self.file
         for hook in self.hooks.on_start:
             hook(state)
@@ -107,7 +119,9 @@ class Run:
             if bar is not None:
                 bar.set_description(f"epoch {state.epoch}/{state.epochs}", refresh=False)
             if self.phase in ("prepare", "step"):
-                self._record = EpochRecord(history, state.epoch, method.learning_rate_factor)
+                self._record = EpochRecord(
+                    history, state.epoch, method.learning_rate_factor, self.metrics.names
+                )
                 if self._sums is not None:
                     self._record.load(self._sums)
                     self._sums = None
@@ -240,8 +254,9 @@ class Run:
             method, row = self.state.method, self.state.history.epochs[-1]
             source = getattr(self.validation, "source", None)
             with naming("validation"), without_trace(method.model, method._like, source):
-                evaluation = evaluate_batches(method.model, self.validation, method.loss)
+                evaluation = evaluate_batches(method.model, self.validation, method.loss, self.metrics)
             row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
+            row.update((f"validation_{name}", value) for name, value in evaluation.metrics.items())
 
     def save(self) -> dict[str, Any]:
         """Where the run stands, apart from model, method and history."""
@@ -327,24 +342,43 @@ class Hooks:
         callbacks: as a list.
         on_start, on_end: the methods.
         on_step, on_epoch: the methods, called one after the other.
+        on_close: the methods, see :meth:`close`.
     """
 
     def __init__(self, callbacks: Iterable[Any]) -> None:
         if not isinstance(callbacks, Iterable):
             raise TypeError(f"callbacks must be a list of objects, but is {_check.named_type(callbacks)}.")
         self.callbacks = list(callbacks)
-        names = ("on_start", "on_step", "on_epoch", "on_end")
+        names = ("on_start", "on_step", "on_epoch", "on_end", "on_close")
         for callback in self.callbacks:
             if not any(hasattr(callback, name) for name in names):
                 raise TypeError(
                     f"callbacks must be objects with any of {', '.join(names)}, but one is "
                     f"{_check.named_type(callback)}."
                 )
-        self.on_start, on_step, on_epoch, self.on_end = (
+        self.on_start, on_step, on_epoch, self.on_end, self.on_close = (
             [getattr(callback, name) for callback in self.callbacks if hasattr(callback, name)]
             for name in names
         )
         self.on_step, self.on_epoch = _Calls(on_step), _Calls(on_epoch)
+
+    def close(self, state: TrainingState, error: BaseException | None) -> None:
+        """Call every ``on_close``, even if one raises.
+
+        Args:
+            state: of the run.
+            error: the exception that ends the run, which must reach the user: what hooks raise then is a warning.
+        """
+        failures = []
+        for hook in self.on_close:
+            try:
+                hook(state, error)
+            except Exception as failure:
+                failures.append(failure)
+        if error is None and failures:
+            raise failures[0]
+        for own in failures:
+            warnings.warn(f"a callback was not closed: {type(own).__name__}: {own}", stacklevel=2)
 
 
 class _Calls:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from altmin_ext import _check
 from altmin_ext._batches import Batches, MemoryBatches, make_batches, read, read_inputs
 from altmin_ext._generators import ProcessGenerators, held_generators, load_generator, save_generator
+from altmin_ext._metrics import Metrics
 from altmin_ext._undo import Buffers
 from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.network import as_chain, may_write_input
@@ -29,11 +30,13 @@ class Evaluation:
         accuracy: the part of the samples that are classified correctly; None if nothing is classified, as with
             ``loss="mse"``.
         samples: the number of samples with a label.
+        metrics: what was passed as ``metrics``, by name.
     """
 
     loss: float
     accuracy: float | None
     samples: int
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
 
 
 EVALUATION_BATCH = 1000
@@ -46,6 +49,7 @@ def evaluate(
     loss: LossLike = "cross_entropy",
     batch_size: int = EVALUATION_BATCH,
     device: torch.device | str | None = None,
+    metrics: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Find loss and accuracy of a model in evaluation mode; afterwards every module is in its previous mode.
 
@@ -58,6 +62,7 @@ def evaluate(
             of samples. For a criterion that divides by something else, such as weights, it differs slightly from the
             mean over all samples at once.
         device: where to evaluate; the model is moved there. None keeps the model where it is.
+        metrics: further numbers by name, as in :func:`train`.
 
     Returns:
         An :class:`Evaluation`.
@@ -69,6 +74,7 @@ def evaluate(
     _check.model_in_memory(model)
     batch_size = _check.integer("batch_size", batch_size)
     device = _check.device("device", device)
+    wanted = Metrics(metrics)
     # A model that can learn from samples without a label may be evaluated on such samples, too.
     loss_function = make_loss(loss, partial=any(isinstance(m, NonNegativeFactors) for m in model.modules()))
     source = read(data, "test")
@@ -79,7 +85,7 @@ def evaluate(
     batches = make_batches(
         source, loss=loss_function, dtype=weight.dtype, device=weight.device, batch_size=batch_size
     )
-    return evaluate_batches(model, batches, loss_function)
+    return evaluate_batches(model, batches, loss_function, wanted)
 
 
 def predict(
@@ -121,25 +127,29 @@ def predict(
         return torch.cat(parts)
 
 
-def evaluate_batches(model: nn.Module, batches: Batches, loss: Loss) -> Evaluation:
+def evaluate_batches(
+    model: nn.Module, batches: Batches, loss: Loss, metrics: Metrics | None = None
+) -> Evaluation:
+    metrics = metrics or Metrics(None)
     samples = 0
     total_loss: Tensor | float = 0.0
     correct: Tensor | int | None = 0
     copies = may_write_input(model)
-    with evaluation_mode(model):
+    with evaluation_mode(model), metrics.accumulation(loss) as further:
         for x, y in checked_batches(model, batches, loss):
             logits = _logits(model, x.clone() if copies else x)
             labelled = int(loss.labelled(y))
             if labelled == 0:
                 continue
-            hits = loss.correct(logits, y)  # first: a criterion may write to the logits
+            further.update(logits, y)  # first: a criterion may write to the logits
+            hits = loss.correct(logits, y)
             total_loss = total_loss + loss.mean(logits, y).double() * labelled
             correct = None if hits is None or correct is None else correct + hits
             samples += labelled
-    if samples == 0:
-        raise ValueError("data must hold at least one sample with a label, but has none.")
-    accuracy = None if correct is None else float(correct) / samples
-    return Evaluation(float(total_loss) / samples, accuracy, samples)
+        if samples == 0:
+            raise ValueError("data must hold at least one sample with a label, but has none.")
+        accuracy = None if correct is None else float(correct) / samples
+        return Evaluation(float(total_loss) / samples, accuracy, samples, further.compute())
 
 
 def checked_batches(model: nn.Module, batches: Batches, loss: Loss) -> Iterator[tuple[Tensor, Tensor]]:

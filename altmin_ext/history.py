@@ -9,7 +9,7 @@ import io
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ class History:
             - ``epoch``: its number, from 1;
             - ``loss``, ``accuracy``: means over the epoch's labelled samples, each evaluated just before the step on
               it; minibatches whose loss is not finite are left out;
-            - ``validation_loss``, ``validation_accuracy``: after the epoch;
+            - ``validation_loss``, ``validation_accuracy``: after the epoch; and ``validation_<name>`` for each of the
+              run's ``metrics``;
             - ``seconds``: of training, without validation; ``samples_per_second`` likewise;
             - ``learning_rate_factor``: from the learning-rate schedule;
             - ``objective``: a list, the mean local objective of every stage over all samples, first stage first.
@@ -80,8 +81,9 @@ class History:
 
     def _last_numbers(self) -> Iterator[tuple[str, float]]:
         if self.epochs:
-            for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"):
-                if self.epochs[-1][key] is not None:
+            metrics = [f"validation_{name}" for name in _metrics(self.epochs)]
+            for key in ("loss", "accuracy", "validation_loss", "validation_accuracy", *metrics):
+                if self.epochs[-1].get(key) is not None:
                     yield key, self.epochs[-1][key]
 
     @property
@@ -133,7 +135,7 @@ class History:
         return _require("pandas", "pandas").DataFrame(self.epochs, columns=columns).set_index("epoch")
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Draw learning curves: loss and, if there is one, accuracy by epoch, for training and validation.
+        """Draw learning curves: loss, accuracy if there is one, and metrics by epoch, for training and validation.
 
         Args:
             path: a file to write the picture to as well; its suffix (".png", ".pdf", ".svg") chooses the format.
@@ -402,8 +404,11 @@ class EpochRecord:
     # Reports that are held before their numbers are fetched, which waits for a GPU.
     _pending_limit, _pending_limit_on_gpu = 100, 1000
 
-    def __init__(self, history: History, epoch: int, learning_rate_factor: float) -> None:
+    def __init__(
+        self, history: History, epoch: int, learning_rate_factor: float, metrics: Sequence[str] = ()
+    ) -> None:
         self._history = history
+        self._metrics = metrics
         self._epoch = epoch
         self._learning_rate_factor = learning_rate_factor
         self._reports: list[StepReport] = []
@@ -480,6 +485,7 @@ class EpochRecord:
                 "accuracy": None if sums.correct is None else sums.correct / classified,
                 "validation_loss": None,
                 "validation_accuracy": None,
+                **{f"validation_{name}": None for name in self._metrics},
                 "seconds": seconds,
                 "samples_per_second": self.samples / seconds,
                 "learning_rate_factor": self._learning_rate_factor,
@@ -520,7 +526,7 @@ def plot_histories(
     *,
     held_out: str = "validation",
 ) -> Figure:
-    """Draw the learning curves of several runs in one picture: loss and, if there is one, accuracy by epoch.
+    """Draw the learning curves of several runs in one picture: loss, accuracy if there is one, and metrics by epoch.
 
     Args:
         histories: label -> history; each has its colour, dashed for training and solid for validation.
@@ -542,11 +548,12 @@ def plot_histories(
         if not history.epochs:
             which = f"{label!r} has" if label else "this one has"
             raise ValueError(f"histories must have at least one epoch each, but {which} none: train first.")
-    # Not pyplot: Figure itself opens no window, has no global state, and may be used by any thread.
-    figure: Figure = _require("matplotlib.figure", "plot").Figure(figsize=(10, 4), layout="constrained")
     rows = [row for history in histories.values() for row in history.epochs]
     classified = any(row[key] is not None for row in rows for key in ("accuracy", "validation_accuracy"))
-    shown = ["loss", "accuracy"] if classified else ["loss"]
+    shown = [*(["loss", "accuracy"] if classified else ["loss"]), *_metrics(rows)]
+    # Not pyplot: Figure itself opens no window, has no global state, and may be used by any thread.
+    kind = _require("matplotlib.figure", "plot").Figure
+    figure: Figure = kind(figsize=(5 * max(len(shown), 2), 4), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for panel, quantity in zip(panels, shown, strict=True):
         for index, (label, history) in enumerate(histories.items()):
@@ -554,7 +561,7 @@ def plot_histories(
                 (quantity, "training", "--"),
                 (f"validation_{quantity}", held_out, "-"),
             ):
-                points = [(e["epoch"], e[key]) for e in history.epochs if e[key] is not None]
+                points = [(e["epoch"], e[key]) for e in history.epochs if e.get(key) is not None]
                 if points:
                     name = f"{label}, {kind}" if label else kind
                     # With a marker, since a single epoch draws no line.
@@ -569,6 +576,16 @@ def plot_histories(
         figure.savefig(picture, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
         write_file(path, picture.getvalue())
     return figure
+
+
+def _metrics(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the numbers that rows hold of the validation, besides loss and accuracy."""
+    held = {key: value for row in rows for key, value in row.items() if value is not None and key not in _row}
+    return [
+        key.removeprefix("validation_")
+        for key, value in held.items()
+        if key.startswith("validation_") and isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
 
 
 def _require(module: str, extra: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from altmin_ext import _check
 from altmin_ext import data as known_data
 from altmin_ext._batches import Batches, MemoryBatches, Samples, StreamBatches, make_batches, read
 from altmin_ext._interrupt import terminations_end_the_process
+from altmin_ext._metrics import Metrics
 from altmin_ext._order import DataOrder
 from altmin_ext._run import Hooks, Run, check_last_minibatch
 from altmin_ext._run_file import RunFile, describe
@@ -24,9 +25,11 @@ from altmin_ext.evaluation import (
     Evaluation,
     checked_batches,
     evaluate,
+    evaluate_batches,
     naming,
     output_width,
     predict,
+    without_trace,
 )
 from altmin_ext.history import History, plot_histories
 from altmin_ext.losses import LossLike
@@ -66,6 +69,7 @@ def train(
     checkpoint_every: int | str = "60s",
     keep: int = 0,
     resume: bool = False,
+    metrics: Mapping[str, Any] | None = None,
     **method_options: Any,
 ) -> History:
     """Train a model in place.
@@ -105,9 +109,8 @@ def train(
             shuffles without a generator of its own.
         device: where to train; the model is moved there. None keeps the model where it is.
         progress: whether to show a progress bar on standard error.
-        callbacks: objects with any of ``on_start``, ``on_step``, ``on_epoch`` and ``on_end``, see
-            :class:`altmin_ext.callbacks.TrainingState`; for instance an
-            :class:`altmin_ext.callbacks.EarlyStopping`.
+        callbacks: objects with any of ``on_start``, ``on_step``, ``on_epoch``, ``on_end`` and ``on_close``, see
+            :class:`altmin_ext.callbacks.TrainingState`; for instance an :class:`altmin_ext.EarlyStopping`.
         lr_schedule: "constant", "cosine", or a callable that maps the number of finished epochs to a factor
             of the learning rates.
         checkpoint: a file for where the run stands, from which another process can go on to the same bits; None, the
@@ -129,6 +132,19 @@ def train(
             from the beginning of that run. If they are larger now, the run becomes what it would have been with
             these, except that a named schedule knows of the new number of epochs from the next epoch on. False, the
             default, refuses a file that is there, so that no run is lost.
+        metrics: further numbers of the validation after every epoch, by name: ``{"f1": f1}`` adds ``validation_f1``
+            to the History and the progress bar, and ``EarlyStopping`` can monitor it. Each is one of
+
+            - an object with ``update(logits, y)``, ``compute()`` and ``reset()``, as those of torchmetrics. It is
+              moved to the model's device if it is a module, updated with up to 1000 samples at a time, and reset
+              before and after, so that it holds nothing between epochs;
+            - a function (logits, y) -> number, called with all validation samples at once, which takes memory for
+              all of their logits on the model's device.
+
+            Both get the model's outputs (N, C) in evaluation mode and the targets as the loss takes them, of the
+            samples that have a label. A metric is NaN where an output is not finite. Training data have no metrics:
+            a step reports its loss and its hits, and keeps no logits. Validation data that are tensors are run
+            through once before training, so that a metric that fails does so then.
         **method_options: options of the method, ``on_nonfinite`` and ``graph``; see
             :func:`altmin_ext.make_method`.
 
@@ -158,6 +174,12 @@ def train(
     file = None if checkpoint is None else RunFile(checkpoint, checkpoint_every, keep, resume)
     schedule = make_schedule(lr_schedule, epochs)
     hooks = Hooks(callbacks)
+    further = Metrics(metrics)
+    if further.names and validation is None and validation_fraction == 0.0:
+        raise ValueError(
+            f"metrics must come with validation data, of which they are, but {further.names[0]!r} has none: pass "
+            "validation or validation_fraction."
+        )
     source, held_out = _read_data(data, validation, validation_fraction, seed)
     if isinstance(method, Method):
         _check_method_object(method, model, loss, device, method_options)
@@ -174,26 +196,29 @@ def train(
                 # Minibatches in memory; those of other streams are checked as they come.
                 for _ in checked_batches(method.model, validated, method.loss):
                     pass
+            if further.names and isinstance(validated, MemoryBatches):
+                with without_trace(method.model, method._like):
+                    evaluate_batches(method.model, validated, method.loss, further)
     if steps is None:
         _check_epochs(epochs, batches)
     if isinstance(batches, MemoryBatches):
         check_last_minibatch(method, batches, batches.x, steps)
-    metrics = _metrics(method, batches)
+    recorded = _recorded(method, batches)
     if validated is not None:
-        metrics += [f"validation_{name}" for name in _metrics(method, validated)]
+        recorded += [f"validation_{name}" for name in (*_recorded(method, validated), *further.names)]
     history = History()
     history.loss = method.loss.name
-    state = TrainingState(method, history, epochs, tuple(metrics))
-    run = Run(state, batches, validated, schedule, hooks, steps, file)
+    arguments = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "lr_schedule": lr_schedule if isinstance(lr_schedule, str) else type(lr_schedule).__name__,
+    }
+    state = TrainingState(method, history, epochs, tuple(recorded), arguments)
+    run = Run(state, batches, validated, further, schedule, hooks, steps, file)
     with contextlib.ExitStack() as ending:
         if file is not None:
-            arguments = {
-                "seed": seed,
-                "batch_size": batch_size,
-                "shuffle": shuffle,
-                "lr_schedule": lr_schedule if isinstance(lr_schedule, str) else type(lr_schedule).__name__,
-            }
-            file.bind(run, describe(method, batches, validated, arguments))
+            file.bind(run, describe(method, batches, validated, {**arguments, "metrics": str(further)}))
             ending.enter_context(terminations_end_the_process())
         if not method.full_batch:
             method.data_order.start(seed)
@@ -201,8 +226,8 @@ def train(
     return history
 
 
-def _metrics(method: Method, batches: Batches) -> list[str]:
-    """The metrics of such minibatches; a stream gets an accuracy if the loss can have one."""
+def _recorded(method: Method, batches: Batches) -> list[str]:
+    """The numbers recorded of such minibatches; a stream gets an accuracy if the loss can have one."""
     counts = method.loss.counts_correct
     if counts and isinstance(batches, MemoryBatches):
         counts = method.loss.counts(batches.y, output_width(method.model, batches.x))

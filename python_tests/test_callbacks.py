@@ -1,13 +1,22 @@
-"""Callbacks and early stopping. Oracle: runs whose weights and validation losses are known beforehand."""
+"""Callbacks, early stopping, best models, loggers. Oracle: runs whose weights and losses are known beforehand."""
 
 import math
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from altmin_ext import Method, StepReport, train
-from altmin_ext.callbacks import EarlyStopping
+from altmin_ext import Method, StepReport, checkpoint, train
+from altmin_ext.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    Logger,
+    MLflowLogger,
+    OptunaPruning,
+    TensorBoardLogger,
+    WandbLogger,
+)
 from altmin_ext.methods import MethodOptions
 
 
@@ -243,3 +252,253 @@ def test_monitor_that_the_run_does_not_record_is_found_before_training():
     with pytest.raises(ValueError, match="monitor must be one of loss in this run, but is 'validation_loss'"):
         train(method.model, (ones, ones), method=method, callbacks=[EarlyStopping("validation_loss")])
     assert method.steps == 0
+
+
+# ------------------------------------------------------------------------------------------------- on_close
+
+
+class Closed:
+    """Notes how it is closed; ``raises`` is what it raises then."""
+
+    def __init__(self, raises=None):
+        self.errors = []
+        self.raises = raises
+
+    def on_close(self, state, error):
+        self.errors.append(error)
+        if self.raises is not None:
+            raise self.raises
+
+
+class Breaks:
+    def __init__(self, hook, error):
+        setattr(self, hook, self._raise)
+        self.error = error
+
+    def _raise(self, *_):
+        raise self.error
+
+
+def test_close_is_the_last_call_of_a_complete_run():
+    log, closed = Log(), Closed()
+    log.on_close = lambda state, error: log.calls.append(("close", state.epoch, error))
+    run([log, closed], epochs=1)
+    assert log.calls[-2:] == [("end", 1, 1, 1), ("close", 1, None)]
+    assert closed.errors == [None]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize("hook", ["on_start", "on_step", "on_epoch", "on_end"])
+def test_close_is_called_with_the_exception_that_ends_the_run(hook, error):
+    before, after = Closed(), Closed()
+    with pytest.raises(type(error)) as raised:
+        run([before, Breaks(hook, error), after])
+    assert raised.value is error
+    assert before.errors == after.errors == [error]
+
+
+def test_all_are_closed_even_if_one_raises():
+    own = RuntimeError("mine")
+    first, second = Closed(own), Closed()
+    with pytest.raises(RuntimeError, match="mine"):
+        run([first, second])
+    assert second.errors == [None]
+
+    cause = ValueError("the cause")
+    with (
+        pytest.raises(ValueError, match="the cause"),
+        pytest.warns(UserWarning, match="a callback was not closed: RuntimeError: mine"),
+    ):
+        run([first, second, Breaks("on_step", cause)])
+    assert second.errors == [None, cause]
+
+
+def test_the_checkpoint_is_written_before_anything_is_closed(tmp_path):
+    path = tmp_path / "run.safetensors"
+    steps = []
+
+    class Reads:
+        def on_close(self, state, error):
+            steps.append(checkpoint.inspect(path).run["step"])
+
+    class BreaksLate:
+        def on_step(self, state):
+            if state.step == 3:
+                raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        run([Reads(), BreaksLate()], checkpoint=path)
+    assert steps == [3]
+
+
+# ------------------------------------------------------------------------------------------------- Checkpoint
+
+
+def test_the_best_model_is_in_the_file(tmp_path):
+    path = tmp_path / "best.safetensors"
+    keeping = Checkpoint(path, "validation_loss")
+    method, _ = run([keeping], epochs=5, validation=target(3))
+    assert method.weight == 5
+    assert (keeping.best_epoch, keeping.best) == (3, 0.0)
+    again = Counting()
+    found = checkpoint.load(path, method=again)
+    assert again.weight == 3
+    assert found.extra == {"epoch": 3, "validation_loss": 0.0}
+    assert [row["validation_loss"] for row in found.history.epochs] == [4, 1, 0]
+    assert [file.name for file in tmp_path.iterdir()] == ["best.safetensors"]
+
+
+def test_former_best_models_stay_beside_it(tmp_path):
+    run(
+        [Checkpoint(tmp_path / "best.safetensors", "validation_loss", keep=1)], epochs=5, validation=target(3)
+    )
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best-2.safetensors", "best.safetensors"]
+    assert checkpoint.load(tmp_path / "best-2.safetensors").model["weight"].item() == 2
+
+
+def test_the_mode_says_what_is_best(tmp_path):
+    """With the largest loss as the best, the first epoch's stays."""
+    keeping = Checkpoint(tmp_path / "worst.safetensors", "validation_loss", mode="max")
+    run([keeping], epochs=5, validation=target(3))
+    assert (keeping.best_epoch, keeping.best) == (1, 4.0)
+
+
+def test_a_resumed_run_keeps_the_best_model_of_the_whole(tmp_path):
+    """The run breaks in epoch 5, after the best one; the losses of epochs 4 to 6 are 1, 4 and 9."""
+    path, own = tmp_path / "best.safetensors", tmp_path / "run.safetensors"
+
+    class Break:
+        def on_step(self, state):
+            if state.step == 5:
+                raise RuntimeError("mine")
+
+    arguments = {"validation": target(3), "checkpoint": own, "epochs": 6}
+    with pytest.raises(RuntimeError, match="mine"):
+        run([Checkpoint(path, "validation_loss"), Break()], **arguments)
+    keeping = Checkpoint(path, "validation_loss")
+    method, _ = run([keeping], resume=True, **arguments)
+    assert method.weight == 6
+    assert (keeping.best_epoch, keeping.best) == (3, 0.0)
+    assert checkpoint.load(path).model["weight"].item() == 3
+
+
+def test_a_best_model_that_could_not_be_written_is_written_by_the_resumed_run(tmp_path, monkeypatch):
+    """That of the first epoch, which is the best."""
+    path, own = tmp_path / "best.safetensors", tmp_path / "run.safetensors"
+    arguments = {"validation": target(1), "checkpoint": own, "epochs": 4}
+
+    def fail(*_, **__):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as context:
+        context.setattr(checkpoint, "save", fail)
+        with pytest.raises(OSError, match="the disk is full"):
+            run([Checkpoint(path, "validation_loss")], **arguments)
+    assert not path.exists()
+    run([Checkpoint(path, "validation_loss")], resume=True, **arguments)
+    assert checkpoint.load(path).extra["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"path": 3}, TypeError, "path must be the path of a file, but is an int"),
+        ({"path": "a", "keep": -1}, ValueError, "keep must be at least 0, but is -1"),
+        ({"path": "a", "monitor": "acuracy"}, ValueError, "unknown monitor 'acuracy': did you mean"),
+    ],
+)
+def test_bad_arguments_of_a_checkpoint(arguments, error, sentence):
+    with pytest.raises(error, match=sentence):
+        Checkpoint(**arguments)
+
+
+def test_a_file_that_cannot_be_written_is_found_before_training(tmp_path):
+    method = Counting()
+    with pytest.raises(OSError, match="must be a file, but is a folder"):
+        train(
+            method.model,
+            (ones, ones),
+            method=method,
+            callbacks=[Checkpoint(tmp_path, "loss")],
+            progress=False,
+        )
+    assert method.steps == 0
+
+
+# ------------------------------------------------------------------------------------------------- loggers
+
+
+class Recorder(Logger):
+    """Keeps what it is told."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.told, self.closed = [], []
+
+    def log(self, numbers, step):
+        self.told.append((step, dict(numbers)))
+
+    def close(self, error):
+        self.closed.append(error)
+
+
+def test_a_logger_is_told_every_number_of_the_history():
+    recorder = Recorder()
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    data = (torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)
+    history = train(
+        model, data, epochs=2, batch_size=4, validation=data, metrics={"half": lambda logits, y: 0.5},
+        report_objective=True, callbacks=[recorder], progress=False,
+    )  # fmt: skip
+    assert [step for step, _ in recorder.told] == [2, 4]
+    for (_, told), row in zip(recorder.told, history.epochs, strict=True):
+        objectives = {f"objective.{stage}": value for stage, value in enumerate(row["objective"])}
+        assert len(objectives) == 2
+        assert told == {name: value for name, value in row.items() if name != "objective"} | objectives
+        assert told["validation_half"] == 0.5
+    assert recorder.closed == [None]
+
+
+def test_a_logger_is_told_the_loss_of_every_so_many_minibatches():
+    recorder = Recorder(every=2)
+    _, history = run([recorder], epochs=5)
+    told = {step: numbers["step_loss"] for step, numbers in recorder.told if "step_loss" in numbers}
+    assert told == {2: history.step_loss[1].item(), 4: history.step_loss[3].item()}
+
+
+def test_the_settings_describe_the_run():
+    settings = []
+
+    class Reads:
+        def on_start(self, state):
+            settings.append(state.settings)
+
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    data = (torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3)
+    train(
+        model, data, method="am-adam", lr=0.02, batch_size=4, seed=7, epochs=2, lr_schedule="cosine",
+        callbacks=[Reads()], progress=False,
+    )  # fmt: skip
+    expected = {
+        "method": "am-adam", "loss": "cross_entropy", "epochs": 2, "seed": 7, "batch_size": 4, "shuffle": True,
+        "lr_schedule": "cosine", "lr": 0.02, "mu": 0.5,
+    }  # fmt: skip
+    assert {name: settings[0][name] for name in expected} == expected
+    plain = (type(None), bool, int, float, str)
+    assert all(type(value) in plain for value in settings[0].values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "extra"),
+    [
+        (TensorBoardLogger, "tensorboard", "tensorboard"),
+        (MLflowLogger, "mlflow", "mlflow"),
+        (WandbLogger, "wandb", "wandb"),
+        (lambda: OptunaPruning(None), "optuna", "tune"),
+    ],
+    ids=["tensorboard", "mlflow", "wandb", "optuna"],
+)
+def test_a_missing_package_is_named(kind, module, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'{module} is not installed; .* "altmin_ext\[{extra}\]"'):
+        kind()

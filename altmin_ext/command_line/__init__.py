@@ -1,4 +1,4 @@
-"""The command line: ``altmin`` or ``python -m altmin_ext``, with train, evaluate, inspect and info."""
+"""The command line: ``altmin`` or ``python -m altmin_ext``, with train, tune, evaluate, inspect and info."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Sequence
 
 from altmin_ext._interrupt import Terminated, terminations_raised
 from altmin_ext._streams import open_streams
-from altmin_ext.command_line import arguments, evaluate, info, inspect, train
+from altmin_ext.command_line import arguments, evaluate, info, inspect, train, tune
 from altmin_ext.command_line.streams import OutputLost, complain
 from altmin_ext.errors import DivergenceError
 
-_commands = {"train": train.run, "evaluate": evaluate.run, "inspect": inspect.run, "info": info.run}
+_commands = {
+    "train": train.run,
+    "tune": tune.run,
+    "evaluate": evaluate.run,
+    "inspect": inspect.run,
+    "info": info.run,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

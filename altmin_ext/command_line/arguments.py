@@ -85,8 +85,8 @@ def _unknown_flag(flag: str, arguments: argparse.Namespace) -> ValueError:
 
 
 def _method_in(argv: Sequence[str]) -> str | None:
-    """The method named in a call of ``altmin train``; None if there is none."""
-    if list(argv[:1]) != ["train"]:
+    """The method named in a call of ``altmin train`` or ``altmin tune``; None if there is none."""
+    if not argv or argv[0] not in ("train", "tune"):
         return None
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method")
@@ -120,9 +120,18 @@ def _make_parser(method: str | None) -> argparse.ArgumentParser:
     _add_data_and_model(command.add_argument_group("data and model"))
     circumstances = command.add_argument_group("run")
     _add_run(circumstances)
+    _add_validation(circumstances)
     _add_circumstances(circumstances)
     _add_method_options(command.add_argument_group(f"options of {method}"), method)
     _add_output(command.add_argument_group("output"))
+
+    command = add_command("tune", "search options of methods, with as many trials for each")
+    _add_data_and_model(command.add_argument_group("data and model"))
+    _add_search(command.add_argument_group("search"))
+    circumstances = command.add_argument_group("every trial")
+    _add_run(circumstances)
+    _add_circumstances(circumstances)
+    _add_method_options(command.add_argument_group(f"options of {method}, where they are fixed"), method)
 
     command = add_command("evaluate", "test a network that `altmin train --output` has written")
     command.add_argument(
@@ -208,6 +217,10 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help=f"learning-rate schedule: {' or '.join(schedules.names())} (default: constant)",
     )
+
+
+def _add_validation(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--validation-fraction",
         type=float,
@@ -240,6 +253,48 @@ def _add_circumstances(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_search(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--search",
+        action="append",
+        default=[],
+        metavar="[METHOD.]OPTION=SPACE",
+        help="an option to search, of all methods that have it or of one: LOW:HIGH, LOW:HIGH:log, or A,B,C; also "
+        "batch-size and lr-schedule; may be repeated",
+    )
+    add("--trials", type=int, default=20, metavar="N", help="trainings of every method (default: 20)")
+    add(
+        "--validation-fraction",
+        type=float,
+        default=0.2,
+        metavar="PART",
+        help="part of the training data held out, the same in every trial, to compare them on (default: 0.2)",
+    )
+    add(
+        "--monitor",
+        default="validation_accuracy",
+        choices=("validation_accuracy", "validation_loss"),
+        metavar="NAME",
+        help="what is sought, after the last epoch: validation_accuracy or validation_loss (default: "
+        "validation_accuracy)",
+    )
+    add(
+        "--prune",
+        action="store_true",
+        help="end a trial that is worse than the median of the others after as many epochs; budgets then differ",
+    )
+    add("--output", type=Path, metavar="DIR", help="keep the study there, in study.db, and write trials.csv")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the study in --output, with all other arguments as before, except that --trials may be "
+        "larger",
+    )
+    add("--quiet", action="store_true", help="print only the final result")
+    _add_json(group)
+
+
 def _add_output(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
@@ -267,6 +322,13 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="keep the N checkpoints before the last one, too, as checkpoint-MINIBATCHES.safetensors "
         f"(default: {_default_of_train('keep')})",
+    )
+    add(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="further columns, of the validation or test data: metrics of torchmetrics for several classes, such as "
+        "F1Score or AUROC",
     )
     add("--quiet", action="store_true", help="print only the final result")
     _add_json(group)

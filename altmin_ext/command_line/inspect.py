@@ -57,7 +57,7 @@ def _rows(summary: checkpoint.Summary) -> Iterator[tuple[str, str]]:
         state = output.state_of(summary.run)
         of = f" of {state['epochs']}" if state else ""
         yield "run", f"minibatch {summary.run['step']:,}, epoch {summary.run['epoch']}{of}"
-        options = _as_flags(state["settings"]) if state else _listed(summary.run["description"]["options"])
+        options = as_flags(state["settings"]) if state else _listed(summary.run["description"]["options"])
     yield "options", options
     yield "extra", _listed(summary.extra)
 
@@ -66,7 +66,7 @@ def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
-def _as_flags(settings: Mapping[str, Any]) -> str:
+def as_flags(settings: Mapping[str, Any]) -> str:
     """Settings as they are written on a command line."""
     words = []
     for flag, value in settings.items():

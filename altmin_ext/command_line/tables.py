@@ -14,16 +14,19 @@ class EpochTable:
 
     def __init__(self, title: str, held_out: str) -> None:
         self._title = title
-        held_out_columns = f"{held_out} loss", f"{held_out} accuracy"
-        self._columns = ("epoch", "loss", "accuracy", *held_out_columns, "samples/s")
+        self._held_out = held_out
 
     def on_start(self, state: TrainingState) -> None:
+        known = ("loss", "accuracy", "validation_loss", "validation_accuracy")
+        self._names = (*known, *(name for name in state.metrics if name not in known))
+        headings = [name.replace("validation_", f"{self._held_out} ", 1) for name in self._names]
+        self._columns = ("epoch", *headings, "samples/s")
         resumed = f", resumed after {state.step:,} minibatches" if state.resumed else ""
         say(f"{self._title}{resumed}\n{_line(self._columns, self._columns)}")
 
     def on_epoch(self, state: TrainingState) -> None:
         row = state.history.epochs[-1]
-        numbers = (row[key] for key in ("loss", "accuracy", "validation_loss", "validation_accuracy"))
+        numbers = (row[name] for name in self._names)
         cells = [str(row["epoch"]), *map(decimals, numbers), f"{row['samples_per_second']:,.0f}"]
         say(_line(cells, self._columns))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from altmin_ext import _check, data, methods, training
 from altmin_ext._files import set_aside, to_json
@@ -23,7 +23,7 @@ from altmin_ext.command_line.output import Output, checkpoint_state
 from altmin_ext.command_line.streams import OutputLost, complain, say
 from altmin_ext.command_line.tables import EpochTable, result_table
 from altmin_ext.errors import DivergenceError
-from altmin_ext.history import History
+from altmin_ext.history import History, _require
 from altmin_ext.losses import Loss
 
 
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output is None and (flags := _flags_of_checkpoints(arguments)):
         raise ValueError(f"{flags[0]} must come with --output, the folder of the checkpoints.")
     dataset = data.load(arguments.data)
+    _metrics(arguments.metrics, dataset.classes)
     architecture = networks.architecture(arguments, dataset)
     contest = _Contest(arguments, dataset, architecture, _make_methods(arguments, architecture))
     try:
@@ -151,12 +152,12 @@ class _Contest:
     @property
     def _batch_size(self) -> int:
         given: int | None = self._arguments.batch_size
-        return max(1, min(200, len(self._dataset.train[0]) // 50)) if given is None else given
+        return default_batch_size(self._dataset) if given is None else given
 
     def _settings(self, method: methods.Method) -> dict[str, Any]:
         """By flag, all that must be the same when a run goes on."""
         arguments = self._arguments
-        names = ("seed", "lr_schedule", "validation_fraction", "patience", "on_nonfinite")
+        names = ("seed", "lr_schedule", "validation_fraction", "patience", "on_nonfinite", "metrics")
         values = {
             **{name: self._architecture[name] for name in ("data", "network", "hidden", "activation")},
             "loss": method.loss.name,
@@ -204,6 +205,7 @@ class _Contest:
                 batch_size=self._batch_size,
                 validation=None if arguments.validation_fraction else test_data,
                 validation_fraction=arguments.validation_fraction,
+                metrics=_metrics(arguments.metrics, self._dataset.classes),
                 seed=arguments.seed,
                 progress=not arguments.quiet and sys.stderr.isatty(),
                 callbacks=callbacks,
@@ -229,8 +231,7 @@ class _Contest:
     def _parts(self, loss: Loss) -> list[tuple[Tensor, Tensor]]:
         """Training and test data with targets as the loss takes them: for mse, one-hot."""
         return [
-            (x, loss.from_labels(y, self._dataset.classes, x.dtype))
-            for x, y in (self._dataset.train, self._dataset.test)
+            (x, targets_of(loss, self._dataset, x, y)) for x, y in (self._dataset.train, self._dataset.test)
         ]
 
     def _finish(self, contestant: _Run) -> None:
@@ -243,7 +244,9 @@ class _Contest:
                     # Gone on with, it would only diverge again.
                     self._output.checkpoints[contestant.label].unlink(missing_ok=True)
         method = contestant.method
-        contestant.test = training.evaluate(method.model, self._parts(method.loss)[1], loss=method.loss)
+        metrics = _metrics(self._arguments.metrics, self._dataset.classes)
+        test_data = self._parts(method.loss)[1]
+        contestant.test = training.evaluate(method.model, test_data, loss=method.loss, metrics=metrics)
 
     def _write(self, output: Output) -> None:
         histories = {run.label: run.history for run in self._runs}
@@ -285,11 +288,36 @@ class _Contest:
             raise DivergenceError(" ".join(self._divergences))
 
 
-def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -> dict[str, methods.Method]:
-    """By label, --method first, then every --compare, each with its own copy of the same initial weights.
+def _metrics(names: list[str] | None, classes: int) -> dict[str, Any]:
+    """Metrics of torchmetrics for several classes, by the names that they have there without "Multiclass"."""
+    if not names:
+        return {}
+    package = _require("torchmetrics.classification", "metrics")
+    known = {
+        name.removeprefix("Multiclass"): name for name in package.__all__ if name.startswith("Multiclass")
+    }
+    return {name: getattr(package, known[_check.known("--metrics", name, known)])(classes) for name in names}
 
-    All are made before one trains, so that a misspelt option costs no run.
-    """
+
+def default_batch_size(dataset: data.DataSet) -> int:
+    """The number of samples in a minibatch, unless --batch-size says another."""
+    return max(1, min(200, len(dataset.train[0]) // 50))
+
+
+def targets_of(loss: Loss, dataset: data.DataSet, x: Tensor, y: Tensor) -> Tensor:
+    """Targets as the loss takes them: for mse, one-hot."""
+    return loss.from_labels(y, dataset.classes, x.dtype)
+
+
+def initial_network(arguments: argparse.Namespace, architecture: dict[str, Any]) -> nn.Module:
+    """The network before training; --seed decides on its weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_check.seed("--seed", arguments.seed))
+        return networks.make(architecture)
+
+
+def chosen_methods(arguments: argparse.Namespace) -> dict[str, tuple[str, dict[str, Any]]]:
+    """By label, --method first, then every --compare: the method's name and its options."""
     options = {
         name.removeprefix("option."): value
         for name, value in vars(arguments).items()
@@ -306,17 +334,22 @@ def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -
         if not all(equals for _, equals, _ in pairs):
             raise ValueError(f"--compare must be NAME[:OPTION=VALUE,...], but is {label!r}.")
         chosen[label] = name, {key.replace("-", "_"): parse_value(value) for key, _, value in pairs}
+    return chosen
 
+
+def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -> dict[str, methods.Method]:
+    """By label, each with its own copy of the same initial weights.
+
+    All are made before one trains, so that a misspelt option costs no run.
+    """
+    chosen = chosen_methods(arguments)
     device = _check.device("--device", arguments.device)
-    seed = _check.seed("--seed", arguments.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        initial = networks.make(architecture)
+    initial = initial_network(arguments, architecture)
     return {
         label: methods.make_method(
             name,
             copy.deepcopy(initial),
-            seed=seed,
+            seed=arguments.seed,
             device=device,
             on_nonfinite=arguments.on_nonfinite,
             graph=arguments.graph,

@@ -57,7 +57,7 @@ _methods: dict[str, type[Method]] = {
 _arguments = (
     "method", "epochs", "steps", "batch_size", "shuffle", "validation", "validation_fraction", "loss", "seed",
     "device", "progress", "callbacks", "lr_schedule", "checkpoint", "checkpoint_every", "keep", "resume",
-    "on_nonfinite", "graph",
+    "metrics", "on_nonfinite", "graph",
 )  # fmt: skip
 
 
