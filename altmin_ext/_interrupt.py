@@ -41,13 +41,12 @@ class _Termination:
 
 
 @contextlib.contextmanager
-def terminations_raised() -> Iterator[list[int]]:
+def terminations_raised() -> Iterator[None]:
     """Within the block, SIGTERM and SIGHUP raise :class:`Terminated`, unless somebody has decided otherwise before.
 
-    Only the main thread may decide on signals; in other threads the block changes nothing. The block is passed the
-    numbers of those that it has changed.
+    Only the main thread may decide on signals; in other threads the block changes nothing.
     """
-    changed: list[int] = []
+    changed = []
     try:
         if threading.current_thread() is threading.main_thread():
             handler = _Termination()
@@ -55,7 +54,7 @@ def terminations_raised() -> Iterator[list[int]]:
                 if signal.getsignal(number) is signal.SIG_DFL:
                     signal.signal(number, handler)
                     changed.append(number)
-        yield changed
+        yield
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
@@ -67,13 +66,13 @@ def terminations_end_the_process() -> Iterator[None]:
 
     It comes where :func:`terminations_raised` raises: within another block of that kind nothing changes.
     """
-    ours = False
+    # Before the first handler is in place, which may be called at once.
+    ours = [number for number in _terminations if signal.getsignal(number) is signal.SIG_DFL]
     try:
-        with terminations_raised() as changed:
-            ours = bool(changed)
+        with terminations_raised():
             yield
     except Terminated as error:
-        if not ours:
+        if error.signal not in ours:
             raise
         raise SystemExit(128 + error.signal) from error
 
