@@ -70,7 +70,7 @@ def held_generators(owner: object) -> list[Any]:
 
 
 def held_parts(owner: object) -> Iterator[Any]:
-    """An object, and all objects that it holds, each once; but no method, nor what is in it, as its state is its own."""
+    """An object, and all that it holds, each once; but no method, whose state is its own, and nothing in one."""
     from altmin_ext.methods import Method  # which knows of data, as this module does not
 
     seen: set[int] = set()
@@ -133,10 +133,10 @@ def save_generator(generator: Any) -> Any:
 def check_held(held: list[Any], states: list[Any]) -> None:
     """Raise a ValueError unless the generators that data hold are as many, and of the kinds, as the states are of."""
     if [type(save_generator(own)) for own in held] != [type(state) for state in states]:
+        found = len(held) if len(held) != len(states) else "others"
         raise ValueError(
-            "data must hold the generators of random numbers that they held when the checkpoint was written, "
-            f"{len(states)}, but hold {len(held)} or other ones: make them where the data are made, not when the "
-            "first sample is drawn."
+            f"data must hold the {len(states)} random generators that they held in the run of the checkpoint, but "
+            f"hold {found}: make them where the data are made, not when the first sample is drawn."
         )
 
 
