@@ -234,8 +234,8 @@ class Batches:
     def check_kept(self) -> None:
         """Raise a ValueError if another process could not go on within a pass."""
 
-    def keep(self) -> None:
-        """From now on, note what :meth:`state` needs."""
+    def keep(self, modules: list[Any]) -> None:
+        """From now on, note what :meth:`state` needs; ``modules`` are the generators that the model holds."""
 
     def state(self) -> dict[str, Any]:
         """Where the passes stand, as of the last completed minibatch; only after :meth:`keep`."""
@@ -375,9 +375,9 @@ class StreamBatches(Batches):
             )
         self._progress.check()
 
-    def keep(self) -> None:
+    def keep(self, modules: list[Any]) -> None:
         if self._progress is not None:
-            self._progress.keep()
+            self._progress.keep(modules)
 
     def _note(self) -> None:
         if self._progress is not None:

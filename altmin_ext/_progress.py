@@ -28,8 +28,8 @@ class Progress(Protocol):
     def check(self) -> None:
         """Raise a ValueError if passes over this one cannot be entered."""
 
-    def keep(self) -> None:
-        """From now on, note what :meth:`state` needs."""
+    def keep(self, modules: list[Any]) -> None:
+        """From now on, note what :meth:`state` needs; ``modules`` are the generators that the model holds."""
 
     def begin(self) -> None:
         """Note this moment, at which a pass begins; its iterator is yet to be made."""
@@ -58,7 +58,7 @@ class Listed:
     def check(self) -> None:
         pass
 
-    def keep(self) -> None:
+    def keep(self, modules: list[Any]) -> None:
         pass
 
     def begin(self) -> None:
@@ -105,7 +105,7 @@ class Stateful:
                 "generator=, or a plain DataLoader."
             )
 
-    def keep(self) -> None:
+    def keep(self, modules: list[Any]) -> None:
         self._keeps = True
         # A loader that has not started does so to tell its state, and draws random numbers.
         if self._noted is None and not isinstance(self._source, DataLoader):
@@ -161,6 +161,7 @@ class Replayed:
         self._loader = loader
         self._process, self._draws = ProcessGenerators(), _Draws(loader)
         self._keeps = False
+        self._modules: list[Any] = []
         self._at_beginning: Any = None
 
     def check(self) -> None:
@@ -170,15 +171,17 @@ class Replayed:
                 "with which workers keep random generators that nobody can read; leave it out."
             )
 
-    def keep(self) -> None:
+    def keep(self, modules: list[Any]) -> None:
         self._keeps = True
+        self._modules = modules
 
     def begin(self) -> None:
         if self._keeps:
             self._at_beginning = self._draws.save()
 
     def enter(self, start: Start, taken: int) -> Iterator[Any]:
-        now = self._process.save()
+        # Steps draw from these as well, and are not made again.
+        now, modules = self._process.save(), [save_generator(own) for own in self._modules]
         self._draws.load(self._at_beginning)
         self._process.load(self._at_beginning["process"])
         batches = start()
@@ -186,6 +189,8 @@ class Replayed:
             pass
         if taken:  # otherwise the first minibatch has yet to draw the order
             self._process.load(now)
+            for own, state in zip(self._modules, modules, strict=True):
+                load_generator(own, state)
         return batches
 
     def note(self) -> None:

@@ -103,7 +103,7 @@ class RunFile:
         self._callbacks = [callback for callback in run.hooks.callbacks if is_stateful(callback)]
         if self._tree is not None:
             self._load(run, self._tree)
-        run.batches.keep()
+        run.batches.keep(self._modules)
 
     def _load(self, run: Run, tree: dict[str, Any]) -> None:
         saved = tree["run"]

@@ -703,6 +703,28 @@ def test_a_method_that_data_hold_keeps_its_generators_itself(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize("loader", [False, True])
+def test_a_generator_may_be_shared_by_model_and_data(tmp_path: Path, loader: bool) -> None:
+    """A model's draws are not made again when minibatches are read again, and the order may be drawn from it, too."""
+
+    def shared(path: Path | None, step: int = 0) -> tuple[nn.Module, History]:
+        seed_process(3)
+        model = network()
+        generator = model[0].generator
+        data: Any = Drawing(lambda x: torch.randn(x.shape, generator=generator))
+        if loader:
+            data = DataLoader(data, 10, shuffle=True, generator=generator)
+        arguments: dict[str, Any] = {} if path is None else {"checkpoint": path, "resume": True}
+        return model, train(
+            model, data, epochs=3, batch_size=10, progress=False, callbacks=[BreakAt(step)], **arguments
+        )
+
+    for step in (2, 7):
+        with pytest.raises(Broken):
+            shared(tmp_path / "run", step)
+    assert_same_weights(shared(tmp_path / "run"), shared(None))
+
+
 class Late:
     """Makes its generator when it first draws."""
 
