@@ -91,7 +91,6 @@ class Stateful:
         self._process = ProcessGenerators()
         self._keeps = False
         self._generators = held_generators(source)
-        # Of a source that the program has just made. To ask for its state then may draw random numbers.
         self._noted: Any = None
 
     def check(self) -> None:
@@ -107,6 +106,9 @@ class Stateful:
 
     def keep(self) -> None:
         self._keeps = True
+        # A loader that has not started does so to tell its state, and draws random numbers.
+        if self._noted is None and not isinstance(self._source, DataLoader):
+            self.note()
 
     def begin(self) -> None:
         pass
