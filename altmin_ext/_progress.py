@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from altmin_ext._generators import (
     ProcessGenerators,
+    check_held,
     held_generators,
     held_parts,
     load_generator,
@@ -131,6 +132,7 @@ class Stateful:
         return self._noted or {"state": None, "generators": self._save_generators()}
 
     def load(self, state: Any, begun: bool) -> None:
+        check_held(self._generators, state["generators"])
         self._noted = state
         if state["state"] is not None:
             self._source.load_state_dict(copy.deepcopy(state["state"]))
@@ -193,6 +195,7 @@ class Replayed:
         return self._at_beginning if begun else self._draws.save()
 
     def load(self, state: Any, begun: bool) -> None:
+        self._draws.check(state)
         if begun:
             self._at_beginning = state
         else:
@@ -220,6 +223,10 @@ class _Draws:
             "generators": [save_generator(own) for own in self._generators],
             "parts": [copy.deepcopy(part.state_dict()) for part in self._parts],
         }
+
+    def check(self, states: dict[str, Any]) -> None:
+        """Raise a ValueError if the loader holds other generators than that of :meth:`save`."""
+        check_held(held_generators(self._loader), states["generators"])
 
     def load(self, states: dict[str, Any]) -> None:
         """Set the states of the loader's parts, but not those of the process."""
