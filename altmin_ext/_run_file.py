@@ -146,6 +146,8 @@ class RunFile:
             self._generators.load(self._tree["run"]["generators"])
             self._tree = None
             self.note()
+            if self._keep:  # a process that was killed in its last save has left one too many
+                _file.remove_formers(self._path, self._keep)
         else:
             # So that what cannot be written is told now.
             self.write(run)
@@ -286,13 +288,18 @@ def _describe_data(batches: Batches) -> dict[str, Any]:
         return {name: _describe_tensor(tensor) for name, tensor in (("x", batches.x), ("y", batches.y))}
     assert isinstance(batches, StreamBatches)
     source = batches.source
-    found = {"type": type(source).__name__, "minibatches": batches.steps, "the last of them": batches.last}
+    found: dict[str, Any] = {
+        "type": type(source).__name__,
+        "minibatches": batches.steps,
+        "the last of them": batches.last,
+    }
     if isinstance(source, (list, tuple)):
         found["content"] = _describe_list(source)
     if hasattr(source, "dataset"):
         found["samples"] = type(source.dataset).__name__
         with contextlib.suppress(TypeError):  # it has no length
             found["number of samples"] = len(source.dataset)
+    found["generators"] = [type(own).__name__ for own in held_generators(source)]
     if hasattr(source, "num_workers"):
         found["num_workers"] = source.num_workers
     if hasattr(source, "batch_size"):

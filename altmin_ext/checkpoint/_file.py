@@ -85,7 +85,7 @@ def write(path: str | os.PathLike[str], tree: Any, *, keep: int = 0) -> None:
     with Replacement() as files:
         add(files, path, tree, keep_as=_former_name(path, tree) if keep else None)
     if keep:
-        _remove_formers(path, keep)
+        remove_formers(path, keep)
 
 
 def add(files: Replacement, path: str | os.PathLike[str], tree: Any, *, keep_as: str | None = None) -> None:
@@ -203,7 +203,7 @@ def steps(tree: Any) -> int | None:
     return None
 
 
-def _remove_formers(path: str | os.PathLike[str], keep: int) -> None:
+def remove_formers(path: str | os.PathLike[str], keep: int) -> None:
     """Remove all former files but the newest, as far as the system allows: the checkpoint itself is written."""
     target = Path(os.path.realpath(path))
     pattern = re.compile(re.escape(target.stem) + "-([0-9]+)" + re.escape(target.suffix))

@@ -290,7 +290,7 @@ def test_a_former_file_that_cannot_be_removed_fails_no_save(path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    _file._remove_formers(path, 1)  # as after a write
+    _file.remove_formers(path, 1)  # as after a write
     assert names(path.parent) == ["run-1.safetensors", "run-2.safetensors", "run.safetensors"]
 
 

@@ -282,6 +282,8 @@ def whole(seed: int) -> list[Task]:
     for method in ("am-sgd", "sgd"):
         configuration = drawn_configuration(chosen, method, "tensors", every=1)
         tasks.append(Task(configuration, gaps=("SIGKILL", *FAULTS), seed=seed))
+    # The last save of a run, after which no other one clears anything.
+    tasks.append(Task(Configuration("am-sgd", every=1000, keep=2), gaps=("SIGKILL",), saves=(4,), seed=seed))
     for method in ("am-adam", "adam", "am-mem"):
         configuration = drawn_configuration(chosen, method, "loader with 0 workers", noisy=True)
         tasks.append(Task(configuration, drawn=1, seed=seed, fresh=True))

@@ -258,16 +258,13 @@ class Hooks:
         return f"pass {self.steps} {self._passes[self.steps]}"
 
     def fetch(self) -> None:
-        """A sample or minibatch is fetched by this process."""
-        if os.getpid() == self._process:
-            self.reached(f"fetch {self.steps}")
-
-    def fetch_by_worker(self) -> None:
-        """A sample is fetched by a worker, which has been started when ``steps`` were made."""
-        self.fetched += 1
+        """A sample or minibatch is fetched, perhaps by a worker, which has been started when ``steps`` were made."""
         worker = get_worker_info()
-        assert worker is not None
-        self.reached(f"worker {self.steps} {worker.id} {self.fetched}")
+        if worker is None:
+            self.reached(f"fetch {self.steps}")
+        else:
+            self.fetched += 1
+            self.reached(f"worker {self.steps} {worker.id} {self.fetched}")
 
 
 class Place:
@@ -345,7 +342,8 @@ def trained(
     random.seed(start.seed)
     dtype = getattr(torch, configuration.dtype)
     model = network(configuration, start.seed)
-    source = data.made(configuration.form, dtype, start.seed, hooks.fetch, hooks.fetch_by_worker)
+    source = data.made(configuration.form, dtype, start.seed)
+    data.watchers.append(hooks.fetch)
     x, y = data.samples(dtype, 1, 6)
 
     def validates() -> None:

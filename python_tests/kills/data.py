@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 FEATURES, CLASSES, SIZE, BATCH = 6, 3, 18, 3
 MINIBATCHES = SIZE // BATCH
 
-#: Told each sample that is fetched.
-Fetched = Callable[[], None]
+#: Called for each sample or minibatch that is fetched. The data do not hold them: they hold nothing but themselves.
+watchers: list[Callable[[], None]] = []
+
+
+def _fetched() -> None:
+    for watcher in watchers:
+        watcher()
 
 
 def samples(dtype: torch.dtype, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]:
@@ -29,15 +34,15 @@ def samples(dtype: torch.dtype, seed: int, size: int = SIZE) -> tuple[Tensor, Te
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
     """Samples with noise from all three global generators, and from one of their own."""
 
-    def __init__(self, x: Tensor, y: Tensor, seed: int, fetched: Fetched) -> None:
-        self._x, self._y, self._fetched = x, y, fetched
+    def __init__(self, x: Tensor, y: Tensor, seed: int) -> None:
+        self._x, self._y = x, y
         self._own = np.random.default_rng(seed)
 
     def __len__(self) -> int:
         return len(self._x)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        self._fetched()
+        _fetched()
         noise = 0.1 * torch.randn(FEATURES, dtype=self._x.dtype)
         noise += 0.1 * np.random.randn() + 0.1 * random.random()  # noqa: NPY002  (as augmentations do)
         noise += 0.1 * self._own.standard_normal()
@@ -45,9 +50,9 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Validation(Dataset[tuple[Tensor, Tensor]]):
-    """Samples as they are."""
+    """Samples as they are; calls ``fetched`` for each."""
 
-    def __init__(self, x: Tensor, y: Tensor, fetched: Fetched) -> None:
+    def __init__(self, x: Tensor, y: Tensor, fetched: Callable[[], None]) -> None:
         self._x, self._y, self._fetched = x, y, fetched
 
     def __len__(self) -> int:
@@ -65,17 +70,16 @@ class Stream:
         x, y: samples to draw from.
         seed: of the generator.
         length: minibatches in a pass; None for a pass without end.
-        fetched: told each minibatch.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, seed: int, length: int | None, fetched: Fetched) -> None:
-        self._x, self._y, self._length, self._fetched = x, y, length, fetched
+    def __init__(self, x: Tensor, y: Tensor, seed: int, length: int | None) -> None:
+        self._x, self._y, self._length = x, y, length
         self._generator = torch.Generator().manual_seed(seed)
         self._given = 0  # in this pass
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         while self._length is None or self._given < self._length:
-            self._fetched()
+            _fetched()
             rows = torch.randint(len(self._x), (BATCH,), generator=self._generator)
             self._given += 1
             yield self._x[rows], self._y[rows]
@@ -102,15 +106,13 @@ FORMS = (
 )
 
 
-def made(form: str, dtype: torch.dtype, seed: int, fetched: Fetched, worker_fetched: Fetched) -> Any:
+def made(form: str, dtype: torch.dtype, seed: int) -> Any:
     """Data in one of the forms.
 
     Args:
         form: one of FORMS.
         dtype: of x.
         seed: of what has a generator of its own.
-        fetched: told each sample or minibatch that this process fetches.
-        worker_fetched: told each that a worker fetches.
     """
     x, y = samples(dtype, 0)
     if form == "tensors":
@@ -118,8 +120,8 @@ def made(form: str, dtype: torch.dtype, seed: int, fetched: Fetched, worker_fetc
     if form == "list":
         return list(zip(x.split(BATCH), y.split(BATCH), strict=True))
     if form in ("stream", "endless stream"):
-        return Stream(x, y, seed, MINIBATCHES if form == "stream" else None, fetched)
-    dataset = Augmented(x, y, seed, lambda: fetched() if get_worker_info() is None else worker_fetched())
+        return Stream(x, y, seed, MINIBATCHES if form == "stream" else None)
+    dataset = Augmented(x, y, seed)
     if form == "dataset":
         return dataset
     generator = torch.Generator().manual_seed(seed) if form.endswith("own generator") else None
