@@ -70,12 +70,14 @@ def held_generators(owner: object) -> list[Any]:
 
 
 def held_parts(owner: object) -> Iterator[Any]:
-    """An object, and all objects that it holds, each once."""
+    """An object, and all that it holds, each once; but no method, whose state is its own, and nothing in one."""
+    from altmin_ext.methods import Method  # which knows of data, as this module does not
+
     seen: set[int] = set()
     left, sought = [owner], kinds()
     while left:
         part = left.pop()
-        if isinstance(part, _simple) or id(part) in seen:
+        if isinstance(part, (*_simple, Method)) or id(part) in seen:
             continue
         seen.add(id(part))
         yield part
@@ -126,6 +128,16 @@ def save_generator(generator: Any) -> Any:
     if isinstance(generator, np.random.RandomState):
         return generator.get_state(legacy=False)
     return generator.getstate()
+
+
+def check_held(held: list[Any], states: list[Any]) -> None:
+    """Raise a ValueError unless the generators that data hold are as many, and of the kinds, as the states are of."""
+    if [type(save_generator(own)) for own in held] != [type(state) for state in states]:
+        found = len(held) if len(held) != len(states) else "others"
+        raise ValueError(
+            f"data must hold the {len(states)} random generators that they held in the run of the checkpoint, but "
+            f"hold {found}: make them where the data are made, not when the first sample is drawn."
+        )
 
 
 def load_generator(generator: Any, state: Any) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from altmin_ext._generators import (
     ProcessGenerators,
+    check_held,
     held_generators,
     held_parts,
     load_generator,
@@ -131,6 +132,7 @@ class Stateful:
         return self._noted or {"state": None, "generators": self._save_generators()}
 
     def load(self, state: Any, begun: bool) -> None:
+        check_held(self._generators, state["generators"])
         self._noted = state
         if state["state"] is not None:
             self._source.load_state_dict(copy.deepcopy(state["state"]))
@@ -193,6 +195,7 @@ class Replayed:
         return self._at_beginning if begun else self._draws.save()
 
     def load(self, state: Any, begun: bool) -> None:
+        self._draws.check(state)
         if begun:
             self._at_beginning = state
         else:
@@ -202,39 +205,39 @@ class Replayed:
 class _Draws:
     """All that the order and the samples of a loader's pass may be drawn from: generators, and states of its parts.
 
-    They are those that the loader holds now, since it may come to hold others, such as a model's by a callback.
-
     Args:
         loader: the DataLoader.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
         self._process = ProcessGenerators()
-        self._generators = held_generators(loader)
-        self._parts = _stateful_parts(loader)
 
     def save(self) -> dict[str, Any]:
         """The present states."""
         return {
             "process": self._process.save(),
-            "generators": [save_generator(own) for own in self._generators],
-            "parts": [copy.deepcopy(part.state_dict()) for part in self._parts],
+            "generators": [save_generator(own) for own in held_generators(self._loader)],
+            "parts": [copy.deepcopy(part.state_dict()) for part in self._stateful_parts()],
         }
+
+    def check(self, states: dict[str, Any]) -> None:
+        """Raise a ValueError if the loader holds other generators than that of :meth:`save`."""
+        check_held(held_generators(self._loader), states["generators"])
 
     def load(self, states: dict[str, Any]) -> None:
         """Set the states of the loader's parts, but not those of the process."""
-        for part, state in zip(self._parts, states["parts"], strict=True):
+        for part, state in zip(self._stateful_parts(), states["parts"], strict=True):
             part.load_state_dict(copy.deepcopy(state))
-        for generator, state in zip(self._generators, states["generators"], strict=True):
+        for generator, state in zip(held_generators(self._loader), states["generators"], strict=True):
             load_generator(generator, state)
 
-
-def _stateful_parts(loader: DataLoader[Any]) -> list[Any]:
-    """The data sets and samplers of a loader with a state of their own."""
-    samplers = (loader.sampler, loader.batch_sampler)
-    return [
-        part
-        for part in held_parts(loader)
-        if (isinstance(part, (Dataset, Sampler)) or any(part is own for own in samplers))
-        and is_stateful(part)
-    ]
+    def _stateful_parts(self) -> list[Any]:
+        """Data sets and samplers with a state of their own."""
+        samplers = (self._loader.sampler, self._loader.batch_sampler)
+        return [
+            part
+            for part in held_parts(self._loader)
+            if (isinstance(part, (Dataset, Sampler)) or any(part is own for own in samplers))
+            and is_stateful(part)
+        ]

@@ -679,6 +679,57 @@ def test_generators_are_found_wherever_data_hold_them(tmp_path: Path, argument: 
     assert_same(run(tmp_path / "run", seed=99, **{argument: HOLDERS[holder]()}), whole)
 
 
+class Following(Drawing):
+    """A data set that is a callback, too, and knows the method that trains."""
+
+    def __init__(self) -> None:
+        super().__init__(Held())
+        self.method: Any = None
+
+    def on_start(self, state: TrainingState) -> None:
+        self.method = state.method
+
+
+def test_a_method_that_data_hold_keeps_its_generators_itself(tmp_path: Path) -> None:
+    """Those of its model are drawn from within steps, which are not made again when minibatches are read again."""
+    for step in (2, 7):
+        data = Following()
+        with pytest.raises(Broken):
+            run(tmp_path / "run", step, data=data, callbacks=[data])
+    data, again = Following(), Following()
+    assert_same(
+        run(tmp_path / "run", seed=99, data=again, callbacks=[again]),
+        run(None, data=data, callbacks=[data]),
+    )
+
+
+class Late:
+    """Makes its generator when it first draws."""
+
+    generator: torch.Generator | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.generator is None:
+            self.generator = torch.Generator().manual_seed(5)
+        return torch.randn(x.shape, generator=self.generator)
+
+
+def test_data_that_hold_other_generators_are_refused(tmp_path: Path) -> None:
+    """At the beginning of the second pass they had made one, which those of another process have yet to make."""
+    path = tmp_path / "run"
+    with pytest.raises(Broken):
+        run(path, 7, data=Drawing(Late()))
+    content, model = path.read_bytes(), network()
+    with pytest.raises(ValueError, match=r"^data must hold the 2 random generators .* but hold 1: make them"):
+        train(
+            model, Drawing(Late()), epochs=3, batch_size=10, validation=(X[:20], Y[:20]), checkpoint=path,
+            resume=True, progress=False,
+        )  # fmt: skip
+    assert path.read_bytes() == content
+    for own, same in zip(model.parameters(), network().parameters(), strict=True):
+        assert torch.equal(own, same)
+
+
 @pytest.mark.parametrize("holder", ["list", "shared"])
 def test_validation_moves_no_generator_of_the_training(holder: str) -> None:
     """The same data set, or loader, may be trained on and validated with."""

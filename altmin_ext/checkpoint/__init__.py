@@ -89,7 +89,8 @@ def save(
         history: of the training so far.
         keep: how many earlier checkpoints stay beside this one. With 2, "run.safetensors" after 3,000 steps has
             "run-2000.safetensors" and "run-1000.safetensors" beside it, named by the steps of the method, or else
-            of the history. One of as many steps is replaced. 0 leaves the files that are there alone.
+            of the history. An earlier checkpoint of the same name is replaced. A file of your own with that name
+            stays, and the checkpoint is then not kept. 0 leaves the files that are there alone.
         **extra: anything else by name, made of dicts (with strings and integers as keys), lists and tuples of None,
             bool, int, float, str, bytes, tensors, NumPy's arrays and numbers. It is read exactly as it was written,
             but for layout, device and ``requires_grad`` of tensors; an ``OrderedDict`` is read as a dict.

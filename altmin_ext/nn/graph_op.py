@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-_library = torch.library.Library("altmin_ext", "DEF")
+_library = torch.library.Library("altmin_ext", "FRAGMENT")
 
 
 def graph_op(
@@ -32,11 +32,13 @@ def graph_op(
     Returns:
         The op.
     """
-    name = _library.define(schema)
-    _library.impl(name, kernel, "CompositeExplicitAutograd")
-    _library.impl(name, fake, "Meta")
-    if backward is not None:
-        torch.library.register_autograd(f"altmin_ext::{name}", backward, setup_context=keep, lib=_library)
+    name = schema.partition("(")[0]
+    if not hasattr(torch.ops.altmin_ext, name):  # torch keeps that of an earlier import in this process
+        _library.define(schema)
+        _library.impl(name, kernel, "CompositeExplicitAutograd")
+        _library.impl(name, fake, "Meta")
+        if backward is not None:
+            torch.library.register_autograd(f"altmin_ext::{name}", backward, setup_context=keep, lib=_library)
     op: Callable[..., Any] = getattr(torch.ops.altmin_ext, name).default
     return op
 

@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader, get_worker_info
 import altmin_ext
 from altmin_ext._plan import Plan
 from python_tests.kills import data
-from python_tests.kills.comparison import differences
 from python_tests.kills.recorder import Recorder
 from python_tests.methods.test_methods_common import METHODS, Case
 
@@ -367,7 +366,6 @@ def trained(
         arguments |= {"method": configuration.method, **options(configuration)}
     else:
         arguments["method"] = altmin_ext.make_method(configuration.method, model, **options(configuration))
-    before = generators()
     if start.tells or any(instant.startswith("line") for instant, _ in start.triggers):
         hooks.trace()
     try:
@@ -397,7 +395,7 @@ def trained(
         "other losses": others.told,
         "early stopping": (stopping.best, stopping.best_epoch),
         "data": data.state_of(source),
-        "generators": {key: after[key] for key in after if differences(before[key], after[key])},
+        "generators": after,
     }
 
 
