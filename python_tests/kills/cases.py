@@ -308,6 +308,11 @@ def short(seed: int) -> list[Task]:
         (("save 2 7 before", "disk full"),),
     )
     tasks.append(Task(keeping, gaps=("SIGKILL",), saves=(2,), cases=others, seed=seed))
+    # Twice before the next pass begins; and in the last save of all, behind which no other one clears anything.
+    validation = (("validation 6 4", "SIGINT"), ("validation 6 4", "SIGTERM"))
+    tasks.append(Task(Configuration("am-sgd", "dataset"), cases=(validation,), seed=seed))
+    last_save = (("save 4 14 before", "SIGKILL"),)
+    tasks.append(Task(Configuration("am-sgd", every=1000, keep=2), cases=(last_save,), seed=seed))
     drawing = Configuration("am-adam", "loader with 0 workers", noisy=True, every=2)
     tasks.append(Task(drawing, cases=((("step 9 middle", "SIGKILL"),),), fresh=True))
     return tasks
