@@ -239,13 +239,12 @@ class Batches:
 
     def state(self) -> dict[str, Any]:
         """Where the passes stand, as of the last completed minibatch; only after :meth:`keep`."""
-        return {"begun": self._begun, "taken": self.taken}
+        return {"begun": self._begun, "taken": self.taken, "passes": self._count.passes}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state` stood: the next pass is the rest of that one if it had begun."""
-        self._enters = state["begun"]
+        self._enters, self.taken, self._count.passes = state["begun"], state["taken"], state["passes"]
         self._ended = self._count.passes - self._enters
-        self.taken = state["taken"]
 
 
 class MemoryBatches(Batches):
@@ -388,9 +387,9 @@ class StreamBatches(Batches):
         return {**super().state(), "source": self._progress.state(self._begun)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        super().load(state)
         assert self._progress is not None
-        self._progress.load(state["source"], self._begun)
+        self._progress.load(state["source"], state["begun"])  # first, as a source may refuse its state
+        super().load(state)
 
 
 def _progress_of(source: Iterable[Any]) -> Progress | None:

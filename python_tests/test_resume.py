@@ -249,6 +249,28 @@ def test_a_callback_that_raises_is_called_again_and_no_other(tmp_path: Path) -> 
     assert called == [("a", 1), ("c", 1), ("b", 1), ("a", 2), ("c", 2), ("b", 2)]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda: (X, Y), lambda: DataLoader(TensorDataset(X, Y), 10, shuffle=True)],
+    ids=["tensors", "loader"],
+)
+def test_a_run_may_end_again_before_its_next_pass(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """Between two passes, three times in a row."""
+
+    class Raise:
+        def on_epoch(self, state: TrainingState) -> None:
+            raise Broken
+
+    class Pass:
+        def on_epoch(self, state: TrainingState) -> None:
+            pass
+
+    for seed in range(3):
+        with pytest.raises(Broken):
+            run(tmp_path / "run", seed=3 + seed, data=make(), callbacks=[Raise()])
+    assert_same(run(tmp_path / "run", seed=99, data=make(), callbacks=[Pass()]), run(None, data=make()))
+
+
 def test_callbacks_are_told_that_a_run_is_resumed(tmp_path: Path) -> None:
     told: list[tuple[bool, int]] = []
 
