@@ -74,10 +74,10 @@ def held_parts(owner: object) -> Iterator[Any]:
     from altmin_ext.methods import Method  # which knows of data, as this module does not
 
     seen: set[int] = set()
-    left, sought = [owner], kinds()
+    left, sought, closed = [owner], kinds(), (*_simple, Method)
     while left:
         part = left.pop()
-        if isinstance(part, (*_simple, Method)) or id(part) in seen:
+        if isinstance(part, closed) or id(part) in seen:
             continue
         seen.add(id(part))
         yield part

@@ -167,7 +167,7 @@ def _is_finite(tree: Any) -> bool:
         return all(map(_is_finite, tree.values()))
     if isinstance(tree, (list, tuple)):
         return all(map(_is_finite, tree))
-    return not isinstance(tree, Tensor) or bool(tree.isfinite().all())
+    return not isinstance(tree, Tensor) or _state.is_finite(tree)
 
 
 __all__ = ["Copies"]

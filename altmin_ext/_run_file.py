@@ -136,7 +136,6 @@ class RunFile:
         for generator, state in zip(self._modules, saved["module generators"], strict=True):
             load_generator(generator, state)
         run.load(saved)
-        self._generators.load(saved["generators"])
 
     def start(self, run: Run) -> None:
         """Begin; after the callbacks have been told that the run begins."""
@@ -189,6 +188,7 @@ class RunFile:
         """
         if self._last or self._failed or not run.is_between_minibatches:
             return
+        self._noted = self._generators.save() | self._noted
         try:
             self._write(run)
         except Exception as failure:  # the error that ends the run is what must reach the user
@@ -197,7 +197,6 @@ class RunFile:
             )
 
     def _write(self, run: Run) -> None:
-        states = self._generators.save() | self._noted
         with _state.shared():
             method = self._method.state_dict()
         stands = run.save()  # which completes the history
@@ -211,7 +210,7 @@ class RunFile:
                 "callbacks": [
                     (type(callback).__name__, callback.state_dict()) for callback in self._callbacks
                 ],
-                "generators": states,
+                "generators": self._noted,
                 "module generators": [save_generator(generator) for generator in self._modules],
             },
         }

@@ -369,12 +369,13 @@ def read_tensor(
     copy = value.detach()
     if copies:
         copy = torch.empty(value.shape, dtype=like.dtype, device=like.device).copy_(copy)
-    if finite and not _is_finite(copy):
+    if finite and not is_finite(copy):
         raise ValueError(f"{name} must be finite, but holds NaN or Inf.")
     return copy
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite."""
     # What is not finite makes the sum so, which takes a third of the time; but large numbers do as well.
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 

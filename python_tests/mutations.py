@@ -2197,7 +2197,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "4",
         "NaN is loaded",
         "altmin_ext/_state.py",
-        "    if finite and not _is_finite(copy):\n",
+        "    if finite and not is_finite(copy):\n",
         "    if False:\n",
         [
             "python_tests/test_state.py",

@@ -120,8 +120,9 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
         **method_options: Any,
     ) -> None:
         super().__init__(
-            hidden, method, epochs, batch_size, random_state, module, activation, loss, lr_schedule, shuffle,
-            warm_start, early_stopping, validation_fraction, patience, device, method_options,
+            hidden, method, epochs, batch_size, random_state, module, activation=activation, loss=loss,
+            lr_schedule=lr_schedule, shuffle=shuffle, warm_start=warm_start, early_stopping=early_stopping,
+            validation_fraction=validation_fraction, patience=patience, device=device, **method_options,
         )  # fmt: skip
         self.class_weight = class_weight
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 
-from altmin_ext.estimators.base import Module, NetworkEstimator
+from altmin_ext.estimators.base import NetworkEstimator
 from altmin_ext.losses import LossLike
 
 Self = TypeVar("Self", bound="AMRegressor")
@@ -61,31 +61,6 @@ class AMRegressor(RegressorMixin, NetworkEstimator):
 
     _takes_classes = False
     _has_class_indices = False
-
-    def __init__(
-        self,
-        hidden: Any = (100,),
-        method: str = "am-adam",
-        epochs: int = 10,
-        batch_size: int = 200,
-        random_state: Any = None,
-        module: Module | None = None,
-        *,
-        activation: str = "relu",
-        loss: LossLike | None = None,
-        lr_schedule: Any = "constant",
-        shuffle: bool = True,
-        warm_start: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 5,
-        device: Any = None,
-        **method_options: Any,
-    ) -> None:
-        super().__init__(
-            hidden, method, epochs, batch_size, random_state, module, activation, loss, lr_schedule, shuffle,
-            warm_start, early_stopping, validation_fraction, patience, device, method_options,
-        )  # fmt: skip
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
