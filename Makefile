@@ -38,7 +38,7 @@ package := $(VENV)/.package
 tools := $(VENV)/.tools
 sources := CMakeLists.txt pyproject.toml altmin_ext/_version.py $(shell find csrc -type f)
 
-.PHONY: help demo test test-gpu test-clients gpu-check lint ruff mypy clang-format fuzz kill-matrix bench clean
+.PHONY: help demo test test-gpu test-clients gpu-check lint ruff mypy clang-format docs fuzz kill-matrix bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +48,7 @@ help:
 	@echo "make test-gpu                    the tests of the CUDA kernels on a GPU"
 	@echo "make test-clients                Lightning, skorch, accelerate, torchmetrics, loggers, Optuna and ONNX Runtime, which it"
 	@echo "                                 installs"
+	@echo "make docs                        the site into runs/docs/, with the scripts of its gallery run; warnings are errors"
 	@echo "make gpu-check [PYTHON=python3]  build, test and time them on a GPU without a venv or network, into runs/gpu-check/"
 	@echo "make fuzz [SECONDS=600]          random calls, networks and altered files beside their oracles; under"
 	@echo "                                 sanitizers with SANITIZE=1"
@@ -112,7 +113,13 @@ test-gpu: $(package) $(tools)
 # Where these packages are not installed, `make test` skips the folder.
 test-clients: $(package) $(tools)
 	@$(install) --group clients
-	OMP_NUM_THREADS=1 $(python) -m pytest python_tests/clients -p no:benchmark
+	OMP_NUM_THREADS=1 $(python) -m pytest python_tests/clients python_tests/test_pages.py -p no:benchmark
+
+# Nothing is fetched while it is built. What the gallery and the API have written before is kept, and made anew where a
+# script or a docstring has changed.
+docs: $(package)
+	@$(install) --group docs
+	OMP_NUM_THREADS=1 $(python) -m sphinx --fail-on-warning --keep-going --quiet docs runs/docs
 
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
@@ -135,4 +142,4 @@ bench: $(package) $(tools)
 	$(python) -m benchmarks
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .benchmarks
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .benchmarks docs/gallery docs/api/generated

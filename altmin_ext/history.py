@@ -58,7 +58,7 @@ class History:
         restores: how often the method has gone back to an earlier state, ``method.restores``, by the end of the run;
             None unless ``on_nonfinite="restore"``.
 
-    The three step records keep the last :attr:`step_limit` steps, 100,000. A run over an endless stream therefore
+    The three step records keep the last ``step_limit`` steps, 100,000. A run over an endless stream therefore
     stays within a few megabytes. The first step that is kept has the number ``steps - len(step_loss)``, counted from
     0. The records grow at the end of each epoch, and every hundred steps within one (on a GPU, every thousand).
     """

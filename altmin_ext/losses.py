@@ -21,6 +21,7 @@ from altmin_ext._check import named_type
 from altmin_ext.errors import unknown_name
 from altmin_ext.ops import unversioned as ops
 
+#: The class index that stands for "no label".
 UNLABELLED = -1
 _curvature_iterations = 8
 
@@ -28,7 +29,7 @@ _curvature_iterations = 8
 class Loss(abc.ABC):
     """A loss l(z, y) of logits z (B, C), averaged over the B samples of a minibatch.
 
-    A subclass defines :attr:`name` and :meth:`mean`. Everything else has a default, which uses autograd and takes y
+    A subclass defines ``name`` and :meth:`mean`. Everything else has a default, which uses autograd and takes y
     for class indices (B,). The exception is :meth:`proximal`: methods that need it refuse a loss without it.
 
     Attributes:
@@ -840,6 +841,7 @@ class Weighted(Loss):
             )
 
 
+#: What ``loss=`` takes: a name, a loss, a torch criterion, or any function of logits and targets.
 LossLike: TypeAlias = str | Loss | Callable[[Tensor, Tensor], Tensor]
 
 _losses: dict[str, type[Loss]] = {

@@ -121,7 +121,7 @@ class EarlyStopping(Monitor):
 
     Args:
         monitor: the number of the history to monitor: "validation_accuracy" (the default), "validation_loss",
-            "accuracy" or "loss"; or "validation_" with the name of one of the run's ``metrics``.
+            "accuracy" or "loss"; or ``"validation_"`` with the name of one of the run's ``metrics``.
         patience: the run ends after this many epochs in a row without an improvement; 5 by default.
         minimum_improvement: an improvement must exceed the best value by more than this; 0 by default. NaN is no
             improvement.

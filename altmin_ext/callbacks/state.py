@@ -39,8 +39,8 @@ class TrainingState:
         report: the report of the last step; None before the first, also of a run that goes on from a checkpoint.
         resumed: whether the run goes on from a checkpoint.
         metrics: the numbers that each epoch records: those of "loss", "accuracy", "validation_loss" and
-            "validation_accuracy" that apply, and "validation_" with the name of each of the run's ``metrics``. If the
-            data are a stream, an accuracy may still turn out to be None.
+            "validation_accuracy" that apply, and ``"validation_"`` with the name of each of the run's ``metrics``. If
+            the data are a stream, an accuracy may still turn out to be None.
         arguments: of :func:`altmin_ext.train`, those about the order of the data and the schedule.
         stopped: whether :meth:`stop` has been called.
     """
@@ -63,7 +63,7 @@ class TrainingState:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What describes the run: method, loss, all options, epochs, and :attr:`arguments`.
+        """What describes the run, which is method, loss, all options, epochs, and ``arguments``.
 
         Values other than None, bool, int, float and str are given as text.
         """

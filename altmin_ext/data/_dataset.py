@@ -26,7 +26,7 @@ class DataSet:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one sample: (C, H, W) or (features,)."""
+        """The shape of one sample, (C, H, W) or (features,)."""
         return tuple(self.train[0].shape[1:])
 
     @property

@@ -243,7 +243,7 @@ class PreMap(Chain):
 
     @property
     def is_relu_or_identity(self) -> bool:
-        """Whether it is a relu or the identity: it returns an entry unchanged, or as 0 with derivative 0."""
+        """Whether it is a relu or the identity, which return an entry unchanged, or as 0 with derivative 0."""
         return (
             self._dropout is None
             and self.activation is not None

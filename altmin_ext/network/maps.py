@@ -70,7 +70,7 @@ class Map(abc.ABC):
 
     @property
     def convolution(self) -> nn.Conv2d | None:
-        """The module, if it is a single convolution that the kernels compute: small and with stride 1. Else None."""
+        """The module, if it is a single convolution that the kernels compute, small and with stride 1. Else None."""
         return None
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -362,7 +362,7 @@ class LocalMap(EvaluatedMap):
         self._chain.commit()
 
 
-# The map of a single module of exactly this type. All other modules, and chains of several, get a LocalMap.
+#: The map of a single module of exactly this type. All other modules, and chains of several, get a LocalMap.
 known_maps: dict[type[nn.Module], Callable[[Any], EvaluatedMap]] = {nn.Linear: LinearMap}
 
 

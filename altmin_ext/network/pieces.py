@@ -1259,7 +1259,7 @@ class BlockPiece(Piece):
         return found[0]
 
 
-# The piece of a module of exactly this type. All other modules get a BlockPiece or a LocalPiece.
+#: The piece of a module of exactly this type. All other modules get a BlockPiece or a LocalPiece.
 known_pieces: dict[type[nn.Module], Callable[[Any], Piece]] = {
     nn.Dropout: DropoutPiece,
     nn.MaxPool2d: MaxPoolPiece,

@@ -226,7 +226,7 @@ def _pieces_of_map(modules: Leaves) -> list[Piece]:
     return pieces
 
 
-# Rules that split certain chains in a special way, and return None for all others.
+#: Rules that split certain chains in a special way, and return None for all others.
 known_chains: list[Callable[[Leaves], list[BoundStage] | None]] = []
 
 
@@ -241,7 +241,7 @@ def split(model: nn.Module, needs: Collection[str] = ()) -> list[BoundStage]:
 
     Args:
         model: nested ``nn.Sequential`` of modules; each :class:`altmin_ext.Stage` in it is one stage.
-        needs: what the codes must be able to do, see :attr:`Map.lacks`. If the code of a special kind of map cannot
+        needs: what the codes must be able to do, see :meth:`Map.lacks`. If the code of a special kind of map cannot
             do it, the module becomes an ordinary stage.
 
     Returns:

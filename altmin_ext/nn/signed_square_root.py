@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class SignedSquareRoot(nn.Module):
-    """sign(x) sqrt(|x|), element by element: large features count for less.
+    """``sign(x) sqrt(|x|)``, element by element: large features count for less.
 
     It makes means of activations fitter for linear classifiers ("power normalisation": Perronnin, Sanchez & Mensink,
     Improving the Fisher kernel for large-scale image classification, ECCV 2010). Its derivative is infinite at 0, so

@@ -45,11 +45,14 @@ from altmin_ext.ops.softmax_prox import softmax_prox
 from altmin_ext.ops.softmax_residual import softmax_residual
 from altmin_ext.ops.weight_residual import weight_residual
 
+#: The names of all ops.
 names = tuple(declared)
+#: The twins in plain torch, one for each op, by its name.
 reference = SimpleNamespace(**{name: op.reference for name, op in declared.items()})
 if TYPE_CHECKING:
     from altmin_ext import ops as unversioned
 else:
+    #: The ops, leaving version counters as they are.
     unversioned = SimpleNamespace(**{name: op.unversioned for name, op in declared.items()})
 
 __all__ = [

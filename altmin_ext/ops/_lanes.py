@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-LANES = 16  # samples that lie side by side
+#: Samples that lie side by side in interleaved tensors.
+LANES = 16
 
 
 def images_of(lanes: Tensor) -> Tensor:

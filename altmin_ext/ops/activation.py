@@ -199,7 +199,7 @@ class Activation:
 
     @property
     def lipschitz(self) -> float:
-        """The largest |sigma'|; 1 for every sign."""
+        """The largest ``|sigma'|``; 1 for every sign."""
         return _formulas[self.name].lipschitz(self.parameter)
 
     @property

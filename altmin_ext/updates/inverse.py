@@ -161,7 +161,7 @@ class RecursiveInverse:
         return product
 
     def probe(self, gram: Tensor, added: Tensor | float) -> float:
-        """Measure how far P is from the inverse: |v - (A + added I) P v| / |v| for a fixed random v.
+        """Measure how far P is from the inverse: ``|v - (A + added I) P v| / |v|`` for a fixed random v.
 
         Args:
             gram: A (n, n).

@@ -352,8 +352,8 @@ class StageMemory:
     def solve(self, rate: Tensor | float) -> Tensor:
         """Fit the weights where that is no linear map of the gradient, equation (7).
 
-        They go to or towards the minimum of tr(W~ A W~^T) / 2 - tr(W~ B^T) + threshold |W|_1. If B is not kept, it is
-        W~ A - rate G, with G in the map's buffers.
+        They go to or towards the minimum of ``tr(W~ A W~^T) / 2 - tr(W~ B^T) + threshold |W|_1``. If B is not kept,
+        it is W~ A - rate G, with G in the map's buffers.
 
         Args:
             rate: factor of the gradients.

@@ -1,0 +1,6 @@
+"""
+A first training, beside Adam
+=============================
+"""
+
+print(1)

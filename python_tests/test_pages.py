@@ -1,0 +1,222 @@
+"""The pages in docs and the examples in docstrings. Oracle: what they show must run, and do what they say.
+
+The blocks of a page run from top to bottom, as one script. A block that needs a package which is not installed is
+left out with the rest of its section. ``make test-clients`` installs these packages.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import math
+import pkgutil
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import altmin_ext
+from altmin_ext.__main__ import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+if not DOCS.is_dir():
+    pytest.skip("only the tests are here, not the documentation", allow_module_level=True)
+# extending.md changes a copy of the sources, and so has a test of its own.
+PAGES = {
+    page: path.read_text("utf-8")
+    for path in sorted(DOCS.rglob("*.md"))
+    if (page := path.relative_to(DOCS).with_suffix("").as_posix()) != "extending"
+}
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """The blocks of Python of every section, by its title."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for heading, block in re.findall(r"^#+ ([^\n]+)$|^```python\n(.*?)^```$|^```.*?^```$", text, re.M | re.S):
+        title = heading or title
+        if block:
+            found.setdefault(title, []).append(block)
+    return found
+
+
+def of_digits(model: torch.nn.Module) -> float:
+    accuracy = altmin_ext.evaluate(model, "digits").accuracy
+    assert accuracy is not None
+    return accuracy
+
+
+def search_finds_a_good_pipeline(names: dict[str, Any]) -> None:
+    assert names["search"].score(names["X_test"], names["y_test"]) > 0.95
+
+
+def a_sum_of_estimators_is_the_best(names: dict[str, Any]) -> None:
+    held_out = names["X_test"], names["y_test"]
+    scores = [names[name].score(*held_out) for name in ("first", "second", "both")]
+    assert scores[2] == max(scores) > 0.9
+
+
+def the_best_model_is_kept(names: dict[str, Any]) -> None:
+    values = [row["validation_confidence"] for row in names["history"].epochs]
+    assert names["stopping"].best == names["best"].best == max(values) > 0.8
+    kept = altmin_ext.checkpoint.load("best.safetensors")
+    assert kept.extra["validation_confidence"] == max(values)
+    # Early stopping has put the same weights back.
+    assert all(torch.equal(kept.model[name], own) for name, own in names["model"].state_dict().items())
+
+
+def loggers_write(names: dict[str, Any]) -> None:
+    assert list(Path("runs/digits").glob("events.out.tfevents.*"))
+    printed = names["printed"].splitlines()
+    assert printed[-1] == "complete"
+    minibatches = 2 * math.ceil(len(names["digits"].train[0]) / 200)
+    assert sum("step_loss" in line for line in printed) == minibatches // 5
+
+
+# What must hold after a section of a page. ``printed`` is what the section has printed.
+HOLDS: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
+    ("start", "Train a network of your own"): lambda names: check(of_last(names) > 0.9),
+    ("start", "Use it"): lambda names: check(Path("weights.pt").is_file()),
+    ("estimators", "Estimators for scikit-learn"): search_finds_a_good_pipeline,
+    ("estimators", "Sums of estimators"): a_sum_of_estimators_is_the_best,
+    ("optimizer", "A method as a torch optimizer"): lambda names: check(of_digits(names["model"]) > 0.8),
+    ("optimizer", "Lightning"): lambda names: check(of_digits(names["trainer"].lightning_module.model) > 0.8),
+    ("optimizer", "skorch"): lambda names: check(of_digits(names["net"].module_) > 0.8),
+    ("optimizer", "accelerate"): lambda names: check(of_digits(names["model"]) > 0.8),
+    ("training", "Metrics"): the_best_model_is_kept,
+    ("training", "Loggers"): loggers_write,
+    ("training", "Searching options"): lambda names: check(len(names["study"].trials) == 3),
+}
+
+
+def of_last(names: dict[str, Any]) -> float:
+    return names["history"].epochs[-1]["validation_accuracy"]
+
+
+def check(holds: bool) -> None:
+    assert holds
+
+
+def missing_package(error: ImportError) -> str | None:
+    """The package that an example needs and that is not installed; None for any other error."""
+    if told := re.match(r"(\w+) is not installed; get it with: pip install", str(error)):
+        return told[1]
+    package = (error.name or "").partition(".")[0]
+    return package if isinstance(error, ModuleNotFoundError) and package != "altmin_ext" else None
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if sections(text)])
+def test_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "example"}
+    missing = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for title, blocks in sections(PAGES[page]).items():
+            try:
+                for block in blocks:
+                    exec(compile(block, f"docs/{page}.md", "exec"), names)
+            except ImportError as error:
+                if (package := missing_package(error)) is None:
+                    raise
+                missing[title] = package
+                continue
+            names["printed"] = capsys.readouterr().out
+            HOLDS.get((page, title), lambda names: None)(names)
+    if missing:
+        pytest.skip(", ".join(f"{title} needs {package}" for title, package in missing.items()))
+
+
+def test_what_must_hold_is_of_sections_that_are_there() -> None:
+    there = {(page, title) for page, text in PAGES.items() for title in sections(text)}
+    assert HOLDS.keys() - there == set()
+
+
+def test_the_command_of_the_page_on_training_searches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"^```\n(altmin tune .*?)^```$", PAGES["training"], re.MULTILINE | re.DOTALL)
+    arguments = shlex.split(command.replace("\\\n", "").replace("30 --epochs 10", "1 --epochs 1"))[1:]
+    assert arguments[-6:-2] == ["--trials", "1", "--epochs", "1"]
+    assert main([*arguments, "--hidden", "8"]) == 0
+    assert "altmin train --data digits" in capsys.readouterr().out
+    assert Path("runs/tuned/study.db").exists()
+
+
+# ------------------------------------------------------------------------------------ examples in docstrings
+
+
+def modules() -> Iterator[Any]:
+    for module in pkgutil.walk_packages(altmin_ext.__path__, "altmin_ext."):
+        if not module.name.endswith("__main__"):
+            try:
+                yield importlib.import_module(module.name)
+            except ImportError as error:
+                if missing_package(error) is None:
+                    raise
+
+
+EXAMPLES = [
+    example
+    for module in [altmin_ext, *modules()]
+    for example in doctest.DocTestFinder(exclude_empty=True).find(module)
+    if example.examples
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_the_example_of_a_docstring(
+    example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report: list[str] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        doctest.DocTestRunner().run(example, out=report.append)
+    assert report == []
+
+
+# ------------------------------------------------------------------------------------------------- the API
+
+
+def listed() -> list[str]:
+    """The names that the pages on the API list, in full."""
+    found = []
+    for page in sorted((DOCS / "api").glob("*.md")):
+        module = ""
+        for line in page.read_text("utf-8").splitlines():
+            if match := re.match(r"\.\. (?:automodule|currentmodule):: (\S+)", line):
+                module = match[1]
+                if line.startswith(".. auto"):
+                    found.append(module)
+            elif match := re.match(r"   (\w[\w.]*)$", line):
+                found.append(f"{module}.{match[1]}")
+    return found
+
+
+def stands_for(name: str) -> Any:
+    value: Any = altmin_ext
+    for part in name.split(".")[1:]:
+        value = getattr(value, part, None) or importlib.import_module(f"{value.__name__}.{part}")
+    return value
+
+
+def test_the_api_is_complete() -> None:
+    """Every module that is public and every name in its ``__all__``, once."""
+    pytest.importorskip("sklearn")
+    names = listed()
+    assert len(names) == len(set(names))
+    there = {id(stands_for(name)) for name in names}
+    public = [m.name for m in pkgutil.iter_modules(altmin_ext.__path__, "altmin_ext.") if "._" not in m.name]
+    lacking = set(public) - set(names)
+    for module in [altmin_ext, *map(importlib.import_module, public)]:
+        lacking |= {f"{module.__name__}.{n}" for n in module.__all__ if id(getattr(module, n)) not in there}
+    assert lacking == set()
