@@ -95,7 +95,9 @@ def patched(text: str, diff: str, path: str) -> str:
 def contents(folders: Sequence[str], names: Collection[str]) -> dict[str, str]:
     """The text of every file in folders of the sources, by its path, after the blocks of these sections."""
     kinds = {".py", ".h", ".cpp", ".cu", ".md", ".txt", ".toml", ".typed"}
-    files = [ROOT / name for name in ("CMakeLists.txt", "README.md", "pyproject.toml")]
+    files = [
+        ROOT / name for name in ("CMakeLists.txt", "docs/data.md", "docs/methods/index.md", "pyproject.toml")
+    ]
     for folder in folders:
         files += [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in kinds]
     texts = {str(path.relative_to(ROOT)): path.read_text() for path in files}

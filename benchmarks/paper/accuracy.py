@@ -333,7 +333,7 @@ def table() -> str:
                 continue
             values, t = [r["accuracy"] for r in runs], runs[0]["trial"]
             spread = f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
-            goal = f"≥ {experiment.goal:.3f}" if method == "am-adam" else ""
+            goal = f"≥ {experiment.goal:.3f}" if method == "am-adam" and experiment.goal else ""
             setting = ", ".join(f"{key} {value:g}" for key, value in t.items() if key != "lr_schedule")
             cells = (
                 name,

@@ -39,10 +39,11 @@ def _head(*titles: str) -> list[str]:
 
 def table() -> str:
     """Accuracies by learner and stream; then per stream what they cost; then what was tuned."""
-    return "\n\n".join([_overview(), *(_details(*one) for one in experiments()), _options()])
+    return "\n\n".join([overview(), *(_details(*one) for one in experiments()), _options()])
 
 
-def _overview() -> str:
+def overview() -> str:
+    """The averages over all classes, by learner and stream."""
     found = experiments()
     lines = _head("average over all classes", *(f"{name}, {_times(passes)}" for name, passes in found))
     for contender in contenders:

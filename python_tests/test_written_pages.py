@@ -1,0 +1,142 @@
+"""The written pages. Oracle: their links lead somewhere, their tables are those of the code and of the records, and
+what their examples print is as good as they say."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from altmin_ext import data, methods
+
+from . import pages
+
+if not pages.DOCS.is_dir():
+    pytest.skip("only the tests are here, not the pages", allow_module_level=True)
+WRITTEN = [
+    pages.README,
+    pages.ROOT / "CONTRIBUTING.md",
+    pages.ROOT / "benchmarks" / "README.md",
+    *sorted(pages.DOCS.rglob("*.md")),
+]
+
+OF_METHODS = sorted({page.stem for page in (pages.DOCS / "methods").glob("*.md")} - {"index"})
+
+
+def read(name: str) -> str:
+    return (pages.DOCS / name).read_text(encoding="utf-8")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(pages.ROOT))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name_of)
+def test_links_lead_somewhere(page):
+    for link in pages.links(page.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{name_of(page)} links to {link}"
+        if anchor:
+            anchors = [anchor for _, anchor in pages.headings(target.read_text(encoding="utf-8"))]
+            assert anchor in anchors, f"{name_of(page)} links to {link}"
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
+
+
+def test_tables_are_those_of_the_code_and_of_the_records():
+    written = pytest.importorskip("benchmarks.pages", reason="the studies are not here")
+    held = []
+    for page in written.pages():
+        text = page.read_text(encoding="utf-8")
+        held += written.names(text)
+        assert written.filled(text) == text, (
+            f"run `python -m benchmarks.pages`: {name_of(page)} is not up to date"
+        )
+    assert set(held) == set(written.tables), "a table stands on no page"
+
+
+def test_table_of_methods_is_complete():
+    rows = pages.table(read("methods/index.md"))
+    names = [re.fullmatch(r"\[`(.+)`\]\(\1\.md\)", link)[1] for link, _ in rows]
+    assert sorted(names) == sorted(methods.names())
+
+
+def test_every_method_has_a_page():
+    assert set(OF_METHODS) == set(methods.names())
+
+
+@pytest.mark.parametrize("name", OF_METHODS)
+def test_a_page_of_a_method_has_all_its_parts(name):
+    text = read(f"methods/{name}.md")
+    assert [anchor for level, anchor in pages.headings(text) if level == 2] == [
+        "problem", "one-step", "options", "memory", "when-to-use-it", "source", "example",
+    ]  # fmt: skip
+    assert f"<!-- table: options of {name} -->" in text
+    (example,) = pages.blocks(text, "python")
+    assert len(example.splitlines()) <= 8
+
+
+def test_table_of_data_is_right():
+    pytest.importorskip("sklearn")
+    section = pages.section(read("data.md"), "known-data-sets")
+    rows = {name: (samples, shape) for name, samples, shape in pages.table(section)}
+    assert list(rows) == data.names()
+    digits = data.load("digits")
+    samples, shape = rows["digits"]
+    assert [int(part.replace(",", "")) for part in samples.split("+")] == [
+        len(digits.train[0]),
+        len(digits.test[0]),
+    ]
+    assert tuple(int(part) for part in shape.split("×")) == digits.shape
+
+
+# ---------------------------------------------------------------------------------------------------------- examples
+
+Check = Callable[[Sequence[float]], bool]
+
+
+def at_least(*bounds: float) -> Check:
+    return lambda printed: all(value > bound for value, bound in zip(printed, bounds, strict=True))
+
+
+EXAMPLES: dict[str, Check] = {
+    "data.md": lambda printed: printed[0] > 0.8,  # half of the signs are guessed
+    "losses.md": at_least(0.85),
+    # A learner that forgets ends at a fifth.
+    "forgetting.md": at_least(0.7, 0.9, 0.9),
+    # Features below are random in the second; by the first they are learnt, without a derivative.
+    "non_differentiable.md": lambda printed: (
+        printed[0] > printed[2] + 0.05
+        and printed[1] > 0
+        and printed[3] == 0
+        and printed[4] > 0.85
+        and printed[5] > 0
+        and printed[6] > 0.85
+        and printed[7] == 0
+    ),
+    # One short code step is backpropagation's direction; one long one is in the lowest layer; twenty are not.
+    "which_method.md": lambda printed: (
+        printed[0] > 0.999
+        and 0.95 < printed[1] < 0.999
+        and max(printed[3:5]) < 0.9
+        and min(printed[6:]) > 0.999
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_print_what_the_page_says(name, capsys, tmp_path):
+    pytest.importorskip("sklearn")
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(pages.blocks(read(name), "python")), encoding="utf-8")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        runpy.run_path(str(script))
+    printed = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", capsys.readouterr().out)]
+    assert EXAMPLES[name](printed), printed
