@@ -187,12 +187,36 @@ def test_the_example_of_a_docstring(
 
 
 # What most programs call. Names as altmin_ext hands them out.
-SHOWN = """
-    train evaluate predict History EarlyStopping Checkpoint make_method Method.step Method.learn merge_memories
-    as_optimizer fit_filters Stage nn.Sign checkpoint.save checkpoint.load data.load data.split
-    data.streams.class_tasks models.mlp models.binary_mlp models.lenet5 models.elman_rnn models.deepfacto
-    models.random_features models.patch_features estimators.AMClassifier estimators.AMRegressor
-""".split()
+SHOWN = [
+    "train",
+    "evaluate",
+    "predict",
+    "History",
+    "EarlyStopping",
+    "Checkpoint",
+    "make_method",
+    "Method.step",
+    "Method.learn",
+    "merge_memories",
+    "as_optimizer",
+    "fit_filters",
+    "Stage",
+    "nn.Sign",
+    "checkpoint.save",
+    "checkpoint.load",
+    "data.load",
+    "data.split",
+    "data.streams.class_tasks",
+    "models.mlp",
+    "models.binary_mlp",
+    "models.lenet5",
+    "models.elman_rnn",
+    "models.deepfacto",
+    "models.random_features",
+    "models.patch_features",
+    "estimators.AMClassifier",
+    "estimators.AMRegressor",
+]
 
 
 @pytest.mark.parametrize("name", SHOWN)
