@@ -69,6 +69,13 @@ def evaluate(
 
     Raises:
         TypeError, ValueError: an argument is wrong, or data and model do not fit each other.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> found = altmin_ext.evaluate(models.mlp(4, [16], 2), (torch.randn(50, 4), torch.arange(50) % 2))
+        >>> found.samples, 0 <= found.accuracy <= 1
+        (50, True)
     """
     model = as_chain(model)
     _check.model_in_memory(model)
@@ -109,6 +116,13 @@ def predict(
 
     Raises:
         TypeError, ValueError: an argument is wrong, or x does not fit the model.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> logits = altmin_ext.predict(models.mlp(4, [16], 3), torch.randn(50, 4))
+        >>> logits.shape, logits.requires_grad
+        (torch.Size([50, 3]), False)
     """
     model = as_chain(model)
     _check.model_in_memory(model)

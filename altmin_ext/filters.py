@@ -50,6 +50,14 @@ def fit_filters(model: nn.Module, x: Tensor, *, damping: float = 0.1, seed: int 
     References:
         Coates, Lee & Ng, An analysis of single-layer networks in unsupervised feature learning, AISTATS 2011.
         Coates & Ng, Learning feature representations with k-means, in Neural Networks: Tricks of the Trade, 2012.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> model = models.patch_features((1, 8, 8), 90, 10, kernel_size=4)
+        >>> altmin_ext.fit_filters(model, torch.randn(100, 1, 8, 8))
+        >>> altmin_ext.filters.filters_of(model).weight.shape
+        torch.Size([10, 1, 4, 4])
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but is {_check.named_type(model)}.")

@@ -61,6 +61,14 @@ class History:
     The three step records keep the last ``step_limit`` steps, 100,000. A run over an endless stream therefore
     stays within a few megabytes. The first step that is kept has the number ``steps - len(step_loss)``, counted from
     0. The records grow at the end of each epoch, and every hundred steps within one (on a GPU, every thousand).
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> data = torch.randn(100, 4), torch.arange(100) % 2
+        >>> history = altmin_ext.train(models.mlp(4, [16], 2), data, epochs=2, batch_size=20, progress=False)
+        >>> [row["epoch"] for row in history.epochs], history.step_loss.shape
+        ([1, 2], torch.Size([10]))
     """
 
     step_limit = 100_000

@@ -39,6 +39,12 @@ def mlp(n_in: int, hidden: Sequence[int], n_out: int, activation: str = "relu") 
     Raises:
         TypeError: a width is no integer, ``hidden`` no list, or ``activation`` no name.
         ValueError: there is no activation of that name, or a width is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from altmin_ext import models
+        >>> models.mlp(784, [100, 100], 10)(torch.randn(5, 1, 28, 28)).shape
+        torch.Size([5, 10])
     """
     activation = _check.known("activation", activation, known_activations)
     widths = _checked_widths(n_in, hidden, n_out)
@@ -67,6 +73,13 @@ def binary_mlp(
     Raises:
         TypeError: a width is no integer, or ``hidden`` no list.
         ValueError: there is no surrogate of that name, or a width is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from altmin_ext import models
+        >>> model = models.binary_mlp(64, (30, 30), 10, surrogate="none")
+        >>> model[:4](torch.randn(100, 64)).unique().tolist()
+        [-1.0, 1.0]
     """
     widths = _checked_widths(n_in, hidden, n_out)
     modules: list[nn.Module] = [nn.Flatten()]
@@ -95,6 +108,12 @@ def lenet5(in_channels: int = 1, size: int = 28, n_out: int = 10) -> nn.Sequenti
     Raises:
         TypeError: a number is no integer.
         ValueError: the images are too small, or a number is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from altmin_ext import models
+        >>> models.lenet5(in_channels=3, size=32)(torch.randn(5, 3, 32, 32)).shape
+        torch.Size([5, 10])
     """
     in_channels, n_out = _check.integer("in_channels", in_channels), _check.integer("n_out", n_out)
     size = _check.integer("size", size, minimum=16)
@@ -126,6 +145,12 @@ def elman_rnn(n_in: int = 1, hidden: int = 50, steps: int = 784, n_out: int = 10
     Raises:
         TypeError: a size is no integer.
         ValueError: a size is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from altmin_ext import models
+        >>> models.elman_rnn(n_in=8, hidden=15, steps=8)(torch.randn(5, 1, 8, 8)).shape  # row by row
+        torch.Size([5, 10])
     """
     sizes = {"n_in": n_in, "hidden": hidden, "steps": steps, "n_out": n_out}
     n_in, hidden, steps, n_out = (_check.integer(name, value) for name, value in sizes.items())
@@ -148,6 +173,15 @@ def deepfacto(encoder: nn.Module, features: int, rank: int, head: nn.Module) -> 
 
     Raises:
         TypeError, ValueError: ``features`` or ``rank`` is no integer, or below 1.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from altmin_ext import models
+        >>> model = models.deepfacto(nn.Linear(64, 100), 100, 30, nn.Linear(30, 10))
+        >>> codes = model[:-1](torch.randn(5, 64))
+        >>> codes.shape, bool((codes >= 0).all())
+        (torch.Size([5, 30]), True)
     """
     return nn.Sequential(encoder, nn.ReLU(), NonNegativeFactors(features, rank), head)
 
@@ -176,6 +210,12 @@ def random_features(
         TypeError: a number is no integer, or ``activation`` no name.
         ValueError: there is no activation of that name, a number is below 1, or ``n_in`` is not the shape of an
             image.
+
+    Examples:
+        >>> from altmin_ext import models
+        >>> model = models.random_features(64, 500, 10)
+        >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        ['3.weight', '3.bias']
     """
     activation = _check.known("activation", activation, known_activations)
     width, n_out = _check.integer("width", width), _check.integer("n_out", n_out)
@@ -226,6 +266,12 @@ def patch_features(
     Raises:
         TypeError: a number is no integer, or ``shape`` no list.
         ValueError: ``shape`` does not have three numbers, images are too small, or a number is below 1.
+
+    Examples:
+        >>> import torch
+        >>> from altmin_ext import models
+        >>> models.patch_features((3, 32, 32), 900, 10)(torch.randn(5, 3, 32, 32)).shape
+        torch.Size([5, 10])
     """
     width, n_out = _check.integer("width", width), _check.integer("n_out", n_out)
     kernel_size, sizes = _check.integer("kernel_size", kernel_size), _check.integers("shape", shape)

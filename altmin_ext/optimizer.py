@@ -207,6 +207,16 @@ def as_optimizer(method: Method) -> MethodOptimizer:
     Raises:
         TypeError: it is no method.
         ValueError: several processes train together: they average gradients, of which a step has none.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> optimizer = altmin_ext.as_optimizer(altmin_ext.make_method("am-adam", models.mlp(4, [16], 2), lr=0.01))
+        >>> scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+        >>> report = optimizer.step(lambda: (torch.randn(30, 4), torch.arange(30) % 2))
+        >>> scheduler.step()
+        >>> optimizer.param_groups[0]["lr"]
+        0.005
     """
     if not isinstance(method, Method):
         raise TypeError(

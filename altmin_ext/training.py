@@ -159,6 +159,18 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the current minibatch has been completed. A callback that has kept
             ``state.history`` has the record up to there.
         SystemExit: SIGTERM or SIGHUP with ``checkpoint``, likewise, unless the program handles them itself.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+        >>> y = (x[:, 0] > x[:, 1]).long()
+        >>> model = models.mlp(4, [16], 2)
+        >>> history = altmin_ext.train(model, (x, y), epochs=20, batch_size=30, lr=0.01, progress=False)
+        >>> len(history.epochs), history.steps
+        (20, 200)
+        >>> history.epochs[-1]["accuracy"] > 0.9
+        True
     """
     epochs = _check.integer("epochs", epochs)
     batch_size = _check.integer("batch_size", batch_size)

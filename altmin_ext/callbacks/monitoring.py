@@ -137,6 +137,24 @@ class EarlyStopping(Monitor):
 
     Raises:
         TypeError, ValueError: an argument is wrong.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+        >>> stopping = altmin_ext.EarlyStopping(patience=2)
+        >>> history = altmin_ext.train(
+        ...     models.mlp(4, [16], 2),
+        ...     (x, (x[:, 0] > 0).long()),
+        ...     epochs=200,
+        ...     validation_fraction=0.2,
+        ...     callbacks=[stopping],
+        ...     progress=False,
+        ... )
+        >>> len(history.epochs) == stopping.best_epoch + 2
+        True
+        >>> stopping.best == max(row["validation_accuracy"] for row in history.epochs)
+        True
     """
 
     def __init__(
@@ -209,6 +227,18 @@ class Checkpoint(Monitor):
 
     Raises:
         TypeError, ValueError: an argument is wrong.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> x, y = torch.randn(300, 4), torch.arange(300) % 2
+        >>> best = altmin_ext.Checkpoint("best.safetensors", "validation_loss")
+        >>> history = altmin_ext.train(
+        ...     models.mlp(4, [16], 2), (x, y), epochs=3, validation_fraction=0.2, callbacks=[best], progress=False
+        ... )
+        >>> kept = altmin_ext.checkpoint.load("best.safetensors")
+        >>> kept.extra["validation_loss"] == best.best, kept.extra["epoch"] == best.best_epoch
+        (True, True)
     """
 
     def __init__(

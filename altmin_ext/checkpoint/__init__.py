@@ -101,6 +101,14 @@ def save(
             nothing to save.
         DivergenceError: an earlier step of the method on a GPU was not finite.
         OSError: the file cannot be written. Whatever is raised, a file that was there before is untouched.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import checkpoint, models
+        >>> model = models.mlp(4, [16], 2)
+        >>> checkpoint.save("mine.safetensors", model=model, fold=3)
+        >>> checkpoint.load("mine.safetensors").extra
+        {'fold': 3}
     """
     _check_objects(model, method)
     if history is not None and not isinstance(history, History):
@@ -148,6 +156,17 @@ def load(
         TypeError: ``model`` or ``method`` has a wrong type.
         ValueError: the file is no checkpoint, has been altered, or is of a newer format; or what it holds does not
             fit the model or the method; or the method is of another model. Nothing has changed.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import checkpoint, models
+        >>> method = altmin_ext.make_method("am-adam", models.mlp(4, [16], 2))
+        >>> _ = method.step(torch.randn(30, 4), torch.arange(30) % 2)
+        >>> checkpoint.save("mine.safetensors", method=method)
+        >>> again = altmin_ext.make_method("am-adam", models.mlp(4, [16], 2))
+        >>> _ = checkpoint.load("mine.safetensors", method=again)
+        >>> again.steps, torch.equal(again.model[1].weight, method.model[1].weight)
+        (1, True)
     """
     _check_objects(model, method)
     tree = _file.read(path)

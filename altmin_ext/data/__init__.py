@@ -56,6 +56,15 @@ def load(name: str, *, download: bool = True) -> DataSet:
         ImportError: scikit-learn (digits) or pooch (downloads) is missing; ``altmin_ext[data]`` installs both.
         FileNotFoundError: files are missing, and ``download`` is False.
         OSError: the download failed; nothing incomplete is kept.
+
+    Examples:
+        >>> from altmin_ext import data
+        >>> digits = data.load("digits")
+        >>> digits.shape, digits.n_in, digits.classes
+        ((1, 8, 8), 64, 10)
+        >>> x, y = digits.train
+        >>> x.shape, y.shape, len(digits.test[0])
+        (torch.Size([1437, 1, 8, 8]), torch.Size([1437]), 360)
     """
     source = _source(name)
     contents: list[object] = []
@@ -109,6 +118,13 @@ def split(
     Raises:
         TypeError: x or y is no tensor, ``fraction`` no number, or ``seed`` no integer.
         ValueError: ``fraction`` is not between 0 and 1, or the samples are not at least two with one y each.
+
+    Examples:
+        >>> import torch
+        >>> from altmin_ext import data
+        >>> training, validation = data.split((torch.randn(100, 4), torch.arange(100) % 2), 0.2)
+        >>> len(training[0]), len(validation[0])
+        (80, 20)
     """
     x, y = data.train if isinstance(data, DataSet) else data
     x, y = _check.tensor("x", x), _check.tensor("y", y)

@@ -30,6 +30,12 @@ def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
     Raises:
         TypeError: ``data`` is no DataSet, or ``classes_per_task`` no integer.
         ValueError: it does not divide the number of classes.
+
+    Examples:
+        >>> from altmin_ext import data
+        >>> tasks = data.streams.class_tasks(data.load("digits"))
+        >>> [task.train[1].unique().tolist() for task in tasks]
+        [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
     _check_data_set(data)
     classes_per_task = _check.integer("classes_per_task", classes_per_task)

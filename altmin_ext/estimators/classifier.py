@@ -93,6 +93,15 @@ class AMClassifier(ClassifierMixin, NetworkEstimator):
     Raises:
         TypeError, ValueError: when fitting begins, for a parameter that is wrong; what was fitted before stays.
         DivergenceError: while fitting, as :func:`altmin_ext.train`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from altmin_ext.estimators import AMClassifier
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = np.where(X[:, 0] > X[:, 1], "left", "right")
+        >>> model = AMClassifier(hidden=(16,), epochs=20, batch_size=30, lr=0.01, random_state=0).fit(X, y)
+        >>> model.score(X, y) > 0.9, model.predict_proba(X).shape, model.classes_.tolist()
+        (True, (300, 2), ['left', 'right'])
     """
 
     _takes_classes = True

@@ -57,6 +57,15 @@ class AMRegressor(RegressorMixin, NetworkEstimator):
     Raises:
         TypeError, ValueError: when fitting begins, for a parameter that is wrong; what was fitted before stays.
         DivergenceError: while fitting, as :func:`altmin_ext.train`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from altmin_ext.estimators import AMRegressor
+        >>> X = np.random.default_rng(0).normal(size=(300, 4))
+        >>> y = X[:, 0] - np.abs(X[:, 1])
+        >>> model = AMRegressor(hidden=(32,), epochs=50, batch_size=30, lr=0.01, random_state=0).fit(X, y)
+        >>> model.score(X, y) > 0.9, model.predict(X).shape
+        (True, (300,))
     """
 
     _takes_classes = False

@@ -160,6 +160,16 @@ def make_method(
 
     Raises:
         TypeError, ValueError: an argument is wrong; the model is unchanged.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> method = altmin_ext.make_method("am-adam", models.mlp(4, [16], 2), lr=0.01)
+        >>> method.name, method.options.lr, method.options.mu
+        ('am-adam', 0.01, 0.5)
+        >>> altmin_ext.make_method("am-adam", models.mlp(4, [16], 2), learning_rate=0.01)
+        Traceback (most recent call last):
+        ValueError: unknown option of 'am-adam': 'learning_rate': it is called 'lr' here.
     """
     cls = method_class(name)
     known = option_names(name)

@@ -290,6 +290,15 @@ class Method(abc.ABC):
             DivergenceError: a code or a weight is not finite (with ``on_nonfinite="raise"``, or where "restore" has
                 not helped); the model keeps the last finite weights. With "raise" on a GPU, where a check would have
                 to wait, :meth:`raise_if_diverged` raises it; until then the weights do not move.
+
+        Examples:
+            >>> import torch, altmin_ext
+            >>> from altmin_ext import models
+            >>> method = altmin_ext.make_method("am-adam", models.mlp(4, [16], 2))
+            >>> x = torch.randn(30, 4)
+            >>> report = method.step(x, (x[:, 0] > 0).long())
+            >>> report.loss.shape, 0 <= int(report.correct) <= 30, method.steps
+            (torch.Size([]), True, 1)
         """
         planned = self.planned_for(x, y)
         if planned is not None:
@@ -357,6 +366,17 @@ class Method(abc.ABC):
             TypeError, ValueError: as for :meth:`step`; or the method trains on more than minibatches. Steps that came
                 before have been taken.
             DivergenceError: as for :meth:`step`. Steps that came before have been taken.
+
+        Examples:
+            >>> import torch, altmin_ext
+            >>> from altmin_ext import models
+            >>> method = altmin_ext.make_method("am-sgd", models.mlp(4, [16], 2), lr=0.05)
+            >>> x = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
+            >>> report = method.learn(x, (x[:, 0] > 0).long())
+            >>> method.steps, report.correct.shape
+            (1000, torch.Size([1000]))
+            >>> bool(report.correct[500:].double().mean() > 0.8)  # each is predicted, then learned
+            True
         """
         if self.full_batch or self.per_sample:
             raise ValueError(

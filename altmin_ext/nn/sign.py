@@ -59,6 +59,12 @@ class Sign(nn.Module):
 
     Raises:
         ValueError: there is no surrogate of that name.
+
+    Examples:
+        >>> import torch
+        >>> from altmin_ext.nn import Sign
+        >>> Sign("none")(torch.tensor([-0.5, 0.0, 2.0]))
+        tensor([-1., -1.,  1.])
     """
 
     def __init__(self, surrogate: str = "identity") -> None:

@@ -19,6 +19,13 @@ class Stage(nn.Module):
     Raises:
         TypeError: one of them is no module.
         ValueError: ``pre`` has parameters, or ``map`` has none.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), altmin_ext.Stage(nn.Tanh(), nn.Linear(8, 2)))
+        >>> model(torch.randn(5, 4)).shape
+        torch.Size([5, 2])
     """
 
     def __init__(self, pre: nn.Module | None, map: nn.Module) -> None:

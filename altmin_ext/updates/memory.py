@@ -39,6 +39,17 @@ def merge_memories(first: Sequence[Memory], second: Sequence[Memory]) -> list[Me
     Raises:
         TypeError: an entry is no pair of floating-point tensors.
         ValueError: the shapes of the two differ, or a memory cannot be one.
+
+    Examples:
+        >>> import torch, altmin_ext
+        >>> from altmin_ext import models
+        >>> parts = [altmin_ext.make_method("am-mem", models.mlp(4, [16], 2)) for _ in range(2)]
+        >>> for part in parts:
+        ...     _ = part.step(torch.randn(30, 4), torch.arange(30) % 2)
+        >>> merged = altmin_ext.merge_memories(*(part.memories for part in parts))
+        >>> both = altmin_ext.make_method("am-mem", models.mlp(4, [16], 2), memories=merged)
+        >>> [tuple(a.shape) for a, b in both.memories]
+        [(5, 5)]
     """
     one, other = read_memories("first", first), read_memories("second", second)
     shapes = [[tuple(matrix.shape) for memory in memories for matrix in memory] for memories in (one, other)]

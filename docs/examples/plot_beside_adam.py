@@ -1,6 +1,0 @@
-"""
-A first training, beside Adam
-=============================
-"""
-
-print(1)
