@@ -99,7 +99,7 @@ def _sentence(label: str, history: History) -> str:
     epochs = f"{len(history.epochs)} epoch{'' if len(history.epochs) == 1 else 's'}"
     minibatches = f"{history.steps:,} minibatch{'' if history.steps == 1 else 'es'}"
     seconds = sum(row["seconds"] for row in history.epochs)
-    parts = [f"{name}: {epochs}, {minibatches}, {seconds:.3g} s of training"]
+    parts = [f"{name}: {epochs}, {minibatches}, {number_text(seconds)} s of training"]
     if history.ended is not None:
         parts.append(history.ended)
     if history.restores:

@@ -85,7 +85,8 @@ def _axes(frame: _Frame, panel: Panel) -> Iterator[str]:
         yield f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick_label(tick)}</text>'
     yield f'<path d="M{_left} {bottom}H{right}" stroke="currentColor"/>'
     yield f'<text x="{right}" y="{_height - 6}" text-anchor="end">{escape(panel.along)}</text>'
-    yield f'<text x="{_left - 6}" y="12" text-anchor="end">{escape(panel.unit)}</text>'
+    if panel.unit:
+        yield f'<text x="{_left - 6}" y="12" text-anchor="end">{escape(panel.unit)}</text>'
 
 
 def _mark(frame: _Frame, row: int, x: float, text: str) -> Iterator[str]:
