@@ -15,7 +15,15 @@ from altmin_ext.filters import fit_filters
 from altmin_ext.methods import Method, StepReport, make_method, merge_memories
 from altmin_ext.nn import NonNegativeFactors, Stage
 from altmin_ext.optimizer import MethodOptimizer, as_optimizer
-from altmin_ext.training import Evaluation, History, evaluate, plot_histories, predict, train
+from altmin_ext.training import (
+    Evaluation,
+    History,
+    evaluate,
+    plot_histories,
+    predict,
+    report_histories,
+    train,
+)
 
 __all__ = [
     "Checkpoint",
@@ -46,6 +54,7 @@ __all__ = [
     "ops",
     "plot_histories",
     "predict",
+    "report_histories",
     "schedules",
     "train",
 ]

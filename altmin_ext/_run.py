@@ -18,6 +18,7 @@ from altmin_ext import _check
 from altmin_ext._batches import Batches, MemoryBatches
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext._metrics import Metrics
+from altmin_ext._provenance import environment, how_it_ended, settings
 from altmin_ext._run_file import RunFile
 from altmin_ext._streams import Unfailing
 from altmin_ext.callbacks import TrainingState
@@ -73,6 +74,7 @@ class Run:
         try:
             self._run(progress)
         except BaseException as error:
+            self.state.history.ended = how_it_ended(error)
             self.hooks.close(self.state, error)
             raise
         self.hooks.close(self.state, None)
@@ -89,6 +91,11 @@ class Run:
                 held.held = True
                 file.start(self)
                 held.release()
+            # After the history of an earlier process has been read, which may have had other ones.
+            state.history.settings, state.history.environment = (
+                settings(state),
+                environment(state.method.device),
+            )
             try:
                 self._train(bar, held)
             except BaseException as error:
@@ -100,6 +107,7 @@ class Run:
                 if self._record is not None:
                     self._record.close()
             held.held = True
+            state.history.ended = "stopped" if state.stopped else "completed"
             for hook in self.hooks.on_end:
                 hook(state)
             held.release()
@@ -267,7 +275,9 @@ class Run:
             "epoch": state.epoch,
             "step": state.step,
             "stopped": state.stopped,
-            "report": None if report is None else [report.loss, report.correct, report.objective],
+            "report": None
+            if report is None
+            else [getattr(report, f.name) for f in dataclasses.fields(report)],
             "sums": None if self._record is None else self._record.state(),
             "batches": self.batches.state(),
             "left": {"on_step": self.hooks.on_step.left, "on_epoch": self.hooks.on_epoch.left},

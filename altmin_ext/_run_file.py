@@ -261,7 +261,7 @@ def describe(
         },
         "on_nonfinite": method.on_nonfinite,
         "the method's seed": method.seed,
-        "modules": [f"{path}: {_describe_module(module)}" for path, module in model.named_modules()],
+        "modules": [f"{path}: {describe_module(module)}" for path, module in model.named_modules()],
         "parameters": [
             f"{name} {tuple(own.shape)} {own.dtype}{'' if own.requires_grad else ', frozen'}"
             for name, own in model.named_parameters()
@@ -322,7 +322,7 @@ def _describe_tensor(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {tensor.dtype} of sha256 {content.hexdigest()}"
 
 
-def _describe_module(module: nn.Module) -> str:
+def describe_module(module: nn.Module) -> str:
     """Its type; of torch's own and ours the options as well, which others may change as they train."""
     kind = type(module)
     known = kind.__module__.startswith(("torch.nn.", "altmin_ext."))

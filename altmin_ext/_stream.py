@@ -30,14 +30,15 @@ class Stream:
         self._correct = torch.zeros(steps, dtype=torch.int64, device=x.device)
         self._counts_correct = True
         self._objectives: list[Tensor] = []
+        self._displacements: list[Tensor] = []
         self._at_once = 1  # steps per native call, until they have been timed
 
-    def learn(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def learn(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Make all steps.
 
         Returns:
-            The mean losses (steps,), the counts of correct samples (steps,) or None, and the objectives
-            (steps, stages) or None.
+            The mean losses (steps,), the counts of correct samples (steps,) or None, the objectives (steps, stages)
+            or None, and the displacements (steps, hidden stages) or None.
         """
         done = 0
         with HeldInterrupt() as interrupt:
@@ -53,6 +54,7 @@ class Stream:
             self._losses,
             self._correct if self._counts_correct else None,
             torch.stack(self._objectives) if self._objectives else None,
+            torch.stack(self._displacements) if self._displacements else None,
         )
 
     def _minibatch(self, number: int) -> tuple[Tensor, Tensor]:
@@ -80,3 +82,5 @@ class Stream:
             self._correct[number] = report.correct
         if report.objective is not None:
             self._objectives.append(report.objective)
+        if report.displacement is not None:
+            self._displacements.append(report.displacement)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext._files import from_json, read_file, sealed, unsealed, write_file
+from altmin_ext.pictures import panels
 
 if TYPE_CHECKING:
     import pandas
@@ -41,10 +42,15 @@ class History:
               run's ``metrics``;
             - ``seconds``: of training, without validation; ``samples_per_second`` likewise;
             - ``learning_rate_factor``: from the learning-rate schedule;
-            - ``objective``: a list, the mean local objective of every stage over all samples, first stage first.
+            - ``objective``: a list, the mean local objective of every stage over all samples, first stage first;
+            - ``displacement``: a list, how far a step moves the codes of every hidden stage, first stage first: the
+              mean over all samples of :attr:`altmin_ext.StepReport.displacement`, in the codes' own units;
+            - ``steps``: the number of minibatches trained on by its end;
+            - ``restores``: :attr:`restores` by its end.
 
             Values that do not apply are None: accuracies if nothing is classified, as with ``loss="mse"``, validation
-            without validation data, objectives without ``report_objective=True``. An epoch that an interrupt or an
+            without validation data, objectives and displacements without ``report_objective=True``, and the last
+            three in records of versions that did not keep them. An epoch that an interrupt or an
             error has ended early has a row, too, of the minibatches that it completed, without validation.
         loss: the name of the loss, or of the criterion's class or the function; None before the run.
         steps: number of minibatches trained on.
@@ -57,6 +63,11 @@ class History:
             all other methods.
         restores: how often the method has gone back to an earlier state, ``method.restores``, by the end of the run;
             None unless ``on_nonfinite="restore"``.
+        ended: how the run ended: "completed"; "stopped", by a callback that asked for it; "interrupted", by Ctrl-C or
+            a signal; "diverged"; or "ended by" the name of another exception. None while it goes on.
+        settings: of the run, by name: method, loss, options, seed, batch size, epochs, device, dtype, the number of
+            parameters, the network (a line for every module) and the names of the stages. None before the run.
+        environment: versions, CPU, instruction set and threads of the process that ended the run; None before it.
 
     The three step records keep the last ``step_limit`` steps, 100,000. A run over an endless stream therefore
     stays within a few megabytes. The first step that is kept has the number ``steps - len(step_loss)``, counted from
@@ -82,6 +93,9 @@ class History:
         self.step_objective: Tensor | None = None
         self.objective_rose: bool | None = None
         self.restores: int | None = None
+        self.ended: str | None = None
+        self.settings: dict[str, Any] | None = None
+        self.environment: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         last = ", ".join(f"{key} {value:.4g}" for key, value in self._last_numbers())
@@ -89,7 +103,7 @@ class History:
 
     def _last_numbers(self) -> Iterator[tuple[str, float]]:
         if self.epochs:
-            metrics = [f"validation_{name}" for name in _metrics(self.epochs)]
+            metrics = [f"validation_{name}" for name in panels.metrics(self.epochs)]
             for key in ("loss", "accuracy", "validation_loss", "validation_accuracy", *metrics):
                 if self.epochs[-1].get(key) is not None:
                     yield key, self.epochs[-1][key]
@@ -142,6 +156,12 @@ class History:
         columns = None if self.epochs else list(_row)
         return _require("pandas", "pandas").DataFrame(self.epochs, columns=columns).set_index("epoch")
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how far the run has come, its curves, and a table of its epochs."""
+        from altmin_ext.pictures import page
+
+        return page.fragment(self)
+
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw learning curves: loss, accuracy if there is one, and metrics by epoch, for training and validation.
 
@@ -150,7 +170,7 @@ class History:
                 None for no file.
 
         Returns:
-            The ``matplotlib.figure.Figure``.
+            A ``matplotlib.figure.Figure``, as :func:`plot_histories` does.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -158,6 +178,17 @@ class History:
             OSError: the file cannot be written; a file that was there before is untouched.
         """
         return plot_histories({"": self}, path)
+
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write a page about the run, see :func:`report_histories`.
+
+        Args:
+            path: of the file, such as "report.html".
+
+        Raises:
+            OSError: the file cannot be written; a file that was there before is untouched.
+        """
+        report_histories({"": self}, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one JSON file, completely or not at all.
@@ -194,6 +225,7 @@ class History:
             "step_objective": None if self.step_objective is None else self.step_objective.tolist(),
             "objective_rose": self.objective_rose,
             "restores": self.restores,
+            **{name: getattr(self, name) for name in _about_the_run},
         }
         return sealed(document)
 
@@ -215,7 +247,7 @@ class History:
             ValueError: it is something else; nothing has changed.
         """
         try:
-            read = _read_state("", dict(state) if isinstance(state, Mapping) else state)
+            read = _read_state("", _completed(state, _about_the_run))
             for name in ("step_accuracy", "step_objective"):
                 if read[name] is not None and len(read[name]) != len(read["step_loss"]):
                     raise ValueError(f"{name} has {len(read[name])} entries")
@@ -257,13 +289,15 @@ class History:
             raise ValueError(f"it lacks the format {_FORMAT!r}")
         if document["format"] == _FORMAT:
             document = unsealed(content)
-        # Older files lack some.
-        document = {"loss": None, "objective_rose": None, "restores": None, **document}
-        read = _read_document("", document)
+        read = _read_document(
+            "", _completed(document, ("loss", "objective_rose", "restores", *_about_the_run))
+        )
         history = cls()
         history.epochs = read["epochs"]
         history.loss, history.objective_rose = read["loss"], read["objective_rose"]
         history.restores, history.steps = read["restores"], read["steps"]
+        for name in _about_the_run:
+            setattr(history, name, read[name])
         history.step_loss = _to_tensor("step_loss", read["step_loss"])
         if len(history.step_loss) > history.steps:
             raise ValueError(f"step_loss has {len(history.step_loss)} entries for {history.steps} steps")
@@ -355,13 +389,51 @@ _row: dict[str, _Reader] = {
     "samples_per_second": _read_number,
     "learning_rate_factor": _read_number,
     "objective": _or_none(_list_of(_read_number)),
+    "displacement": _or_none(_list_of(_read_number)),
+    "steps": _or_none(_read_count),
+    "restores": _or_none(_read_count),
 }
+_read_whole_row = _object_of(_row, more=True)
+
+
+def _read_row(place: str, value: Any) -> dict[str, Any]:
+    """A row, those of older versions with None for what they lack."""
+    row: dict[str, Any] = _read_whole_row(place, _completed(value, ("displacement", "steps", "restores")))
+    return row
+
+
+def _read_plain(place: str, value: Any) -> Any:
+    """A word, number or truth value, None, or a list of words."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    raise ValueError(f"{place} is neither a word nor a number")
+
+
+def _read_settings(place: str, value: Any) -> dict[str, Any]:
+    return {name: _read_plain(f"{place}.{name}", own) for name, own in _of_type(dict)(place, value).items()}
+
+
+_about_the_run: dict[str, _Reader] = {
+    "ended": _or_none(_of_type(str)),
+    "settings": _or_none(_read_settings),
+    "environment": _or_none(_read_settings),
+}
+
+
+def _completed(document: Any, newer: Iterable[str]) -> Any:
+    """A document with None for the names that older versions did not write."""
+    if not isinstance(document, Mapping):
+        return document
+    return {**document, **{name: None for name in newer if name not in document}}
+
 
 # A file, as History.save writes it.
 _read_document = _object_of(
     {
         "format": _of_type(str),
-        "epochs": _list_of(_object_of(_row, more=True)),
+        "epochs": _list_of(_read_row),
         "loss": _or_none(_of_type(str)),
         "steps": _read_count,
         "step_loss": _list_of(_read_number),
@@ -369,6 +441,7 @@ _read_document = _object_of(
         "step_objective": _or_none(_list_of(_list_of(_read_number))),
         "objective_rose": _or_none(_of_type(bool)),
         "restores": _or_none(_read_count),
+        **_about_the_run,
     }
 )
 
@@ -387,7 +460,7 @@ def _record_of(dimensions: int) -> _Reader:
 # A state, as History.state_dict returns it.
 _read_state = _object_of(
     {
-        "epochs": _list_of(_object_of(_row, more=True)),
+        "epochs": _list_of(_read_row),
         "loss": _or_none(_of_type(str)),
         "steps": _read_count,
         "step_loss": _record_of(1),
@@ -395,6 +468,7 @@ _read_state = _object_of(
         "step_objective": _or_none(_record_of(2)),
         "objective_rose": _or_none(_of_type(bool)),
         "restores": _or_none(_read_count),
+        **_about_the_run,
     }
 )
 
@@ -472,9 +546,11 @@ class EpochRecord:
             # A minibatch without labels has no loss, but it has objectives.
             described = counted | ((sizes == 0) & objective.isfinite().all(1))
             sums.described = _added(sums.described, whole[described])
-            weighted = (objective * whole[:, None])[described].unbind(1)
-            before = sums.objective or [0.0] * len(weighted)
-            sums.objective = [_added(total, own) for total, own in zip(before, weighted, strict=True)]
+            sums.objective = _added_by_stage(sums.objective, objective[described], whole[described])
+            displacements = [r.displacement for r in reports if r.displacement is not None]
+            if displacements:
+                moved = torch.stack(displacements).cpu().double()[described]
+                sums.displacement = _added_by_stage(sums.displacement, moved, whole[described])
         self._history.add_steps(loss, accuracy, objective)
         self._reports, self._sizes = [], []
 
@@ -497,9 +573,15 @@ class EpochRecord:
                 "seconds": seconds,
                 "samples_per_second": self.samples / seconds,
                 "learning_rate_factor": self._learning_rate_factor,
-                "objective": None
-                if sums.objective is None
-                else [total / described for total in sums.objective],
+                **{
+                    name: None if totals is None else [total / described for total in totals]
+                    for name, totals in (
+                        ("objective", sums.objective),
+                        ("displacement", sums.displacement),
+                    )
+                },
+                "steps": self._history.steps,
+                "restores": self._history.restores,
             }
         )
 
@@ -509,7 +591,7 @@ class _Sums:
     """Over the minibatches of an epoch, each weighted by the samples that it counts for.
 
     Attributes:
-        loss, correct, objective: the totals; None where nothing was classified or reported.
+        loss, correct, objective, displacement: the totals; None where nothing was classified or reported.
         counted, classified, described: the samples that they are of.
     """
 
@@ -519,6 +601,7 @@ class _Sums:
     classified: float = 0.0
     objective: list[float] | None = None
     described: float = 0.0
+    displacement: list[float] | None = None
 
 
 def _added(total: float, values: Tensor) -> float:
@@ -526,6 +609,13 @@ def _added(total: float, values: Tensor) -> float:
     for value in values.tolist():
         total += value
     return total
+
+
+def _added_by_stage(totals: list[float] | None, values: Tensor, sizes: Tensor) -> list[float]:
+    """The totals of all stages and the values (minibatches, stages), each times the size of its minibatch."""
+    weighted = (values * sizes[:, None]).unbind(1)
+    before = totals or [0.0] * len(weighted)
+    return [_added(total, own) for total, own in zip(before, weighted, strict=True)]
 
 
 def plot_histories(
@@ -543,7 +633,9 @@ def plot_histories(
         held_out: the label of the validation data, such as "test".
 
     Returns:
-        The ``matplotlib.figure.Figure``.
+        A ``matplotlib.figure.Figure``. A notebook shows it where it is the value of a cell; in a script its
+        ``show()`` opens a window and waits until that is closed. It is no figure of pyplot's: none has to be closed,
+        and none is shown twice.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -556,44 +648,46 @@ def plot_histories(
         if not history.epochs:
             which = f"{label!r} has" if label else "this one has"
             raise ValueError(f"histories must have at least one epoch each, but {which} none: train first.")
-    rows = [row for history in histories.values() for row in history.epochs]
-    classified = any(row[key] is not None for row in rows for key in ("accuracy", "validation_accuracy"))
-    shown = [*(["loss", "accuracy"] if classified else ["loss"]), *_metrics(rows)]
-    # Not pyplot: Figure itself opens no window, has no global state, and may be used by any thread.
-    kind = _require("matplotlib.figure", "plot").Figure
-    figure: Figure = kind(figsize=(5 * max(len(shown), 2), 4), layout="constrained")
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for panel, quantity in zip(panels, shown, strict=True):
-        for index, (label, history) in enumerate(histories.items()):
-            for key, kind, style in (
-                (quantity, "training", "--"),
-                (f"validation_{quantity}", held_out, "-"),
-            ):
-                points = [(e["epoch"], e[key]) for e in history.epochs if e.get(key) is not None]
-                if points:
-                    name = f"{label}, {kind}" if label else kind
-                    # With a marker, since a single epoch draws no line.
-                    panel.plot(*zip(*points, strict=True), style, color=f"C{index}", marker=".", label=name)
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(quantity)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(alpha=0.3)
-        panel.legend()
+    _require("matplotlib.figure", "plot")
+    from altmin_ext.pictures import figure
+
+    picture = figure.draw(panels.learning_curves(histories, held_out))
     if path is not None:
-        picture = io.BytesIO()
-        figure.savefig(picture, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
-        write_file(path, picture.getvalue())
-    return figure
+        content = io.BytesIO()
+        picture.savefig(content, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
+        write_file(path, content.getvalue())
+    return picture
 
 
-def _metrics(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The names of the numbers that rows hold of the validation, besides loss and accuracy."""
-    held = {key: value for row in rows for key, value in row.items() if value is not None and key not in _row}
-    return [
-        key.removeprefix("validation_")
-        for key, value in held.items()
-        if key.startswith("validation_") and isinstance(value, (int, float)) and not isinstance(value, bool)
-    ]
+def report_histories(
+    histories: Mapping[str, History], path: str | os.PathLike[str], *, held_out: str = "validation"
+) -> None:
+    """Write a page about one or several runs: what they were, what they reached, and how they got there.
+
+    It is one HTML file that needs nothing else, neither a network nor scripts, and fits light and dark screens and
+    paper. It holds the curves of loss, accuracy and metrics; with ``report_objective=True`` the objective of every
+    stage, and how far steps move its codes; the loss of the minibatches, and the time that a step takes; settings and
+    environment; and every number of every epoch.
+
+    Args:
+        histories: label -> history.
+        path: of the file, such as "report.html"; missing folders are made. It is written completely or not at all.
+        held_out: the label of the validation data, such as "test".
+
+    Raises:
+        ValueError: there is no history.
+        OSError: the file cannot be written; a file that was there before is untouched.
+    """
+    write_file(path, report_bytes(histories, held_out))
+
+
+def report_bytes(histories: Mapping[str, History], held_out: str) -> bytes:
+    """The content of the file that :func:`report_histories` writes."""
+    from altmin_ext.pictures import page
+
+    if not histories:
+        raise ValueError("histories must hold at least one history, but is empty.")
+    return page.page(histories, held_out).encode()
 
 
 def _require(module: str, extra: str) -> Any:
@@ -613,4 +707,4 @@ def _to_tensor(place: str, rows: list[Any]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-__all__ = ["History", "plot_histories"]
+__all__ = ["History", "plot_histories", "report_histories"]

@@ -31,7 +31,7 @@ from altmin_ext.evaluation import (
     predict,
     without_trace,
 )
-from altmin_ext.history import History, plot_histories
+from altmin_ext.history import History, plot_histories, report_histories
 from altmin_ext.losses import LossLike
 from altmin_ext.methods import Method, make_method
 from altmin_ext.schedules import Schedule, make_schedule
@@ -44,6 +44,7 @@ __all__ = [
     "evaluate",
     "plot_histories",
     "predict",
+    "report_histories",
     "train",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import altmin_ext
 from altmin_ext.methods import Method, StepReport
 
 Batch = tuple[Tensor, Tensor]
+REPORTED = [field.name for field in dataclasses.fields(StepReport)]
 
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
@@ -84,7 +86,7 @@ def assert_same(found: Any, expected: Any, what: str = "result") -> None:
             found, expected, rtol=0, atol=0, equal_nan=True, msg=lambda m: f"{what}: {m}"
         )
     elif isinstance(expected, StepReport):
-        for name in ("loss", "correct", "objective"):
+        for name in REPORTED:
             assert_same(getattr(found, name), getattr(expected, name), name)
     elif isinstance(expected, BaseException):
         assert str(found) == str(expected), what
@@ -176,7 +178,7 @@ class SideBySide:
                 values = [getattr(report, field) for report in reports]
                 return None if values[0] is None else torch.stack(values)
 
-            return StepReport(together("loss"), together("correct"), together("objective"))
+            return StepReport(*map(together, REPORTED))
 
         return self.each(lambda method: method.learn(x, y, size), by_steps)
 

@@ -452,9 +452,14 @@ def test_a_logger_is_told_every_number_of_the_history():
     )  # fmt: skip
     assert [step for step, _ in recorder.told] == [2, 4]
     for (_, told), row in zip(recorder.told, history.epochs, strict=True):
-        objectives = {f"objective.{stage}": value for stage, value in enumerate(row["objective"])}
-        assert len(objectives) == 2
-        assert told == {name: value for name, value in row.items() if name != "objective"} | objectives
+        by_stage = {
+            f"{name}.{stage}": value
+            for name in ("objective", "displacement")
+            for stage, value in enumerate(row[name])
+        }
+        assert by_stage.keys() == {"objective.0", "objective.1", "displacement.0"}
+        single = {name: value for name, value in row.items() if isinstance(value, (int, float))}
+        assert told == single | by_stage
         assert told["validation_half"] == 0.5
     assert recorder.closed == [None]
 

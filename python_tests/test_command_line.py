@@ -132,7 +132,7 @@ def test_output_can_be_evaluated_and_loaded(capsys, tmp_path):
     document = run_json(capsys, *quick, "--compare", "adam:lr=.01", "--output", folder)
     assert {path.name for path in folder.iterdir()} == {
         "model.safetensors", "checkpoint.safetensors", "checkpoint-adam-lr-.01.safetensors", "history.json",
-        "history-adam-lr-.01.json", "learning-curve.png",
+        "history-adam-lr-.01.json", "learning-curve.png", "report.html",
     }  # fmt: skip
     found = run_json(capsys, "evaluate", "--model", folder)
     assert found == {"data": "digits", **document["methods"][0]["test"]}
@@ -147,7 +147,7 @@ def test_without_matplotlib_everything_else_is_written(capsys, tmp_path, monkeyp
     _, err = run(capsys, *quick, "--quiet", "--output", tmp_path)
     assert "learning-curve.png was not drawn" in err
     assert 'pip install "altmin_ext[plot]"' in err
-    names = {"model.safetensors", "history.json", "checkpoint.safetensors"}
+    names = {"model.safetensors", "history.json", "checkpoint.safetensors", "report.html"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -763,7 +763,7 @@ def test_a_picture_that_cannot_be_drawn_is_no_reason_to_lose_results(capsys, mon
     monkeypatch.setattr("altmin_ext.command_line.output.plot_histories", fail)
     _, err = run(capsys, *quick, "--quiet", "--output", tmp_path)
     assert err == "altmin: learning-curve.png was not drawn: no fonts\n"
-    names = {"model.safetensors", "history.json", "checkpoint.safetensors"}
+    names = {"model.safetensors", "history.json", "checkpoint.safetensors", "report.html"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 

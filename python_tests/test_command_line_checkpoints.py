@@ -200,7 +200,8 @@ def test_former_checkpoints_are_kept(capsys, tmp_path):
     run(capsys, *arguments, "--checkpoint-every", "6", "--keep", "3", "--output", tmp_path)
     # At 0, 6, 12, 15 (the first epoch's end), 18, 24 and 30 minibatches.
     former = {f"checkpoint-{steps}.safetensors" for steps in (15, 18, 24)}
-    assert names(tmp_path) == {*former, "checkpoint.safetensors", "model.safetensors", "history.json"}
+    results = {"model.safetensors", "history.json", "report.html"}
+    assert names(tmp_path) == {*former, "checkpoint.safetensors", *results}
     for name in former:
         assert checkpoint.inspect(tmp_path / name).steps == int(name.split("-")[1].partition(".")[0])
 
@@ -241,7 +242,7 @@ def test_an_unfinished_run_is_not_written_over(capsys, monkeypatch, unfinished):
 def test_a_run_that_diverged_is_in_nobody_s_way(capsys, tmp_path):
     """Its results are written, and gone on with, it would only diverge again."""
     run(capsys, *single, "--quiet", "--lr", "1e30", "--output", tmp_path, code=1)
-    assert names(tmp_path) == {"model.safetensors", "history.json"}
+    assert names(tmp_path) == {"model.safetensors", "history.json", "report.html"}
     run(capsys, *single, "--quiet", "--lr", ".1", "--output", tmp_path)
 
 

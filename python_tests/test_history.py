@@ -10,44 +10,30 @@ import torch
 
 import altmin_ext
 from altmin_ext._files import sealed
-from altmin_ext.history import History, plot_histories
+from altmin_ext.history import History
 
+from .histories import double, make_history
 
-def double(*numbers):
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def make_history(accuracy=True):
-    history = History()
-    history.add_steps(
-        double(2.0, math.nan, 0.1),
-        double(0.25, 0.0, 0.75) if accuracy else None,
-        double([0.5, 0.1], [math.inf, 0.2], [0.3, 0.4]),
-    )
-    for epoch in (1, 2):
-        history.epochs.append(
-            {
-                "epoch": epoch,
-                "loss": 3.0 / epoch,
-                "accuracy": 0.4 * epoch if accuracy else None,
-                "validation_loss": 2.0 / epoch,
-                "validation_accuracy": 0.3 * epoch if accuracy else None,
-                "seconds": 0.5,
-                "samples_per_second": 1000.0,
-                "learning_rate_factor": 1.0,
-                "objective": [0.5, 0.25],
-            }
-        )
-    return history
+NEWER = ("displacement", "steps", "restores")  # of a row: what the first versions did not keep
 
 
 def test_save_and_load_give_the_same_history(tmp_path):
     history = make_history()
     history.objective_rose = True
     history.restores = 2
+    history.ended = "interrupted"
+    history.settings = {
+        "method": "am-adam",
+        "lr": 0.1,
+        "shuffle": True,
+        "lr_out": None,
+        "network": ["0: Linear()"],
+    }
+    history.environment = {"torch": "2.13.0", "threads": 2}
     history.save(tmp_path / "history.json")
     loaded = History.load(tmp_path / "history.json")
-    assert loaded.epochs == history.epochs
+    for name in ("epochs", "ended", "settings", "environment"):
+        assert getattr(loaded, name) == getattr(history, name)
     assert loaded.steps == 3
     assert loaded.objective_rose is True
     assert loaded.restores == 2
@@ -72,13 +58,17 @@ def first_format(history, path):
 def test_a_file_from_before_a_field_is_read(tmp_path):
     history = make_history()
     document = first_format(history, tmp_path / "history.json")
-    del document["objective_rose"], document["loss"], document["restores"]
+    for name in ("objective_rose", "loss", "restores", "ended", "settings", "environment"):
+        del document[name]
+    for row in document["epochs"]:
+        for name in NEWER:
+            del row[name]
     (tmp_path / "history.json").write_text(json.dumps(document))
     loaded = History.load(tmp_path / "history.json")
-    assert loaded.objective_rose is None
-    assert loaded.restores is None
-    assert loaded.loss is None
-    assert loaded.epochs == history.epochs
+    for name in ("objective_rose", "loss", "restores", "ended", "settings", "environment"):
+        assert getattr(loaded, name) is None
+    assert loaded.epochs == [row | dict.fromkeys(NEWER) for row in history.epochs]
+    assert list(loaded.epochs[0]) == list(history.epochs[0])
     assert loaded.steps == 3
 
 
@@ -127,6 +117,12 @@ def altered(key, value):
         (altered("loss", 3), "loss is no str"),
         (altered("objective_rose", 0), "objective_rose is no bool"),
         (altered("restores", -1), "restores is no whole number of at least 0"),
+        (altered("ended", 1), "ended is no str"),
+        (altered("settings", []), "settings is no dict"),
+        (altered("settings", {"lr": {}}), "settings.lr is neither a word nor a number"),
+        (altered("environment", {"CPU": [1]}), "environment.CPU is neither a word nor a number"),
+        (altered_rows("steps", 0.5), r"epochs\[1\].steps is no whole number of at least 0"),
+        (altered_rows("displacement", 1.0), r"epochs\[1\].displacement is no list"),
         (altered("step_loss", "x"), "step_loss is no list"),
         (altered("step_loss", [1.0, [2.0], 3.0]), r"step_loss\[1\] is no number"),
         (altered("step_loss", [10**400]), r"step_loss\[0\] is too large a number"),
@@ -316,43 +312,6 @@ def test_pandas_frame_without_epochs_has_the_columns():
     assert len(frame) == 0
     assert frame.index.name == "epoch"
     assert list(frame.columns) == list(make_history().to_pandas().columns)
-
-
-def test_plot_draws_the_recorded_numbers(tmp_path):
-    pytest.importorskip("matplotlib")
-    figure = make_history().plot(tmp_path / "curve.png")
-    loss, accuracy = figure.axes
-    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy")
-    curves = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
-    assert curves == {"training": [[1, 3.0], [2, 1.5]], "validation": [[1, 2.0], [2, 1.0]]}
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]
-
-
-def test_plot_without_accuracy_has_one_panel():
-    pytest.importorskip("matplotlib")
-    assert [axes.get_ylabel() for axes in make_history(accuracy=False).plot().axes] == ["loss"]
-
-
-def test_several_histories_share_a_picture(tmp_path):
-    pytest.importorskip("matplotlib")
-    figure = plot_histories(
-        {"am-adam": make_history(), "adam": make_history()}, tmp_path / "both.svg", held_out="test"
-    )
-    labels = [line.get_label() for line in figure.axes[1].lines]
-    assert labels == ["am-adam, training", "am-adam, test", "adam, training", "adam, test"]
-    colours = [line.get_color() for line in figure.axes[1].lines]
-    assert colours[0] == colours[1] != colours[2] == colours[3]
-    assert "<svg" in (tmp_path / "both.svg").read_text()
-
-
-def test_nothing_to_plot_is_a_value_error():
-    with pytest.raises(ValueError, match="histories must hold at least one history"):
-        plot_histories({})
-    with pytest.raises(ValueError, match="at least one epoch each, but 'adam' has none"):
-        plot_histories({"am-adam": make_history(), "adam": History()})
-    with pytest.raises(ValueError, match="at least one epoch each, but this one has none: train first"):
-        History().plot()
 
 
 @pytest.mark.parametrize(

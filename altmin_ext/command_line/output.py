@@ -13,10 +13,11 @@ from altmin_ext import checkpoint
 from altmin_ext._files import Replacement
 from altmin_ext.checkpoint import _file
 from altmin_ext.command_line import networks
-from altmin_ext.history import History, plot_histories
+from altmin_ext.history import History, plot_histories, report_histories
 
 _MODEL = "model.safetensors"
 _PICTURE = "learning-curve.png"
+_REPORT = "report.html"
 # What is there in place of a model, and what to do.
 _ELSEWHERE = {
     "checkpoint.safetensors": "of a run that has yet to end; go on with it by `altmin train --resume`",
@@ -26,7 +27,7 @@ _DESCRIPTION = "extra"  # in the file of a model, where `inspect` finds it; no w
 
 
 class Output:
-    """Writes the results of a run: model.safetensors, a history for every method, learning curves.
+    """Writes the results of a run: model.safetensors, a history for every method, a report, learning curves.
 
     ``safetensors.torch.load_file`` reads from model.safetensors what ``load_state_dict`` of the network takes. The
     same file describes the network, and every bit of it is under a sha256. Each file is complete without the others.
@@ -69,7 +70,7 @@ class Output:
             )
         with Replacement(rehearsal=True) as files:
             self._write(files, model, {label: History() for label in self._histories}, "")
-            for path in self.checkpoints.values():
+            for path in (*self.checkpoints.values(), self.folder / _REPORT):
                 files.open(path)
 
     def check_checkpoints(self, settings: Mapping[str, Mapping[str, Any]], epochs: int, resume: bool) -> None:
@@ -110,6 +111,11 @@ class Output:
         for label, history in histories.items():
             files.write(self.folder / names[label], history.to_bytes())
         return [_MODEL, *names.values()]
+
+    def report(self, histories: Mapping[str, History], held_out: str) -> str:
+        """Write a page about all runs; returns the name of the file."""
+        report_histories(histories, self.folder / _REPORT, held_out=held_out)
+        return _REPORT
 
     def draw(self, histories: Mapping[str, History], held_out: str) -> str:
         """Draw the learning curves; returns the name of the file."""

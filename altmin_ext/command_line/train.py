@@ -252,6 +252,7 @@ class _Contest:
         histories = {run.label: run.history for run in self._runs}
         try:
             self._written = output.write(self._first.model, histories, self._runs[0].ended)
+            self._written.append(output.report(histories, self._held_out))
             self._unwritten = None
         except OSError as error:  # the disk may have more space when the next method is trained
             self._unwritten = error

@@ -51,7 +51,10 @@ _shared: dict[str, tuple[str, Check]] = {
         "part of each weight update that is taken: 1 all of it, less damps it, more over-relaxes",
         number(),
     ),
-    "report_objective": ("report the objective of every stage with each step", boolean),
+    "report_objective": (
+        "report the objective of every stage, and how far codes move, with each step",
+        boolean,
+    ),
     "l1_weights": (
         "factor of the penalty ||W||_1 in the objective that a stage's weights minimise; biases are free",
         number(),

@@ -44,11 +44,15 @@ class StepReport:
         objective: (stages,), for every stage (1/B) sum over the minibatch of its local term after the code update and
             before the weight update; None unless ``report_objective=True``. Methods with one objective for codes and
             weights say when they evaluate it.
+        displacement: (hidden stages,) float64, the RMS distance over the minibatch that the step has moved each
+            stage's codes away from the encode, in the codes' own units; None unless ``report_objective=True``, and
+            for methods whose codes are not moved from an encode. For ``dtp`` the codes are the targets.
     """
 
     loss: Tensor
     correct: Tensor | None
     objective: Tensor | None = None
+    displacement: Tensor | None = None
 
     def copied(self) -> StepReport:
         """A copy of the report, in tensors of its own."""
@@ -56,6 +60,7 @@ class StepReport:
             self.loss.clone(),
             None if self.correct is None else self.correct.clone(),
             None if self.objective is None else self.objective.clone(),
+            None if self.displacement is None else self.displacement.clone(),
         )
 
 
@@ -359,8 +364,8 @@ class Method(abc.ABC):
 
         Returns:
             A :class:`StepReport` of all steps: ``loss`` and ``correct`` are (steps,), ``objective`` is
-            (steps, stages). Each entry is the report of the step at the weights before it, so that the losses are
-            those of prequential evaluation: test first, then train.
+            (steps, stages), ``displacement`` is (steps, hidden stages). Each entry is the report of the step at the
+            weights before it, so that the losses are those of prequential evaluation: test first, then train.
 
         Raises:
             TypeError, ValueError: as for :meth:`step`; or the method trains on more than minibatches. Steps that came

@@ -282,7 +282,9 @@ class DifferenceTarget(Method):
         self.displacements = self._targets(hidden, residual)
         self._fit_layers(residual)
         self._raise_unless_finite(loss, self._fitted)
-        return StepReport(loss, correct, self._objective(loss) if self.options.report_objective else None)
+        if not self.options.report_objective:
+            return StepReport(loss, correct)
+        return StepReport(loss, correct, self._objective(loss), self._moved())
 
     def _encode(self, x: Tensor) -> list[Tensor]:
         """h_l of every layer."""
@@ -329,6 +331,11 @@ class DifferenceTarget(Method):
         """The loss of every layer before its step."""
         terms = [displacement.double().square().sum(1).mean() for displacement in self.displacements]
         return torch.stack([*terms, loss.double()])
+
+    def _moved(self) -> Tensor | None:
+        """The RMS distance of every hidden layer's targets from its activations."""
+        squares = [displacement.double().square().mean() for displacement in self.displacements]
+        return torch.stack(squares).sqrt() if squares else None
 
     def _raise_unless_finite(self, loss: Tensor, fitted: Sequence[TargetLayer]) -> None:
         """Raise the flag of the first of these that is not finite: the loss, the inverses, the layers."""

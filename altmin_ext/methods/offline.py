@@ -181,10 +181,12 @@ class _Total:
         loss = torch.stack([n * report.loss for n, report in self._reports]).sum() / self._samples
         counts = [report.correct for report in reports if report.correct is not None]
         terms = [n * report.objective for n, report in self._reports if report.objective is not None]
+        moved = (self._squares / self._samples).sqrt() if terms and self._codes else None
         return StepReport(
             loss,
             torch.stack(counts).sum() if counts else None,
             torch.stack(terms).sum(0) / self._samples if terms else None,
+            moved,
         )
 
 

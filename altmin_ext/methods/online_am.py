@@ -299,7 +299,8 @@ class OnlineAM(Method):
             if iteration == 0:
                 objective = terms
             self._update_weights()
-        return StepReport(loss, correct, objective)
+        moved = self.code_displacements if self._codes and self.options.report_objective else None
+        return StepReport(loss, correct, objective, moved)
 
     def _put_back(self, undo: Undo) -> None:
         super()._put_back(undo)

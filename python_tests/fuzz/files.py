@@ -192,10 +192,18 @@ def says(history: History, document: Any) -> bool:
     found = {
         "epochs": history.epochs, "loss": history.loss, "steps": history.steps, "step_loss": history.step_loss,
         "step_accuracy": history.step_accuracy, "step_objective": history.step_objective,
-        "objective_rose": history.objective_rose, "restores": history.restores,
+        "objective_rose": history.objective_rose, "restores": history.restores, "ended": history.ended,
+        "settings": history.settings, "environment": history.environment,
     }  # fmt: skip
     plain = {key: v.tolist() if isinstance(v, Tensor) else v for key, v in found.items()}
+    document = whole(document)
     return all(same(with_null(value), with_null(document.get(key))) for key, value in plain.items())
+
+
+def whole(document: Any) -> Any:
+    """A history with None for what older versions did not write."""
+    rows = [dict.fromkeys(("displacement", "steps", "restores")) | row for row in document["epochs"]]
+    return dict.fromkeys(("ended", "settings", "environment")) | document | {"epochs": rows}
 
 
 def with_null(tree: Any) -> Any:
@@ -266,7 +274,24 @@ def is_history(tree: Any) -> bool:
         return False
     if tree.get("restores") is not None and not is_count(tree["restores"]):
         return False
+    if not isinstance(tree.get("ended"), str | None):
+        return False
+    if not all(is_settings(tree.get(name)) for name in ("settings", "environment")):
+        return False
     return isinstance(tree["epochs"], list) and all(is_epoch(row) for row in tree["epochs"])
+
+
+def is_settings(value: Any) -> bool:
+    def is_plain(item: Any) -> bool:
+        return item is None or isinstance(item, bool | int | float | str)
+
+    return value is None or (
+        isinstance(value, dict)
+        and all(
+            is_plain(own) or (isinstance(own, list) and all(isinstance(item, str) for item in own))
+            for own in value.values()
+        )
+    )
 
 
 def is_epoch(row: Any) -> bool:
@@ -278,9 +303,12 @@ def is_epoch(row: Any) -> bool:
         return False
     if not is_count(row["epoch"]) or not all(row[key] is None or is_number(row[key]) for key in numeric):
         return False
-    objective = row["objective"]
-    return objective is None or (
-        isinstance(objective, list) and all(item is None or is_number(item) for item in objective)
+    if not all(row.get(key) is None or is_count(row[key]) for key in ("steps", "restores")):
+        return False
+    return all(
+        listed is None
+        or (isinstance(listed, list) and all(item is None or is_number(item) for item in listed))
+        for listed in (row["objective"], row.get("displacement"))
     )
 
 
@@ -417,7 +445,7 @@ class CheckpointFile(Loader):
             assert same(own, wanted.get(name, {})), f"{what}: loaded is something else: {name}"
         if found.history is not None:
             record = found.history.state_dict()
-            assert same(with_null(record), with_null(wanted["history"])), f"{what}: another history"
+            assert same(with_null(record), with_null(whole(wanted["history"]))), f"{what}: another history"
         assert same(checkpoint._model.save(method.model), wanted["model"]), f"{what}: other weights"
         state = without_torch(method.state_dict())
         assert same(state, without_torch(wanted["method"])), f"{what}: another state of the method"
