@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 
 import altmin_ext
 from altmin_ext import data, losses, methods, schedules
+from altmin_ext._words import by_spelling, plain_spelling
 from altmin_ext.command_line import networks
 from altmin_ext.command_line.streams import say
 from altmin_ext.errors import unknown_name
-from altmin_ext.methods._options import by_spelling, help_of, plain_spelling
+from altmin_ext.methods._options import help_of
 
 _DEFAULT_METHOD = "am-adam"
 
