@@ -124,15 +124,15 @@ def _read_csv(path: Path, target: str | None) -> Content:
 
 def _header(file: io.TextIOWrapper, separators: list[str]) -> tuple[list[str], str]:
     """The names in the first row, and the separator: the first one that separates anything."""
-    for separator in separators:
+    for separator in [*separators, separators[0]]:
         file.seek(0)
-        cells = next((row for row in csv.reader(file, delimiter=separator, strict=True) if row), None)
-        if cells is None:
+        cells: list[str] = next(
+            (row for row in csv.reader(file, delimiter=separator, strict=True) if row), []
+        )
+        if not cells:
             raise Malformed("is empty")
         if len(cells) > 1:
             break
-    else:
-        separator = separators[0]
     names = [cell.strip() for cell in cells]
     if all(_as_number(name) is not None for name in names):
         raise Malformed("must have the names of its columns in the first row, but has numbers there")

@@ -383,8 +383,8 @@ def _as_numbers(name: str | None, values: NDArray[Any]) -> NDArray[np.float64]:
             numbers[row] = float(value)
         except (TypeError, ValueError, OverflowError):
             raise Malformed(
-                f"holds {_check.shown(value)[:200]} in row {row + 1}, column {name!r}, which is no number (numbers have "
-                "a decimal point and no other sign between digits)"
+                f"holds {_check.shown(value)[:200]} in row {row + 1}, column {name!r}, which is no number (between "
+                "digits there may be a decimal point, but no comma)"
             ) from None
     _check_finite(numbers, name)
     return numbers
