@@ -12,7 +12,7 @@ from typing import Any
 from altmin_ext import _check, checkpoint
 from altmin_ext._files import to_json
 from altmin_ext.checkpoint import _file
-from altmin_ext.command_line import output
+from altmin_ext.command_line import output, tables
 from altmin_ext.command_line.streams import say
 
 
@@ -36,6 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
         for entry in summary.tensors
     ]
     columns = ("tensor", "shape", "dtype", "bytes")
+    if (drawn := tables.drawn(columns, table, left=(0, 1, 2))) is not None:
+        say(drawn)
+        return
     widths = [max(len(row[i]) for row in [columns, *table]) for i in range(4)]
     for row in [columns, *table]:
         name, shape, dtype, size = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))

@@ -16,7 +16,7 @@ from altmin_ext import data, evaluation
 from altmin_ext._files import to_json, write_file
 from altmin_ext.command_line import datasets, output
 from altmin_ext.command_line.streams import say
-from altmin_ext.data._preprocessing import refusing
+from altmin_ext.data._preprocessing import content_of, inputs, refusing
 from altmin_ext.errors import unknown_name
 from altmin_ext.history import _require
 
@@ -68,8 +68,8 @@ def _samples(name: str, own: data.Preprocessing | None, trained_on: str) -> tupl
         )
     path = Path(name)
     with refusing(path):
-        content = own.content(path)
-        return own.inputs(content), list(content.names)
+        content = content_of(own, path)
+        return inputs(own, content), list(content.names)
 
 
 def _check_output(path: Path, data: str) -> None:

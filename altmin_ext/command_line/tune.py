@@ -27,7 +27,7 @@ from altmin_ext.command_line.arguments import parse_value
 from altmin_ext.command_line.inspect import as_flags
 from altmin_ext.command_line.output import shown
 from altmin_ext.command_line.streams import OutputLost, say
-from altmin_ext.command_line.tables import decimals
+from altmin_ext.command_line.tables import decimals, drawn
 from altmin_ext.command_line.train import chosen_methods, default_batch_size, initial_network
 from altmin_ext.errors import DivergenceError
 from altmin_ext.history import _require
@@ -407,17 +407,24 @@ class _Search:
         lines = [
             f"{arguments.monitor.replace('_', ' ')} after {arguments.epochs} epochs, seed {arguments.seed}",
             "",
-            f"{'method':<{first}}  trials    best  median  seconds  options of the best",
         ]
+        columns = ("method", "trials", "best", "median", "seconds", "options of the best")
+        rows = []
         for result in results:
             best, trials = result["best"], result["trials"]
             seconds = sum(trial["seconds"] for trial in trials)
             numbers = decimals(best and best["value"]), decimals(result["median"])
             options = _listed(best["values"]) if best else "-"
-            lines.append(
-                f"{result['label']:<{first}}  {len(trials):>6}  {numbers[0]:>6}  {numbers[1]:>6}  {seconds:>7.1f}  "
-                f"{options}"
-            )
+            rows.append((result["label"], str(len(trials)), *numbers, f"{seconds:.1f}", options))
+        table = drawn(columns, rows, left=(0, 5))
+        if table is None:
+            for name, *cells, options in [columns, *rows]:
+                middle = "  ".join(
+                    f"{cell:>{width}}" for cell, width in zip(cells, (6, 6, 6, 7), strict=True)
+                )
+                lines.append(f"{name:<{first}}  {middle}  {options}")
+        else:
+            lines.append(table)
         return "\n".join([*lines, "", *(result["command"] for result in results if result["command"])])
 
 

@@ -15,7 +15,19 @@ from altmin_ext import _check
 from altmin_ext.data._contents import Content, kind_of, read
 from altmin_ext.data._dataset import DataSet
 from altmin_ext.data._formats import Malformed
-from altmin_ext.data._preprocessing import Preprocessing, fit, refusing, standardising
+from altmin_ext.data._preprocessing import (
+    Preprocessing,
+    content_of,
+    fit,
+    inputs,
+    numbers,
+    refusing,
+    standardised,
+    standardised_targets,
+    standardising,
+    target_numbers,
+    targets,
+)
 from altmin_ext.data._split import split
 
 if TYPE_CHECKING:
@@ -73,13 +85,13 @@ def load_file(
     with refusing(path):
         content = read(path, target, size)
         found = fit(content, target, task, drop, size)
-        x, y = found.numbers(content), found.target_numbers(content)
+        x, y = numbers(found, content), target_numbers(found, content)
         rows, held_out = _parts(content, test_path, test_fraction)
     found = standardising(found, x[rows], y[rows])
-    train = found.standardised(x[rows]), found.standardised_targets(y[rows])
+    train = standardised(found, x[rows]), standardised_targets(found, y[rows])
     tested = _tested(found, path, content, test_path)
     if tested is None:
-        tested = found.standardised(x[held_out]), found.standardised_targets(y[held_out])
+        tested = standardised(found, x[held_out]), standardised_targets(found, y[held_out])
     return DataSet(path.name or str(path), train, tested, len(found.classes), found)
 
 
@@ -101,8 +113,8 @@ def load_test(
             return tested
         assert content is not None  # without a test file
         _, rows = _parts(content, None, test_fraction)
-        x, y = preprocessing.numbers(content), preprocessing.target_numbers(content)
-    return preprocessing.standardised(x[rows]), preprocessing.standardised_targets(y[rows])
+        x, y = numbers(preprocessing, content), target_numbers(preprocessing, content)
+    return standardised(preprocessing, x[rows]), standardised_targets(preprocessing, y[rows])
 
 
 def is_file_name(name: str) -> bool:
@@ -118,12 +130,12 @@ def _tested(
         if content is not None and content.test is not None:
             raise ValueError(f"test must be left out for {path}, which holds samples to test on.")
         with refusing(test):
-            further = found.content(test)
-            return found.inputs(further), found.targets(further)
+            further = content_of(found, test)
+            return inputs(found, further), targets(found, further)
     if content is None or content.test is None:
         return None
     with refusing(path):
-        return found.inputs(content.test), found.targets(content.test)
+        return inputs(found, content.test), targets(found, content.test)
 
 
 def _parts(content: Content, test: Path | None, fraction: float) -> tuple[Any, NDArray[np.int64]]:
@@ -132,8 +144,8 @@ def _parts(content: Content, test: Path | None, fraction: float) -> tuple[Any, N
         return slice(None), np.empty(0, np.int64)
     if len(content) < 2:
         raise Malformed("must hold at least two rows, one of them to test on, but holds one")
-    numbers = torch.arange(len(content))
-    (rows, _), (held_out, _) = split((numbers, numbers), fraction)
+    every = torch.arange(len(content))
+    (rows, _), (held_out, _) = split((every, every), fraction)
     return rows.numpy(), held_out.numpy()
 
 

@@ -90,103 +90,19 @@ class Preprocessing:
         """
         path = Path(path)
         with refusing(path):
-            content = self.content(path, target)
-            return self.inputs(content), self.targets(content) if labelled else None
-
-    def content(self, path: Path, target: str | None = None) -> Content:
-        """Read a file of the same kind; raises Malformed."""
-        own = self.target if self.kind == "array" and path.suffix.lower() == ".npz" else None
-        content = read(path, target or own, self.image_size)
-        if content.kind != self.kind:
-            kinds = {"table": "a table", "array": "an array", "images": "a folder of images"}
-            raise Malformed(f"must be {kinds[self.kind]}, as in training, but is {kinds[content.kind]}")
-        return content
-
-    def inputs(self, content: Content) -> Tensor:
-        """x of a content; raises Malformed."""
-        return self.standardised(self.numbers(content))
-
-    def targets(self, content: Content) -> Tensor:
-        """y of a content; raises Malformed."""
-        return self.standardised_targets(self.target_numbers(content))
-
-    def numbers(self, content: Content) -> NDArray[Any]:
-        """The features, (N, ...), before they are standardised; raises Malformed."""
-        if self.kind == "table":
-            return np.column_stack([self._columns_of(name, content.x) for name in self.columns])
-        x: NDArray[Any] = content.x
-        if self.kind == "images" and x.shape[1] == 1 and self.shape[0] == 3:
-            x = x.repeat(3, 1)
-        if x.shape[1:] != self.shape:
-            raise Malformed(
-                f"must hold samples of shape {self.shape}, as in training, but holds some of {x.shape[1:]}"
-            )
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            row = int(np.isfinite(x).reshape(len(x), -1).all(1).argmin())
-            raise Malformed(f"must hold finite numbers, but x[{row}] has NaN or Inf")
-        return x
-
-    def _columns_of(self, name: str, table: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        if name not in table:
-            raise Malformed(f"must have the column {name!r}, as in training, but has {_listed(table)}")
-        values = table[name]
-        if name not in self.categories:
-            return _as_numbers(name, values)[:, None]
-        known = self.categories[name]
-        place = {word: number for number, word in enumerate(known)}
-        features = np.zeros((len(values), len(known)))
-        for row, word in enumerate(values):
-            if word is None:
-                raise Malformed(_missing(row, name))
-            if word not in place:
-                raise Malformed(
-                    f"holds {_check.shown(word)[:200]} in row {row + 1}, column {name!r}, but in training there was "
-                    f"only {', '.join(map(repr, known[:20]))}"
-                )
-            features[row, place[word]] = 1
-        return features
-
-    def target_numbers(self, content: Content) -> NDArray[Any]:
-        """The targets before they are standardised: the numbers of classes (N,), or numbers (N, K)."""
-        values = target_values(content, self.target)
-        if not self.classes:
-            numbers = _as_targets(values, self.target)
-            if self.target_mean and numbers.shape[1] != len(self.target_mean):
-                raise Malformed(
-                    f"must hold {len(self.target_mean)} targets of a sample, but holds {numbers.shape[1]}"
-                )
-            return numbers
-        place = {known: number for number, known in enumerate(self.classes)}
-        found = _as_classes(values, self.target)
-        for row, value in enumerate(found):
-            if value not in place:
-                shown = ", ".join(map(repr, self.classes[:20]))
-                raise Malformed(
-                    f"holds the class {value!r} in row {row + 1}, but in training there was only {shown}"
-                )
-        return np.array([place[value] for value in found], dtype=np.int64)
-
-    def standardised(self, numbers: NDArray[Any]) -> Tensor:
-        """x of what :meth:`numbers` returns."""
-        ndim = max(numbers.ndim - 2, 0)
-        mean, deviation = (
-            np.reshape(np.array(values, dtype=np.float64), (-1, *[1] * ndim))
-            for values in (self.mean, self.deviation)
-        )
-        x = np.empty(numbers.shape, dtype=np.float32)
-        for start in range(0, len(x), _CHUNK):  # in float64, which shall not take the memory of all
-            x[start : start + _CHUNK] = (numbers[start : start + _CHUNK] - mean) / deviation
-        return torch.from_numpy(x)
-
-    def standardised_targets(self, numbers: NDArray[Any]) -> Tensor:
-        """y of what :meth:`target_numbers` returns."""
-        if self.classes:
-            return torch.from_numpy(numbers)
-        y = (numbers - np.array(self.target_mean)) / np.array(self.target_deviation)
-        return torch.from_numpy(y.astype(np.float32))
+            content = content_of(self, path, target)
+            return inputs(self, content), targets(self, content) if labelled else None
 
     def values(self, outputs: Tensor) -> list[Any]:
-        """What outputs (N, C) of a network stand for: classes, or numbers in the units of the file."""
+        """Find what the outputs of a network stand for.
+
+        Args:
+            outputs: (N, C).
+
+        Returns:
+            For every sample its class as it is in the file; for regression a number in the units of the file, or a
+            list of numbers if there are several.
+        """
         if self.classes:
             return [self.classes[number] for number in outputs.argmax(1).tolist()]
         numbers = outputs.double() * torch.tensor(self.target_deviation, dtype=torch.float64)
@@ -194,12 +110,22 @@ class Preprocessing:
         return [row[0] if len(row) == 1 else row for row in numbers.tolist()]
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes, as a file holds them."""
+        """The attributes, as a file holds them.
+
+        Returns:
+            A dict of None, strings, numbers, tuples and dicts.
+        """
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> Preprocessing:
-        """What :meth:`to_dict` has returned, also after JSON has made lists of its tuples.
+        """Make one of what :meth:`to_dict` has returned.
+
+        Args:
+            document: the result of :meth:`to_dict`, also after JSON has made lists of its tuples.
+
+        Returns:
+            The preprocessing.
 
         Raises:
             TypeError, ValueError: the document is another one.
@@ -211,6 +137,109 @@ class Preprocessing:
             return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
 
         return Preprocessing(**frozen(document))
+
+
+# --- applying it ---
+
+
+def content_of(found: Preprocessing, path: Path, target: str | None = None) -> Content:
+    """Read a file of the same kind; raises Malformed."""
+    own = found.target if found.kind == "array" and path.suffix.lower() == ".npz" else None
+    content = read(path, target or own, found.image_size)
+    if content.kind != found.kind:
+        kinds = {"table": "a table", "array": "an array", "images": "a folder of images"}
+        raise Malformed(f"must be {kinds[found.kind]}, as in training, but is {kinds[content.kind]}")
+    return content
+
+
+def inputs(found: Preprocessing, content: Content) -> Tensor:
+    """x of a content; raises Malformed."""
+    return standardised(found, numbers(found, content))
+
+
+def targets(found: Preprocessing, content: Content) -> Tensor:
+    """y of a content; raises Malformed."""
+    return standardised_targets(found, target_numbers(found, content))
+
+
+def numbers(found: Preprocessing, content: Content) -> NDArray[Any]:
+    """The features, (N, ...), before they are standardised; raises Malformed."""
+    if found.kind == "table":
+        return np.column_stack([_columns_of(found, name, content.x) for name in found.columns])
+    x: NDArray[Any] = content.x
+    if found.kind == "images" and x.shape[1] == 1 and found.shape[0] == 3:
+        x = x.repeat(3, 1)
+    if x.shape[1:] != found.shape:
+        raise Malformed(
+            f"must hold samples of shape {found.shape}, as in training, but holds some of {x.shape[1:]}"
+        )
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        row = int(np.isfinite(x).reshape(len(x), -1).all(1).argmin())
+        raise Malformed(f"must hold finite numbers, but x[{row}] has NaN or Inf")
+    return x
+
+
+def _columns_of(found: Preprocessing, name: str, table: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    if name not in table:
+        raise Malformed(f"must have the column {name!r}, as in training, but has {_listed(table)}")
+    values = table[name]
+    if name not in found.categories:
+        return _as_numbers(name, values)[:, None]
+    known = found.categories[name]
+    place = {word: number for number, word in enumerate(known)}
+    features = np.zeros((len(values), len(known)))
+    for row, word in enumerate(values):
+        if word is None:
+            raise Malformed(_missing(row, name))
+        if word not in place:
+            raise Malformed(
+                f"holds {_check.shown(word)[:200]} in row {row + 1}, column {name!r}, but in training there was "
+                f"only {', '.join(map(repr, known[:20]))}"
+            )
+        features[row, place[word]] = 1
+    return features
+
+
+def target_numbers(found: Preprocessing, content: Content) -> NDArray[Any]:
+    """The targets before they are standardised: the numbers of classes (N,), or numbers (N, K)."""
+    values = target_values(content, found.target)
+    if not found.classes:
+        numbers = _as_targets(values, found.target)
+        if found.target_mean and numbers.shape[1] != len(found.target_mean):
+            raise Malformed(
+                f"must hold {len(found.target_mean)} targets of a sample, but holds {numbers.shape[1]}"
+            )
+        return numbers
+    place = {known: number for number, known in enumerate(found.classes)}
+    labels = _as_classes(values, found.target)
+    for row, value in enumerate(labels):
+        if value not in place:
+            shown = ", ".join(map(repr, found.classes[:20]))
+            raise Malformed(
+                f"holds the class {value!r} in row {row + 1}, but in training there was only {shown}"
+            )
+    return np.array([place[value] for value in labels], dtype=np.int64)
+
+
+def standardised(found: Preprocessing, numbers: NDArray[Any]) -> Tensor:
+    """x of what :meth:`numbers` returns."""
+    ndim = max(numbers.ndim - 2, 0)
+    mean, deviation = (
+        np.reshape(np.array(values, dtype=np.float64), (-1, *[1] * ndim))
+        for values in (found.mean, found.deviation)
+    )
+    x = np.empty(numbers.shape, dtype=np.float32)
+    for start in range(0, len(x), _CHUNK):  # in float64, which shall not take the memory of all
+        x[start : start + _CHUNK] = (numbers[start : start + _CHUNK] - mean) / deviation
+    return torch.from_numpy(x)
+
+
+def standardised_targets(found: Preprocessing, numbers: NDArray[Any]) -> Tensor:
+    """y of what :meth:`target_numbers` returns."""
+    if found.classes:
+        return torch.from_numpy(numbers)
+    y = (numbers - np.array(found.target_mean)) / np.array(found.target_deviation)
+    return torch.from_numpy(y.astype(np.float32))
 
 
 _CHUNK = 4096
