@@ -188,16 +188,22 @@ def _columns_of(found: Preprocessing, name: str, table: Mapping[str, NDArray[Any
     known = found.categories[name]
     place = {word: number for number, word in enumerate(known)}
     features = np.zeros((len(values), len(known)))
-    for row, word in enumerate(values):
-        if word is None:
+    for row, word in enumerate(values.tolist()):
+        if word is None or word != word:
             raise Malformed(_missing(row, name))
-        if word not in place:
+        found_at = _place_of(word, place)
+        if found_at is None:
             raise Malformed(
                 f"holds {_check.shown(word)[:200]} in row {row + 1}, column {name!r}, but in training there was "
                 f"only {', '.join(map(repr, known[:20]))}"
             )
-        features[row, place[word]] = 1
+        features[row, found_at] = 1
     return features
+
+
+def _place_of(value: Any, place: Mapping[Any, int]) -> int | None:
+    """Where a value stands; a file that happens to hold numbers alone has them in place of words such as "1"."""
+    return place[value] if value in place else place.get(str(value))
 
 
 def target_numbers(found: Preprocessing, content: Content) -> NDArray[Any]:
@@ -212,13 +218,16 @@ def target_numbers(found: Preprocessing, content: Content) -> NDArray[Any]:
         return numbers
     place = {known: number for number, known in enumerate(found.classes)}
     labels = _as_classes(values, found.target)
+    found_numbers = np.empty(len(labels), dtype=np.int64)
     for row, value in enumerate(labels):
-        if value not in place:
+        number = _place_of(value, place)
+        if number is None:
             shown = ", ".join(map(repr, found.classes[:20]))
             raise Malformed(
                 f"holds the class {value!r} in row {row + 1}, but in training there was only {shown}"
             )
-    return np.array([place[value] for value in labels], dtype=np.int64)
+        found_numbers[row] = number
+    return found_numbers
 
 
 def standardised(found: Preprocessing, numbers: NDArray[Any]) -> Tensor:
@@ -324,8 +333,9 @@ def _moments(x: NDArray[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     for start in range(0, len(x), _CHUNK):
         squares += ((x[start : start + _CHUNK] - wide) ** 2).sum(axes)
     deviation = np.sqrt(squares / (x.size / len(mean)))
-    # A constant, up to the rounding of its mean, stays one.
-    deviation[deviation <= 1e-12 * np.abs(mean)] = 1.0
+    constant = deviation <= 1e-12 * np.abs(mean)  # up to the rounding of its mean
+    mean[constant] = x[0].reshape(len(mean), -1)[constant, 0]
+    deviation[constant] = 1.0
     return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
