@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import inspect
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,6 +63,15 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unexpected {unknown[0]!r}")
         return arguments
+
+
+class _HelpOfCommands(argparse.RawDescriptionHelpFormatter):
+    """Has room for the names of the commands, which argparse forgets to be indented."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
 
 
 # Other words for flags, where they are not the names of arguments in Python; the first that a command has counts.
@@ -133,9 +141,8 @@ def _method_in(argv: Sequence[str]) -> str | None:
 def _make_parser(method: str | None) -> argparse.ArgumentParser:
     """The parser of all commands; train and tune take the options of ``method`` alone."""
     parser = _Parser(
-        prog="altmin", description=altmin_ext.__doc__, epilog=_HINT, allow_abbrev=False,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
-        usage="altmin COMMAND [OPTION ...]",
+        prog="altmin", usage="altmin COMMAND [OPTION ...]", description=altmin_ext.__doc__, epilog=_HINT,
+        formatter_class=_HelpOfCommands, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"altmin_ext {altmin_ext.__version__}")
     parser.set_defaults(command=None, parser=parser)
