@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from altmin_ext._words import nearest
+
+_MOST_NAMES = 40
 
 
 class DivergenceError(ArithmeticError):
@@ -16,9 +19,11 @@ class DivergenceError(ArithmeticError):
 def unknown_name(what: str, name: str, known: Iterable[str], *, similar: Iterable[str] = ()) -> ValueError:
     """Make the error for a name that is not in ``known``; it suggests names from there or ``similar`` like it."""
     known = list(known)
-    nearest = difflib.get_close_matches(name, [*known, *similar], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
-    return ValueError(f"unknown {what} {name!r}: {hint}valid ones are {', '.join(sorted(known))}.")
+    meant = nearest(name, [*known, *similar])
+    hint = f"did you mean {' or '.join(map(repr, meant))}? " if meant else ""
+    listed = ", ".join(sorted(known)[:_MOST_NAMES])
+    more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+    return ValueError(f"unknown {what} {name!r}: {hint}valid ones are {listed}{more}.")
 
 
 __all__ = ["DivergenceError"]

@@ -985,7 +985,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
     (
         "9",
         "spellings are not recognised",
-        "altmin_ext/methods/_options.py",
+        "altmin_ext/_words.py",
         '.lower().removesuffix("s")',
         "",
         [

@@ -1,4 +1,4 @@
-"""The command line: ``altmin`` or ``python -m altmin_ext``, with train, tune, evaluate, inspect and info."""
+"""The command line: ``altmin`` or ``python -m altmin_ext``, with its commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from altmin_ext._interrupt import Terminated, terminations_raised
 from altmin_ext._streams import open_streams
-from altmin_ext.command_line import arguments, evaluate, info, inspect, train, tune
+from altmin_ext.command_line import (
+    arguments,
+    completion,
+    evaluate,
+    export,
+    info,
+    inspect,
+    predict,
+    train,
+    tune,
+)
 from altmin_ext.command_line.streams import OutputLost, complain
 from altmin_ext.errors import DivergenceError
 
@@ -15,8 +25,11 @@ _commands = {
     "train": train.run,
     "tune": tune.run,
     "evaluate": evaluate.run,
+    "predict": predict.run,
+    "export": export.run,
     "inspect": inspect.run,
     "info": info.run,
+    "completion": completion.run,
 }
 
 

@@ -11,10 +11,12 @@ from typing import Any, NoReturn
 
 import altmin_ext
 from altmin_ext import data, losses, methods, schedules
-from altmin_ext.command_line import networks
+from altmin_ext._words import by_spelling, plain_spelling
+from altmin_ext.command_line import export, networks
 from altmin_ext.command_line.streams import say
 from altmin_ext.errors import unknown_name
-from altmin_ext.methods._options import by_spelling, help_of, plain_spelling
+from altmin_ext.methods._options import help_of
+from altmin_ext.network.activations import known_activations
 
 _DEFAULT_METHOD = "am-adam"
 
@@ -42,6 +44,17 @@ class _Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         say(message.rstrip("\n"))
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = (
+                "command"
+                if action.dest == "command"
+                else action.option_strings[0]
+                if action.option_strings
+                else "shell"
+            )
+            raise unknown_name(what, str(value), map(str, action.choices))
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments, unknown = self.parse_known_args(args, namespace)
         flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
@@ -52,21 +65,50 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
 
-# Other words for flags of train, where they are not the names of arguments in Python.
+class _HelpOfCommands(argparse.RawDescriptionHelpFormatter):
+    """Has room for the names of the commands, which argparse forgets to be indented."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
+
+# Other words for flags, where they are not the names of arguments in Python; the first that a command has counts.
 _other_flags = by_spelling(
     {
-        "verbose verbosity progress progress_bar silent": "--quiet",
-        "n_jobs num_threads n_threads": "--threads",
-        "early_stopping tol": "--patience",
-        "dataset": "--data",
-        "model net arch architecture": "--network",
-        "layers hidden_layers hidden_layer_sizes": "--hidden",
-        "out out_dir output_dir save save_dir": "--output",
-        "steps max_steps num_steps": "--epochs",
-        "validation validation_data": "--validation-fraction",
-        "checkpoint checkpoints checkpoint_interval save_every save_interval save_freq": "--checkpoint-every",
-        "resume_from restart continue restore load": "--resume",
-        "keep_last max_to_keep save_total_limit": "--keep",
+        "optimizer optimiser optim algorithm": ("--method",),
+        "lr_scheduler scheduler lr_policy": ("--lr-schedule",),
+        "n_epochs num_epochs max_epochs iterations steps max_steps num_steps": ("--epochs",),
+        "batch bs minibatch_size": ("--batch-size",),
+        "random_state random_seed": ("--seed",),
+        "gpu cuda accelerator": ("--device",),
+        "criterion loss_fn loss_function": ("--loss",),
+        "verbose verbosity progress progress_bar silent": ("--quiet",),
+        "n_jobs num_threads n_threads": ("--threads",),
+        "early_stopping tol": ("--patience",),
+        "dataset train_data train_file csv input file": ("--data",),
+        "y label label_column target_column response": ("--target",),
+        "test test_file test_set": ("--test-data",),
+        "test_size test_split": ("--test-fraction",),
+        "problem problem_type": ("--task",),
+        "exclude ignore drop_columns": ("--drop",),
+        "resize img_size size": ("--image-size",),
+        "model net arch architecture": ("--network",),
+        "model_path model_dir ckpt weights": ("--model",),
+        "layers hidden_layers hidden_layer_sizes hidden_sizes hidden_units hidden_dims width units": (
+            "--hidden",
+        ),
+        "nonlinearity act": ("--activation",),
+        "out out_dir output_dir output_file save save_dir": ("--output",),
+        "proba predict_proba": ("--probabilities",),
+        "validation validation_data validation_split val_fraction": ("--validation-fraction",),
+        "checkpoint checkpoints checkpoint_interval save_every save_interval save_freq": (
+            "--checkpoint-every",
+            "--model",
+        ),
+        "resume_from restart continue restore load": ("--resume", "--model"),
+        "keep_last max_to_keep save_total_limit": ("--keep",),
     }
 )
 
@@ -74,14 +116,13 @@ _other_flags = by_spelling(
 def _unknown_flag(flag: str, arguments: argparse.Namespace) -> ValueError:
     """The error for an unknown flag: its name here, the methods that have it, or similar flags."""
     option = flag.lstrip("-").removeprefix("no-").replace("-", "_")
-    if hasattr(arguments, "method") and (other := _other_flags.get(plain_spelling(option))):
-        return ValueError(f"unknown argument {flag!r}: did you mean {other!r}?")
+    flags = [word for action in arguments.parser._actions for word in action.option_strings]
+    for other in _other_flags.get(plain_spelling(option), ()):
+        if other in flags:
+            return ValueError(f"unknown argument {flag!r}: did you mean {other!r}?")
     if hasattr(arguments, "method") and methods.explains(option):
         return methods.unknown_option(arguments.method, option)
-    parser = arguments.parser
-    return unknown_name(
-        "argument", flag, [word for action in parser._actions for word in action.option_strings]
-    )
+    return unknown_name("argument", flag, flags)
 
 
 def _method_in(argv: Sequence[str]) -> str | None:
@@ -98,11 +139,14 @@ def _method_in(argv: Sequence[str]) -> str | None:
 
 
 def _make_parser(method: str | None) -> argparse.ArgumentParser:
-    """The parser of all commands; train takes the options of ``method`` alone."""
-    parser = _Parser(prog="altmin", description=altmin_ext.__doc__, allow_abbrev=False)
+    """The parser of all commands; train and tune take the options of ``method`` alone."""
+    parser = _Parser(
+        prog="altmin", usage="altmin COMMAND [OPTION ...]", description=altmin_ext.__doc__, epilog=_HINT,
+        formatter_class=_HelpOfCommands, allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"altmin_ext {altmin_ext.__version__}")
     parser.set_defaults(command=None, parser=parser)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", prog="altmin")
 
     def add_command(name: str, help: str, **more: Any) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, allow_abbrev=False, **{"description": help, **more})
@@ -114,36 +158,122 @@ def _make_parser(method: str | None) -> argparse.ArgumentParser:
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
     if method is not None:
-        more = {"description": f"train a network on a known data set by {method}: {_summary(method)}"}
+        more = {"description": f"train a network by {method}: {_summary(method)}"}
     more["usage"] = f"altmin train {f'--method {method}' if method else '[--method NAME]'} [OPTION ...]"
-    command = add_command("train", "train a network on a known data set", **more)
-    _add_data_and_model(command.add_argument_group("data and model"))
-    circumstances = command.add_argument_group("run")
-    _add_run(circumstances)
-    _add_validation(circumstances)
-    _add_circumstances(circumstances)
+    command = add_command("train", "train a network on a known data set or on your own file", **more)
+    _add_data(command.add_argument_group("data"))
+    _add_network(command.add_argument_group("network"))
+    _add_method(command.add_argument_group("method"))
     _add_method_options(command.add_argument_group(f"options of {method}"), method)
+    group = command.add_argument_group("run")
+    _add_run(group)
+    _add_validation(group)
+    _add_circumstances(group)
     _add_output(command.add_argument_group("output"))
 
     command = add_command("tune", "search options of methods, with as many trials for each")
-    _add_data_and_model(command.add_argument_group("data and model"))
+    _add_data(command.add_argument_group("data"))
+    _add_network(command.add_argument_group("network"))
     _add_search(command.add_argument_group("search"))
-    circumstances = command.add_argument_group("every trial")
-    _add_run(circumstances)
-    _add_circumstances(circumstances)
+    _add_method(command.add_argument_group("method"))
     _add_method_options(command.add_argument_group(f"options of {method}, where they are fixed"), method)
+    group = command.add_argument_group("every trial")
+    _add_run(group)
+    _add_circumstances(group)
 
     command = add_command("evaluate", "test a network that `altmin train --output` has written")
+    _add_model(command)
     command.add_argument(
-        "--model", required=True, type=Path, metavar="DIR", help="the directory that was --output"
+        "--data", metavar="NAME|FILE", help="data to test on (default: the test part of those trained on)"
     )
-    command.add_argument("--data", metavar="NAME", help="data set to test on (default: the one trained on)")
+    command.add_argument("--target", metavar="FILE", help="of an .npy file, the one with the targets")
     _add_json(command)
+
+    command = add_command("predict", "predict by a network that `altmin train --output` has written")
+    _add_model(command)
+    command.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME|FILE",
+        help="what to predict: a file like that trained on, without targets; or the test part of a known data set",
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="a .csv, .tsv, .parquet or .npz file to write (default: csv on standard output)",
+    )
+    command.add_argument("--probabilities", action="store_true", help="also the probability of every class")
+    _add_json(command)
+
+    command = add_command("export", "write a trained network in the format of another program")
+    _add_model(command)
+    command.add_argument(
+        "--format",
+        metavar="NAME",
+        help=f"{', '.join(export.formats())} (default: by the suffix of --output: .onnx, .pt2, .safetensors, .pt); "
+        "the first two hold all computations, the others the weights by their names, for load_state_dict",
+    )
+    command.add_argument("--output", required=True, type=Path, metavar="FILE", help="the file to write")
+
     command = add_command("inspect", "show what a checkpoint or a model holds, and whether it is whole")
     command.add_argument("file", type=Path, metavar="FILE", help="such as checkpoint.safetensors in --output")
     _add_json(command)
     _add_json(add_command("info", "show versions, the native module, threads and the data found"))
+    command = add_command("completion", "print what makes a shell complete commands, flags and names")
+    command.add_argument("shell", choices=_SHELLS, metavar="SHELL", help=" or ".join(_SHELLS))
     return parser
+
+
+_SHELLS = ("bash", "zsh", "fish")
+_HINT = """\
+altmin COMMAND --help explains a command, altmin train --method NAME --help a method.
+
+examples:
+  altmin train --data digits --method am-adam --output runs/digits
+  altmin train --data mine.csv --target label --output runs/mine
+  altmin predict --model runs/mine --data new.csv --output predictions.csv"""
+
+
+def completed(file: Any, folder: Any) -> argparse.ArgumentParser:
+    """The parser of all commands as shtab takes it: with the options of all methods, and names to choose from.
+
+    Args:
+        file: what marks an argument as a file for shtab.
+        folder: likewise, as a folder.
+    """
+    parser = _make_parser(None)
+    names = {
+        "method": methods.names(), "network": networks.names(), "loss": losses.names(),
+        "lr_schedule": schedules.names(),
+        "activation": list(known_activations), "format": export.formats(), "task": list(_TASKS),
+    }  # fmt: skip
+    (commands,) = (
+        action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    )
+    for name, command in commands.items():
+        if name in ("train", "tune"):
+            _add_options_of_all_methods(command)
+        for action in command._actions:
+            if action.dest in names and action.option_strings:
+                action.choices = names[action.dest]
+            elif action.dest in ("data", "test_data", "file", "model") or action.type is Path:
+                action.complete = folder if name in ("train", "tune") and action.dest == "output" else file
+    return parser
+
+
+def _add_options_of_all_methods(command: argparse.ArgumentParser) -> None:
+    """Add the flags of all methods to those of the default method, which are there."""
+    for action in command._actions:
+        if action.dest.startswith("option."):
+            action.help = ""
+    for name in methods.names():
+        for field in dataclasses.fields(methods.method_class(name).Options):
+            flag = "--" + field.name.replace("_", "-")
+            if field.metadata["flag"] and flag not in command._option_string_actions:
+                command.add_argument(
+                    flag, dest=f"option.{field.name}", help=help_of(field).replace("%", "%%")
+                )
 
 
 def _add_json(parser: argparse._ActionsContainer) -> None:
@@ -161,9 +291,53 @@ def _list_of_methods() -> str:
     return "\n".join([heading, *lines]).replace("%", "%%")
 
 
-def _add_data_and_model(group: argparse._ArgumentGroup) -> None:
+def _add_model(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="the folder that was --output, or the file in it",
+    )
+
+
+_TASKS = ("classification", "regression")
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--data", default="digits", metavar="NAME", help=f"{', '.join(data.names())} (default: digits)")
+    add(
+        "--data",
+        default="digits",
+        metavar="NAME|FILE",
+        help=f"{', '.join(data.names())}; or your own .csv, .tsv, .parquet, .npz or .npy file, or a folder with a "
+        "folder of images for each class (default: digits)",
+    )
+    add(
+        "--target",
+        metavar="NAME",
+        help="of your own table, the column with the targets; of an .npz file, the array (default: y); of an .npy "
+        "file, another one",
+    )
+    add("--test-data", metavar="FILE", help="your own file to test on (default: a part of --data, held out)")
+    add("--test-fraction", type=float, metavar="PART", help="that part (default: 0.2)")
+    add(
+        "--task",
+        choices=_TASKS,
+        metavar="NAME",
+        help="classification or regression (default: regression of floats)",
+    )
+    add("--drop", nargs="+", metavar="COLUMN", help="columns of your own table to leave out")
+    add(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="height and width that your own images are brought to",
+    )
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--network", default="mlp", metavar="NAME", help=f"{', '.join(networks.names())} (default: mlp)")
     add(
         "--hidden",
@@ -177,7 +351,8 @@ def _add_data_and_model(group: argparse._ArgumentGroup) -> None:
     add(
         "--loss",
         metavar="NAME",
-        help=f"{', '.join(losses.names())}; mse is against one-hot classes (default: {_default_losses()})",
+        help=f"{', '.join(losses.names())}; mse is against one-hot classes, or the numbers of a regression (default: "
+        f"{_default_losses()}; mse for a regression)",
     )
 
 
@@ -188,13 +363,13 @@ def _default_losses() -> str:
     return ", ".join([of_base, *(f"{loss} for {name}" for name, loss in own.items() if loss != of_base)])
 
 
-def _add_run(group: argparse._ArgumentGroup) -> None:
+def _add_method(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--method",
         default=_DEFAULT_METHOD,
         metavar="NAME",
-        help=f"{', '.join(methods.names())} (default: {_DEFAULT_METHOD})",
+        help=f"one of those that altmin train --help lists (default: {_DEFAULT_METHOD})",
     )
     add(
         "--compare",
@@ -204,18 +379,30 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help="also train another method, from the same initial weights and in the same order of the data, with its "
         "default options unless some are given after its name, as in adam:lr=0.002; may be repeated",
     )
+    add(
+        "--lr-schedule",
+        default="constant",
+        metavar="NAME",
+        help=f"learning-rate schedule: {' or '.join(schedules.names())} (default: constant)",
+    )
+    add(
+        "--on-nonfinite",
+        default="raise",
+        metavar="WORD",
+        help="what to do when a number is not finite: raise an error, skip the minibatch, or restore an earlier "
+        "state and halve the learning rates (default: raise)",
+    )
+    add("--graph", action="store_true", help="on a GPU: capture the step as a CUDA graph and replay it")
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--epochs", type=int, default=10, metavar="N", help="passes over the data (default: 10)")
     add(
         "--batch-size",
         type=int,
         metavar="SAMPLES",
         help="samples in a minibatch (default: 200, but at most a fiftieth of the training samples)",
-    )
-    add(
-        "--lr-schedule",
-        default="constant",
-        metavar="NAME",
-        help=f"learning-rate schedule: {' or '.join(schedules.names())} (default: constant)",
     )
 
 
@@ -242,15 +429,7 @@ def _add_circumstances(group: argparse._ArgumentGroup) -> None:
         "--seed", type=int, default=0, metavar="N", help="seed of weights, data order and method (default: 0)"
     )
     add("--device", metavar="NAME", help="where to train, such as cpu or cuda (default: cpu)")
-    add("--graph", action="store_true", help="on a GPU: capture the step as a CUDA graph and replay it")
     add("--threads", type=int, metavar="N", help="CPU threads (default: as many as torch chooses)")
-    add(
-        "--on-nonfinite",
-        default="raise",
-        metavar="WORD",
-        help="what to do when a number is not finite: raise an error, skip the minibatch, or restore an earlier "
-        "state and halve the learning rates (default: raise)",
-    )
 
 
 def _add_search(group: argparse._ArgumentGroup) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from altmin_ext import checkpoint
+from altmin_ext import _check, checkpoint
 from altmin_ext._files import to_json
 from altmin_ext.checkpoint import _file
-from altmin_ext.command_line import output
+from altmin_ext.command_line import output, tables
 from altmin_ext.command_line.streams import say
 
 
@@ -35,6 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
         for entry in summary.tensors
     ]
     columns = ("tensor", "shape", "dtype", "bytes")
+    if (drawn := tables.drawn(columns, table, left=(0, 1, 2))) is not None:
+        say(drawn)
+        return
     widths = [max(len(row[i]) for row in [columns, *table]) for i in range(4)]
     for row in [columns, *table]:
         name, shape, dtype, size = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
@@ -63,7 +67,7 @@ def _rows(summary: checkpoint.Summary) -> Iterator[tuple[str, str]]:
 
 
 def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+    return ", ".join(f"{name}={_check.shown(value)}" for name, value in values.items())
 
 
 def as_flags(settings: Mapping[str, Any]) -> str:
@@ -73,7 +77,8 @@ def as_flags(settings: Mapping[str, Any]) -> str:
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         elif value is not None:
-            words.append(f"{flag} {output.shown(value)}")
+            listed = value if isinstance(value, (list, tuple)) else [value]
+            words.append(shlex.join([flag, *map(str, listed)]))
     return " ".join(words)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from altmin_ext import data, methods, models
+from altmin_ext.command_line import datasets
 from altmin_ext.errors import unknown_name
 
 
@@ -58,16 +59,34 @@ def architecture(arguments: argparse.Namespace, dataset: data.DataSet) -> dict[s
         raise ValueError(f"--network lenet5 must have square images, but {dataset.name} has shape {shape}.")
     if name == "random-convolution" and len(shape) != 3:
         raise ValueError(f"--network {name} must have images, but {dataset.name} has shape {shape}.")
+    own = {}
+    if dataset.preprocessing is not None:
+        own = {"file": datasets.settings(arguments), "preprocessing": dataset.preprocessing.to_dict()}
     return {
         "data": arguments.data,
         "network": name,
         "shape": shape,
         "features": dataset.n_in,
         "hidden": hidden,
-        "classes": dataset.classes,
+        "classes": dataset.n_out,
         "activation": arguments.activation or "relu",
-        "loss": arguments.loss or methods.method_class(arguments.method).default_loss,
+        "loss": loss_of(arguments, dataset),
+        **own,
     }
+
+
+def loss_of(arguments: argparse.Namespace, dataset: data.DataSet) -> str:
+    """The loss of --method.
+
+    Raises:
+        ValueError: a loss of classes is asked for, but there are none.
+    """
+    given: str | None = arguments.loss
+    if dataset.classes:
+        return given or methods.method_class(arguments.method).default_loss
+    if given not in (None, "mse"):
+        raise ValueError(f"--loss must be mse for a regression, as of {dataset.name}, but is {given}.")
+    return "mse"
 
 
 def make(architecture: dict[str, Any]) -> nn.Module:
@@ -96,7 +115,11 @@ def describe(dataset: data.DataSet, architecture: dict[str, Any]) -> str:
     network = (
         f"{shown}, {architecture['activation']}" if name == "mlp" else f"{name} {shown}" if widths else name
     )
+    found, meaning = dataset.preprocessing, ""
+    if found is not None:
+        of = f" of {found.target!r}" if found.target else ""
+        meaning = f"{dataset.classes} classes{of}; " if dataset.classes else f"regression{of}; "
     return (
-        f"{dataset.name}: {len(dataset.train[0]):,} training and {len(dataset.test[0]):,} test samples; "
+        f"{dataset.name}: {len(dataset.train[0]):,} training and {len(dataset.test[0]):,} test samples; {meaning}"
         f"network {network}"
     )

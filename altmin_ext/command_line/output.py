@@ -13,6 +13,7 @@ from altmin_ext import checkpoint
 from altmin_ext._files import Replacement
 from altmin_ext.checkpoint import _file
 from altmin_ext.command_line import networks
+from altmin_ext.data import Preprocessing
 from altmin_ext.history import History, plot_histories, report_histories
 
 _MODEL = "model.safetensors"
@@ -185,19 +186,25 @@ def shown(value: Any) -> str:
 def read(folder: Path) -> tuple[dict[str, Any], nn.Module]:
     """Read a network that :class:`Output` has written.
 
+    Args:
+        folder: the folder, or the file of the model itself.
+
     Returns:
-        Its architecture, and the network on the CPU.
+        Its architecture, where "preprocessing" is that of one's own data, or None; and the network on the CPU.
 
     Raises:
         ValueError: the folder holds no such network, or its file has been altered.
     """
     try:
-        if not (folder / _MODEL).exists():
+        path = folder if folder.is_file() else folder / _MODEL
+        if not path.exists():
             for name, remedy in _ELSEWHERE.items():
                 if (folder / name).exists():
                     raise ValueError(f"it holds no {_MODEL}, but {name} {remedy}")
-        weights = _file.read(folder / _MODEL)
+        weights = _file.read(path)
         description = weights.pop(_DESCRIPTION)
+        own = description.get("preprocessing")
+        description["preprocessing"] = None if own is None else Preprocessing.from_dict(own)
         model = networks.make(description)
         model.load_state_dict(weights)
     except Exception as error:  # a description by another version may ask for anything

@@ -17,7 +17,7 @@ from altmin_ext import _check, data, methods, training
 from altmin_ext._files import set_aside, to_json
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.callbacks import EarlyStopping, TrainingState
-from altmin_ext.command_line import networks
+from altmin_ext.command_line import datasets, networks
 from altmin_ext.command_line.arguments import parse_value
 from altmin_ext.command_line.output import Output, checkpoint_state
 from altmin_ext.command_line.streams import OutputLost, complain, say
@@ -28,7 +28,7 @@ from altmin_ext.losses import Loss
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train a network on a known data set by one or several methods."""
+    """Train a network by one or several methods."""
     if arguments.threads is not None:
         torch.set_num_threads(_check.threads("--threads", arguments.threads))
     if arguments.patience is not None and not arguments.validation_fraction:
@@ -37,10 +37,10 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if arguments.output is None and (flags := _flags_of_checkpoints(arguments)):
         raise ValueError(f"{flags[0]} must come with --output, the folder of the checkpoints.")
-    dataset = data.load(arguments.data)
+    dataset = datasets.load(arguments)
     _metrics(arguments.metrics, dataset.classes)
     architecture = networks.architecture(arguments, dataset)
-    contest = _Contest(arguments, dataset, architecture, _make_methods(arguments, architecture))
+    contest = _Contest(arguments, dataset, architecture, _make_methods(arguments, dataset, architecture))
     try:
         contest.run()
     except BaseException:
@@ -165,6 +165,7 @@ class _Contest:
             **_options(method),
             "batch_size": self._batch_size,
             **{name: getattr(arguments, name) for name in names},
+            **datasets.settings(arguments),
         }
         return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
 
@@ -195,7 +196,8 @@ class _Contest:
                 title = f"{networks.describe(self._dataset, self._architecture)}\n\n{title}"
             callbacks.append(EpochTable(title, self._held_out))
         if arguments.patience is not None:
-            callbacks.append(EarlyStopping(patience=arguments.patience))
+            monitor = "validation_accuracy" if method.loss.counts_correct else "validation_loss"
+            callbacks.append(EarlyStopping(monitor, patience=arguments.patience))
         with self._checkpoints(contestant.label) as checkpoints:
             training.train(
                 method.model,
@@ -230,9 +232,9 @@ class _Contest:
 
     def _parts(self, loss: Loss) -> list[tuple[Tensor, Tensor]]:
         """Training and test data with targets as the loss takes them: for mse, one-hot."""
-        return [
-            (x, targets_of(loss, self._dataset, x, y)) for x, y in (self._dataset.train, self._dataset.test)
-        ]
+        n_out = self._dataset.n_out
+        parts = (self._dataset.train, self._dataset.test)
+        return [(x, datasets.targets(loss, x, y, n_out)) for x, y in parts]
 
     def _finish(self, contestant: _Run) -> None:
         """Write the results so far, then test the model."""
@@ -293,6 +295,8 @@ def _metrics(names: list[str] | None, classes: int) -> dict[str, Any]:
     """Metrics of torchmetrics for several classes, by the names that they have there without "Multiclass"."""
     if not names:
         return {}
+    if not classes:
+        raise ValueError("--metrics must be left out for a regression: they are metrics of classes.")
     package = _require("torchmetrics.classification", "metrics")
     known = {
         name.removeprefix("Multiclass"): name for name in package.__all__ if name.startswith("Multiclass")
@@ -303,11 +307,6 @@ def _metrics(names: list[str] | None, classes: int) -> dict[str, Any]:
 def default_batch_size(dataset: data.DataSet) -> int:
     """The number of samples in a minibatch, unless --batch-size says another."""
     return max(1, min(200, len(dataset.train[0]) // 50))
-
-
-def targets_of(loss: Loss, dataset: data.DataSet, x: Tensor, y: Tensor) -> Tensor:
-    """Targets as the loss takes them: for mse, one-hot."""
-    return loss.from_labels(y, dataset.classes, x.dtype)
 
 
 def initial_network(arguments: argparse.Namespace, architecture: dict[str, Any]) -> nn.Module:
@@ -338,13 +337,16 @@ def chosen_methods(arguments: argparse.Namespace) -> dict[str, tuple[str, dict[s
     return chosen
 
 
-def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -> dict[str, methods.Method]:
+def _make_methods(
+    arguments: argparse.Namespace, dataset: data.DataSet, architecture: dict[str, Any]
+) -> dict[str, methods.Method]:
     """By label, each with its own copy of the same initial weights.
 
     All are made before one trains, so that a misspelt option costs no run.
     """
     chosen = chosen_methods(arguments)
     device = _check.device("--device", arguments.device)
+    loss = arguments.loss if dataset.classes else architecture["loss"]
     initial = initial_network(arguments, architecture)
     return {
         label: methods.make_method(
@@ -354,7 +356,7 @@ def _make_methods(arguments: argparse.Namespace, architecture: dict[str, Any]) -
             device=device,
             on_nonfinite=arguments.on_nonfinite,
             graph=arguments.graph,
-            **{"loss": arguments.loss, **options},
+            **{"loss": loss, **options},
         )
         for label, (name, options) in chosen.items()
     }

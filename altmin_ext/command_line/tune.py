@@ -22,13 +22,13 @@ from altmin_ext import _check, data, methods, training
 from altmin_ext._files import Replacement, to_json, write_file
 from altmin_ext._order import derived_seed
 from altmin_ext.callbacks import OptunaPruning
-from altmin_ext.command_line import networks
+from altmin_ext.command_line import datasets, networks
 from altmin_ext.command_line.arguments import parse_value
 from altmin_ext.command_line.inspect import as_flags
 from altmin_ext.command_line.output import shown
 from altmin_ext.command_line.streams import OutputLost, say
-from altmin_ext.command_line.tables import decimals
-from altmin_ext.command_line.train import chosen_methods, default_batch_size, initial_network, targets_of
+from altmin_ext.command_line.tables import decimals, drawn
+from altmin_ext.command_line.train import chosen_methods, default_batch_size, initial_network
 from altmin_ext.errors import DivergenceError
 from altmin_ext.history import _require
 
@@ -37,7 +37,7 @@ _of_the_run = ("batch_size", "lr_schedule")  # what can be searched besides the 
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Search the options of one or several methods on a known data set."""
+    """Search the options of one or several methods."""
     if arguments.threads is not None:
         torch.set_num_threads(_check.threads("--threads", arguments.threads))
     if not 0 < arguments.validation_fraction < 1:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("--resume must come with --output, the folder of the study.")
     _check.integer("--trials", arguments.trials)
     _require("optuna", "tune")
-    dataset = data.load(arguments.data)
+    dataset = datasets.load(arguments)
     search = _Search(arguments, dataset, networks.architecture(arguments, dataset))
     try:
         search.run()
@@ -206,7 +206,7 @@ class _Search:
             device=arguments.device,
             on_nonfinite=arguments.on_nonfinite,
             graph=arguments.graph,
-            **{"loss": arguments.loss, **options, **own},
+            **{"loss": arguments.loss if self._dataset.classes else "mse", **options, **own},
         )
 
     # -------------------------------------------------------------------------------------------- studies
@@ -327,7 +327,7 @@ class _Search:
         try:
             training.train(
                 method.model,
-                (x, targets_of(method.loss, self._dataset, x, y)),
+                (x, datasets.targets(method.loss, x, y, self._dataset.n_out)),
                 method=method,
                 epochs=arguments.epochs,
                 batch_size=drawn.get("batch_size", self._batch_size),
@@ -358,6 +358,7 @@ class _Search:
         arguments, (name, options) = self._arguments, self._chosen[label]
         values = {
             **{key: self._architecture[key] for key in ("data", "network", "hidden")},
+            **datasets.settings(arguments),
             "activation": arguments.activation,
             "loss": arguments.loss,
             "method": name,
@@ -406,17 +407,24 @@ class _Search:
         lines = [
             f"{arguments.monitor.replace('_', ' ')} after {arguments.epochs} epochs, seed {arguments.seed}",
             "",
-            f"{'method':<{first}}  trials    best  median  seconds  options of the best",
         ]
+        columns = ("method", "trials", "best", "median", "seconds", "options of the best")
+        rows = []
         for result in results:
             best, trials = result["best"], result["trials"]
             seconds = sum(trial["seconds"] for trial in trials)
             numbers = decimals(best and best["value"]), decimals(result["median"])
             options = _listed(best["values"]) if best else "-"
-            lines.append(
-                f"{result['label']:<{first}}  {len(trials):>6}  {numbers[0]:>6}  {numbers[1]:>6}  {seconds:>7.1f}  "
-                f"{options}"
-            )
+            rows.append((result["label"], str(len(trials)), *numbers, f"{seconds:.1f}", options))
+        table = drawn(columns, rows, left=(0, 5))
+        if table is None:
+            for name, *cells, options in [columns, *rows]:
+                middle = "  ".join(
+                    f"{cell:>{width}}" for cell, width in zip(cells, (6, 6, 6, 7), strict=True)
+                )
+                lines.append(f"{name:<{first}}  {middle}  {options}")
+        else:
+            lines.append(table)
         return "\n".join([*lines, "", *(result["command"] for result in results if result["command"])])
 
 

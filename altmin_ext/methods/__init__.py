@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from altmin_ext import _check
+from altmin_ext._words import plain_spelling
 from altmin_ext.errors import unknown_name
 from altmin_ext.losses import LossLike
-from altmin_ext.methods._options import other_words, plain_spelling, unsupported
+from altmin_ext.methods._options import other_words, unsupported
 from altmin_ext.methods.am_mem import AMMem
 from altmin_ext.methods.backprop import BackpropAdam, BackpropSGD
 from altmin_ext.methods.base import Method, MethodOptions, StepReport

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from altmin_ext import _check
-
-_T = TypeVar("_T")
+from altmin_ext._words import by_spelling
 
 #: Takes an option's name and value; returns the value to keep, or raises.
 Check = Callable[[str, Any], Any]
@@ -163,7 +162,7 @@ class GradientOptions(MethodOptions):
 
 
 # Names of options and arguments elsewhere, or here in the past -> their names here, if the method has them. Spellings
-# that differ in case, underscores or a final s are the same word, see :func:`plain_spelling`.
+# that differ in case, underscores or a final s are the same word, see :func:`altmin_ext._words.plain_spelling`.
 _other_words: dict[str, tuple[str, ...]] = {
     "lr": ("relaxation",),
     "learning_rate learning_rate_init lrate step_size eta alpha": ("lr", "relaxation"),
@@ -201,16 +200,6 @@ _unsupported = {
     "activation dropout hidden hidden_layer_sizes layers": "it belongs to the model",
     "dataset dataloader train_loader train_data": "data is the second argument, in any form",
 }
-
-
-def plain_spelling(word: str) -> str:
-    """A word in lower case, without underscores and a final s: batchSize, batch_sizes and batchsize are the same."""
-    return word.replace("_", "").replace("-", "").lower().removesuffix("s")
-
-
-def by_spelling(words: dict[str, _T]) -> dict[str, _T]:
-    """The meanings of words listed with spaces between them, by each word's plain spelling."""
-    return {plain_spelling(word): meaning for listed, meaning in words.items() for word in listed.split()}
 
 
 #: By their plain spelling: what other words mean here, and what to do where there is no such option.
