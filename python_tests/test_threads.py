@@ -24,7 +24,6 @@ from altmin_ext.ops import _native as native
 from .methods.test_methods_common import METHODS, blobs, make, network, same, snapshot
 
 THREADS = 4
-STREAMED = {"am-adam", "am-sgd", "am-mem", "rls"}  # which also learn single samples
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +46,6 @@ def train(name: str, model: nn.Module) -> dict[str, Tensor]:
     x, y = blobs()
     parts = [(x, y)] if method.full_batch else [(x[i::4], y[i::4]) for i in range(4)]
     losses = [method.step(*part).loss for part in parts * 3]
-    if name in STREAMED:
-        losses += list(method.learn(x, y).loss)
     state = {key: value for key, value in method.state_dict().items() if isinstance(value, Tensor)}
     return {**snapshot(model), "losses": torch.stack(losses), **state}
 
@@ -69,6 +66,26 @@ def test_threads_train_to_the_bits_of_one_alone() -> None:
         results = [result for done in pool.map(run, range(THREADS)) for result in done]
     assert len(results) == THREADS * len(METHODS)
     assert [name for name, trained in results if not same(trained, alone[name])] == []
+
+
+@pytest.mark.parametrize("name", ["am-adam", "am-sgd"])
+def test_steps_of_one_native_call_run_at_the_same_time(name: str) -> None:
+    x, y = (values.repeat(400, *[1] * (values.ndim - 1)) for values in blobs())
+    start = threading.Barrier(THREADS)
+
+    def learn(model: nn.Module, wait: Callable[[], Any]) -> dict[str, Tensor]:
+        method = make(name, model, lr=1e-3)
+        method.learn(x[:9], y[:9], batch_size=3)
+        assert method.why_not_planned is None
+        wait()
+        losses = method.learn(x, y, batch_size=3).loss
+        return {**snapshot(model), "losses": losses}
+
+    alone = learn(network(name, hidden=64), lambda: None)
+    models = [network(name, hidden=64) for _ in range(THREADS)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        together = list(pool.map(learn, models, [start.wait] * THREADS))
+    assert [same(trained, alone) for trained in together] == [True] * THREADS
 
 
 class Waiting(nn.Module):
