@@ -11,6 +11,7 @@ import abc
 import contextlib
 import dataclasses
 import gc
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -486,17 +487,22 @@ class CapturedSteps(ReplayedSteps[Report]):
         return replay(x, y), replay
 
 
+# Held during a capture: the collector is the whole process's, and two captures would each undo what the other says.
+_capturing = threading.Lock()
+
+
 @contextlib.contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """No automatic garbage collection within the context.
+    """No automatic garbage collection within the context, which one thread at a time may enter.
 
     A method and its graphs refer to each other, so that those of a method that is no longer used wait for the
     collector. Destroying a graph is not permitted during a capture, and ends it with an error.
     """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    with _capturing:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_enabled:
+                gc.enable()

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import dataclasses
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar, TypeVar
@@ -68,7 +69,8 @@ class Method(abc.ABC):
     """A training method bound to a model.
 
     Make one by :func:`altmin_ext.make_method`. The model is trained in place: between two steps its ``state_dict()``
-    is always an ordinary torch one.
+    is always an ordinary torch one. Threads may train side by side, each with a method and a model of its own; a step
+    of a method refuses to begin while another thread is within one.
 
     To write a method: :meth:`_cut` splits the model and refuses one that does not suit, before anything has changed;
     :meth:`_allocate` makes the buffers. A step has the following phases, in this order. A method defines
@@ -201,6 +203,8 @@ class Method(abc.ABC):
             self._check_graph(where or self._parameters[0][1].device)
         _check.device("device", where)
 
+        # Reentrant, so that an acquisition that Ctrl-C has left behind never locks out the thread of the next step.
+        self._stepping = threading.RLock()
         self.steps, self.n_out, self.learning_rate_factor = 0, 0, 1.0
         self.data_order = DataOrder()
         self._copies = Copies()
@@ -333,17 +337,29 @@ class Method(abc.ABC):
 
     def _completed(self, run: Callable[[Tensor, Tensor], Seen], x: Tensor, y: Tensor) -> Seen:
         """The report of a step on a minibatch that fits the model."""
-        if not self.model.training:
-            self.model.train()
-        if self.on_nonfinite == "restore":
-            self._copies.keep(self)
-        parts = () if self._graph else self._undoable()
-        report = self._all_or_nothing(run, parts, x, y)
-        self.steps += 1
-        self._raise_versions()
-        if self.on_nonfinite == "restore":
-            self._restore_if_diverged(x, y)
-        return report
+        self._enter_step()
+        try:
+            if not self.model.training:
+                self.model.train()
+            if self.on_nonfinite == "restore":
+                self._copies.keep(self)
+            parts = () if self._graph else self._undoable()
+            report = self._all_or_nothing(run, parts, x, y)
+            self.steps += 1
+            self._raise_versions()
+            if self.on_nonfinite == "restore":
+                self._restore_if_diverged(x, y)
+            return report
+        finally:
+            self._stepping.release()
+
+    def _enter_step(self) -> None:
+        """Keep other threads from a step of this method, until ``_stepping`` is released."""
+        if not self._stepping.acquire(blocking=False):
+            raise ValueError(
+                "a method must be stepped by one thread at a time, but another thread is within a step of it: make a "
+                "method and a model for each thread."
+            )
 
     def _raise_versions(self) -> None:
         # Kernels, CUDA graphs and torch's own batch normalisation write without raising the versions of tensors.
@@ -416,18 +432,22 @@ class Method(abc.ABC):
         """
         if self._undoable():
             return 0
-        if not self.model.training:
-            self.model.train()
-        if self.on_nonfinite == "restore":
-            most = min(most, self._copies.keep(self))
-        size = planned.batch
-        self._prepare(x[first * size : (first + 1) * size], y[first * size : (first + 1) * size])
-        made = planned.run(x, y, first, most if self._finish_repeats else 1, losses, correct)
-        if made:
-            self._finish()
-            self.steps += made
-            self._raise_versions()
-        return made
+        self._enter_step()
+        try:
+            if not self.model.training:
+                self.model.train()
+            if self.on_nonfinite == "restore":
+                most = min(most, self._copies.keep(self))
+            size = planned.batch
+            self._prepare(x[first * size : (first + 1) * size], y[first * size : (first + 1) * size])
+            made = planned.run(x, y, first, most if self._finish_repeats else 1, losses, correct)
+            if made:
+                self._finish()
+                self.steps += made
+                self._raise_versions()
+            return made
+        finally:
+            self._stepping.release()
 
     def _all_or_nothing(
         self, run: Callable[[Tensor, Tensor], Seen], parts: Sequence[Undoable], x: Tensor, y: Tensor

@@ -1,4 +1,6 @@
 // What a model holds, to find out in less than a microsecond whether it still does.
+#include <pybind11/critical_section.h>
+
 #include <algorithm>
 
 #include "run.h"
@@ -16,6 +18,7 @@ class Held {
     for (const py::handle& place : places) {
       Place& own = places_.emplace_back();
       own.dict = place;
+      const py::scoped_critical_section lock(place);
       for (const auto& entry : py::reinterpret_borrow<py::dict>(place)) own.values.push_back(entry.second);
     }
     for (const py::handle& parameter : parameters) {
@@ -63,6 +66,7 @@ class Held {
     return py::detail::cast_op<Tensor>(caster);
   }
   static bool same_objects(const Place& place) {
+    const py::scoped_critical_section lock(place.dict);
     PyObject *key = nullptr, *value = nullptr;
     Py_ssize_t position = 0;
     for (const py::handle& expected : place.values)
@@ -86,9 +90,11 @@ class Held {
     return trained.ptr() == own.requires_grad.ptr();
   }
   static bool same_value(const Attribute& own) {
-    PyObject* now = PyDict_GetItemWithError(own.dict.ptr(), own.name.ptr());
-    if (now == own.value.ptr()) return true;
-    const int same = now ? PyObject_RichCompareBool(now, own.value.ptr(), Py_EQ) : 0;
+    const py::scoped_critical_section lock(own.dict);
+    const auto now =
+        py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(own.dict.ptr(), own.name.ptr()));
+    if (now.is(own.value)) return true;
+    const int same = now ? PyObject_RichCompareBool(now.ptr(), own.value.ptr(), Py_EQ) : 0;
     if (PyErr_Occurred()) throw py::error_already_set();
     return same == 1;
   }

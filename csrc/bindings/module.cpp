@@ -1,4 +1,5 @@
 // The Python module altmin_ext._C. Ops are entered from the files that they are in; here is what is about the module.
+#include <dlfcn.h>
 #include <omp.h>
 
 #include "cpu/blas.h"
@@ -19,10 +20,21 @@ py::tuple name_tuple(const char* const (&names)[n]) {
 
 bool activation_is_monotone(const Sigma& sigma) { return is_monotone(sigma.kind, sigma.parameter); }
 
+int threads() {
+  follow_torch_threads();
+  return omp_get_max_threads();
+}
+
+// The file of the OpenMP runtime that the kernels run on.
+std::string openmp_runtime() {
+  Dl_info found{};
+  return dladdr(reinterpret_cast<const void*>(&omp_get_max_threads), &found) ? found.dli_fname : "";
+}
+
 }  // namespace
 }  // namespace altmin
 
-PYBIND11_MODULE(_C, module) {
+PYBIND11_MODULE(_C, module, pybind11::mod_gil_not_used()) {
   using namespace altmin;
   module.doc() = "Native kernels of altmin_ext; use them through altmin_ext.ops.";
   for (const Registration::Function enter : Registration::all()) enter(module);
@@ -43,7 +55,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("instruction_set", &cpu::instruction_set);
   module.def("use_instruction_set", &cpu::use_instruction_set);
   module.def("matmul_backend", &cpu::use_matmul_backend);
-  module.def("threads", [] { return omp_get_max_threads(); });
+  module.def("threads", &threads);
+  module.def("openmp_runtime", &openmp_runtime);
   module.def("cuda_compiled_version", &cuda::compiled_version);
   module.def("cuda_device_count", &cuda::device_count);
 }

@@ -241,6 +241,7 @@ std::pair<int64_t, Recording::Outcome> Recording::run(const Tensor& x, const Ten
                                                       int64_t batches, const Tensor& losses,
                                                       const Tensor& counts, int64_t row) {
   if (!reads(x) || !reads(y)) return {0, refused};
+  follow_torch_threads();
   const py::gil_scoped_release release;
   for (int64_t i = 0; i < batches; ++i) {
     const auto number = static_cast<size_t>(first + i);

@@ -24,6 +24,10 @@ struct Registration {
 #define ALTMIN_REGISTER(op) \
   const Registration registration_of_##op([](py::module_& module) { module.def(#op, &op); });
 
+// Gives the calling thread's parallel regions as many threads as torch.set_num_threads says. OpenMP keeps that number
+// by thread, and torch sets it in a new one only when torch itself computes something large there.
+void follow_torch_threads();
+
 #if defined(ALTMIN_WITH_CUDA)
 inline cuda::Stream current_stream(const dlpack::Device& device) {
   void* stream = nullptr;
@@ -40,6 +44,7 @@ auto run(const dlpack::Device& device, const OnCpu& on_cpu, const OnCuda& on_cud
     const cuda::DeviceGuard guard(device.id);
     return on_cuda(stream);
   }
+  follow_torch_threads();
   py::gil_scoped_release release;
   return on_cpu();
 }
@@ -50,6 +55,7 @@ auto run(const dlpack::Device& device, const OnCpu& on_cpu) {
   if (device.type != dlpack::cpu_device)
     raise_value_error("the arguments must be on the CPU, but are on ", describe_device(device),
                       ": this build has no CUDA kernels (", ALTMIN_CUDA_REASON, ").");
+  follow_torch_threads();
   py::gil_scoped_release release;
   return on_cpu();
 }

@@ -1,12 +1,13 @@
 #include "tensor.h"
 
+#include <atomic>
 #include <cmath>
 #include <iterator>
 
 namespace altmin {
 namespace {
 
-const dlpack::ExchangeApi* in_use = nullptr;
+std::atomic<const dlpack::ExchangeApi*> in_use = nullptr;
 
 const dlpack::ExchangeApi* look_up_exchange_api(PyTypeObject* type) {
   const py::object capsule =
@@ -30,17 +31,15 @@ bool interprets_operations(PyTypeObject* type) {
 // The table for a tensor whose memory may be read, else null.
 const dlpack::ExchangeApi* exchange_api_of_plain(py::handle object) {
   // Types seen lately, kept alive: Tensor and Parameter alternate within a call.
-  static PyTypeObject* known[4] = {};
-  static int oldest = 0;
+  static std::atomic<PyTypeObject*> known[4] = {};
+  static std::atomic<unsigned> oldest = 0;
   PyTypeObject* type = Py_TYPE(object.ptr());
   if (std::find(known, std::end(known), type) != std::end(known)) return in_use;
   const dlpack::ExchangeApi* api = look_up_exchange_api(type);
   if (!api || interprets_operations(type)) return nullptr;
-  in_use = api;
+  in_use = api;  // before a thread without the interpreter's lock may find the type
   Py_INCREF(type);
-  Py_XDECREF(known[oldest]);
-  known[oldest] = type;
-  oldest = (oldest + 1) % static_cast<int>(std::size(known));
+  Py_XDECREF(known[oldest++ % std::size(known)].exchange(type));
   return api;
 }
 

@@ -51,7 +51,7 @@ struct Strided {
 
 }  // namespace
 
-MatMulBackend matmul_backend_in_use = MatMulBackend::automatic;
+std::atomic<MatMulBackend> matmul_backend_in_use = MatMulBackend::automatic;
 
 bool use_matmul_backend(const char* name) {
   for (int i = 0; i < static_cast<int>(std::size(backend_names)); ++i) {

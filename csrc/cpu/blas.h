@@ -1,6 +1,8 @@
 // The BLAS that torch has loaded, and who multiplies matrices: it, or our own kernels.
 #pragma once
 
+#include <atomic>
+
 #include "ops/matmul.h"
 
 namespace altmin::cpu {
@@ -8,7 +10,7 @@ namespace altmin::cpu {
 enum class MatMulBackend { automatic, own, blas };
 
 // Automatic unless another is forced.
-extern MatMulBackend matmul_backend_in_use;
+extern std::atomic<MatMulBackend> matmul_backend_in_use;
 // Forces one by name, "own" or "blas", or ends that by "auto", for tests and benchmarks; false if there is none.
 bool use_matmul_backend(const char* name);
 

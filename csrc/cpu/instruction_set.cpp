@@ -27,9 +27,9 @@ InstructionSet widest() {
 
 }  // namespace
 
-InstructionSet instruction_set_in_use = widest();
+std::atomic<InstructionSet> instruction_set_in_use = widest();
 
-const char* instruction_set() { return names[static_cast<int>(instruction_set_in_use)]; }
+const char* instruction_set() { return names[static_cast<int>(instruction_set_in_use.load())]; }
 
 bool use_instruction_set(const char* name) {
   for (int i = 0; i < static_cast<int>(std::size(names)); ++i) {

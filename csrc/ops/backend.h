@@ -1,6 +1,8 @@
 // Declares an op for every backend: cpu::<op>, chosen among instruction sets at run time, and cuda::<op>.
 #pragma once
 
+#include <atomic>
+
 struct CUstream_st;
 
 namespace altmin::cuda {
@@ -17,7 +19,7 @@ enum class InstructionSet { baseline, avx2, avx512 };
 const char* instruction_set();
 // Forces an instruction set by name, for tests; false if this processor or build lacks it.
 bool use_instruction_set(const char* name);
-extern InstructionSet instruction_set_in_use;
+extern std::atomic<InstructionSet> instruction_set_in_use;
 
 }  // namespace altmin::cpu
 
