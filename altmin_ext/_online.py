@@ -15,10 +15,15 @@ from altmin_ext import evaluation
 from altmin_ext._estimator import Factory, checked_options, make_network
 from altmin_ext.checkpoint import _model
 from altmin_ext.losses import LossLike
-from altmin_ext.methods import Method, make_method, method_class
+from altmin_ext.methods import Method, make_method, method_class, option_names
+from altmin_ext.methods._closed_form import ClosedForm
 from altmin_ext.network.known import known_as, runs_as
 
 Numbers = NDArray[Any]
+
+# Scaled by the displacement of its code, each sample would move the weights alike, whether it was classified right or
+# wrong: a minibatch weighs such samples against each other, a single one has no other.
+_defaults = {"stage_scaling": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Recipe:
         module: a function (n_in, n_out) that makes another one, or None.
         loss: as for :func:`altmin_ext.make_method`.
         seed: of the weights and the method.
-        options: of the method.
+        options: of the method. ``stage_scaling`` is "none" unless given.
         other_words: names of parameters elsewhere -> here.
     """
 
@@ -53,6 +58,8 @@ class Recipe:
                 "or keeps variables of every sample; use am-adam."
             )
         options = checked_options(self.method, self.options, self.other_words)
+        known = option_names(self.method)
+        options = {name: value for name, value in _defaults.items() if name in known} | options
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = make_network(self.module, n_in, n_out, self.hidden, self.activation)
@@ -141,6 +148,15 @@ class OnlineLearner:
         if self.method.steps == 0:
             return OnlineLearner(self.recipe, n_in, n_out, self.classifies)
         larger = OnlineLearner(self.recipe, n_in, n_out, self.classifies)
+        if isinstance(self.method, ClosedForm) and isinstance(larger.method, ClosedForm):
+            own, head = self.method.head, larger.method.head
+            if head.in_features != own.in_features:
+                raise ValueError(
+                    f"sums over the {own.in_features} inputs of the last layer cannot grow to {head.in_features}."
+                )
+            with torch.no_grad():
+                for parameter in head.parameters():  # of a class without samples the solution is 0
+                    parameter.zero_()
         before = _model.save(self.method.model)
         fresh = _mapped(Tensor.clone, _model.save(larger.method.model))
         growths = {

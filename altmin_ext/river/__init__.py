@@ -14,7 +14,11 @@ for bit. ``import altmin_ext`` leaves river alone; this module imports it, and n
 
 from altmin_ext.history import _require
 
-_require("river", "river")
+_river = _require("river", "river")
+if tuple(map(int, _river.__version__.split(".")[:2])) < (0, 26):  # whose minibatches are pandas' alone
+    raise ImportError(
+        f'river must be at least 0.26, but is {_river.__version__}; get it with: pip install "altmin_ext[river]"'
+    )
 
 from altmin_ext.river.classifier import AMClassifier  # noqa: E402
 from altmin_ext.river.regressor import AMRegressor  # noqa: E402
