@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,21 +18,18 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from altmin_ext import _check
+from altmin_ext._estimator import Factory, checked_options, make_network
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.evaluation import evaluate, naming, predict
 from altmin_ext.history import EpochRecord, History
 from altmin_ext.losses import LossLike, Weighted
-from altmin_ext.methods import make_method, method_class, option_names, unknown_option
-from altmin_ext.models import mlp
+from altmin_ext.methods import make_method, method_class
 from altmin_ext.training import train
 
 Self = TypeVar("Self", bound="NetworkEstimator")
 
-Module = nn.Module | Callable[[int, int], nn.Module]
+Module = nn.Module | Factory
 """A network, or a function (n_in, n_out) -> network."""
-
-# Arguments of make_method besides the options of the method, which are passed on like these.
-_passed_on = ("on_nonfinite", "graph")
 
 # Names of train, and of sklearn.neural_network -> their names here.
 _other_words = {"seed": "random_state", "hidden_layer_sizes": "hidden", "n_iter_no_change": "patience"}
@@ -136,14 +133,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
 
     def _checked_options(self) -> dict[str, Any]:
         """The options to make the method with."""
-        known = (*option_names(self.method), *_passed_on)
-        given = {name: value for name, value in self._method_options.items() if value is not None}
-        for name in given:
-            if name in _other_words:
-                raise ValueError(f"{name} is called {_other_words[name]} in an estimator.")
-            if name not in known:
-                raise unknown_option(self.method, name)
-        return given
+        return checked_options(self.method, self._method_options, _other_words)
 
     # -------------------------------------------------------------------------------------- fitted state
 
@@ -247,20 +237,9 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
         self._stopping: EarlyStopping | None = None
 
     def _make_module(self) -> nn.Module:
-        n_in, n_out = self.n_features_in_, self._n_out
-        if self.module is None:
-            return mlp(n_in, self.hidden, n_out, self.activation)
         if isinstance(self.module, nn.Module):
             return copy.deepcopy(self.module)
-        if not callable(self.module):
-            raise TypeError(
-                f"module must be a torch.nn.Module, or a function (n_in, n_out) that makes one, but is "
-                f"{_check.shown(self.module)}."
-            )
-        made = self.module(n_in, n_out)
-        if not isinstance(made, nn.Module):
-            raise TypeError(f"module must return a torch.nn.Module, but returned {_check.named_type(made)}.")
-        return made
+        return make_network(self.module, self.n_features_in_, self._n_out, self.hidden, self.activation)
 
     def _go_on(self, weighs: bool) -> None:
         """Let the method take weights, and the options as they are now; what it has learned stays.

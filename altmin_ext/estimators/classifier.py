@@ -14,6 +14,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import nn
 
 from altmin_ext import _check
+from altmin_ext._estimator import is_cross_entropy, loss_or_default
 from altmin_ext.estimators.base import Module, NetworkEstimator
 from altmin_ext.losses import LossLike
 from altmin_ext.methods import method_class
@@ -22,10 +23,8 @@ Self = TypeVar("Self", bound="AMClassifier")
 
 
 def _has_probabilities(estimator: AMClassifier) -> bool:
-    loss = estimator.loss
-    if loss is None:
-        loss = method_class(estimator.method).default_loss
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)) or loss == "cross_entropy":
+    loss = loss_or_default(estimator.method, estimator.loss)
+    if is_cross_entropy(loss) or isinstance(loss, nn.BCEWithLogitsLoss):
         return True
     raise AttributeError(
         f"probabilities need the loss 'cross_entropy', but {type(estimator).__name__} has {loss!r}; call "

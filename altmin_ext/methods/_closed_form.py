@@ -113,6 +113,11 @@ class ClosedForm(Method):
             return "is frozen; call requires_grad_() on it"
         return ""
 
+    @property
+    def head(self) -> nn.Linear:
+        """The Linear that is solved for."""
+        return self._head
+
     def _flags(self) -> Sequence[Subject]:
         return [("loss", None), ("weights", None)]
 
