@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from altmin_ext._order import DataOrder
 from altmin_ext._progress import Listed, Progress, Replayed, Stateful, is_stateful
 from altmin_ext.losses import Loss
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 
 class Samples(NamedTuple):
     """A whole data set in memory: x (N, ...), y (N,) or (N, C)."""
@@ -41,8 +44,8 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
     it holds, so it is asked for them like any other Dataset.
 
     Args:
-        source: (x, y) tensors or ndarrays, a torch ``Dataset``, a ``DataLoader``, an iterable of (x, y) batches, a
-            :class:`altmin_ext.data.DataSet` or the name of one.
+        source: (x, y) tensors, ndarrays or tables, also as a dict; a torch ``Dataset`` or what has its methods, a
+            ``DataLoader``, an iterable of (x, y) batches, a :class:`altmin_ext.data.DataSet` or the name of one.
         part: which part of a :class:`altmin_ext.data.DataSet`.
 
     Raises:
@@ -58,6 +61,8 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
         if len(tensors) != 2:
             raise ValueError(f"a TensorDataset must hold two tensors, x and y, but holds {len(tensors)}.")
         source = tensors
+    if _is_named_pair(source):
+        source = source["x"], source["y"]
     if isinstance(source, (tuple, list)) and _is_pair(source):
         if len(source) != 2:
             raise ValueError(f"(x, y) must have two items, but has {len(source)}.")
@@ -66,8 +71,15 @@ def read(source: Any, part: Literal["train", "test"]) -> Samples | Dataset[Any] 
         _check_floating(x)
         return Samples(x, y)
     if isinstance(source, Mapping):
-        raise TypeError(f"data must be (x, y), but is {_described(source)}; pass the two that are x and y.")
-    if isinstance(source, (Dataset, Iterable)) and not isinstance(source, (Tensor, np.ndarray)):
+        parts = [name for name, part in source.items() if _is_dataset(part)]
+        remedy = f"one part, as in data[{parts[0]!r}]" if parts else "the two that are x and y"
+        raise TypeError(f"data must be (x, y), but is {_described(source)}; pass {remedy}.")
+    if _is_table(source):
+        raise TypeError(
+            f"data must be (x, y), but is {_described(source)}; pass the columns of x and that of y, as in "
+            "(data[names], data[name])."
+        )
+    if (_is_dataset(source) or isinstance(source, Iterable)) and not isinstance(source, (Tensor, np.ndarray)):
         return source
     raise TypeError(
         "data must be (x, y), a torch Dataset or DataLoader, a DataSet of altmin_ext.data or its name, or an "
@@ -127,12 +139,41 @@ def _is_pair(source: tuple[Any, ...] | list[Any]) -> bool:
     return len(source) == 2 and not batches
 
 
+def _is_named_pair(source: Any) -> bool:
+    """Whether this is (x, y) by name: one sort of samples that data sets with named columns hand out."""
+    return isinstance(source, Mapping) and set(source) == {"x", "y"}
+
+
+def _pair_by_name(batch: Mapping[str, Any]) -> tuple[Any, Any]:
+    for name, value in batch.items():
+        if isinstance(value, list):  # what a DataLoader makes of samples that are lists
+            raise TypeError(
+                f"data must yield tensors, but its {name!r} is a list; let it yield them, as Hugging Face's data "
+                "sets do after data.with_format('torch')."
+            )
+    return batch["x"], batch["y"]
+
+
+def _is_dataset(source: Any) -> TypeGuard[Dataset[Any]]:
+    """Whether torch's DataLoader takes samples from this: a Dataset, or what only has the methods of one."""
+    methods = {
+        name for name in ("__getitem__", "__getitems__", "__len__", "__iter__") if hasattr(source, name)
+    }
+    # Of what can be iterated over, only the method for many samples at once tells that samples are meant.
+    return isinstance(source, Dataset) or methods == {"__getitem__", "__len__"} or "__getitems__" in methods
+
+
 def _items(value: Any) -> Iterable[Any]:
     return value if isinstance(value, (tuple, list)) else ()
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__")  # tensors, too, and tables of pandas
+    return hasattr(value, "__array__")  # tensors, too, and tables
+
+
+def _is_table(value: Any) -> bool:
+    """Whether this is a DataFrame or Series, of pandas, polars, or any library that follows them."""
+    return hasattr(value, "to_numpy")
 
 
 def _described(value: Any) -> str:
@@ -148,8 +189,17 @@ def _to_tensor(name: str, value: Any) -> Tensor:
         if value.is_meta:
             raise ValueError(f"{name} must hold numbers, but is on the device 'meta', where no tensor does.")
         return _check.tensor(name, value)
+    if _is_table(value):
+        value = _numbers_of(name, value)
+        # Counts, or yes and no: where a column of floats is beside them, they are floats, too.
+        if name == "x" and value.dtype.kind != "f":
+            value = value.astype(np.float64)
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes, list, tuple)):
+        own = value[:]  # all of a column that is read from a file when it is needed
+        if isinstance(own, (Tensor, np.ndarray)):
+            return _to_tensor(name, own)
     if not isinstance(value, np.ndarray):
-        methods = [method for method in ("to_numpy", "toarray") if hasattr(value, method)]
+        methods = [method for method in ("toarray", "collect") if hasattr(value, method)]
         remedy = f"{name}.{methods[0]}()" if methods else f"numpy.asarray({name})"
         raise TypeError(
             f"{name} must be a torch.Tensor or a numpy.ndarray, but is {_check.named_type(value)}; make it one, as "
@@ -166,6 +216,29 @@ def _to_tensor(name: str, value: Any) -> Tensor:
     array = np.require(native, requirements=["C", "W"])
     # NumPy takes a single sample for C-contiguous whatever its stride.
     return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
+
+
+def _numbers_of(name: str, table: Any) -> NDArray[Any]:
+    """The numbers of a DataFrame (N, C), or of a Series (N,), in a dtype that holds those of all its columns.
+
+    Where a float is missing it is NaN, as the libraries have it.
+    """
+    if not hasattr(table, "columns"):
+        return _numbers_of_column(name, "", table)
+    own = table.iter_columns() if hasattr(table, "iter_columns") else (column for _, column in table.items())
+    columns = [_numbers_of_column(name, f"its column {column.name!r} ", column) for column in own]
+    return np.column_stack(columns) if columns else np.empty((len(table), 0))
+
+
+def _numbers_of_column(name: str, where: str, column: Any) -> NDArray[Any]:
+    values: NDArray[Any] = np.asarray(column.to_numpy())
+    kind = str(getattr(column, "dtype", values.dtype))
+    if values.dtype.kind == "f" and "int" in kind.lower():
+        raise ValueError(f"{name} must have a value everywhere, but {where}misses some: fill or drop them.")
+    if values.dtype.kind not in "biuf":
+        remedy = "encode it by numbers" if name == "x" else "number its classes from 0, or use an estimator"
+        raise TypeError(f"{name} must hold numbers, but {where}holds {kind}; {remedy}.")
+    return values
 
 
 def _check_floating(x: Tensor) -> None:
@@ -333,10 +406,13 @@ class StreamBatches(Batches):
             self._count.passes += 1
             batches = self._started()
         for batch in batches:
+            if _is_named_pair(batch):
+                batch = _pair_by_name(batch)
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                names = ", under these names" if isinstance(batch, Mapping) else ""
                 raise TypeError(
                     f"data must yield (x, y) batches, but yielded {_described(batch)}; let it yield the two that are "
-                    "x and y."
+                    f"x and y{names}."
                 )
             x, y = _to_tensor("x", batch[0]), _to_tensor("y", batch[1])
             _check_floating(x)
@@ -432,8 +508,9 @@ def make_batches(
         y = loss.check_targets(_converted_targets(source.y, dtype, device), dtype)
         return MemoryBatches(x, y, batch_size, order if shuffle else None)
     generator = torch.Generator()
-    if isinstance(source, Dataset):
+    if _is_dataset(source):
         source = _loader(source, batch_size, generator, shuffle)
+    assert isinstance(source, Iterable)
     return StreamBatches(source, dtype, device, order, generator)
 
 

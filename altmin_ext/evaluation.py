@@ -106,8 +106,8 @@ def predict(
 
     Args:
         model: any module that maps x to logits (B, C), or a list of modules, one behind the other.
-        x: (N, ...), tensor or ndarray, floating point; converted to the model's dtype and read, never written. N may
-            be 0 where the model ends with a Linear.
+        x: (N, ...), tensor, ndarray or table, floating point; converted to the model's dtype and read, never
+            written. N may be 0 where the model ends with a Linear.
         batch_size: samples evaluated at a time, 1000 by default.
         device: where to evaluate; the model is moved there. None keeps the model where it is.
 

@@ -82,10 +82,12 @@ def train(
 
             - ``(x, y)``, tensors or ndarrays: x (N, ...) floating point; y (N,) integer class indices, (N, C) floats
               for ``loss="mse"``, or the targets of a criterion. They are copied once if their dtype or device is not
-              the model's;
+              the model's. Tables and columns of pandas and polars are taken, too, if they hold numbers;
             - an :class:`altmin_ext.data.DataSet`, or one of :func:`altmin_ext.data.names`: its training part;
-            - a torch ``Dataset`` or ``DataLoader``;
+            - a torch ``Dataset`` or ``DataLoader``, or a data set of Hugging Face's ``datasets``;
             - any iterable of ``(x, y)`` batches. An endless one is an epoch that never ends: pass ``steps``.
+
+            Wherever ``(x, y)`` stands, for all samples, one or a batch, a dict with the keys "x" and "y" may stand.
 
             They are read, never written. A ``Dataset`` of any kind hands out its samples by its own ``__getitem__``.
         method: one of :func:`altmin_ext.methods.names`, or a :class:`Method` bound to ``model``.

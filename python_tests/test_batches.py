@@ -10,7 +10,7 @@ import copy
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,72 @@ class TripledSubset(Subset[Any]):
         return [self[index] for index in indices]
 
 
+class Unbound:
+    """All that torch asks of a data set."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self._samples = Pairs(x, y)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._samples[index]
+
+
+class AtOnce(Unbound):
+    """As those of Hugging Face: also an iterable, of samples."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[index] for index in indices]
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.__getitem__, range(len(self)))
+
+
+class Column(Sequence[Any]):
+    """Reads its entries when they are needed."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self._values[index]
+
+
+class Table:
+    """What pandas' columns have: a method for their numbers."""
+
+    name = "a"
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.detach().numpy()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self._values
+
+    def to_numpy(self) -> Any:
+        return self._values
+
+
+class Frame(Table):
+    """Some of them."""
+
+    columns = range(FEATURES)
+
+    def items(self) -> Iterator[tuple[int, Table]]:
+        return ((number, Table(torch.from_numpy(self._values[:, number]))) for number in self.columns)
+
+
 class Labelled(Tensor):
     """A subclass that only carries something along."""
 
@@ -138,6 +204,9 @@ IN_MEMORY: dict[str, Form] = {
     "tensors": lambda x, y: (x, y),
     "list of two": lambda x, y: [x, y],
     "ndarrays": lambda x, y: (x.numpy(), y.numpy()),
+    "dict": lambda x, y: {"y": y, "x": x},
+    "columns": lambda x, y: (Column(x), Column(y)),
+    "table": lambda x, y: (Frame(x), Table(y)),
     "long doubles": lambda x, y: (x.numpy().astype(np.longdouble), y.numpy()),
     "transposed": lambda x, y: (x.t().contiguous().t(), y),
     "requires grad": lambda x, y: (x.requires_grad_(), y),
@@ -160,9 +229,13 @@ STREAMED: dict[str, Form] = {
     ],
     "minibatches, uint16 labels": lambda x, y: [(a, b.to(torch.uint16)) for a, b in minibatches(x, y)],
     "generator": lambda x, y: (batch for batch in minibatches(x, y)),
+    "dict minibatches": lambda x, y: [{"y": b, "x": a} for a, b in minibatches(x, y)],
     "Dataset": Pairs,
     "IterableDataset": Stream,
     "StackDataset": StackDataset,
+    "StackDataset of a dict": lambda x, y: StackDataset(y=y, x=x),
+    "data set without a base": Unbound,
+    "data set of many at once": AtOnce,
     "ConcatDataset": lambda x, y: ConcatDataset([Pairs(x[:5], y[:5]), Pairs(x[5:], y[5:])]),
     "tripling TensorDataset": lambda x, y: Tripled(x / 3, y),
     "Subset of one": lambda x, y: Subset(Tripled(x / 3, y), range(len(x))),
@@ -369,25 +442,6 @@ def quietly(make: Callable[[], Tensor]) -> Tensor:
         return make()
 
 
-class Table:
-    """What pandas' tables and columns have to be converted by."""
-
-    def __init__(self, values: Tensor) -> None:
-        self._values = values.numpy()
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._values)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        return self._values
-
-    def to_numpy(self) -> Any:
-        return self._values
-
-
 x, y = numbered(12, 1)
 nan_x = x.clone()
 nan_x[7, 1] = torch.nan
@@ -436,13 +490,14 @@ WRONG_FORMS: dict[str, tuple[Any, type[Exception], str]] = {
         r"x must be .*numpy.ndarray, but is a list; .*numpy.asarray\(x\)",
     ),
     "tables": (
-        (Table(x), Table(y)),
+        (Table(x), Table(y + 0j)),
         TypeError,
-        r"x must be .*numpy.ndarray, but is a Table; .*x.to_numpy\(\)",
+        r"y must hold numbers, but holds complex64; number its classes from 0",
     ),
     "masked": ((np.ma.masked_greater(x.numpy(), 9), y.numpy()), ValueError, "x must have a value everywhere"),
     "dates": ((x.numpy(), np.full(12, "2020", "M8[D]")), TypeError, "y must hold numbers"),
     "dict": ({"image": x, "label": y}, TypeError, "data must .*a dict with the keys 'image', 'label'"),
+    "dict of more": ({"x": x, "y": y, "w": y}, TypeError, "data must .*a dict with the keys 'x', 'y', 'w'"),
     "NaN in x": ((nan_x, y), ValueError, "x must be finite, but sample 7 holds NaN"),
 }
 WAYS: dict[str, Entry] = {
@@ -497,7 +552,10 @@ class Unsized(Dataset[Any]):
         ([(x, y, y)], TypeError, "data must yield .* a tuple of 3; let it yield the two"),
         (TensorDataset(x, y, y), ValueError, "a TensorDataset must hold two tensors, x and y, but holds 3"),
         (DataLoader(TensorDataset(x, y, y)), TypeError, "data must yield .* a list of 3"),
-        ([{"x": x, "y": y}], TypeError, "data must yield .* a dict with the keys 'x', 'y'"),
+        ({"train": Pairs(x, y)}, TypeError, r"data must be .* pass one part, as in data\['train'\]"),
+        (Table(x), TypeError, r"data must be \(x, y\), but is a Table; pass the columns of x and that of y"),
+        ([{"x": x.tolist(), "y": y}], TypeError, "data must yield tensors, but its 'x' is a list"),
+        ([{"x": x, "y": y, "z": y}], TypeError, "data must yield .* a dict with the keys 'x', 'y', 'z'"),
         ([{"x": x}, {"x": x}], TypeError, "data must yield .* a dict with the keys 'x'"),
         ([x.tolist(), x.tolist(), x.tolist()], TypeError, "data must yield .* a list of 12"),
         (Ragged(x, y), ValueError, "data must hold samples that can be stacked"),

@@ -54,6 +54,13 @@ class Samples(NamedTuple):
         return Samples(self.x[which], self.y[which], weights)
 
 
+def _dtypes(X: Any) -> tuple[Any, ...]:
+    """The dtypes that samples keep; any other becomes the first."""
+    # scikit-learn sees the dtype of arrays and of tables of pandas; those of polars have to be looked at here.
+    kinds = {str(kind) for kind in X.dtypes} if hasattr(X, "iter_columns") else set()
+    return (np.float32,) if kinds == {"Float32"} else (np.float64, np.float32)
+
+
 class NetworkEstimator(BaseEstimator, abc.ABC):
     """A network with a training method, behind scikit-learn's interface. See :class:`AMClassifier`.
 
@@ -195,9 +202,8 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
     def _samples(self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any, first: bool) -> Samples:
         """Check samples, and leave out those that count nothing."""
         x, targets = validate_data(
-            self, X, y, reset=first, dtype=(np.float64, np.float32), multi_output=True,
-            y_numeric=not self._takes_classes,
-        )  # fmt: skip
+            self, X, y, reset=first, dtype=_dtypes(X), multi_output=True, y_numeric=not self._takes_classes
+        )
         if hasattr(targets, "toarray"):
             targets = targets.toarray()
         weights = None
@@ -409,7 +415,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
     def _outputs(self, X: ArrayLike) -> Tensor:
         """The network's outputs, (N, C), on the CPU."""
         check_is_fitted(self)
-        x = validate_data(self, X, reset=False, dtype=(np.float64, np.float32))
+        x = validate_data(self, X, reset=False, dtype=_dtypes(X))
         return predict(self.module_, x).cpu()
 
     def __add__(self: Self, other: Self) -> Self:
