@@ -141,7 +141,7 @@ class _Backprop(Method):
         count = torch.empty_like(loss, dtype=torch.int64)
         self.loss.residual(at, None, y, residual, None, loss, count)
         correct = count if self.loss.counts(y, at.shape[1]) else None
-        gradients = self._gradients(logits, residual.div_(self._samples(at)))
+        gradients = self._gradients(logits, residual.div_(self.samples(at)))
         if self.ranks is not None:
             gradients = [
                 torch.zeros_like(parameter) if gradient is None else gradient

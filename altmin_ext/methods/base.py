@@ -119,6 +119,7 @@ class Method(abc.ABC):
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
             "proximal".
         loss: the :class:`altmin_ext.losses.Loss` at the top of the network.
+        loss_of_one: the same, but where ranks share minibatches, of the samples of one rank.
         ranks: with which it shares minibatches; None where it trains alone.
         model: the module being trained.
         options: the method's options, a frozen dataclass with every value in effect.
@@ -197,7 +198,7 @@ class Method(abc.ABC):
         self.ranks = join(parallel, self.shares, self.name)
         if self.ranks is not None and isinstance(loss, Weighted):
             raise ValueError("loss must count all samples alike with parallel='data', but is a Weighted one.")
-        self._loss_of_one = self.loss
+        self.loss_of_one = self.loss
         self.model, self.options = model, options
         # Kept in a list, since walking through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
@@ -223,7 +224,7 @@ class Method(abc.ABC):
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
-            self.loss = self._loss_of_one = self.loss.to(self.device, self.dtype)
+            self.loss = self.loss_of_one = self.loss.to(self.device, self.dtype)
             if self.ranks is not None:
                 self.loss = WholeMinibatch(self.loss, self.ranks)
                 self._share_model(self.ranks)
@@ -478,7 +479,7 @@ class Method(abc.ABC):
             self._commit(x.shape[0])  # len() of a tensor is slow
         return report
 
-    def _samples(self, x: Tensor) -> int:
+    def samples(self, x: Tensor) -> int:
         """The number of samples in the minibatch, those of all ranks together."""
         return x.shape[0] if self.ranks is None else self.ranks.samples
 
@@ -595,7 +596,7 @@ class Method(abc.ABC):
     def _is_at_fault(self, x: Tensor, y: Tensor) -> bool:
         """Whether the minibatch itself is not finite, so that a restore would not help; it is skipped."""
         at_fault = bool(self._fault(x, y))
-        return at_fault if self.ranks is None else self.ranks.any(at_fault)
+        return at_fault if self.ranks is None else self.ranks.count(at_fault) > 0
 
     def _diverged(self, *batch: Tensor) -> bool:
         """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``.
@@ -799,7 +800,7 @@ class Method(abc.ABC):
         return {
             "model": self.model,
             "options": self.options,
-            "loss": self._loss_of_one,
+            "loss": self.loss_of_one,
             "seed": self.seed,
             "on_nonfinite": self.on_nonfinite,
             "graph": self._graph,

@@ -249,7 +249,7 @@ class OnlineAM(Method):
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x)
         self.loss.check_target_shape(y, self.n_out)
-        self._refresh_scalars(self._samples(x))
+        self._refresh_scalars(self.samples(x))
         return x, y
 
     def _bind(self, x: Tensor) -> None:
@@ -482,7 +482,7 @@ class OnlineAM(Method):
         if self.ranks is not None:
             self.ranks.wait()
             self.ranks.largest(self._guard.flags)
-        return self._objective(self._samples(y)) if self.options.report_objective else None
+        return self._objective(self.samples(y)) if self.options.report_objective else None
 
     def _fit_at_once(self, inputs: list[Tensor], iteration: int) -> None:
         """Do the same as a ``fit`` of every code, with one call for the residuals of neighbouring codes."""

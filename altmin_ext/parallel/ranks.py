@@ -92,9 +92,9 @@ class Ranks:
         self._distributed.all_reduce(tensor, self._distributed.ReduceOp.MAX)
         return tensor
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag of any rank is True."""
-        return bool(self.largest(torch.tensor([float(flag)])))
+    def count(self, flag: bool) -> int:
+        """The number of ranks on which the flag is True."""
+        return int(self.sum(torch.tensor([int(flag)])))
 
     def gather(self, rows: Tensor) -> Tensor:
         """Collect what the ranks have of the present minibatch.
