@@ -23,11 +23,11 @@ from python_tests.parallel.cases import CASES, trained
 ROOT = Path(__file__).parents[2]
 
 
-def _of_ranks(folder: Path, size: int, what: str) -> list[Any]:
+def _of_ranks(folder: Path, size: int, *what: str) -> list[Any]:
     """What each of so many ranks has found."""
     command = [sys.executable, "-m", "python_tests.parallel.worker", str(folder)]
     ranks = [
-        subprocess.Popen([*command, str(rank), str(size), what], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), str(size), *what], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(size)
     ]
     try:
@@ -40,13 +40,21 @@ def _of_ranks(folder: Path, size: int, what: str) -> list[Any]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2 ranks", "3 ranks"])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return _of_ranks(tmp_path_factory.mktemp("ranks"), request.param, "steps")
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    pytest.importorskip("sklearn")  # which has the digits
+    return _of_ranks(tmp_path_factory.mktemp("two"), 2, "steps", "runs", "errors")
+
+
+@pytest.fixture(scope="module")
+def of_three(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return _of_ranks(tmp_path_factory.mktemp("three"), 3, "steps")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_steps_are_those_of_one_process(found: list[Any], name: str) -> None:
+@pytest.mark.parametrize("ranks", ["of_two", "of_three"])
+def test_steps_are_those_of_one_process(ranks: str, name: str, request: pytest.FixtureRequest) -> None:
+    found = [rank["steps"] for rank in request.getfixturevalue(ranks)]
     expected = trained(CASES[name], None)
     shared, again = found[0][name]
     torch.testing.assert_close(shared["weights"], expected["weights"], rtol=0, atol=1e-10)
@@ -61,9 +69,8 @@ def test_steps_are_those_of_one_process(found: list[Any], name: str) -> None:
             assert torch.equal(other["weights"][key], value), key
 
 
-def test_runs_of_training_are_those_of_one_process(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
-    first, second = _of_ranks(tmp_path, 2, "runs")
+def test_runs_of_training_are_those_of_one_process(of_two: list[Any]) -> None:
+    first, second = (rank["runs"] for rank in of_two)
     expected = worker.runs(parallel=None)
     for form, run in expected.items():
         torch.testing.assert_close(first[form], run, rtol=1e-10, atol=1e-12)
@@ -71,9 +78,8 @@ def test_runs_of_training_are_those_of_one_process(tmp_path: Path) -> None:
             assert torch.equal(second[form]["weights"][name], value)
 
 
-def test_refusals_are_said_on_every_rank(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
-    said = _of_ranks(tmp_path, 2, "errors")
+def test_refusals_are_said_on_every_rank(of_two: list[Any]) -> None:
+    said = [rank["errors"] for rank in of_two]
     assert said[0] == said[1]
     parts = {
         "method": "parallel must be None for mdlam",

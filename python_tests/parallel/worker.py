@@ -1,4 +1,4 @@
-"""One of several ranks: python -m python_tests.parallel.worker FOLDER RANK SIZE WHAT.
+"""One of several ranks: python -m python_tests.parallel.worker FOLDER RANK SIZE WHAT ....
 
 It meets the others by a file in the folder, and leaves what it has found in another one.
 """
@@ -103,11 +103,11 @@ def errors() -> dict[str, str]:
 
 
 def main() -> None:
-    folder, rank, size, what = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    folder, rank, size, asked = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    found = {"steps": steps, "runs": runs, "errors": errors}[what]()
-    torch.save(found, folder / f"{rank}.pt")
+    finders: dict[str, Callable[[], Any]] = {"steps": steps, "runs": runs, "errors": errors}
+    torch.save({what: finders[what]() for what in asked}, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
