@@ -14,6 +14,8 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     TensorDataset,
@@ -25,6 +27,7 @@ from altmin_ext import data as known_data
 from altmin_ext._order import DataOrder
 from altmin_ext._progress import Listed, Progress, Replayed, Stateful, is_stateful
 from altmin_ext.losses import Loss
+from altmin_ext.parallel import Ranks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -327,13 +330,17 @@ class MemoryBatches(Batches):
         x, y: the whole data set, in the final dtype and on the final device; read, never written.
         batch_size: samples in a minibatch; the last one of a pass may be smaller.
         order: gives a new order to every pass; None keeps the order.
+        ranks: among which every minibatch is dealt out; None for one process by itself.
 
     Attributes:
-        rows: (B,) int64, the numbers of the samples in the last minibatch.
+        rows: (B,) int64, the numbers of the samples in the last minibatch, of this rank's where there are several.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int, order: DataOrder | None) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, batch_size: int, order: DataOrder | None, ranks: Ranks | None = None
+    ) -> None:
         super().__init__(order)
+        self._ranks = ranks
         self.x = x
         self.y = y
         self.batch_size = batch_size
@@ -348,16 +355,24 @@ class MemoryBatches(Batches):
         if self.order is None:
             every = torch.arange(len(self.x), device=self.x.device)
             for place in places:
-                own = slice(place, place + self.batch_size)
+                own = self._dealt_out(place)
                 self.rows = every[own]
                 yield self.x[own], self.y[own]
             return
         # Drawn on the CPU, so that every device sees the same order.
         order = self.order.permutation(len(self.x)).to(self.x.device)
         for place in places:
-            self.rows = rows = order[place : place + self.batch_size]
+            self.rows = rows = order[self._dealt_out(place)]
             # Twice as fast as x[rows], which indexes element by element.
             yield self.x.index_select(0, rows), self.y.index_select(0, rows)
+
+    def _dealt_out(self, place: int) -> slice:
+        """The places in the pass of the minibatch that begins at one, or of this rank's share of it."""
+        end = min(place + self.batch_size, len(self.x))
+        if self._ranks is None:
+            return slice(place, end)
+        share = self._ranks.share(end - place)
+        return slice(place + share.start, place + share.stop)
 
 
 class StreamBatches(Batches):
@@ -392,9 +407,12 @@ class StreamBatches(Batches):
             self.steps = len(source)  # type: ignore[arg-type]
         except TypeError:  # no length, or a DataLoader over data without one
             self.steps = None
-        if isinstance(source, DataLoader) and type(source.batch_sampler) is BatchSampler and self.steps:
-            batch, samples = source.batch_size or 1, len(source.sampler)  # type: ignore[arg-type]
-            self.last = batch if source.drop_last else samples - (self.steps - 1) * batch
+        sampler = source.batch_sampler if isinstance(source, DataLoader) else None
+        if isinstance(sampler, _DealtOut):
+            sampler = sampler.batches
+        if type(sampler) is BatchSampler and self.steps:
+            batch, samples = sampler.batch_size, len(sampler.sampler)  # type: ignore[arg-type]
+            self.last = batch if sampler.drop_last else samples - (self.steps - 1) * batch
         self._progress = _progress_of(source)
 
     def _pass(self, enters: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -488,6 +506,7 @@ def make_batches(
     batch_size: int,
     order: DataOrder | None = None,
     shuffle: bool = False,
+    ranks: Ranks | None = None,
 ) -> Batches:
     """Make passes over the result of :func:`read`.
 
@@ -498,6 +517,8 @@ def make_batches(
         batch_size: samples in a minibatch; without effect on an iterable of batches.
         order: of the passes; None if nothing is drawn.
         shuffle: whether to draw a new order for every pass, except over an iterable.
+        ranks: among which minibatches are dealt out; None for one process by itself. A DataLoader, or another
+            iterable, yields this rank's share itself.
 
     Raises:
         TypeError, ValueError: y does not suit the loss, or x is not finite in ``dtype``.
@@ -506,16 +527,39 @@ def make_batches(
         x = source.x.to(device, dtype).contiguous()
         _check.finite("x", x)
         y = loss.check_targets(_converted_targets(source.y, dtype, device), dtype)
-        return MemoryBatches(x, y, batch_size, order if shuffle else None)
+        return MemoryBatches(x, y, batch_size, order if shuffle else None, ranks)
     generator = torch.Generator()
     if _is_dataset(source):
-        source = _loader(source, batch_size, generator, shuffle)
+        source = _loader(source, batch_size, generator, shuffle, ranks)
     assert isinstance(source, Iterable)
     return StreamBatches(source, dtype, device, order, generator)
 
 
+class _DealtOut(Sampler[list[int]]):
+    """This rank's share of every minibatch.
+
+    Args:
+        batches: the numbers of the samples of each minibatch; the same on all ranks.
+        ranks: among which each is dealt out.
+    """
+
+    def __init__(self, batches: BatchSampler, ranks: Ranks) -> None:
+        self.batches, self._ranks = batches, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield batch[self._ranks.share(len(batch))]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
 def _loader(
-    source: Dataset[Any], batch_size: int, generator: torch.Generator, shuffle: bool
+    source: Dataset[Any],
+    batch_size: int,
+    generator: torch.Generator,
+    shuffle: bool,
+    ranks: Ranks | None = None,
 ) -> DataLoader[Any]:
     shuffles = shuffle and not isinstance(source, IterableDataset)
     if not isinstance(source, IterableDataset):
@@ -529,6 +573,10 @@ def _loader(
         if empty:
             raise ValueError(f"data must hold at least one sample, but the {type(source).__name__} is empty.")
     own = generator if shuffles else None
+    if ranks is not None and not isinstance(source, IterableDataset):
+        sampler = RandomSampler(source, generator=own) if shuffles else SequentialSampler(source)  # type: ignore[arg-type]
+        dealt_out = _DealtOut(BatchSampler(sampler, batch_size, drop_last=False), ranks)
+        return DataLoader(source, batch_sampler=dealt_out, generator=own, collate_fn=_collated)
     return DataLoader(source, batch_size, shuffle=shuffles, generator=own, collate_fn=_collated)
 
 

@@ -25,6 +25,7 @@ from altmin_ext.callbacks import TrainingState
 from altmin_ext.evaluation import evaluate_batches, naming, without_trace
 from altmin_ext.history import EpochRecord
 from altmin_ext.methods import Method, StepReport
+from altmin_ext.parallel import Ranks
 from altmin_ext.schedules import Schedule
 
 _STEPS_UNSEEN = 1000  # steps on a GPU between two checks whether they were finite
@@ -52,6 +53,7 @@ class Run:
         hooks: what is called.
         steps: the largest number of minibatches; None for no limit.
         file: where checkpoints go; None for nowhere.
+        shares_validation: the ranks among which the validation data are dealt out; None if each has all.
         is_between_minibatches: whether the state is that after a completed minibatch, with all that belongs to it.
     """
 
@@ -63,6 +65,7 @@ class Run:
     hooks: Hooks
     steps: int | None
     file: RunFile | None = None
+    shares_validation: Ranks | None = None
 
     phase: str = dataclasses.field(default="begin", init=False)
     is_between_minibatches: bool = dataclasses.field(default=True, init=False)
@@ -187,13 +190,13 @@ class Run:
         self.hooks.on_step(state, held)  # what the end of another process has left out
         if self._is_over():
             return
-        for x, y in batches:
+        for x, y in self._of_all_ranks(batches):
             if state.step == 0 and not isinstance(batches, MemoryBatches):
                 check_last_minibatch(method, batches, x, self.steps)
             held.held = True
             report = step(x, y)
             self.is_between_minibatches = False
-            record.add(report, len(x), method.loss.labelled(y))
+            record.add(report, method.samples(x), method.loss.labelled(y))
             if method.on_nonfinite == "restore":
                 state.history.restores = method.restores
             state.step += 1
@@ -210,6 +213,25 @@ class Run:
             if self._is_over():
                 break
             self._write_if_due(held)
+
+    def _of_all_ranks(self, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+        """The minibatches, of streams too, of which each rank must have as many as the others."""
+        ranks = self.state.method.ranks
+        if ranks is None or isinstance(batches, MemoryBatches):
+            yield from batches
+            return
+        iterator = iter(batches)
+        for number in itertools.count():
+            batch = next(iterator, None)
+            ended = ranks.count(batch is None)
+            if 0 < ended < ranks.size:
+                raise ValueError(
+                    "data must yield as many minibatches on every rank, but after "
+                    f"{number} they are over on {ended} of {ranks.size} ranks: give each the same number."
+                )
+            if batch is None:
+                return
+            yield batch
 
     def _completed(self) -> None:
         self.is_between_minibatches = False
@@ -262,7 +284,9 @@ class Run:
             method, row = self.state.method, self.state.history.epochs[-1]
             source = getattr(self.validation, "source", None)
             with naming("validation"), without_trace(method.model, method._like, source):
-                evaluation = evaluate_batches(method.model, self.validation, method.loss, self.metrics)
+                evaluation = evaluate_batches(
+                    method.model, self.validation, method.loss_of_one, self.metrics, self.shares_validation
+                )
             row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
             row.update((f"validation_{name}", value) for name, value in evaluation.metrics.items())
 

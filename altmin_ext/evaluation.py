@@ -19,6 +19,7 @@ from altmin_ext._undo import Buffers
 from altmin_ext.losses import Loss, LossLike, make_loss
 from altmin_ext.network import as_chain, may_write_input
 from altmin_ext.nn import NonNegativeFactors
+from altmin_ext.parallel import Ranks
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -142,8 +143,13 @@ def predict(
 
 
 def evaluate_batches(
-    model: nn.Module, batches: Batches, loss: Loss, metrics: Metrics | None = None
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    metrics: Metrics | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
+    """Evaluate a model on all batches; with ``ranks``, which have different ones, on those of all of them."""
     metrics = metrics or Metrics(None)
     samples = 0
     total_loss: Tensor | float = 0.0
@@ -160,6 +166,11 @@ def evaluate_batches(
             total_loss = total_loss + loss.mean(logits, y).double() * labelled
             correct = None if hits is None or correct is None else correct + hits
             samples += labelled
+        if ranks is not None:
+            hits = 0.0 if correct is None else float(correct)
+            sums = ranks.sum(torch.tensor([float(total_loss), hits, samples], dtype=torch.float64))
+            total_loss, samples = sums[0], int(sums[2])
+            correct = None if correct is None else sums[1]
         if samples == 0:
             raise ValueError("data must hold at least one sample with a label, but has none.")
         accuracy = None if correct is None else float(correct) / samples

@@ -34,6 +34,7 @@ from altmin_ext.evaluation import (
 from altmin_ext.history import History, plot_histories, report_histories
 from altmin_ext.losses import LossLike
 from altmin_ext.methods import Method, make_method
+from altmin_ext.parallel import Ranks
 from altmin_ext.schedules import Schedule, make_schedule
 
 __all__ = [
@@ -71,6 +72,7 @@ def train(
     keep: int = 0,
     resume: bool = False,
     metrics: Mapping[str, Any] | None = None,
+    parallel: str | None = None,
     **method_options: Any,
 ) -> History:
     """Train a model in place.
@@ -148,6 +150,12 @@ def train(
             samples that have a label. A metric is NaN where an output is not finite. Training data have no metrics:
             a step reports its loss and its hits, and keeps no logits. Validation data that are tensors are run
             through once before training, so that a metric that fails does so then.
+        parallel: "data" to share every minibatch among the processes of torch's default process group, each of which
+            makes this call, see :mod:`altmin_ext.parallel`; None, the default, to train in this process alone. Data
+            in memory and a ``Dataset`` are the same on all ranks, which deal out every minibatch of ``batch_size``
+            samples; a DataLoader, or another iterable, yields each rank's own share. Validation data in memory are
+            dealt out, too, unless there are ``metrics``. The History is the same on every rank, apart from times; the progress bar is
+            shown by rank 0, and callbacks are called on every rank that passes them.
         **method_options: options of the method, ``on_nonfinite`` and ``graph``; see
             :func:`altmin_ext.make_method`.
 
@@ -198,12 +206,30 @@ def train(
     source, held_out = _read_data(data, validation, validation_fraction, seed)
     if isinstance(method, Method):
         _check_method_object(method, model, loss, device, method_options)
+        if parallel is not None and method.ranks is None:
+            raise ValueError(
+                f"parallel must be None for a method that is made already, but is {parallel!r}: pass it to make_method."
+            )
     else:
-        method = make_method(method, model, loss=loss, seed=seed, device=device, **method_options)
+        method = make_method(
+            method, model, loss=loss, seed=seed, device=device, parallel=parallel, **method_options
+        )
+    ranks = method.ranks
+    if ranks is not None and file is not None:
+        raise ValueError("checkpoint must be None where ranks share minibatches, but is a path; leave it out.")
 
     batches = _open_for_training(method, source, batch_size, shuffle)
-    validated = None
+    if ranks is not None and batches.last is not None and batches.last < ranks.size:
+        raise ValueError(
+            f"batch_size must leave a sample for each of the {ranks.size} ranks in the last minibatch of an epoch, but "
+            f"leaves {batches.last}; choose another batch_size, or leave samples out."
+        )
+    validated, sharing = None, None
     if held_out is not None:
+        if ranks is not None and isinstance(held_out, Samples) and not further.names:
+            if len(held_out.x) >= ranks.size:
+                sharing, own = ranks, ranks.share(len(held_out.x))
+                held_out = Samples(held_out.x[own], held_out.y[own])
         with naming("validation"):
             validated = _open(method, held_out, EVALUATION_BATCH)
             _check_epochs(epochs, validated)
@@ -230,14 +256,14 @@ def train(
         "lr_schedule": lr_schedule if isinstance(lr_schedule, str) else type(lr_schedule).__name__,
     }
     state = TrainingState(method, history, epochs, tuple(recorded), arguments)
-    run = Run(state, batches, validated, further, schedule, hooks, steps, file)
+    run = Run(state, batches, validated, further, schedule, hooks, steps, file, sharing)
     with contextlib.ExitStack() as ending:
         if file is not None:
             file.bind(run, describe(method, batches, validated, {**arguments, "metrics": str(further)}))
             ending.enter_context(terminations_end_the_process())
         if not method.full_batch:
             method.data_order.start(seed)
-        run(progress)
+        run(progress and (ranks is None or ranks.rank == 0))
     return history
 
 
@@ -310,7 +336,7 @@ def _open_for_training(
 ) -> Batches:
     """Make the batches to train on: all samples at once for a method that takes the whole training set."""
     if not method.full_batch:
-        return _open(method, source, batch_size, method.data_order, shuffle)
+        return _open(method, source, batch_size, method.data_order, shuffle, method.ranks)
     if not isinstance(source, Samples):
         raise ValueError(
             f"data must be (x, y) held in memory for {method.name}, which takes all of it in one step, but is "
@@ -326,6 +352,7 @@ def _open(
     batch_size: int,
     order: DataOrder | None = None,
     shuffle: bool = False,
+    ranks: Ranks | None = None,
 ) -> Batches:
     """Make batches for a method, and check everything that can be checked before the first step."""
     batches = make_batches(
@@ -336,6 +363,7 @@ def _open(
         batch_size=batch_size,
         order=order,
         shuffle=shuffle,
+        ranks=ranks,
     )
     if isinstance(batches, MemoryBatches):
         method.loss.check_target_values(batches.y, output_width(method.model, batches.x))

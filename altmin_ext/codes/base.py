@@ -230,6 +230,13 @@ class Code(abc.ABC):
         """
         raise NotImplementedError
 
+    def rescale(self, ratio: Tensor) -> None:  # noqa: B027  (most read the scale only when they are fitted)
+        """Let :meth:`fit` on this minibatch divide by another scale than that of the last :meth:`step`.
+
+        Args:
+            ratio: 0-d float64, the scale of that step over the new one, which the parameter block gets.
+        """
+
     def weigh(self, weights: Tensor, damping: Tensor | None) -> Tensor:
         """Let samples count differently in :meth:`fit` on this minibatch; the code itself is each sample's own.
 

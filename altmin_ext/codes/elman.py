@@ -94,6 +94,9 @@ class ElmanCode(Code):
         )
         self._reader.has_output = True
 
+    def rescale(self, ratio: Tensor) -> None:
+        self._cross *= ratio.to(self._cross)
+
     def vjp(self, out: Tensor | None) -> Tensor:
         raise AssertionError("nothing lies below the time steps")
 

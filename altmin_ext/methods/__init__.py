@@ -123,6 +123,7 @@ def make_method(
     device: torch.device | str | None = None,
     on_nonfinite: str = "raise",
     graph: bool = False,
+    parallel: str | None = None,
     **options: Any,
 ) -> Method:
     """Bind a training method to a model, for step-wise use.
@@ -154,6 +155,8 @@ def make_method(
         graph: on a GPU, capture a step for every shape of minibatch as a CUDA graph and replay it, so that the host
             need not launch the kernels one by one. Model and options must be such that all steps run the same
             kernels.
+        parallel: "data" to share every minibatch among the processes of torch's default process group, see
+            :mod:`altmin_ext.parallel`; ``step`` then takes this process's samples of it. None to train alone.
         **options: the method's options; see the ``Options`` class of the method.
 
     Returns:
@@ -185,6 +188,7 @@ def make_method(
         device=device,
         on_nonfinite=on_nonfinite,
         graph=graph,
+        parallel=parallel,
     )
 
 

@@ -214,6 +214,7 @@ class AMMem(OnlineAM):
     name = "am-mem"
     captures = False
     plans = False
+    shares = False
     weighs = False
     Options = AMMemOptions
     options: AMMemOptions

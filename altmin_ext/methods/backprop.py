@@ -22,6 +22,8 @@ from altmin_ext._state import Part, Same, Sizes, as_list, at_least_zero, check_k
 from altmin_ext._undo import Undo, Undoable
 from altmin_ext.methods._options import GradientOptions, number, option
 from altmin_ext.methods.base import Method, StepReport
+from altmin_ext.network import BoundStage
+from altmin_ext.network.pieces import batch_normalisations
 
 
 class _Backprop(Method):
@@ -31,6 +33,17 @@ class _Backprop(Method):
     options: GradientOptions
     captures = True
     weighs = True
+    shares = True
+
+    def _cut(self, model: nn.Module) -> list[BoundStage]:
+        couples = (*batch_normalisations, nn.SyncBatchNorm)
+        found = next((type(m).__name__ for m in model.modules() if isinstance(m, couples)), None)
+        if self.ranks is not None and found is not None:
+            raise ValueError(
+                f"parallel must be None for {self.name} and a model with a {found}, whose statistics torch takes of "
+                "one rank's samples alone, but is 'data'."
+            )
+        return super()._cut(model)
 
     def _flags(self) -> Sequence[Subject]:
         return [("loss", None), ("gradient", None), ("weights", None)]
@@ -128,7 +141,15 @@ class _Backprop(Method):
         count = torch.empty_like(loss, dtype=torch.int64)
         self.loss.residual(at, None, y, residual, None, loss, count)
         correct = count if self.loss.counts(y, at.shape[1]) else None
-        return loss, correct, self._gradients(logits, residual.div_(len(at)))
+        gradients = self._gradients(logits, residual.div_(self.samples(at)))
+        if self.ranks is not None:
+            gradients = [
+                torch.zeros_like(parameter) if gradient is None else gradient
+                for parameter, gradient in zip(self._trained, gradients, strict=True)
+            ]
+            self.ranks.start_sum(gradient for gradient in gradients if gradient is not None)
+            self.ranks.wait()
+        return loss, correct, gradients
 
     def _gradients(self, output: Tensor, derivative: Tensor | None = None) -> list[Tensor | None]:
         """The derivatives of the loss in the parameters; None for one that has no effect on it.

@@ -30,6 +30,7 @@ from altmin_ext.losses import Loss, LossLike, Weighted, make_loss
 from altmin_ext.methods._options import MethodOptions, number
 from altmin_ext.network import BoundStage, Unaltered, may_write_input
 from altmin_ext.nn.factors import NonNegativeFactors
+from altmin_ext.parallel import Ranks, WholeMinibatch, join
 
 Seen = TypeVar("Seen")
 
@@ -93,7 +94,8 @@ class Method(abc.ABC):
     it.
 
     A method can be pickled and copied, alone or together with its model. The copy is made anew for its own model,
-    with the options and the state of the first, and goes on to the same bits; CUDA graphs are captured again.
+    with the options and the state of the first, and goes on to the same bits; CUDA graphs are captured again. The
+    copy of a method that shares its minibatches with other ranks trains alone.
     Attributes that describe the last step, such as ``code_step_sizes``, begin anew. ``copy.copy`` makes a second
     method for the same model.
 
@@ -105,6 +107,7 @@ class Method(abc.ABC):
         device: where to train; None keeps the model where it is.
         on_nonfinite: "raise" a DivergenceError, "skip" the minibatch, or "restore" an earlier state.
         graph: whether to capture steps as CUDA graphs.
+        parallel: "data" to share every minibatch with the other ranks; None to train alone.
 
     Attributes:
         name: the method's name, one of :func:`altmin_ext.methods.names`.
@@ -117,11 +120,14 @@ class Method(abc.ABC):
         plans: whether its steps on a CPU can be recorded and replayed: ``_compute`` makes the same calls in every
             step. See :attr:`why_not_planned`.
         weighs: whether it takes a :class:`altmin_ext.losses.Weighted`: whatever it sums over samples, it weighs.
+        shares: whether it can share a minibatch with other ranks: whatever it sums over samples, it sums over them.
         has_rate: whether ``step_factor`` makes its steps smaller, which ``on_nonfinite="restore"`` needs.
         default_loss: the name of its default loss.
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
             "proximal".
         loss: the :class:`altmin_ext.losses.Loss` at the top of the network.
+        loss_of_one: the same, but where ranks share minibatches, of the samples of one rank.
+        ranks: with which it shares minibatches; None where it trains alone.
         model: the module being trained.
         options: the method's options, a frozen dataclass with every value in effect.
         steps: the number of minibatches trained on.
@@ -146,6 +152,7 @@ class Method(abc.ABC):
     captures: ClassVar[bool] = False
     plans: ClassVar[bool] = False
     weighs: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
     has_rate: ClassVar[bool] = True
     default_loss: ClassVar[str] = "cross_entropy"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -164,6 +171,7 @@ class Method(abc.ABC):
         device: torch.device | str | None = None,
         on_nonfinite: str = "raise",
         graph: bool = False,
+        parallel: str | None = None,
     ) -> None:
         # Everything is checked before anything changes.
         if not isinstance(model, nn.Module):
@@ -194,11 +202,17 @@ class Method(abc.ABC):
             needs=self.needs,
             user=self.name,
         )
+        self.ranks = join(parallel, self.shares, self.name)
+        if self.ranks is not None and isinstance(loss, Weighted):
+            raise ValueError("loss must count all samples alike with parallel='data', but is a Weighted one.")
+        self.loss_of_one = self.loss
         self.model, self.options = model, options
         # Kept in a list, since walking through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
         self._stages = self._cut(model)
         self._unaltered = Unaltered(model) if self._stages else None
+        if self.ranks is not None:
+            self._check_ranks(self.ranks)
         if self._graph:
             self._check_graph(where or self._parameters[0][1].device)
         _check.device("device", where)
@@ -219,7 +233,10 @@ class Method(abc.ABC):
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
-            self.loss = self.loss.to(self.device, self.dtype)
+            self.loss = self.loss_of_one = self.loss.to(self.device, self.dtype)
+            if self.ranks is not None:
+                self.loss = WholeMinibatch(self.loss, self.ranks)
+                self._share_model(self.ranks)
             self._guard = Guard(self._flags(), self.device)
             self._weights = Tensors(p for _, p in self._parameters if p.requires_grad)
             self._buffers = Buffers(model)
@@ -245,6 +262,30 @@ class Method(abc.ABC):
 
     def _allocate(self) -> None:  # noqa: B027  (some methods need nothing)
         """Make the buffers that steps write to. The model is on its device, and nothing is refused any more."""
+
+    def _check_ranks(self, ranks: Ranks) -> None:
+        """Raise a ValueError unless all ranks have such a method for such a model."""
+        if self._graph:
+            raise ValueError("graph must be False with parallel='data', since ranks exchange sums in every step.")
+        shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.state_dict().items()]
+        ranks.check_same(
+            {
+                "method": self.name,
+                "options": str(self.options),
+                "loss": self.loss.name,
+                "seed": str(self.seed),
+                "on_nonfinite": self.on_nonfinite,
+                "the shapes of the model's parameters and buffers": str(shapes),
+            }
+        )
+
+    def _share_model(self, ranks: Ranks) -> None:
+        """Give every rank the weights and buffers of rank 0."""
+        with torch.no_grad():
+            for tensor in itertools.chain(self.model.parameters(), self.model.buffers()):
+                own = tensor.contiguous()
+                ranks.broadcast([own])
+                tensor.copy_(own)
 
     def _why_not_captured(self) -> str | None:
         """The reason, as the end of a sentence, why steps with this model and options cannot be CUDA graphs.
@@ -313,6 +354,8 @@ class Method(abc.ABC):
         if planned is not None:
             return self._completed(planned, x, y)
         x, y = self.check_batch(x, y)
+        if self.ranks is not None:
+            self.ranks.begin(x.shape[0])
         with torch.no_grad():
             return self._completed(self._replayed or self._run, x, y)
 
@@ -399,6 +442,11 @@ class Method(abc.ABC):
             >>> bool(report.correct[500:].double().mean() > 0.8)  # each is predicted, then learned
             True
         """
+        if self.ranks is not None:
+            raise ValueError(
+                "learn must be called for a method that trains alone, but this one has parallel='data': call step "
+                "with this rank's samples of each minibatch."
+            )
         if self.full_batch or self.per_sample:
             raise ValueError(
                 f"learn must be called for a method of minibatches, but {self.name} takes the whole training set or "
@@ -476,6 +524,10 @@ class Method(abc.ABC):
             self._commit(x.shape[0])  # len() of a tensor is slow
         return report
 
+    def samples(self, x: Tensor) -> int:
+        """The number of samples in the minibatch, those of all ranks together."""
+        return x.shape[0] if self.ranks is None else self.ranks.samples
+
     def _put_back(self, undo: Undo) -> None:
         """Restore everything to its state before a step that is not taken."""
         undo()
@@ -524,6 +576,8 @@ class Method(abc.ABC):
     @property
     def why_not_planned(self) -> str | None:
         """Why steps are not recorded and replayed by one call, as the end of a sentence; None if they are."""
+        if self.ranks is not None:
+            return "ranks exchange sums within a step"
         if self.device.type != "cpu":
             return f"the model trains on {self.device}"
         if not self.plans:
@@ -586,7 +640,8 @@ class Method(abc.ABC):
 
     def _is_at_fault(self, x: Tensor, y: Tensor) -> bool:
         """Whether the minibatch itself is not finite, so that a restore would not help; it is skipped."""
-        return bool(self._fault(x, y))
+        at_fault = bool(self._fault(x, y))
+        return at_fault if self.ranks is None else self.ranks.count(at_fault) > 0
 
     def _diverged(self, *batch: Tensor) -> bool:
         """Whether a flag is raised, so that the step must not be taken; an error if ``on_nonfinite="raise"``.
@@ -790,7 +845,7 @@ class Method(abc.ABC):
         return {
             "model": self.model,
             "options": self.options,
-            "loss": self.loss,
+            "loss": self.loss_of_one,
             "seed": self.seed,
             "on_nonfinite": self.on_nonfinite,
             "graph": self._graph,

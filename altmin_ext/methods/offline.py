@@ -69,6 +69,7 @@ class Offline(OnlineAM):
     full_batch = True
     captures = False
     plans = False
+    shares = False
     weighs = False
     options: Any
 

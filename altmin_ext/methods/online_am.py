@@ -40,6 +40,8 @@ from altmin_ext.network import (
 from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import unversioned as ops
+from altmin_ext.ops.numerics import smallest_displacement
+from altmin_ext.parallel import Ranks
 from altmin_ext.updates import AdamUpdate, SGDUpdate, WeightUpdate, copy_from_host
 
 
@@ -151,6 +153,7 @@ class OnlineAM(Method):
     captures = True
     plans = True
     weighs = True
+    shares = True
     Options = OnlineAMOptions
     options: OnlineAMOptions
     Update: ClassVar[type[WeightUpdate]]
@@ -161,6 +164,9 @@ class OnlineAM(Method):
         stages = split(model, self.options.needs)
         self.options = self.options.for_model(stages)
         flipped = any([FlippedCode.suits(above) for above in stages[1:]])  # noqa: C419  (each may refuse its stage)
+        if self.ranks is not None:
+            for stage in stages:
+                stage.share(self.ranks)
         if isinstance(self.loss, Weighted):
             # Where the step of one sample's code depends on the others, weights would have to, too.
             recurrent = any(isinstance(stage.map, (ElmanMap, OutputSequenceMap)) for stage in stages)
@@ -202,7 +208,9 @@ class OnlineAM(Method):
         self._scalars_are_for: tuple[Any, ...] | None = None
         # So that some weights have moved when the last flag is raised.
         self._moves_in_parts = (self.options.weight_iterations or 1) > 1
-        self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like)
+        self._spectral_norms = SpectralNorms(
+            self._stages[1:], self._rows, self.seed, self._like, self.ranks
+        )
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
         self._dropping = [stage.pre for stage in self._stages if stage.pre.drops]
         self._bound_shape: torch.Size | None = None
@@ -241,7 +249,7 @@ class OnlineAM(Method):
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x)
         self.loss.check_target_shape(y, self.n_out)
-        self._refresh_scalars(x.shape[0])
+        self._refresh_scalars(self.samples(x))
         return x, y
 
     def _bind(self, x: Tensor) -> None:
@@ -307,6 +315,26 @@ class OnlineAM(Method):
         self._bound_shape = (
             None  # vectors of the spectral norms may have been drawn for it, and are undone now
         )
+
+    def _share_displacement(self, l: int, ranks: Ranks) -> None:
+        """Scale the stage of a code that has moved by the RMS displacement over the samples of all ranks.
+
+        It is also the unit of the code below, whose displacements batch normalisation sums over the ranks.
+        """
+        row, top = self._rows[l], self._rows[-1]
+        square = ranks.sum(row[CodeScalar.moved] ** 2 * ranks.sizes[ranks.rank])
+        moved = (square / ranks.samples).sqrt()
+        damping = torch.where(moved > 0, (smallest_displacement / moved).clamp(min=1.0), 1.0)
+        damping = damping if row is top else top[CodeScalar.damping]
+        normalised = (row[CodeScalar.normalised] > 0) & (moved > 0)
+        scale = torch.where(normalised, moved * damping, row[CodeScalar.unit])
+        self._codes[l].rescale(row[CodeScalar.scale] / scale)
+        row[CodeScalar.moved], row[CodeScalar.damping], row[CodeScalar.scale] = moved, damping, scale
+
+    def _share_gradients(self, stage: BoundStage) -> None:
+        """Begin to sum the gradients of a stage over all ranks."""
+        if self.ranks is not None:
+            self.ranks.start_sum(stage.map.gradients)
 
     def _weigh(self, y: Tensor) -> None:
         """Let samples count by their weights in what follows, if they have any."""
@@ -424,6 +452,8 @@ class OnlineAM(Method):
             elif iteration > 0 and above is not None:
                 pulled_back, change = above.vjp_after_move(code, pulled_back, iterations - 1)
             code.step(pulled_back, change, None if above is None else above.row, iteration == 0)
+        if self.ranks is not None:
+            self._share_displacement(l, self.ranks)
 
     def _loss_vjp(self, out: Tensor | None) -> Tensor:
         return self._predictor.vjp(self._shaped_residual, out)
@@ -439,6 +469,7 @@ class OnlineAM(Method):
         else:
             for l, code in enumerate(self._codes):
                 code.fit(inputs[l], self._codes[l - 1] if l else None, iteration == 0)
+                self._share_gradients(self._stages[l])
         predictor = self._predictor
         if self._codes or iteration > 0:
             self._keep_logits(predictor.forward(inputs[-1], self._logits))
@@ -448,7 +479,11 @@ class OnlineAM(Method):
             if predictor.bias_gradient is not None:
                 torch.sum(self._output_residual, 0, out=predictor.bias_gradient)
         predictor.weight_gradients(self._shaped_residual, inputs[-1])
-        return self._objective(y.shape[0]) if self.options.report_objective else None
+        self._share_gradients(self._stages[-1])
+        if self.ranks is not None:
+            self.ranks.wait()
+            self.ranks.largest(self._guard.flags)
+        return self._objective(self.samples(y)) if self.options.report_objective else None
 
     def _fit_at_once(self, inputs: list[Tensor], iteration: int) -> None:
         """Do the same as a ``fit`` of every code, with one call for the residuals of neighbouring codes."""
@@ -472,12 +507,16 @@ class OnlineAM(Method):
             ops.weight_residual(**merged, guard=self._guard.weights(numbers[0], len(numbers)))
             for l, call in zip(numbers, together, strict=True):
                 self._codes[l].finish_fit(inputs[l], call)
+        for stage in self._stages[:-1]:
+            self._share_gradients(stage)
 
     def _objective(self, batch: int) -> Tensor:
         """The local term of every stage at the updated codes: mu ||W a + b - c||^2 per sample, or the loss."""
         fitted = [l for l, stage in enumerate(self._stages[:-1]) if stage.map.has_local_term]
         block = self._scalars[fitted]
         terms = block[:, CodeScalar.residual_square] * block[:, CodeScalar.scale] ** 2
+        if self.ranks is not None:
+            self.ranks.sum(terms)
         share: Tensor | float = self.mu / batch
         if self.options.scaling == "released":
             widths = [self._codes[l].width for l in fitted]

@@ -18,6 +18,7 @@ from altmin_ext.network.pieces import (
 )
 from altmin_ext.ops import Activation
 from altmin_ext.ops.activation import fused, identity
+from altmin_ext.parallel.ranks import Ranks
 
 
 class Chain:
@@ -162,6 +163,18 @@ class Chain:
         """Update what depends on the encode, such as running statistics."""
         for piece in self.pieces:
             piece.commit()
+
+    def share(self, ranks: Ranks) -> None:
+        """Evaluate the samples of one rank, see :meth:`Piece.share`.
+
+        Args:
+            ranks: that share the minibatches.
+
+        Raises:
+            ValueError: a piece needs all samples at once.
+        """
+        for piece in self.pieces:
+            piece.share(ranks)
 
     @property
     def calls_modules(self) -> bool:

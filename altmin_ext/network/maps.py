@@ -16,6 +16,7 @@ from altmin_ext.network.chain import Chain
 from altmin_ext.network.known import known_as
 from altmin_ext.network.pieces import AffinePiece, Piece
 from altmin_ext.ops import unversioned as ops
+from altmin_ext.parallel.ranks import Ranks
 
 Affine: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -131,6 +132,16 @@ class Map(abc.ABC):
 
     def commit(self) -> None:  # noqa: B027  (only batch normalisation and its like have anything to commit)
         """Update what depends on the encode, such as the running statistics of batch normalisation."""
+
+    def share(self, ranks: Ranks) -> None:  # noqa: B027  (most maps take each sample by itself)
+        """Evaluate the samples of one rank, see :meth:`Piece.share`.
+
+        Args:
+            ranks: that share the minibatches.
+
+        Raises:
+            ValueError: a module in it needs all samples at once.
+        """
 
 
 class EvaluatedMap(Map):
@@ -360,6 +371,9 @@ class LocalMap(EvaluatedMap):
 
     def commit(self) -> None:
         self._chain.commit()
+
+    def share(self, ranks: Ranks) -> None:
+        self._chain.share(ranks)
 
 
 #: The map of a single module of exactly this type. All other modules, and chains of several, get a LocalMap.

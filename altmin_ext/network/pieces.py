@@ -36,6 +36,7 @@ from altmin_ext.network.module_state import Changes, ModuleState
 from altmin_ext.nn import Sign
 from altmin_ext.ops import Activation
 from altmin_ext.ops import unversioned as ops
+from altmin_ext.parallel.ranks import Ranks
 
 affine = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 batch_normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -160,6 +161,16 @@ class Piece(abc.ABC):
     def commit(self) -> None:  # noqa: B027  (only what keeps running statistics has anything to commit)
         """Update what depends on the encode, such as running statistics, by what :meth:`begin` has seen."""
 
+    def share(self, ranks: Ranks) -> None:  # noqa: B027  (most pieces take each sample by itself)
+        """From now on, evaluate the samples of one rank, of minibatches that several share.
+
+        Args:
+            ranks: that share them.
+
+        Raises:
+            ValueError: the piece needs all samples at once, and knows no sums that would replace them.
+        """
+
     @property
     def lipschitz(self) -> float | None:
         """A bound of the norm of J at all points; None if it has to be estimated by :meth:`sample_jvp`."""
@@ -252,7 +263,11 @@ class DropoutPiece(Piece):
     def __init__(self, module: nn.Dropout) -> None:
         super().__init__()
         self._module = module
+        self._ranks: Ranks | None = None
         self.mask: Tensor | None = None
+
+    def share(self, ranks: Ranks) -> None:
+        self._ranks = ranks
 
     @property
     def rate(self) -> float:
@@ -261,7 +276,15 @@ class DropoutPiece(Piece):
 
     def draw(self, like: Tensor) -> Tensor | None:
         """Draw the mask of this step, 0 or 1 / (1 - p); None if nothing is dropped."""
-        self.mask = F.dropout(torch.ones_like(like), self.rate, True) if self.rate > 0 else None
+        self.mask = None
+        if self.rate > 0:
+            ranks = self._ranks
+            if ranks is None or len(like) != ranks.sizes[ranks.rank]:  # it would be a trial run
+                self.mask = F.dropout(torch.ones_like(like), self.rate, True)
+            else:
+                # All ranks draw the mask of the whole minibatch, so that it is that of one process.
+                whole = F.dropout(like.new_ones(ranks.samples, *like.shape[1:]), self.rate, True)
+                self.mask = whole[ranks.own].contiguous()
         return self.mask
 
     def begin(self, a: Tensor) -> Tensor:
@@ -720,6 +743,10 @@ class NormalisationPiece(Piece):
         # Per channel, the mean and one over the standard deviation where the piece stands.
         self._mean = self._factor = self._start_mean = self._start_factor = torch.empty(0)
         self._count = 1
+        self._ranks: Ranks | None = None
+
+    def share(self, ranks: Ranks) -> None:
+        self._ranks = ranks
 
     def begin(self, a: Tensor) -> Tensor:
         self._module._check_input_dim(a)
@@ -747,7 +774,7 @@ class NormalisationPiece(Piece):
             assert m.running_var is not None
             self._mean, self._factor = m.running_mean, (m.running_var + m.eps).rsqrt()
             return F.batch_norm(a, m.running_mean, m.running_var, m.weight, m.bias, False, 0.0, m.eps)
-        self._count = a.numel() // a.shape[1]
+        self._count = self._count_of(a)
         if self._count == 1:
             raise ValueError(
                 f"x must hold at least 2 samples for {type(m).__name__} in training mode, but holds 1."
@@ -765,7 +792,7 @@ class NormalisationPiece(Piece):
         self._point = self._moved(delta, unit)
         if not self._uses_batch:
             return delta * self._along(before if gain is None else before * gain, delta)
-        count = start.numel() // start.shape[1]
+        count = self._count
         mean_of_delta, covariance = self._sums(delta, start, self._start_mean)
         mean_of_delta, covariance = mean_of_delta / count, covariance / count
         variance_of_delta = self._sums(delta, delta, mean_of_delta)[1] / count
@@ -780,13 +807,19 @@ class NormalisationPiece(Piece):
         moved = self._scaled(delta, after, -after * mean_of_delta, self._buffer("moved", delta))
         return moved.addcmul_(self._buffer("centred", start), self._along(change_of_factor, start))
 
-    @staticmethod
-    def _sums(gradient: Tensor, a: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Per channel, the sums of g and of g (a - mean), in one pass."""
+    def _count_of(self, a: Tensor) -> int:
+        """The numbers per channel, those of all ranks together."""
+        count = a.numel() // a.shape[1]
+        return count if self._ranks is None else int(self._ranks.sum(torch.tensor([count])))
+
+    def _sums(self, gradient: Tensor, a: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Per channel, the sums of g and of g (a - mean), in one pass, over the samples of all ranks."""
         one = torch.ones_like(mean)
         _, products, sums = torch.ops.aten.native_batch_norm_backward(
             gradient, a, None, None, None, mean, one, True, 0.0, [False, True, True]
         )
+        if self._ranks is not None:
+            sums, products = self._ranks.sum(torch.stack([sums, products]))
         return sums, products
 
     @staticmethod
@@ -809,12 +842,26 @@ class NormalisationPiece(Piece):
         return found
 
     def vjp(self, gradient: Tensor) -> Tensor:
+        if self._ranks is not None and self._uses_batch:
+            return self._shared_vjp(gradient)
         return self._backward(gradient, [True, False, False])[0]
+
+    def _shared_vjp(self, gradient: Tensor) -> Tensor:
+        """J^T gradient, whose means are over the samples of all ranks."""
+        gain, a = self._module.weight, self._point
+        sums, products = self._sums(gradient, a, self._mean)
+        along = self._along
+        centred = a - along(self._mean, a)
+        own = gradient - along(sums / self._count, a)
+        own -= centred * along(products / self._count * self._factor**2, a)
+        return own * along(self._factor if gain is None else self._factor * gain, a)
 
     def parameter_gradients(self, gradient: Tensor) -> list[Tensor]:
         return self._of_parameters(self._backward(gradient, [False, True, True])) if self.parameters else []
 
     def gradients(self, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if self._ranks is not None:
+            return self.vjp(gradient), self.parameter_gradients(gradient)
         found = self._backward(gradient, [True, True, True])
         return found[0], self._of_parameters(found)
 
@@ -908,6 +955,15 @@ class LocalPiece(Piece):
         self._follows_derivative: bool | None = None  # None until it has been tried
         self._has_forward_mode = True
         self._is_transpose = False  # whether J v has been found to agree with J^T
+
+    def share(self, ranks: Ranks) -> None:
+        couples = (*batch_normalisations, nn.SyncBatchNorm)
+        found = next((type(m).__name__ for m in self._module.modules() if isinstance(m, couples)), None)
+        if found is not None:
+            raise ValueError(
+                f"parallel must be None for a model with a {found} within the module {self._path!r}, which torch runs "
+                "as a whole, but is 'data'; put the modules in it into an nn.Sequential."
+            )
 
     def _evaluate(self, a: Tensor, fused: bool = True) -> Tensor:
         """The module's output with the masks of this step; ``fused`` allows layers that lack second derivatives."""
@@ -1243,6 +1299,10 @@ class BlockPiece(Piece):
     def commit(self) -> None:
         for piece in self._pieces:
             piece.commit()
+
+    def share(self, ranks: Ranks) -> None:
+        for piece in self._pieces:
+            piece.share(ranks)
 
     def sample_jvp(self, v: Tensor) -> Tensor:
         shapes = self._shapes

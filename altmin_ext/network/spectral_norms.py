@@ -15,6 +15,7 @@ from altmin_ext._state import Attribute, Drawn, Entries, Sizes, as_list, at_leas
 from altmin_ext.network.splitting import BoundStage
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops import unversioned as ops
+from altmin_ext.parallel.ranks import Ranks
 
 _first_iterations = 20
 _samples = 8  # if Jacobians depend on the sample, those of so many stand for all
@@ -40,6 +41,8 @@ class SpectralNorms:
         rows: the codes' parameter blocks, which the results are written to.
         seed: of the initial vectors.
         like: a tensor of the model's dtype and device.
+        ranks: that share the minibatches; None for one process by itself. Where Jacobians depend on the sample, those
+            of the first samples stand for all, which rank 0 has.
 
     Attributes:
         ready: whether the first 20 iterations have been made.
@@ -47,8 +50,15 @@ class SpectralNorms:
             further vectors.
     """
 
-    def __init__(self, stages: Sequence[BoundStage], rows: Sequence[Tensor], seed: int, like: Tensor) -> None:
-        self._stages, self._like = stages, like
+    def __init__(
+        self,
+        stages: Sequence[BoundStage],
+        rows: Sequence[Tensor],
+        seed: int,
+        like: Tensor,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self._stages, self._like, self._ranks = stages, like, ranks
         self._results = [row[CodeScalar.sigma_squared :][:1] for row in rows]
         self._generator = torch.Generator().manual_seed(seed)
         self.ready = False
@@ -154,6 +164,12 @@ class SpectralNorms:
         self.schedule = tuple(schedule)
 
     def _iterate(self, i: int, batch: int) -> None:
+        if self._ranks is None or self._ranks.rank == 0:
+            self._iterate_here(i, batch)
+        if self._ranks is not None:
+            self._ranks.broadcast([self._results[i]])
+
+    def _iterate_here(self, i: int, batch: int) -> None:
         stage, v = self._stages[i], self._vectors[i][:batch]
         if not v.any():  # what is left of it belongs to samples that only a larger minibatch has
             v.fill_(1 / math.sqrt(v.numel()))

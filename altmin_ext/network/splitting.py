@@ -18,6 +18,7 @@ from altmin_ext.network.known import alteration, described, hook_tables, known_a
 from altmin_ext.network.maps import LinearMap, LocalMap, Map, map_of
 from altmin_ext.network.pieces import LocalPiece, Piece, batch_normalisations, piece_of
 from altmin_ext.nn import Stage
+from altmin_ext.parallel.ranks import Ranks
 
 _normalisations = (
     *batch_normalisations,
@@ -52,6 +53,18 @@ class BoundStage:
         """Update what depends on the encode, such as running statistics."""
         self.pre.commit()
         self.map.commit()
+
+    def share(self, ranks: Ranks) -> None:
+        """Evaluate the samples of one rank, see :meth:`Piece.share`.
+
+        Args:
+            ranks: that share the minibatches.
+
+        Raises:
+            ValueError: a module needs all samples at once.
+        """
+        self.pre.share(ranks)
+        self.map.share(ranks)
 
     def output_shape(self, shape: torch.Size, like: Tensor) -> torch.Size:
         """Find the shape of a sample's code.

@@ -1,0 +1,118 @@
+"""What ranks train together, and one process by itself: small nets of every kind, on minibatches of 37 samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import altmin_ext
+from altmin_ext import models
+
+SAMPLES, CLASSES, STEPS = 37, 5, 4
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def _residual() -> nn.Module:
+    return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), Residual(), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def _dropping() -> nn.Module:
+    return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, CLASSES))
+
+
+def _normalised() -> nn.Module:
+    # Without biases in front of a normalisation: their gradient is zero but for rounding, which Adam blows up.
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        *(nn.BatchNorm2d(4), nn.ReLU()),
+        nn.Conv2d(4, 4, 3, padding=1, bias=False),
+        *(nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()),
+        nn.Linear(144, CLASSES),
+    )
+
+
+def _mlp(activation: str = "relu") -> nn.Module:
+    return models.mlp(20, [16, 12], CLASSES, activation=activation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A net and a method.
+
+    Attributes:
+        method: its name.
+        model: makes the net.
+        shape: of a sample.
+        options: of the method.
+        loss: for ``make_method``.
+    """
+
+    method: str
+    model: Callable[[], nn.Module]
+    shape: tuple[int, ...] = (20,)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    loss: Any = None
+
+
+_weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64))
+
+CASES = {
+    "am-adam": Case("am-adam", _mlp),
+    "am-sgd": Case("am-sgd", _mlp),
+    "several iterations": Case(
+        "am-adam", lambda: _mlp("tanh"), options={"code_iterations": 3, "weight_iterations": 2}
+    ),
+    "the released scaling": Case("am-adam", _mlp, options={"scaling": "released"}),
+    "a criterion that divides by weights": Case("am-adam", _mlp, loss=_weighted),
+    "a loss without a bound": Case("am-adam", _mlp, loss=nn.MultiMarginLoss(p=2)),
+    "dropout": Case("am-adam", _dropping),
+    "convolutions": Case("am-adam", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16)),
+    "batch normalisation": Case("am-adam", _normalised, (1, 8, 8)),
+    "a residual block with batch normalisation": Case("am-sgd", _residual, options={"lr": 0.05}),
+    "binary units": Case("am-adam", lambda: models.binary_mlp(20, [16, 12], CLASSES)),
+    "binary units without a derivative": Case(
+        "am-adam", lambda: models.binary_mlp(20, [16, 12], CLASSES, surrogate="none")
+    ),
+    "an Elman layer": Case("am-adam", lambda: models.elman_rnn(4, 6, 5, CLASSES)),
+    "sgd": Case("sgd", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16), {"momentum": 0.9}),
+    "adam": Case("adam", _mlp),
+    "adam, a criterion that divides by weights": Case("adam", _mlp, loss=_weighted),
+    "ste": Case("ste", lambda: models.binary_mlp(20, [16, 12], CLASSES)),
+}
+
+
+def trained(case: Case, parallel: str | None) -> dict[str, Any]:
+    """Train on minibatches that all ranks draw alike, and of which each steps on its share.
+
+    Returns:
+        The weights and buffers, the losses and the counts of correct samples.
+    """
+    torch.manual_seed(0)
+    model = case.model().double()
+    method = altmin_ext.make_method(case.method, model, loss=case.loss, parallel=parallel, **case.options)
+    generator, reports = torch.Generator().manual_seed(1), []
+    torch.manual_seed(2)
+    for _ in range(STEPS):
+        x = torch.randn(SAMPLES, *case.shape, generator=generator, dtype=torch.float64)
+        y = torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
+        if method.ranks is not None:
+            own = method.ranks.share(SAMPLES)
+            x, y = x[own], y[own]
+        reports.append(method.step(x, y))
+    return {
+        "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "loss": torch.stack([report.loss for report in reports]),
+        "correct": torch.stack([report.correct for report in reports if report.correct is not None]),
+    }
