@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -66,7 +67,13 @@ def _readings(node: pending_xref) -> Iterator[Any]:
     yield imported(target)
     module, owner = node.get("py:module"), node.get("py:class")
     if module and owner:
-        yield imported(f"{module}.{owner}.{target}")
+        of = imported(f"{module}.{owner}")
+        yield getattr(of, target, None)
+        # What a class sets in its instances stands in its docstring alone.
+        if re.search(
+            rf"^ +(\w+, )*{re.escape(target)}(, \w+)*: ", getattr(of, "__doc__", None) or "", re.MULTILINE
+        ):
+            yield of
     if module:
         yield imported(f"{module}.{target}")
     head, *rest = target.split(".")

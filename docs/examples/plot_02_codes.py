@@ -1,4 +1,4 @@
-r"""
+"""
 What a step does to the codes
 =============================
 
@@ -19,7 +19,7 @@ y = torch.arange(3).repeat(20)
 centres = torch.tensor([[-1.2, -0.7], [1.2, -0.7], [0.0, 1.3]])
 x = centres[y] + 0.35 * torch.randn(len(y), 2, generator=generator)
 
-# The top layer looks for each class in the direction of its cloud, but the layer below has turned the plane too far.
+# The top layer looks for each class in the direction of its cloud, but the layer below has turned the plane.
 model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 3))
 lower, top = model[0], nn.Sequential(model[1], model[2])
 angle = torch.tensor(0.9)
@@ -31,7 +31,7 @@ with torch.no_grad():
 
 # %%
 # The code of a sample begins at the output of its layer. It then goes downhill on an objective of its own: the
-# loss that the layers above make of it, plus :math:`\mu` times the square of how far it has come. The first
+# loss that the layers above make of it, plus ``mu`` times the square of how far it has come. The first
 # step of that, in plain torch:
 
 before = lower(x).detach().requires_grad_()
@@ -50,9 +50,8 @@ after = lower(x).detach()
 # %%
 # The library has moved its codes just as far:
 
-print(
-    f"in torch {(moved - before).square().mean().sqrt():.6f}, in altmin_ext {method.code_displacements[0]:.6f}"
-)
+displacement = (moved - before).square().mean().sqrt()
+print(f"in torch {displacement:.6f}, in altmin_ext {method.code_displacements[0]:.6f}")
 
 # %%
 # The plane of the codes, coloured by the class that the top layer sees there. On the left, every arrow is a

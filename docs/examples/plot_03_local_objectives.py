@@ -33,12 +33,12 @@ print(f"{len(objective)} steps, {objective.shape[1]} stages")
 # its output to its code, so what its weights are asked to change. The further down, the less is asked, because
 # a code moves only as far as the movement of the code above it makes worthwhile.
 
-figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
 window = torch.ones(1, 1, 15, dtype=torch.float64) / 15
 smooth = torch.nn.functional.conv1d(objective.T[:, None], window)[:, 0]
 names = [*(f"hidden stage {l + 1}" for l in range(objective.shape[1] - 1)), "top stage: the loss"]
 for values, name in zip(smooth, names):
     axis.semilogy(values, label=name)
 axis.set(xlabel="step", ylabel="objective per sample")
-axis.legend()
+figure.legend(loc="outside right center")
 plt.show()

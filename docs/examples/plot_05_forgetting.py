@@ -59,8 +59,9 @@ tasks_seen = range(1, len(tasks) + 1)
 for name, values in accuracies.items():
     axis.plot(tasks_seen, values, marker="o", label=name)
 axis.plot(tasks_seen, [1 / t for t in tasks_seen], color="grey", linestyle=":", label="only the last task")
-axis.set(xlabel="tasks seen", ylabel="right, of all classes so far", xticks=tasks_seen, ylim=(0, 1.02))
+axis.set(
+    xlabel="the task just learned", ylabel="right, of all classes so far", xticks=tasks_seen, ylim=(0, 1.02)
+)
 axis.set_xticklabels([f"{2 * t - 2}, {2 * t - 1}" for t in tasks_seen])
-axis.set_xlabel("the task just learned")
 axis.legend(loc="lower left")
 plt.show()

@@ -46,7 +46,7 @@ c = torch.linspace(-2, 2, 401)
 function.plot(c, altmin_ext.nn.Sign("none")(c), color="black", label="the sign")
 function.plot(c, torch.zeros_like(c), color="tab:blue", label="its derivative")
 function.plot(c, torch.ones_like(c), color="tab:orange", linestyle="--", label="that of the identity")
-function.set(xlabel="code", yticks=(-1, 0, 1))
+function.set(xlabel="code", yticks=(-1, 0, 1), ylim=(-2, 1.2))
 function.legend(loc="lower right", fontsize="small")
 for name, values in curves.items():
     progress.plot(range(1, len(values) + 1), values, label=name)

@@ -33,8 +33,8 @@ print(f"{search.score(X_test, y_test):.3f} of the held-out digits are right")
 # less, as long as ten units need not do it all.
 
 scores = search.cv_results_["mean_test_score"].reshape(4, 4)
-figure, axis = plt.subplots(figsize=(5.5, 4), layout="constrained")
-image = axis.imshow(scores, vmin=0.5, vmax=1)
+figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+image = axis.imshow(scores, vmin=0.5, vmax=1, aspect="auto")
 for (row, column), score in np.ndenumerate(scores):
     colour = "black" if score > 0.8 else "white"
     axis.text(column, row, f"{score:.3f}", ha="center", va="center", color=colour)
