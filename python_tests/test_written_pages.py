@@ -3,6 +3,7 @@ what their examples print is as good as they say."""
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 from collections.abc import Callable, Sequence
@@ -157,3 +158,40 @@ def test_examples_print_what_the_page_says(name, capsys, tmp_path):
         runpy.run_path(str(script))
     printed = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", capsys.readouterr().out)]
     assert EXAMPLES[name](printed), printed
+
+
+# ------------------------------------------------------------------------------------------------------- sentences
+
+
+def sentences_of_the_source() -> list[str]:
+    """Every string in the package, adjacent ones joined, with a NUL for what is formatted into it."""
+
+    def text(node: ast.expr) -> str:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return node.value
+        return "\0" if not isinstance(node, ast.JoinedStr) else "".join(map(text, node.values))
+
+    found = []
+    for path in sorted((pages.ROOT / "altmin_ext").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr) or (
+                isinstance(node, ast.Constant) and isinstance(node.value, str)
+            ):
+                found.append(text(node))
+    return found
+
+
+def test_quoted_errors_are_in_the_source():
+    """Dots stand for what is formatted into them, and at the end for anything."""
+    source = "\n".join(string.replace("\n", " ") for string in sentences_of_the_source())
+    text = read("troubleshooting.md")
+    reasons = [row[0] for row in pages.table(pages.section(text, "steps-are-slow"))]
+    quoted = re.findall(r"^> (.+)$", text, re.MULTILINE)
+    inline = re.findall(
+        r"`([^`]*\.\.\.[^`]*)`", pages.section(text, "graphtrue-is-refused").replace("\n", " ")
+    )
+    assert len(quoted) >= 15
+    assert len(inline) >= 3
+    for sentence in [*quoted, *reasons, *inline]:
+        parts = [re.escape(part) for part in sentence.removesuffix(" ...").split("...")]
+        assert re.search(".*?".join(parts), source), f"{sentence!r} is not in the source"
