@@ -117,7 +117,7 @@ def figure(path: Path) -> None:
         if (recorded := runs(*one, own))
     }
     first = found[0]
-    shown = [own for own in _courses if (own, first) in ends]
+    shown = sorted((own for own in _courses if (own, first) in ends), key=lambda own: -ends[own, first])
     numbers = ", ".join(f"{own} {ends[own, first]:.3f}" for own in shown)
     picture, axes = sheet(
         2, len(found), 9.6, f"{first[0]}, average accuracy after all tasks: {numbers}",
