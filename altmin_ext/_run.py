@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
 
 from altmin_ext import _check
 from altmin_ext._batches import Batches, MemoryBatches
@@ -27,6 +27,11 @@ from altmin_ext.history import EpochRecord
 from altmin_ext.methods import Method, StepReport
 from altmin_ext.parallel import Ranks
 from altmin_ext.schedules import Schedule
+
+with warnings.catch_warnings():
+    # Of a notebook without ipywidgets, where the bar is one of text.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
 
 _STEPS_UNSEEN = 1000  # steps on a GPU between two checks whether they were finite
 

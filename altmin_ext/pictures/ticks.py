@@ -37,8 +37,8 @@ def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
         ticks = [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
         if len(ticks) >= 3:
             return ticks
-    ticks = (linear_ticks(low, high, about) for about in range(4, 10))
-    return next(own for own in ticks if len(own) >= 3)
+    found = (linear_ticks(low, high, about) for about in range(4, 10))
+    return next(ticks for ticks in found if len(ticks) >= 3)
 
 
 def tick_label(value: float) -> str:

@@ -291,6 +291,16 @@ def seconds_to(record: dict[str, Any], goal: float) -> float:
     return math.inf
 
 
+def _shares(group: dict[str, list[dict[str, Any]]], name: str) -> list[float]:
+    """The part of Adam's seconds that each run of a contender takes to Adam's last training error."""
+    reference = {record["seed"]: record["curve"][-1] for record in group.get("adam", [])}
+    return [
+        seconds_to(record, reference[record["seed"]][2]) / reference[record["seed"]][1]
+        for record in group.get(name, [])
+        if record["seed"] in reference
+    ]
+
+
 def _mean(values: Sequence[float], digits: int) -> str:
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"
@@ -304,15 +314,10 @@ def table() -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (experiment, count), group in _groups().items():
-        reference = {record["seed"]: record["curve"][-1] for record in group.get("adam", [])}
         for name in (name for name in contenders if name in group):
             runs = group[name]
             last = [record["curve"][-1] for record in runs]
-            shares = [
-                seconds_to(record, reference[record["seed"]][2]) / reference[record["seed"]][1]
-                for record in runs
-                if record["seed"] in reference
-            ]
+            shares = _shares(group, name)
             share = statistics.median(shares) if shares else math.inf
             options = ", ".join(f"{key} {value}" for key, value in runs[0]["options"].items())
             cells = (
@@ -325,39 +330,42 @@ def table() -> str:
 
 
 def figure(path: Path) -> None:
-    """Training error against seconds and against epochs, the median over the seeds; a row per experiment."""
-    import matplotlib
+    """Training error against seconds, the median over the seeds; a panel per experiment."""
+    from benchmarks.paper.drawing import AM, BACKPROP, GREEN, PURPLE, label_ends, log, save, sheet
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    groups = _groups()
-    picture, axes = pyplot.subplots(
-        len(groups), 2, figsize=(11, 4 * len(groups)), layout="constrained", squeeze=False, sharey="row"
+    looks = dict(
+        zip(("am-mem", "am-mem, 1 epoch", "adam", "soap"), (AM, GREEN, BACKPROP, PURPLE), strict=True)
     )
-    for own, ((experiment, count), group) in zip(axes, groups.items(), strict=True):
-        for number, name in enumerate(contenders):
-            if name not in group:
-                continue
+    groups = _groups()
+    shares = [
+        share for group in groups.values() for share in _shares(group, "am-mem") if math.isfinite(share)
+    ]
+    rows = -(-len(groups) // 2)
+    picture, axes = sheet(
+        rows, 2, 3.0 * rows + 0.6,
+        f"Deep autoencoders: am-mem reaches adam's training error of {contenders['adam'].epochs} epochs "
+        f"in {min(shares):.2f} to {max(shares):.2f} of adam's time",
+    )  # fmt: skip
+    for axis in axes.flat[len(groups) :]:
+        axis.remove()
+    for axis, ((experiment, count), group) in zip(axes.flat, groups.items(), strict=False):
+        log(axis, "x", "y")
+        ends = {}
+        for name in (name for name in contenders if name in group):
             points = zip(*(record["curve"] for record in group[name]), strict=True)
             curve = [[statistics.median(values) for values in zip(*point, strict=True)] for point in points]
-            style = {
-                "color": pyplot.get_cmap("tab20")(number), "linestyle": "-" if name.startswith("am-") else "--",
-                "linewidth": 1.4, "label": name,
-            }  # fmt: skip
-            for axis, column in zip(own, (1, 0), strict=True):
-                axis.plot([point[column] for point in curve], [point[2] for point in curve], **style)
-        for axis, label in zip(own, ("seconds of training", "epochs"), strict=True):
-            axis.set(xscale="log", yscale="log", xlabel=label, title=f"{experiment}, {count:,} images")
-            axis.grid(alpha=0.3, which="both")
-        own[0].set_ylabel("training error")
-    handles = {
-        label: handle
-        for axis in axes[:, 0]
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    picture.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize="small")
-    picture.savefig(path, dpi=130)
+            _, seconds, error, *_ = zip(*curve, strict=True)
+            axis.plot(
+                seconds, error, "-" if name.startswith("am-") else "--", color=looks[name], linewidth=1.8
+            )
+            epochs = contenders[name].epochs
+            label = f"{name.partition(',')[0]},\n{epochs} epoch{'s' if epochs > 1 else ''}"
+            ends[label] = seconds[-1], error[-1], looks[name]
+        axis.set_title(f"{experiment}, {count:,} images", loc="left", fontsize=10.5)
+        label_ends(axis, ends, 9)
+    picture.supxlabel("seconds of processor time, one thread", fontsize=10.5)
+    picture.supylabel("training error", fontsize=10.5)
+    save(picture, path)
 
 
 def main() -> None:

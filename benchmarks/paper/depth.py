@@ -1,6 +1,7 @@
 """How far the signal of the loss reaches down a network, by alternating minimisation and by backpropagation.
 
     python -m benchmarks.paper.depth [--networks "20 x 100" vgg8] [--minibatches 469]
+    python -m benchmarks.paper.depth --networks            # draws what has been recorded
 
 Every contender trains the same network on the same minibatches: MLPs of 2 to 50 hidden layers of 100 units and
 LeNet-5 on MNIST, and a VGG-like network of 8 convolutions on CIFAR-10, all but LeNet-5 with He's initialisation. An
@@ -112,41 +113,43 @@ def measure(network: Network, method: str, options: dict[str, Any], count: int) 
 
 
 def draw(record: dict[str, dict[str, Any]], path: Path) -> None:
-    """One column per network; codes above, weights below; a line per contender, from the first layer to the last."""
-    import matplotlib
+    """A row per network; codes on the left, weights on the right; a line per contender, from the first layer up."""
+    from benchmarks.paper.drawing import AM, BACKPROP, BROWN, GREEN, GREY, PURPLE, log, save, sheet
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = (("displacement", "code: RMS(c0 - c) / RMS(c0)"), ("weight_change", "weights: |W - W0| / |W0|"))
-    figure, axes = pyplot.subplots(
-        len(rows),
-        len(record),
-        figsize=(3.1 * len(record), 6),
-        layout="constrained",
-        squeeze=False,
-        sharey="row",
-    )
-    for column, (network, found) in enumerate(record.items()):
-        for axis, (key, label) in zip(axes[:, column], rows, strict=True):
+    looks = dict(zip(contenders, (AM, GREEN, PURPLE, BROWN, BACKPROP, GREY), strict=True))
+    deepest = max(record, key=lambda network: len(record[network]["am-adam"]["displacement"]))
+    share = record[deepest]["am-adam"]["weight_change"][0] / record[deepest]["adam"]["weight_change"][0]
+    moved = record[deepest]["am-adam"]["displacement"][0]
+    figure, axes = sheet(
+        len(record), 2, 2.1 * len(record) + 1,
+        f"{deepest}: the first code moves by {moved:.0e} of its size, and am-adam's weights "
+        f"below it still come {share:.2f} times as far as adam's: stages are scaled by displacement",
+        sharey="col",
+    )  # fmt: skip
+    titles = ("how far codes move in a step", "how far weights have come")
+    for row, (network, found) in zip(axes, record.items(), strict=True):
+        for axis, key, title in zip(row, ("displacement", "weight_change"), titles, strict=True):
+            log(axis, "y")
             for name, numbers in found.items():
-                values = numbers[key]
-                axis.semilogy(range(1, len(values) + 1), values, ".-", markersize=4, linewidth=1, label=name)
-            axis.set(ylim=(1e-12, 10) if key == "displacement" else (1e-5, 10), xlabel="layer")
-            axis.grid(alpha=0.3)
-            if column == 0:
-                axis.set_ylabel(label)
-        axes[0, column].set_title(network)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
-    figure.savefig(path, dpi=130)
+                values = [value or 1e-300 for value in numbers[key]]  # moves that float32 has lost
+                axis.plot(
+                    range(1, len(values) + 1), values, "--" if name in ("adam", "sgd") else "-", color=looks[name],
+                    marker="." if len(values) < 25 else None, linewidth=1.5, label=name,
+                )  # fmt: skip
+            axis.set_ylim((1e-12, 10) if key == "displacement" else (1e-5, 10))
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.set_title(f"{network}: {title}", loc="left", fontsize=10.5)
+    for axis, label in zip(axes[-1], ("RMS(c0 - c) / RMS(c0)", "|W - W0| / |W0|"), strict=True):
+        axis.set_xlabel(f"layer (upwards: {label})", fontsize=10.5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10.5)
+    save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", nargs="+", choices=list(networks), default=list(networks))
+    parser.add_argument("--networks", nargs="*", choices=list(networks), default=list(networks))
     parser.add_argument("--minibatches", type=int, default=469)
     parser.add_argument("--output", type=Path, default=results)
     arguments = parser.parse_args(argv)

@@ -1,6 +1,7 @@
 """Test accuracy over the first 50 minibatches of MNIST (the zoom of the paper's figure 2).
 
-    python -m benchmarks.paper.first_minibatches
+    python -m benchmarks.paper.first_minibatches           # trains, then draws
+    python -m benchmarks.paper.first_minibatches figure    # draws what has been recorded
 
 784-100-100-10, batch 200, mean and range over five seeds. Each method runs with the learning rate, out of the same
 grid, that has the best mean accuracy over the 50 minibatches on a held-out tenth of the training set. Writes
@@ -9,17 +10,15 @@ benchmarks/results/first-minibatches.json and .png.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import torch
 
 import altmin_ext
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 results = Path(__file__).parent.parent / "results"
 minibatches, batch, seeds = 50, 200, 5
@@ -50,30 +49,57 @@ def curve(
     return accuracies
 
 
-def main() -> None:
+def run() -> dict[str, Any]:
+    """Tune and train everyone; the record."""
     torch.set_num_threads(1)
     data = altmin_ext.data.load("mnist")
     part, held_out = altmin_ext.data.split(data.train, 0.1, seed=0)
     record = {}
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for name, grid in grids.items():
         scores = {lr: statistics.mean(curve(name, lr, 1000, part, held_out)) for lr in grid}
         lr = max(scores, key=scores.__getitem__)
         curves = [curve(name, lr, seed, data.train, data.test) for seed in range(seeds)]
         mean = [statistics.mean(values) for values in zip(*curves, strict=True)]
         record[name] = {"lr": lr, "tuning": scores, "mean": mean, "curves": curves}
-        steps = range(1, minibatches + 1)
-        (line,) = axes.plot(steps, mean, label=f"{name}, lr {lr:g}")
-        low, high = zip(*((min(v), max(v)) for v in zip(*curves, strict=True)), strict=True)
-        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         print(f"{name}: lr {lr:g}, after 10 / 25 / 50 minibatches {mean[9]:.4f} / {mean[24]:.4f} / {mean[49]:.4f}, "
               f"mean of the curve {statistics.mean(mean):.4f}")  # fmt: skip
-    axes.set(xlabel="minibatches of 200", ylabel="test accuracy", title="MNIST, 784-100-100-10, five seeds")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    results.mkdir(parents=True, exist_ok=True)
-    figure.savefig(results / "first-minibatches.png", dpi=130)
-    (results / "first-minibatches.json").write_text(json.dumps(record) + "\n")
+    return record
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """The mean over the seeds, with the range of all of them behind it."""
+    from benchmarks.paper.drawing import AM, BACKPROP, GREEN, label_ends, save, sheet
+
+    reached = {name: found["mean"][-1] for name, found in record.items()}
+    numbers = ", ".join(f"{name} {own:.3f}" for name, own in reached.items())
+    title = f"MNIST, test accuracy after {minibatches} minibatches: {numbers}"
+    figure, ((axis,),) = sheet(1, 1, 4.8, title)
+    ends = {}
+    for (name, found), colour, style in zip(
+        record.items(), (AM, BACKPROP, GREEN), ("-", "--", "-"), strict=True
+    ):
+        steps = range(1, minibatches + 1)
+        axis.plot(steps, found["mean"], style, color=colour, linewidth=2, zorder=3 if style == "--" else 2)
+        low, high = zip(*((min(v), max(v)) for v in zip(*found["curves"], strict=True)), strict=True)
+        axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+        ends[f"{name}, lr {found['lr']:g}"] = steps[-1], found["mean"][-1], colour
+    axis.set_xlabel(f"minibatches of {batch}", fontsize=10.5)
+    axis.set_ylabel("test accuracy, mean and range of five seeds", fontsize=10.5)
+    axis.set_xlim(0, minibatches)
+    label_ends(axis, ends)
+    save(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", nargs="?", choices=("run", "figure"), default="run")
+    path = results / "first-minibatches.json"
+    if parser.parse_args().action == "run":
+        results.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run()) + "\n")
+    draw(json.loads(path.read_text()), path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

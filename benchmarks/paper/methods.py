@@ -27,6 +27,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import multiprocessing
 import statistics
 import time
@@ -351,38 +352,50 @@ def table(experiment: str) -> str:
 
 def figure(experiment: str, path: Path) -> None:
     """Test error against seconds and against epochs, the median over the seeds."""
-    import matplotlib
+    from benchmarks.paper import drawing
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    picture, axes = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained", sharey=True)
-    for number, contender in enumerate(comparisons[experiment].contenders):
-        if not (found := _runs(experiment, contender.name)):
-            continue
-        length = min(len(record["curve"]) for record in found)
-        error, seconds = (
-            [
-                statistics.median(values)
-                for values in zip(*(record[key][:length] for record in found), strict=True)
-            ]
-            for key in ("curve", "seconds")
-        )
-        style = {
-            "color": pyplot.get_cmap("tab10")(number % 10), "linestyle": ("-", "--")[number // 10], "linewidth": 1.3,
-            "label": contender.name,
-        }  # fmt: skip
-        marker = "." if length < 25 else ""
-        for axis, x in zip(axes, (seconds, range(1, length + 1)), strict=True):
-            axis.plot(x, [1 - accuracy for accuracy in error], marker=marker, **style)
-    for axis, name in zip(axes, ("seconds of training", "epochs"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel=name)
-        axis.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("test error")
-    picture.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize="small"
+    colours = {
+        "am": drawing.AM,
+        "adam": drawing.BACKPROP,
+        "sgd": drawing.BACKPROP,
+        "deepfacto": drawing.BROWN,
+    }
+    colours |= {"dtp": drawing.GREEN, "ste": drawing.GREEN, "block": drawing.PURPLE}
+    comparison, curves = comparisons[experiment], {}
+    for contender in comparison.contenders:
+        if found := _runs(experiment, contender.name):
+            length = min(len(record["curve"]) for record in found)
+            accuracy, seconds = (
+                [
+                    statistics.median(values)
+                    for values in zip(*(own[key][:length] for own in found), strict=True)
+                ]
+                for key in ("curve", "seconds")
+            )
+            curves[contender.name] = [1 - reached for reached in accuracy], seconds
+    last = {name: error[-1] for name, (error, _) in curves.items()}
+    best = sorted(last, key=last.__getitem__)[:3]
+    budget = (
+        f"{comparison.seconds:g} s" if math.isfinite(comparison.seconds) else f"{comparison.epochs} epochs"
     )
-    picture.savefig(path, dpi=130)
+    title = f"{experiment}, {comparison.data}: least test error after {budget}: "
+    picture, axes = drawing.sheet(2, 1, 9.5, title + ", ".join(f"{name} {last[name]:.3f}" for name in best))
+    for axis, name in zip(axes[:, 0], ("seconds of processor time, one thread", "epochs"), strict=True):
+        drawing.log(axis, "x", "y")
+        axis.set_xlabel(name, fontsize=10.5)
+        axis.set_ylabel("test error, median over the seeds", fontsize=10.5)
+        ends = {}
+        for label, (error, seconds) in curves.items():
+            x = seconds if name.startswith("seconds") else list(range(1, len(error) + 1))
+            colour = colours.get(label.partition("-")[0], drawing.GREY)
+            # Dashed: the whole training set in every step, or no alternating minimisation; dotted: variants.
+            style = (
+                "--" if label.endswith("-off") or colour == drawing.BACKPROP else ":" if "," in label else "-"
+            )
+            axis.plot(x, error, style, color=colour, linewidth=1.6)
+            ends[label] = x[-1], error[-1], colour
+        drawing.label_ends(axis, ends)
+    drawing.save(picture, path)
 
 
 def main() -> None:

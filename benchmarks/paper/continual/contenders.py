@@ -39,14 +39,12 @@ class Contender:
         network: makes the network for a stream; the global generator has been seeded.
         learner: makes what trains it, of the network, the stream, a seed and the options.
         tried: the options to choose from.
-        look: its colour and marker in the plot.
         seeded: whether the result depends on the seed beyond rounding; if not, one run stands for all.
     """
 
     network: Callable[[Stream, int], nn.Sequential]
     learner: Callable[..., Learner]
     tried: Sequence[Options]
-    look: tuple[str, str]
     seeded: bool = True
 
 
@@ -149,18 +147,18 @@ _ridges = values(
     "ridge", 1.0
 )  # of .01, 1, 10, 100 none is ahead of it by more than .0012 on Split-MNIST, held out
 _features = {
-    "pixels": (pixels, "s"),
-    "random layer": (random_layer, "o"),
-    "random convolution": (random_convolution, "^"),
+    "pixels": pixels,
+    "random layer": random_layer,
+    "random convolution": random_convolution,
 }
-_closed_forms: tuple[tuple[str, str, Sequence[Options], str], ...] = (
-    ("rls", "RLS", _ridges, "tab:blue"),
-    ("slda", "SLDA", _ridges, "tab:cyan"),
-    ("ncm", "NCM", [{}], "tab:gray"),
+_closed_forms: tuple[tuple[str, str, Sequence[Options]], ...] = (
+    ("rls", "RLS", _ridges),
+    ("slda", "SLDA", _ridges),
+    ("ncm", "NCM", [{}]),
 )
 
 contenders: dict[str, Contender] = {
-    "AM-mem, memory kept": Contender(hidden_layers, _memory_kept, _memories, ("tab:red", "*")),
+    "AM-mem, memory kept": Contender(hidden_layers, _memory_kept, _memories),
     "AM-mem, fitted convolution": Contender(
         fitted_convolution_under_a_layer,
         _on_fitted_filters,
@@ -169,38 +167,29 @@ contenders: dict[str, Contender] = {
             {"lr_memory": 1.0, "prior": 1e-5, "prior_out": 0.05},
             {"lr_memory": 1.0, "prior": 2e-4, "prior_out": 0.5},
         ],
-        ("tab:red", "P"),
     ),
     "AM-mem, emptied at every task": Contender(
-        hidden_layers,
-        by_method("am-mem", forgets_at_tasks=True, prior=0.5, lr_memory=0.3, **_kept),
-        [{}],
-        ("tab:pink", "*"),
+        hidden_layers, by_method("am-mem", forgets_at_tasks=True, prior=0.5, lr_memory=0.3, **_kept), [{}]
     ),
     **{
-        f"{name}, {features}": Contender(
-            network, by_method(method), tried, (color, marker), seeded=features != "pixels"
-        )
-        for method, name, tried, color in _closed_forms
-        for features, (network, marker) in _features.items()
+        f"{name}, {features}": Contender(network, by_method(method), tried, seeded=features != "pixels")
+        for method, name, tried in _closed_forms
+        for features, network in _features.items()
     },
     **{
         f"{name}, fitted convolution": Contender(
-            fitted_convolution, by_method(method, fit_filters=True), tried, (color, "P")
+            fitted_convolution, by_method(method, fit_filters=True), tried
         )
-        for method, name, tried, color in _closed_forms
+        for method, name, tried in _closed_forms
         if method != "ncm"
     },
-    "replay, float32": Contender(hidden_layers, _replay(as_bytes=False), _rates_replay, ("tab:green", "D")),
-    "replay, uint8": Contender(hidden_layers, _replay(as_bytes=True), _rates_replay, ("tab:green", "d")),
-    "A-GEM, uint8": Contender(
-        hidden_layers, _a_gem, values("lr", 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3), ("tab:olive", "d")
-    ),
+    "replay, float32": Contender(hidden_layers, _replay(as_bytes=False), _rates_replay),
+    "replay, uint8": Contender(hidden_layers, _replay(as_bytes=True), _rates_replay),
+    "A-GEM, uint8": Contender(hidden_layers, _a_gem, values("lr", 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)),
     "OWM": Contender(
         hidden_layers,
         _owm,
         [{"alpha": alpha, "lr": lr} for alpha in (0.3, 1.0, 3.0, 10.0) for lr in (3e-3, 0.01, 0.03, 0.1)],
-        ("tab:orange", "P"),
     ),
     "EWC": Contender(
         hidden_layers,
@@ -210,9 +199,8 @@ contenders: dict[str, Contender] = {
             for strength in (1.0, 10.0, 1e2, 1e3, 1e4, 1e5)
             for lr in (1e-4, 1e-3)
         ],
-        ("tab:purple", "X"),
     ),
-    "SGD": Contender(hidden_layers, by_method("sgd"), _rates_sgd, ("tab:brown", "v")),
-    "Adam": Contender(hidden_layers, by_method("adam"), _rates_adam, ("black", "v")),
-    "AM-Adam": Contender(hidden_layers, by_method("am-adam"), _rates_adam, ("tab:brown", "<")),
+    "SGD": Contender(hidden_layers, by_method("sgd"), _rates_sgd),
+    "Adam": Contender(hidden_layers, by_method("adam"), _rates_adam),
+    "AM-Adam": Contender(hidden_layers, by_method("am-adam"), _rates_adam),
 }

@@ -100,41 +100,72 @@ def _named(options: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in options.items())
 
 
+# Of all learners, those whose course is drawn: the colours are for these, grey for the others.
+_courses = ("AM-mem, memory kept", "SLDA, fitted convolution", "replay, uint8", "SGD")
+
+
 def figure(path: Path) -> None:
-    """Accuracy at the end against the bytes kept, and on the tasks so far after every task; a column per stream."""
-    import matplotlib
+    """Accuracy at the end of every learner, with the bytes it keeps, above the course of some; streams beside."""
+    from benchmarks.paper.drawing import AM, BACKPROP, GREEN, GREY, PURPLE, save, sheet
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
+    colours = dict(zip(_courses, (AM, GREEN, PURPLE, BACKPROP), strict=True))
     found = [(name, passes) for name, passes in experiments() if passes == 1]
-    picture, axes = pyplot.subplots(
-        2, len(found), figsize=(4.2 * len(found), 8.6), layout="constrained", squeeze=False, sharey="col"
-    )
-    for column, (name, passes) in enumerate(found):
-        above, below = axes[0, column], axes[1, column]
-        for contender, entry in contenders.items():
-            if not (recorded := runs(name, passes, contender)):
+    named = [own for own in contenders if any(runs(*one, own) for one in found)]
+    ends = {
+        (own, one): statistics.mean(_averages(recorded))
+        for own in named
+        for one in found
+        if (recorded := runs(*one, own))
+    }
+    first = found[0]
+    shown = sorted((own for own in _courses if (own, first) in ends), key=lambda own: -ends[own, first])
+    numbers = ", ".join(f"{own} {ends[own, first]:.3f}" for own in shown)
+    picture, axes = sheet(
+        2, len(found), 9.6, f"{first[0]}, average accuracy after all tasks: {numbers}",
+        sharey="row", height_ratios=(2.1, 1),
+    )  # fmt: skip
+    # From the best on the first stream down; those that were not run on it last.
+    order = sorted(named, key=lambda own: ends.get((own, first), -1.0))
+    for column, one in enumerate(found):
+        above, below = axes[:, column]
+        for place, own in enumerate(order):
+            if (own, one) not in ends:
                 continue
-            color, marker = entry.look
-            style: dict[str, Any] = {"color": color, "marker": marker, "label": contender}
-            kept = max(recorded[-1]["kept"] / 1000, 10)  # none has no place on a logarithmic axis
-            above.plot([kept], [statistics.mean(_averages(recorded))], linestyle="none", **style)
-            rows = [record["class-incremental"] for record in recorded]
+            colour = colours.get(own, GREY)
+            above.plot(ends[own, one], place, "o", color=colour, markersize=6)
+            rows = [record["class-incremental"] for record in runs(*one, own)]
             count = len(rows[0][0])
-            curve = [
-                statistics.mean(statistics.mean(row[t][:t]) for row in rows) for t in range(1, count + 1)
-            ]
-            below.plot(range(1, count + 1), curve, linewidth=1, markersize=4, **style)
-        above.set(title=name, xscale="log", xlabel="kB kept beside the network's parameters (10 for less)")
-        below.set(xlabel="tasks seen")
-        below.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        for axis in (above, below):
-            axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("average accuracy at the end, all classes")
-    axes[1, 0].set_ylabel("average accuracy on the tasks so far, all classes")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    picture.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * len(found)), fontsize="small"
-    )
-    picture.savefig(path, dpi=130)
+            if own in colours:
+                curve = [
+                    statistics.mean(statistics.mean(row[t][:t]) for row in rows) for t in range(1, count + 1)
+                ]
+                below.plot(range(1, count + 1), curve, ".-", color=colour, linewidth=1.6, label=own)
+        above.set_title(one[0].replace("-", "-\n", 1), loc="left", fontsize=10.5)
+        above.set(xlim=(-0.04, 1.08), xticks=(0, 0.5, 1))
+        above.set_xlabel("accuracy", fontsize=10)
+        below.set_xlabel("tasks seen", fontsize=10)
+        below.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].set_yticks(range(len(order)), [f"{own} ({_kept(own, found)})" for own in order])
+    for label, own in zip(axes[0, 0].get_yticklabels(), order, strict=True):
+        label.set_color(colours.get(own, "#404040"))
+    axes[1, 0].set_ylabel("average accuracy on the tasks so far", fontsize=10)
+    handles = {
+        label: handle
+        for axis in axes[1]
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        picture.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=10)
+    save(picture, path)
+
+
+def _kept(contender: str, found: Sequence[tuple[str, int]]) -> str:
+    """What a learner keeps beside the network's parameters, in kB or MB: the range over the streams."""
+    kept = [recorded[-1]["kept"] / 1000 for one in found if (recorded := runs(*one, contender))]
+    return " – ".join(dict.fromkeys(_bytes(kilobytes) for kilobytes in (min(kept), max(kept))))
+
+
+def _bytes(kilobytes: float) -> str:
+    if kilobytes < 0.5:
+        return "nothing"
+    return f"{kilobytes / 1000:.1f} MB" if kilobytes >= 1000 else f"{kilobytes:.0f} kB"
