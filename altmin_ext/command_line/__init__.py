@@ -71,7 +71,10 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    complain(f"altmin: error: {error or type(error).__name__}")
+    sentence = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:  # the system's, not ours
+        sentence = f"{error.filename} cannot be read: {error.strerror}."
+    complain(f"altmin: error: {sentence or type(error).__name__}")
     return code
 
 

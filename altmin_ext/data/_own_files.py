@@ -87,11 +87,11 @@ def load_file(
         found = fit(content, target, task, drop, size)
         x, y = numbers(found, content), target_numbers(found, content)
         rows, held_out = _parts(content, test_path, test_fraction)
-    found = standardising(found, x[rows], y[rows])
-    train = standardised(found, x[rows]), standardised_targets(found, y[rows])
-    tested = _tested(found, path, content, test_path)
-    if tested is None:
-        tested = standardised(found, x[held_out]), standardised_targets(found, y[held_out])
+        found = standardising(found, x[rows], y[rows])
+        train = standardised(found, x[rows]), standardised_targets(found, y[rows])
+        tested = _tested(found, path, content, test_path)
+        if tested is None:
+            tested = standardised(found, x[held_out]), standardised_targets(found, y[held_out])
     return DataSet(path.name or str(path), train, tested, len(found.classes), found)
 
 
@@ -114,7 +114,7 @@ def load_test(
         assert content is not None  # without a test file
         _, rows = _parts(content, None, test_fraction)
         x, y = numbers(preprocessing, content), target_numbers(preprocessing, content)
-    return standardised(preprocessing, x[rows]), standardised_targets(preprocessing, y[rows])
+        return standardised(preprocessing, x[rows]), standardised_targets(preprocessing, y[rows])
 
 
 def is_file_name(name: str) -> bool:

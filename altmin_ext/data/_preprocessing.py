@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Most different words in a column of which one-hot columns are made.
 _MOST_CATEGORIES = 100
+#: Numbers whose squares can be added up in float64.
+_LARGEST = 1e150
 #: Whole numbers are taken for classes without a word if there are no more than this, or few for the rows.
 _FEW_CLASSES = 20
 
@@ -173,9 +175,11 @@ def numbers(found: Preprocessing, content: Content) -> NDArray[Any]:
         raise Malformed(
             f"must hold samples of shape {found.shape}, as in training, but holds some of {x.shape[1:]}"
         )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        row = int(np.isfinite(x).reshape(len(x), -1).all(1).argmin())
-        raise Malformed(f"must hold finite numbers, but x[{row}] has NaN or Inf")
+    if x.dtype.kind == "f" and not (np.abs(x) <= _LARGEST).all():
+        row = int((np.abs(x) <= _LARGEST).reshape(len(x), -1).all(1).argmin())
+        raise Malformed(
+            f"must hold finite numbers up to {_LARGEST:g}, but x[{row}] has NaN, Inf or larger ones"
+        )
     return x
 
 
@@ -239,7 +243,13 @@ def standardised(found: Preprocessing, numbers: NDArray[Any]) -> Tensor:
     )
     x = np.empty(numbers.shape, dtype=np.float32)
     for start in range(0, len(x), _CHUNK):  # in float64, which shall not take the memory of all
-        x[start : start + _CHUNK] = (numbers[start : start + _CHUNK] - mean) / deviation
+        with np.errstate(over="ignore"):
+            x[start : start + _CHUNK] = (numbers[start : start + _CHUNK] - mean) / deviation
+    if not np.isfinite(x).all():
+        row = int(np.isfinite(x).reshape(len(x), -1).all(1).argmin())
+        raise Malformed(
+            f"holds numbers in sample {row} that are too large beside those of training for float32"
+        )
     return torch.from_numpy(x)
 
 
@@ -461,12 +471,15 @@ def _like_a_number(word: str) -> bool:
 
 
 def _check_finite(numbers: NDArray[Any], name: str | None) -> None:
-    finite = np.isfinite(numbers).reshape(len(numbers), -1).all(1)
+    finite = (np.abs(numbers) <= _LARGEST).reshape(len(numbers), -1).all(1)
     if not finite.all():
         row = int(finite.argmin())
         if np.isnan(numbers[row]).any():
             raise Malformed(_missing(row, name))
-        raise Malformed(f"holds {numbers[row]} in row {row + 1}, column {name!r}, which is not finite")
+        raise Malformed(
+            f"holds {numbers[row]} in row {row + 1}, column {name!r}, where numbers are finite and at most "
+            f"{_LARGEST:g}"
+        )
 
 
 def _missing(row: int, name: str | None) -> str:

@@ -170,7 +170,7 @@ GOOD = "a,y\n1,u\n2,v\n"
         ("a,y\n1,.5\n2,\n", "but row 2 of the data has none in column 'y'"),
         ("a,y\n1,u\n2,v\n12a,v\n", "holds '12a' in row 3, column 'a', which is no number"),
         ("a;y\n1,5;u\n2,5;v\n", "holds '1,5' in row 1, column 'a', which is no number"),
-        ("a,y\n1,u\ninf,v\n", "holds inf in row 2, column 'a', which is not finite"),
+        ("a,y\n1,u\ninf,v\n", "holds inf in row 2, column 'a', where numbers are finite and at most 1e+150"),
         ("a,y\n1,2,3\n4,5,6\n", "has rows of more than the 2 columns that its header names"),
         ("a,y\n1,u\n4,v,6\n", "is no table (Expected 2 fields in line 3, saw 3)"),
         ('a,y\n"1,u\n4,v\n', "is no table"),
@@ -246,6 +246,19 @@ def test_a_file_that_does_not_fit_that_of_training_is_refused(tmp_path, content,
     assert words in str(refused.value)
     with pytest.raises(ValueError, match=r"test\.csv"):
         data.load_file(tmp_path / "mine.csv", "y", test=tmp_path / "test.csv")
+
+
+def test_numbers_that_are_too_large(tmp_path):
+    pytest.importorskip("pandas")
+    (tmp_path / "mine.csv").write_text("a,y\n1,u\n1e200,v\n")
+    with pytest.raises(
+        ValueError, match=r"mine\.csv holds 1e\+200 in row 2, column 'a', where numbers are finite"
+    ):
+        data.load_file(tmp_path / "mine.csv", "y")
+    (tmp_path / "mine.csv").write_text("a,y\n1,u\n2,v\n4,v\n")
+    (tmp_path / "new.csv").write_text("a\n1\n1e100\n")
+    with pytest.raises(ValueError, match=r"new\.csv holds numbers in sample 1 that are too large"):
+        data.load_file(tmp_path / "mine.csv", "y").preprocessing.read(tmp_path / "new.csv")
 
 
 def test_words_that_are_numbers_in_a_file_where_all_of_them_are(tmp_path):
@@ -353,7 +366,10 @@ def test_two_npy_files(tmp_path):
         ({"x": X[:0], "y": Y[:0]}, "holds no rows"),
         ({"x": X[:, :0], "y": Y}, "must hold x (N, ...) with at least two dimensions"),
         ({"x": X[:, 0], "y": Y}, "must hold x (N, ...) with at least two dimensions"),
-        ({"x": np.where(np.arange(40)[:, None] == 7, np.nan, X), "y": Y}, "but x[7] has NaN or Inf"),
+        (
+            {"x": np.where(np.arange(40)[:, None] == 7, np.nan, X), "y": Y},
+            "but x[7] has NaN, Inf or larger ones",
+        ),
         ({"x": X * 1j, "y": Y}, "must hold x of numbers, but of complex128"),
         ({"x": X, "y": np.eye(3, dtype=int)[Y]}, "must hold one class for each sample"),
         ({"x": X, "y": np.where(Y == 2, np.nan, 1.5)}, "must have no missing values"),
