@@ -224,7 +224,10 @@ class AMClassifier(NetworkEstimator, MiniBatchClassifier):
 
 
 def _check_label(y: Any) -> None:
-    if not isinstance(y, Hashable):
-        raise TypeError(f"y must be a class, such as a bool or a string, but is {_check.shown(y)}.")
+    sentence = f"y must be a class, such as a bool or a string, but is {_check.shown(y)}."
+    try:
+        hash(y)
+    except TypeError:
+        raise TypeError(sentence) from None
     if y is None or y != y:
-        raise ValueError(f"y must be a class, such as a bool or a string, but is {_check.shown(y)}.")
+        raise ValueError(sentence)
