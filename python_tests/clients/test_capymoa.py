@@ -5,7 +5,9 @@ Oracles: the same samples by a learner for river, a loop written out by hand, an
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,3 +138,12 @@ def test_a_missing_capymoa_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ImportError, match=r'capymoa is not installed; get it with: pip install "altmin_ext\[capymoa\]"'
     ):
         import altmin_ext.capymoa  # noqa: F401
+
+
+def test_the_example_of_the_page_runs() -> None:
+    """The blocks of docs/streams.md that need Java are marked as py, so that the page runs without it."""
+    page = Path(__file__).parents[2] / "docs" / "streams.md"
+    if not page.is_file():
+        pytest.skip("only the tests are here, not the documentation")
+    (block,) = re.findall(r"^```py\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    exec(compile(block, "docs/streams.md", "exec"), {"__name__": "example"})

@@ -10,7 +10,9 @@ import copy
 import math
 import pickle
 import random
+import re
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -445,3 +447,15 @@ def test_a_missing_river_is_named(version: str | None, monkeypatch: pytest.Monke
     sentence = "river is not installed" if version is None else "river must be at least 0.26, but is 0.25.0"
     with pytest.raises(ImportError, match=sentence + r'; get it with: pip install "altmin_ext\[river\]"$'):
         import altmin_ext.river  # noqa: F401
+
+
+def test_the_examples_of_the_page_run() -> None:
+    page = Path(__file__).parents[2] / "docs" / "streams.md"
+    if not page.is_file():
+        pytest.skip("only the tests are here, not the documentation")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 6
+    names = {"__name__": "example"}
+    with torch.random.fork_rng():
+        for block in blocks:
+            exec(compile(block, "docs/streams.md", "exec"), names)
