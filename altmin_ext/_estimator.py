@@ -19,9 +19,7 @@ Factory = Callable[[int, int], nn.Module]
 _passed_on = ("on_nonfinite", "graph")
 
 
-def checked_options(
-    method: str, given: Mapping[str, Any], other_words: Mapping[str, str]
-) -> dict[str, Any]:
+def checked_options(method: str, given: Mapping[str, Any], other_words: Mapping[str, str]) -> dict[str, Any]:
     """The options to make a method with.
 
     Args:

@@ -222,7 +222,9 @@ def _enlarged(value: Any, pattern: Any, growths: set[tuple[int, int]], rest: Ten
         return type(value)(_enlarged(*pair, growths) for pair in zip(value, pattern, strict=True))
     if not (isinstance(value, Tensor) and isinstance(pattern, Tensor) and value.ndim == pattern.ndim):
         return value
-    sizes = [new if (old, new) in growths else old for old, new in zip(value.shape, pattern.shape, strict=True)]
+    sizes = [
+        new if (old, new) in growths else old for old, new in zip(value.shape, pattern.shape, strict=True)
+    ]
     if sizes == list(value.shape):
         return value
     result = value.new_zeros(sizes) if rest is None else rest.clone()
@@ -250,12 +252,14 @@ def _layers(model: nn.Module) -> list[_Layer] | None:
     layers: list[_Layer] = []
     for module in _leaves(model):
         kind = known_as(module)
-        if kind is nn.Linear:
+        if isinstance(module, nn.Linear) and kind is nn.Linear:
             bias = module.bias
-            layers.append((module.weight.detach().numpy().T, None if bias is None else bias.detach().numpy(), None))
+            layers.append(
+                (module.weight.detach().numpy().T, None if bias is None else bias.detach().numpy(), None)
+            )
         elif kind in _in_place and layers and layers[-1][2] is None:
             layers[-1] = (*layers[-1][:2], _in_place[kind])
-        elif not (kind is nn.Flatten and not layers and (module.start_dim, module.end_dim) == (1, -1)):
+        elif layers or kind is not nn.Flatten or (module.start_dim, module.end_dim) != (1, -1):
             return None
     return layers or None
 

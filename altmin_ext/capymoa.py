@@ -10,8 +10,8 @@
     learner = AMClassifier(stream.get_schema(), method="am-sgd", lr=0.03)
     print(prequential_evaluation(stream, learner, max_instances=10_000).accuracy())
 
-CapyMOA (Gomes et al. 2025) needs Java. ``import altmin_ext`` leaves both alone; this module imports them, and needs at
-least CapyMOA 0.15. The number of inputs and outputs follows from the schema of the stream.
+CapyMOA (Gomes et al. 2025) needs Java. ``import altmin_ext`` leaves both alone; this module imports them, and needs
+at least CapyMOA 0.15. The number of inputs and outputs follows from the schema of the stream.
 """
 
 from __future__ import annotations

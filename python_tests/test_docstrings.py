@@ -13,7 +13,7 @@ import ast
 import builtins
 import dataclasses
 import enum
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -31,10 +31,16 @@ from altmin_ext.methods import MethodOptions
 
 def modules() -> list[ModuleType]:
     """The package, the modules and packages right below it, and the modules that those name in ``__all__``."""
-    found = pkgutil.iter_modules(altmin_ext.__path__, "altmin_ext.")
-    above = [altmin_ext, *(importlib.import_module(m.name) for m in found if "._" not in m.name)]
+    names = [m.name for m in pkgutil.iter_modules(altmin_ext.__path__, "altmin_ext.") if "._" not in m.name]
+    above = [altmin_ext, *(importlib.import_module(name) for name in names if _is_importable(name))]
     named = [getattr(module, name) for module in above for name in module.__all__ if hasattr(module, name)]
     return list({m.__name__: m for m in (*above, *named) if isinstance(m, ModuleType)}.values())
+
+
+def _is_importable(name: str) -> bool:
+    """Whether the library that a module adapts to, which has the same name, is installed."""
+    library = name.rpartition(".")[2]
+    return library not in ("river", "capymoa") or importlib.util.find_spec(library) is not None
 
 
 def _section(documentation: str, title: str) -> str:

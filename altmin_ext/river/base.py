@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import struct
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -22,9 +22,65 @@ from altmin_ext.losses import LossLike
 from altmin_ext.methods import Method
 
 Features = Mapping[Hashable, Any]
+nowhere = np.empty(0, np.float32)  # what a sample is written to as long as there are no columns
 
 # Names of train and of other estimators -> their names here.
 _other_words = {"random_state": "seed", "random_seed": "seed", "hidden_layer_sizes": "hidden"}
+
+
+class Columns:
+    """The columns of inputs that belong to features, by their names.
+
+    Args:
+        names: of the features, in the order of their columns.
+
+    Attributes:
+        numbers: name -> number of the column.
+    """
+
+    def __init__(self, names: Sequence[Hashable] = ()) -> None:
+        self.numbers = {name: number for number, name in enumerate(names)}
+        # For samples that hold exactly these features, and nothing but finite numbers.
+        pick = itemgetter(*names) if names else None
+        self._pick: Any = pick if len(names) > 1 else lambda x: (x[names[0]],) if names else ()
+        self._packing = struct.Struct(f"={len(names)}f")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Columns, (list(self.numbers),)
+
+    def write(self, x: Features, to: NDArray[Any]) -> list[Hashable]:
+        """Write a sample into a row of inputs.
+
+        Args:
+            x: features by name; what is missing becomes 0.
+            to: (columns,) float32.
+
+        Returns:
+            The names of features that have no column yet, whose values have been checked, too.
+
+        Raises:
+            TypeError, ValueError: a value is no number, or not finite.
+        """
+        try:
+            values = self._pick(x)
+            if len(values) == len(x) and math.isfinite(sum(values)):
+                self._packing.pack_into(to.data, 0, *values)
+                return []
+        except (KeyError, TypeError, struct.error, OverflowError):
+            pass
+        new, inputs = [], [0.0] * len(self.numbers)
+        for name, value in x.items():
+            number, column = _number(name, value), self.numbers.get(name)
+            if column is None:
+                new.append(name)
+            else:
+                inputs[column] = number
+        self._packing.pack_into(to.data, 0, *inputs)
+        return new
+
+    def new(self, names: Sequence[Hashable]) -> list[Hashable]:
+        """Those of the names that have no column yet."""
+        return [name for name in names if name not in self.numbers]
 
 
 class NetworkEstimator(Estimator):
@@ -56,8 +112,7 @@ class NetworkEstimator(Estimator):
         self.seed = seed
         self.method_options = method_options
         self._learner: OnlineLearner | None = None
-        self._columns: dict[Hashable, int] = {}
-        self._read_fast()
+        self._columns = Columns()
 
     # ------------------------------------------------------------------------------------ what there is
 
@@ -76,7 +131,7 @@ class NetworkEstimator(Estimator):
     @property
     def features_(self) -> list[Hashable]:
         """The names of the features, in the order of the network's inputs."""
-        return list(self._columns)
+        return list(self._columns.numbers)
 
     @classmethod
     def _unit_test_params(cls) -> Any:
@@ -96,7 +151,7 @@ class NetworkEstimator(Estimator):
 
     def _admit(self, names: Sequence[Hashable], n_out: int) -> OnlineLearner:
         """The learner, with a column for each of these further names and this many outputs."""
-        learner, n_in = self._learner, len(self._columns) + len(names)
+        learner, n_in = self._learner, len(self._columns.numbers) + len(names)
         if learner is not None and (n_in, n_out) == (learner.n_in, learner.n_out):
             return learner
         if not n_in:
@@ -108,13 +163,12 @@ class NetworkEstimator(Estimator):
                 raise
             new = f"the feature {names[0]!r}" if names else "another class"
             raise ValueError(
-                f"{new} cannot be added to what {self.method!r} has learned: {_check.first_sentence(error)}; give all "
-                "features and classes from the start, or use another method."
+                f"{new} cannot be added to what {self.method!r} has learned: {_check.first_sentence(error)}; give "
+                "all features and classes from the start, or use another method."
             ) from error
-        for name in sorted(names, key=repr):  # so that their order in x makes no difference
-            self._columns[name] = len(self._columns)
+        # Sorted, so that their order in x makes no difference.
+        self._columns = Columns([*self._columns.numbers, *sorted(names, key=repr)])
         self._learner = learner
-        self._read_fast()
         return learner
 
     def _first(self, n_in: int, n_out: int) -> OnlineLearner:
@@ -126,53 +180,28 @@ class NetworkEstimator(Estimator):
         seed = random.randrange(2**31) if self.seed is None else _check.seed("seed", self.seed)
         loss = self._default_loss() if self.loss is None else self.loss
         recipe = Recipe(
-            self.method, self.hidden, self.activation, self.module, loss, seed, self.method_options, _other_words
+            self.method,
+            self.hidden,
+            self.activation,
+            self.module,
+            loss,
+            seed,
+            self.method_options,
+            _other_words,
         )
         return OnlineLearner(recipe, n_in, n_out, self._classifies)
 
     # ---------------------------------------------------------------------------------- features to inputs
-
-    def _read_fast(self) -> None:
-        """Prepare to read samples that hold exactly the known features, and nothing but finite numbers."""
-        names = list(self._columns)
-        self._pick: Callable[[Features], Any] = itemgetter(*names) if len(names) > 1 else _only(names)
-        self._packing = struct.Struct(f"={len(names)}f")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_pick", "_packing")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._read_fast()
-
-    def _write(self, x: Features, to: NDArray[Any]) -> list[Hashable]:
-        """Write a sample into a row of inputs; returns the names of features that have no column yet."""
-        try:
-            values = self._pick(x)
-            if len(values) == len(x) and math.isfinite(sum(values)):
-                self._packing.pack_into(to, 0, *values)
-                return []
-        except (KeyError, TypeError, struct.error, OverflowError):
-            pass
-        new, inputs = [], [0.0] * len(self._columns)
-        for name, value in x.items():
-            number, column = _number(name, value), self._columns.get(name)
-            if column is None:
-                new.append(name)
-            else:
-                inputs[column] = number
-        self._packing.pack_into(to, 0, *inputs)
-        return new
-
-    def _new_names(self, x: Features) -> list[Hashable]:
-        """The names of features that have no column yet; all values are checked."""
-        return [name for name, value in x.items() if _number(name, value) is not None and name not in self._columns]
 
     def _rows(self, X: Any) -> tuple[Any, list[Hashable], NDArray[Any]]:
         """A data frame as narwhals knows it, the names of its columns, and its values, (N, columns) float32."""
         frame = dataframe.into_frame(X)
         try:
             values = dataframe.to_numpy(frame)
+        except OverflowError as error:
+            raise ValueError(
+                "X must hold numbers within the range of float32, but holds a larger integer; scale it."
+            ) from error
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"X must hold numbers, but does not: {_check.first_sentence(error)}; encode words before, as "
@@ -187,9 +216,10 @@ class NetworkEstimator(Estimator):
 
     def _inputs(self, names: Sequence[Hashable], rows: NDArray[Any]) -> NDArray[Any]:
         """Rows of features as inputs, (N, n_in) float32; those without a column are left out."""
-        inputs = np.zeros((len(rows), len(self._columns)), np.float32)
-        known = [i for i, name in enumerate(names) if name in self._columns]
-        inputs[:, [self._columns[names[i]] for i in known]] = rows[:, known]
+        numbers = self._columns.numbers
+        inputs = np.zeros((len(rows), len(numbers)), np.float32)
+        known = [i for i, name in enumerate(names) if name in numbers]
+        inputs[:, [numbers[names[i]] for i in known]] = rows[:, known]
         return inputs
 
     # ----------------------------------------------------------------------------------------- outputs
@@ -198,7 +228,7 @@ class NetworkEstimator(Estimator):
         """The network's outputs, (n_out,)."""
         assert self._learner is not None
         inputs = self._learner.x
-        self._write(x, inputs)
+        self._columns.write(x, inputs)
         return self._learner.outputs(inputs)
 
     def _outputs_many(self, names: Sequence[Hashable], rows: NDArray[Any]) -> NDArray[Any]:
@@ -209,11 +239,6 @@ class NetworkEstimator(Estimator):
     @property
     def _has_probabilities(self) -> bool:
         return is_cross_entropy(loss_or_default(self.method, self.loss))
-
-
-def _only(names: Sequence[Hashable]) -> Callable[[Features], Any]:
-    """What ``itemgetter`` does for several names, for one or none."""
-    return lambda x: tuple(x[name] for name in names)
 
 
 def _number(name: Hashable, value: Any) -> float:

@@ -11,7 +11,7 @@ from river.base import MiniBatchClassifier
 from river.utils import dataframe
 
 from altmin_ext import _check
-from altmin_ext.river.base import Features, NetworkEstimator
+from altmin_ext.river.base import Features, NetworkEstimator, nowhere
 
 
 class AMClassifier(NetworkEstimator, MiniBatchClassifier):
@@ -31,8 +31,8 @@ class AMClassifier(NetworkEstimator, MiniBatchClassifier):
     Args:
         hidden: widths of the hidden layers; empty for a linear classifier.
         method: one of :func:`altmin_ext.methods.names` that takes minibatches.
-        module: a function (n_in, n_out) that makes a network, whose tensors grow at their ends with these numbers; None
-            for an :func:`altmin_ext.models.mlp`.
+        module: a function (n_in, n_out) that makes a network, whose tensors grow at their ends with these numbers;
+            None for an :func:`altmin_ext.models.mlp`.
         activation: of the hidden layers, see :func:`altmin_ext.models.mlp`.
         loss: as for :func:`altmin_ext.train`; None for the method's default.
         seed: of the weights and the method; None for one from Python's global generator.
@@ -93,11 +93,16 @@ class AMClassifier(NetworkEstimator, MiniBatchClassifier):
             TypeError, ValueError: a value cannot be learned; nothing has changed.
             DivergenceError: as for :meth:`altmin_ext.Method.step`.
         """
-        output, learner = self._outputs.get(y), self._learner
-        new = self._write(x, learner.x) if learner is not None else self._new_names(x)
+        learner = self._learner
+        try:
+            output = self._outputs.get(y)
+        except TypeError:
+            _check_label(y)
+            raise
+        new = self._columns.write(x, nowhere if learner is None else learner.x)
         if learner is None or output is None or new:
             learner, output = self._grow(new, y)
-            self._write(x, learner.x)
+            self._columns.write(x, learner.x)
         learner.y[0] = output
         learner.learn()
 
@@ -120,7 +125,7 @@ class AMClassifier(NetworkEstimator, MiniBatchClassifier):
             _check_label(label)
         begin = 0
         while begin < len(rows):
-            new = [name for name in names if name not in self._columns]
+            new = self._columns.new(names)
             learner, _ = self._grow(new, labels[begin])
             end = begin + 1
             while end < len(rows) and labels[end] in self._outputs:
@@ -219,9 +224,10 @@ class AMClassifier(NetworkEstimator, MiniBatchClassifier):
 
 
 def _check_label(y: Any) -> None:
+    sentence = f"y must be a class, such as a bool or a string, but is {_check.shown(y)}."
     try:
         hash(y)
     except TypeError:
-        raise TypeError(f"y must be a class, such as a bool or a string, but is {_check.shown(y)}.") from None
+        raise TypeError(sentence) from None
     if y is None or y != y:
-        raise ValueError(f"y must be a class, such as a bool or a string, but is {_check.shown(y)}.")
+        raise ValueError(sentence)

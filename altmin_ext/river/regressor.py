@@ -10,7 +10,7 @@ from river.utils import dataframe
 
 from altmin_ext import _check
 from altmin_ext.losses import LossLike
-from altmin_ext.river.base import Features, NetworkEstimator
+from altmin_ext.river.base import Features, NetworkEstimator, nowhere
 
 
 class AMRegressor(NetworkEstimator, MiniBatchRegressor):
@@ -58,10 +58,10 @@ class AMRegressor(NetworkEstimator, MiniBatchRegressor):
             DivergenceError: as for :meth:`altmin_ext.Method.step`.
         """
         target, learner = _check.number("y", y), self._learner
-        new = self._write(x, learner.x) if learner is not None else self._new_names(x)
+        new = self._columns.write(x, nowhere if learner is None else learner.x)
         if learner is None or new:
             learner = self._admit(new, 1)
-            self._write(x, learner.x)
+            self._columns.write(x, learner.x)
         learner.y[0] = target
         learner.learn()
 
@@ -81,7 +81,7 @@ class AMRegressor(NetworkEstimator, MiniBatchRegressor):
         if len(targets) != len(rows):
             raise ValueError(f"y must have {len(rows)} numbers like X, but has {len(targets)}.")
         if targets:
-            learner = self._admit([name for name in names if name not in self._columns], 1)
+            learner = self._admit(self._columns.new(names), 1)
             learner.learn_many(self._inputs(names, rows), np.array(targets, np.float32)[:, None])
 
     def predict_one(self, x: Features) -> float:

@@ -5,16 +5,16 @@
     python -m benchmarks.paper.streams time [--rounds 5] [--contenders ...] [--streams phishing]
     python -m benchmarks.paper.streams table [--output FILE.md]
 
-Every sample is predicted before it is learned, as ``river.evaluate.progressive_val_score`` does. The streams are those
-that river brings along, without a network: Phishing (1,250 samples of 9 features, 2 classes), Bananas (5,300 of 2),
-ImageSegments (2,310 of 18, 7 classes), the first 10,000 of Shuttle (9 features, seldom an outlier); and 10,000 samples
-each of four generators: SEA whose rule changes after every quarter, Hyperplane that turns, RandomRBF whose centres
-move, and Agrawal, whose rule is a small tree.
+Every sample is predicted before it is learned, as ``river.evaluate.progressive_val_score`` does. The streams are
+those that river brings along, without a network: Phishing (1,250 samples of 9 features, 2 classes), Bananas (5,300 of
+2), ImageSegments (2,310 of 18, 7 classes), the first 10,000 of Shuttle (9 features, seldom an outlier); and 10,000
+samples each of four generators: SEA whose rule changes after every quarter, Hyperplane that turns, RandomRBF whose
+centres move, and Agrawal, whose rule is a small tree.
 
-Every contender is tuned by twelve trials of Optuna on the first two fifths of each stream, by the accuracy there. Then
-each learns the whole stream from the beginning: the table has the accuracy over the last three fifths, which no trial
-has seen, and over the whole stream, with the defaults and with what was found. Linear models and networks stand behind
-a ``StandardScaler``. deep-river needs an older river, so it runs in an environment of its own, see
+Every contender is tuned by twelve trials of Optuna on the first two fifths of each stream, by the accuracy there.
+Then each learns the whole stream from the beginning: the table has the accuracy over the last three fifths, which no
+trial has seen, and over the whole stream, with the defaults and with what was found. Linear models and networks stand
+behind a ``StandardScaler``. deep-river needs an older river, so it runs in an environment of its own, see
 benchmarks/README.md; its network and the space of its trials are those of am-sgd.
 
 Times are processor seconds of one thread for predict_one, the metric and learn_one. Results are JSON lines under
@@ -264,7 +264,13 @@ def tune(chosen: Sequence[str], on: Sequence[str]) -> None:
                 earlier = {"accuracy": accuracy, "seconds": round(seconds, 3)}
                 _append(
                     "tuning",
-                    {"stream": stream, "contender": contender, "trial": number, "options": options, **earlier},
+                    {
+                        "stream": stream,
+                        "contender": contender,
+                        "trial": number,
+                        "options": options,
+                        **earlier,
+                    },
                 )
                 print(f"{stream}, {contender}, {number + 1}/{trials}: {accuracy:.4f} {options}", flush=True)
             study.tell(trial, earlier["accuracy"])
@@ -294,7 +300,11 @@ def run(chosen: Sequence[str], on: Sequence[str], seeds: int) -> None:
             except DivergenceError:
                 right, seconds = [False] * len(samples), float("nan")
             unseen = right[int(tuned_part * len(right)) :]
-            record |= {"options": options, "accuracy": statistics.fmean(right), "unseen": statistics.fmean(unseen)}
+            record |= {
+                "options": options,
+                "accuracy": statistics.fmean(right),
+                "unseen": statistics.fmean(unseen),
+            }
             _append("runs", {**record, "samples": len(samples), "seconds": round(seconds, 4)})
             print(f"{stream}, {contender}, {settings}, {seed}: {record['accuracy']:.4f}", flush=True)
 
