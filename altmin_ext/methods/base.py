@@ -257,7 +257,9 @@ class Method(abc.ABC):
     def _check_ranks(self, ranks: Ranks) -> None:
         """Raise a ValueError unless all ranks have such a method for such a model."""
         if self._graph:
-            raise ValueError("graph must be False with parallel='data', since ranks exchange sums in every step.")
+            raise ValueError(
+                "graph must be False with parallel='data', since ranks exchange sums in every step."
+            )
         shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.state_dict().items()]
         ranks.check_same(
             {

@@ -1,7 +1,7 @@
 """Ranks that share minibatches. Oracle: one process that trains on the whole of them, in float64.
 
-What a rank sums over its samples is then summed over the ranks, so that results differ by rounding alone: 1e-10 of the
-weights is asked for, which are of the size of 1. Ranks among each other, and a second run, have the same bits, since
+What a rank sums over its samples is then summed over the ranks, so that results differ by rounding alone: 1e-10 is asked
+for, where weights are of the size of 1. Ranks among each other, and a second run, have the same bits, since
 gloo adds in the same order everywhere and always.
 """
 
@@ -98,5 +98,5 @@ def test_refusals_are_said_on_every_rank(of_two: list[Any]) -> None:
 
 
 def test_outside_a_process_group_is_refused() -> None:
-    with pytest.raises(ValueError, match="outside a process group.*torchrun"):
+    with pytest.raises(ValueError, match=r"outside a process group.*torchrun"):
         altmin_ext.make_method("am-adam", models.mlp(3, [2], 2), parallel="data")
