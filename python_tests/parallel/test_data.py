@@ -1,7 +1,7 @@
 """Ranks that share minibatches. Oracle: one process that trains on the whole of them, in float64.
 
-What a rank sums over its samples is then summed over the ranks, so that results differ by rounding alone: 1e-10 is asked
-for, where weights are of the size of 1. Ranks among each other, and a second run, have the same bits, since
+What a rank sums over its samples is then summed over the ranks, so that results differ by rounding alone: 1e-10 is
+asked for, where weights are of the size of 1. Ranks among each other, and a second run, have the same bits, since
 gloo adds in the same order everywhere and always.
 """
 
