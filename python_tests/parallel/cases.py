@@ -86,6 +86,22 @@ CASES = {
         "am-adam", lambda: models.binary_mlp(20, [16, 12], CLASSES, surrogate="none")
     ),
     "an Elman layer": Case("am-adam", lambda: models.elman_rnn(4, 6, 5, CLASSES)),
+    "am-mem": Case("am-mem", _mlp),
+    "am-mem, exact": Case("am-mem", _mlp, options={"exact": True, "forgetting": 0.0}),
+    "am-mem, several iterations": Case(
+        "am-mem", _mlp, options={"weight_iterations": 2, "predictor": "memory"}
+    ),
+    "am-mem, steps of the outputs": Case(
+        "am-mem", _mlp, options={"lr_memory_of": "outputs", "weight_momentum": 0.5}
+    ),
+    "am-mem with targets": Case("am-mem", _mlp, options={"targets": "memory"}),
+    "am-mem, convolutions": Case("am-mem", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16)),
+    "rls": Case("rls", lambda: models.random_features(20, 16, CLASSES)),
+    "slda": Case("slda", lambda: models.random_features(20, 16, CLASSES)),
+    "ncm": Case("ncm", lambda: models.random_features(20, 16, CLASSES)),
+    "rls on fitted filters": Case(
+        "rls", lambda: models.patch_features((1, 16, 16), 4, CLASSES), (1, 16, 16), {"fit_filters": True}
+    ),
     "sgd": Case("sgd", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16), {"momentum": 0.9}),
     "adam": Case("adam", _mlp),
     "adam, a criterion that divides by weights": Case("adam", _mlp, loss=_weighted),
