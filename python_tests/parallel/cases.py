@@ -71,6 +71,9 @@ _weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], d
 CASES = {
     "am-adam": Case("am-adam", _mlp),
     "am-sgd": Case("am-sgd", _mlp),
+    "am-sgd, objectives": Case(
+        "am-sgd", _mlp, options={"report_objective": True, "stage_scaling": "displacement", "lr": 0.01}
+    ),
     "several iterations": Case(
         "am-adam", lambda: _mlp("tanh"), options={"code_iterations": 3, "weight_iterations": 2}
     ),
@@ -96,6 +99,13 @@ CASES = {
     ),
     "am-mem with targets": Case("am-mem", _mlp, options={"targets": "memory"}),
     "am-mem, convolutions": Case("am-mem", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16)),
+    "dtp": Case("dtp", lambda: _mlp("tanh")),
+    "dtp, dropout": Case("dtp", _dropping),
+    "block-admm": Case("block-admm", _mlp),
+    "block-admm, jacobi, several iterations": Case(
+        "block-admm", _mlp, options={"order": "jacobi", "iterations": 2, "report_objective": True}
+    ),
+    "block-admm, batch normalisation": Case("block-admm", _normalised, (1, 8, 8), {"blocks": 2}),
     "rls": Case("rls", lambda: models.random_features(20, 16, CLASSES)),
     "slda": Case("slda", lambda: models.random_features(20, 16, CLASSES)),
     "ncm": Case("ncm", lambda: models.random_features(20, 16, CLASSES)),
@@ -131,4 +141,7 @@ def trained(case: Case, parallel: str | None) -> dict[str, Any]:
         "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "loss": torch.stack([report.loss for report in reports]),
         "correct": torch.stack([report.correct for report in reports if report.correct is not None]),
+        "objective": torch.stack(
+            [report.objective for report in reports if report.objective is not None] or [y[:0]]
+        ),
     }
