@@ -297,7 +297,7 @@ class LastBlock(Block):
         return float(self._function.curvature_at(self.output, None, self.targets))
 
     def objective(self) -> Tensor:
-        if isinstance(self._function, WholeMinibatch):  # whose labels may be missing on no rank
+        if isinstance(self._function, WholeMinibatch):  # of which no label is missing
             return self.loss.double()
         share = int(self._function.labelled(self.targets)) / len(self.targets)
         return self.loss.double() * share if share else torch.zeros_like(self.loss, dtype=torch.float64)

@@ -106,6 +106,14 @@ CASES = {
         "block-admm", _mlp, options={"order": "jacobi", "iterations": 2, "report_objective": True}
     ),
     "block-admm, batch normalisation": Case("block-admm", _normalised, (1, 8, 8), {"blocks": 2}),
+    "mdlam": Case("mdlam", _mlp),
+    "mdlam, a curvature without a Gram matrix": Case(
+        "mdlam", lambda: models.mlp(60, [8, 12], CLASSES), (60,)
+    ),
+    "dladmm": Case("dladmm", _mlp),
+    "dladmm, tanh": Case("dladmm", lambda: _mlp("tanh"), options={"l1_weights": 0.01}),
+    "admm": Case("admm", _mlp, options={"report_objective": True}),
+    "admm, random": Case("admm", _mlp, options={"initialisation": "random", "warm_start": 0}),
     "rls": Case("rls", lambda: models.random_features(20, 16, CLASSES)),
     "slda": Case("slda", lambda: models.random_features(20, 16, CLASSES)),
     "ncm": Case("ncm", lambda: models.random_features(20, 16, CLASSES)),
@@ -130,7 +138,9 @@ def trained(case: Case, parallel: str | None) -> dict[str, Any]:
     method = altmin_ext.make_method(case.method, model, loss=case.loss, parallel=parallel, **case.options)
     generator, reports = torch.Generator().manual_seed(1), []
     torch.manual_seed(2)
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        if method.full_batch and step > 0:  # the same samples in every step
+            generator.manual_seed(1)
         x = torch.randn(SAMPLES, *case.shape, generator=generator, dtype=torch.float64)
         y = torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
         if method.ranks is not None:

@@ -83,7 +83,8 @@ def test_refusals_are_said_on_every_rank(of_two: list[Any]) -> None:
     said = [rank["errors"] for rank in of_two]
     assert said[0] == said[1]
     parts = {
-        "method": "parallel must be None for mdlam",
+        "method": "parallel must be None for am-adam-off",
+        "threads": "workers must be 1 with parallel='data', but is 2",
         "stages": "parallel must be 'data', but is 'stages'",
         "checkpoint": "checkpoint must be None where ranks share minibatches",
         "last minibatch": "a sample for each of the 2 ranks in the last minibatch of an epoch, but leaves 1",

@@ -48,7 +48,12 @@ def runs(parallel: str | None = "data") -> dict[str, Any]:
         return [(a.tensor_split(size)[rank], b.tensor_split(size)[rank]) for a, b in pairs]
 
     rank, size = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
-    forms = {"tensors": (x, y), "a Dataset": Opaque(x, y), "a list": own(rank, size)}
+    forms = {
+        "tensors": (x, y),
+        "a Dataset": Opaque(x, y),
+        "a list": own(rank, size),
+        "the whole training set": (x, y),
+    }
     found = {}
     for form, source in forms.items():
         torch.manual_seed(0)
@@ -56,6 +61,7 @@ def runs(parallel: str | None = "data") -> dict[str, Any]:
         history = altmin_ext.train(
             model,
             source,
+            method="admm" if form == "the whole training set" else "am-adam",
             epochs=2,
             batch_size=99,
             validation=digits.test,
@@ -85,7 +91,8 @@ def errors() -> dict[str, str]:
 
     strided = torch.zeros(4, 4)[:, 1]
     asked: dict[str, Callable[[], Any]] = {
-        "method": lambda: train(method="mdlam"),
+        "method": lambda: train(method="am-adam-off"),
+        "threads": lambda: train(method="block-admm", workers=2),
         "stages": lambda: train(parallel="stages"),
         "checkpoint": lambda: train(checkpoint="run.safetensors"),
         "last minibatch": lambda: train(data=(x[:33], y[:33])),
