@@ -201,7 +201,7 @@ class Run:
             held.held = True
             report = step(x, y)
             self.is_between_minibatches = False
-            record.add(report, method.samples(x), method.loss.labelled(y))
+            record.add(report, method.samples(x), method.labelled(y))
             if method.on_nonfinite == "restore":
                 state.history.restores = method.restores
             state.step += 1

@@ -167,8 +167,8 @@ def evaluate_batches(
             correct = None if hits is None or correct is None else correct + hits
             samples += labelled
         if ranks is not None:
-            hits = 0.0 if correct is None else float(correct)
-            sums = ranks.sum(torch.tensor([float(total_loss), hits, samples], dtype=torch.float64))
+            own = [float(total_loss), 0.0 if correct is None else float(correct), float(samples)]
+            sums = ranks.sum(torch.tensor(own, dtype=torch.float64))
             total_loss, samples = sums[0], int(sums[2])
             correct = None if correct is None else sums[1]
         if samples == 0:

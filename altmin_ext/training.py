@@ -154,8 +154,8 @@ def train(
             makes this call, see :mod:`altmin_ext.parallel`; None, the default, to train in this process alone. Data
             in memory and a ``Dataset`` are the same on all ranks, which deal out every minibatch of ``batch_size``
             samples; a DataLoader, or another iterable, yields each rank's own share. Validation data in memory are
-            dealt out, too, unless there are ``metrics``. The History is the same on every rank, apart from times; the progress bar is
-            shown by rank 0, and callbacks are called on every rank that passes them.
+            dealt out, too, unless there are ``metrics``. The History is the same on every rank, apart from times;
+            the progress bar is shown by rank 0, and callbacks are called on every rank that passes them.
         **method_options: options of the method, ``on_nonfinite`` and ``graph``; see
             :func:`altmin_ext.make_method`.
 
@@ -208,7 +208,8 @@ def train(
         _check_method_object(method, model, loss, device, method_options)
         if parallel is not None and method.ranks is None:
             raise ValueError(
-                f"parallel must be None for a method that is made already, but is {parallel!r}: pass it to make_method."
+                f"parallel must be None for a method that is made already, but is {parallel!r}: pass it to "
+                "make_method."
             )
     else:
         method = make_method(
@@ -216,20 +217,21 @@ def train(
         )
     ranks = method.ranks
     if ranks is not None and file is not None:
-        raise ValueError("checkpoint must be None where ranks share minibatches, but is a path; leave it out.")
+        raise ValueError(
+            "checkpoint must be None where ranks share minibatches, but is a path; leave it out."
+        )
 
     batches = _open_for_training(method, source, batch_size, shuffle)
     if ranks is not None and batches.last is not None and batches.last < ranks.size:
         raise ValueError(
-            f"batch_size must leave a sample for each of the {ranks.size} ranks in the last minibatch of an epoch, but "
-            f"leaves {batches.last}; choose another batch_size, or leave samples out."
+            f"batch_size must leave a sample for each of the {ranks.size} ranks in the last minibatch of an epoch, "
+            f"but leaves {batches.last}; choose another batch_size, or leave samples out."
         )
     validated, sharing = None, None
     if held_out is not None:
-        if ranks is not None and isinstance(held_out, Samples) and not further.names:
-            if len(held_out.x) >= ranks.size:
-                sharing, own = ranks, ranks.share(len(held_out.x))
-                held_out = Samples(held_out.x[own], held_out.y[own])
+        if isinstance(held_out, Samples) and ranks is not None and _deals_out(ranks, held_out, further):
+            sharing, own = ranks, ranks.share(len(held_out.x))
+            held_out = Samples(held_out.x[own], held_out.y[own])
         with naming("validation"):
             validated = _open(method, held_out, EVALUATION_BATCH)
             _check_epochs(epochs, validated)
@@ -265,6 +267,11 @@ def train(
             method.data_order.start(seed)
         run(progress and (ranks is None or ranks.rank == 0))
     return history
+
+
+def _deals_out(ranks: Ranks, held_out: Samples, metrics: Metrics) -> bool:
+    """Whether each rank evaluates a part of the validation data: metrics want all of them at once."""
+    return not metrics.names and len(held_out.x) >= ranks.size
 
 
 def _recorded(method: Method, batches: Batches) -> list[str]:

@@ -74,6 +74,7 @@ class ClosedForm(Method):
     _losses: ClassVar[tuple[str, ...]] = ("cross_entropy",)
     _needs_bias: ClassVar[bool] = True
     has_rate = False
+    shares = True
     Options: ClassVar[type[MethodOptions]] = ClosedFormOptions
     options: ClosedFormOptions
 
@@ -142,10 +143,14 @@ class ClosedForm(Method):
         return x, y
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
-        if self._fits_filters and bool(x.isfinite().all()):
-            fit_filters(self.model, x, seed=self.seed)
+        if self._fits_filters:
+            images = x if self.ranks is None else self.ranks.gather(x)
+            if bool(images.isfinite().all()):
+                fit_filters(self.model, images, seed=self.seed)
         features, logits = self._evaluate(x)
-        loss, correct = self.loss.mean(logits, y), self.loss.correct(logits, y)
+        if self.ranks is not None:
+            features, logits, y = (self.ranks.gather(own) for own in (features, logits, y))
+        loss, correct = self.loss_of_one.mean(logits, y), self.loss_of_one.correct(logits, y)
         report = StepReport(
             loss, correct, loss.double().reshape(1) if self.options.report_objective else None
         )
@@ -223,7 +228,8 @@ class ClosedForm(Method):
         """Take samples out again, as if they had never been learned.
 
         Args:
-            x, y: samples that have been learned, as for :meth:`step`, in any order and number.
+            x, y: samples that have been learned, as for :meth:`step`, in any order and number; where ranks share
+                minibatches, the same on all of them.
 
         Raises:
             TypeError, ValueError: they do not fit the model; there are more of them than have been learned; they

@@ -218,6 +218,7 @@ class Lifted(Method):
     """
 
     full_batch = True
+    shares = True
     needs = ("proximal",)
     options: Any
     activations_taken: Sequence[str] = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
@@ -294,6 +295,8 @@ class Lifted(Method):
                 "keeps variables for every one of them."
             )
         same, before = self._fingerprint.check(x, y, self.name), self._same
+        if self.ranks is not None:
+            same = self.ranks.count(same) == self.ranks.size
         self._same = same
         untouched = self._weights_left and all(map(torch.equal, self._weights_left, self._digests()))
         # Otherwise a rise would say nothing about the method.
@@ -309,6 +312,7 @@ class Lifted(Method):
 
     def _compute(self, x: Tensor, y: Tensor) -> StepReport:
         loss, correct = self._encode(x, y)
+        self._share_flags()
         objective = torch.full((len(self._layers),), math.nan, dtype=torch.float64, device=self.device)
         if not self._guard.raised():
             self._sweeping = True
@@ -317,7 +321,14 @@ class Lifted(Method):
             objective = self._sweep(x, y)
             self._raise_unless_finite("code or weight", objective)
         self._terms = objective
-        return StepReport(loss, correct, objective / len(x) if self.options.report_objective else None)
+        return StepReport(
+            loss, correct, objective / self.samples(x) if self.options.report_objective else None
+        )
+
+    def _share_flags(self) -> None:
+        """Raise every flag that another rank has raised."""
+        if self.ranks is not None:
+            self.ranks.largest(self._guard.flags)
 
     def _commit(self, batch: int) -> None:
         self._sweeping = False
@@ -367,7 +378,8 @@ class Lifted(Method):
             correct = None if hits is None or correct is None else correct + hits
         sums[-1] += total * 0
         self._raise_unless_finite("code", sums)
-        return (total / len(x)).to(self.dtype), correct
+        correct = None if correct is None else self._sum(correct)
+        return (self._sum(total) / self.samples(x)).to(self.dtype), correct
 
     def _bind(self, x: Tensor, y: Tensor) -> None:
         """Initialise z and a by a forward pass, except z_L, which starts where the first sweep would set it."""
@@ -419,7 +431,7 @@ class Lifted(Method):
 
     def _weight_problem(self, l: int, x: Tensor) -> WeightProblem:
         layer = self._layers[l]
-        n_out, n_in = layer.weight.shape
+        (n_out, n_in), count = layer.weight.shape, self.samples(x)
         like = torch.zeros((), dtype=torch.float64, device=self.device)
         gradient, residual = like.new_zeros(n_out, n_in), like.new_zeros(n_out)
         gram, input = self._input_moments or (None, None) if l == 0 else (None, None)
@@ -428,7 +440,7 @@ class Lifted(Method):
             input = like.new_zeros(n_in)
             # If a layer narrows, two products per curvature cost less than the Gram matrix; that of a_0 is made
             # only once.
-            if n_in <= (len(x) if l == 0 else min(len(x), 2 * n_out)):
+            if n_in <= (count if l == 0 else min(count, 2 * n_out)):
                 gram = like.new_zeros(n_in, n_in)
         for rows in self._chunks(x):
             a = self._input(l, x, rows)
@@ -440,6 +452,9 @@ class Lifted(Method):
             if sums and gram is not None:
                 wide = a.double()
                 gram += product(wide, wide, transpose_a=True)
+        for total in (gradient, residual, *((input,) if sums else ()), *((gram,) if sums else ())):
+            if total is not None:
+                self._sum(total)
         if l == 0:
             self._input_moments = gram, input
 
@@ -451,10 +466,11 @@ class Lifted(Method):
                 for rows in self._chunks(x):
                     a = self._input(l, x, rows)
                     total += product(product(a, narrow, transpose_b=True), a, transpose_a=True)
+                self._sum(total)
             return total.mul_(layer.rho).add_(direction, alpha=self.options.l2_weights)
 
         gradient = gradient.mul_(layer.rho).add_(layer.weight, alpha=self.options.l2_weights)
-        return WeightProblem(gradient, curve, residual / len(x), input / len(x), layer.rho * len(x))
+        return WeightProblem(gradient, curve, residual / count, input / count, layer.rho * count)
 
     def _weight_step(
         self, layer: LiftedLayer, problem: WeightProblem, way: Tensor | None = None

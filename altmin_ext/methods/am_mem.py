@@ -214,7 +214,6 @@ class AMMem(OnlineAM):
     name = "am-mem"
     captures = False
     plans = False
-    shares = False
     weighs = False
     Options = AMMemOptions
     options: AMMemOptions
@@ -275,6 +274,8 @@ class AMMem(OnlineAM):
     def _observe(self, inputs_of_first: Tensor) -> None:
         for memory in self._memories:
             memory.begin()
+        if self.ranks is not None:
+            self.ranks.largest(self._guard.flags)
         if self._guard.raised():
             return
         inputs = [inputs_of_first, *(code.activation for code in self._codes)]
@@ -282,6 +283,11 @@ class AMMem(OnlineAM):
             code.moved_code() if self._with_targets and isinstance(code, MatrixCode) else None
             for code in (*self._codes, None)
         ]
+        if self.ranks is not None:
+            # Every rank sums up the whole minibatch, of which there are fewer numbers than the matrices have.
+            kept = len(self._memories)
+            inputs = [self.ranks.gather(activation) for activation in inputs[:kept]]
+            targets = [None if target is None else self.ranks.gather(target) for target in targets[:kept]]
         squares = []
         for i, (activation, target, _) in enumerate(zip(inputs, targets, self._memories, strict=False)):
             # Otherwise an Inf would stay in A or B for ever.
@@ -292,6 +298,8 @@ class AMMem(OnlineAM):
                 return
         for memory, activation, target, square in zip(self._memories, inputs, targets, squares, strict=False):
             memory.observe(activation, target, square, self._forgets)
+            if self.ranks is not None:
+                memory.keep_rows(self.ranks.own)
         self._inputs = inputs
 
     def _weight_gradients(self, inputs_of_first: Tensor, y: Tensor, iteration: int) -> Tensor | None:

@@ -235,7 +235,8 @@ class Method(abc.ABC):
                 stage.map.allocate(self._like)
             self.loss = self.loss_of_one = self.loss.to(self.device, self.dtype)
             if self.ranks is not None:
-                self.loss = WholeMinibatch(self.loss, self.ranks)
+                if not self.full_batch:  # else the losses of samples are summed up
+                    self.loss = WholeMinibatch(self.loss, self.ranks)
                 self._share_model(self.ranks)
             self._guard = Guard(self._flags(), self.device)
             self._weights = Tensors(p for _, p in self._parameters if p.requires_grad)
@@ -266,7 +267,9 @@ class Method(abc.ABC):
     def _check_ranks(self, ranks: Ranks) -> None:
         """Raise a ValueError unless all ranks have such a method for such a model."""
         if self._graph:
-            raise ValueError("graph must be False with parallel='data', since ranks exchange sums in every step.")
+            raise ValueError(
+                "graph must be False with parallel='data', since ranks exchange sums in every step."
+            )
         shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.state_dict().items()]
         ranks.check_same(
             {
@@ -525,8 +528,31 @@ class Method(abc.ABC):
         return report
 
     def samples(self, x: Tensor) -> int:
-        """The number of samples in the minibatch, those of all ranks together."""
+        """The number of samples in the minibatch, those of all ranks together.
+
+        Args:
+            x: this rank's samples, as for :meth:`step`.
+
+        Returns:
+            The number.
+        """
         return x.shape[0] if self.ranks is None else self.ranks.samples
+
+    def labelled(self, y: Tensor) -> int | Tensor:
+        """The number of samples in the minibatch that have a target, those of all ranks together.
+
+        Args:
+            y: this rank's targets, as for :meth:`step`.
+
+        Returns:
+            An integer, 0-d if labels may be missing.
+        """
+        count = self.loss_of_one.labelled(y)
+        return count if self.ranks is None else self.ranks.sum(torch.as_tensor(count).clone())
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all ranks, in place; it is returned."""
+        return tensor if self.ranks is None else self.ranks.sum(tensor)
 
     def _put_back(self, undo: Undo) -> None:
         """Restore everything to its state before a step that is not taken."""

@@ -41,6 +41,7 @@ from altmin_ext.network.spectral_norms import SpectralNorms
 from altmin_ext.nn.sign import check_surrogates, sign
 from altmin_ext.ops import CodeScalar
 from altmin_ext.ops.numerics import soft_threshold
+from altmin_ext.parallel import WholeMinibatch
 from altmin_ext.updates import AdamUpdate
 
 Proximal: TypeAlias = Callable[[Tensor, float], Tensor]
@@ -296,6 +297,8 @@ class LastBlock(Block):
         return float(self._function.curvature_at(self.output, None, self.targets))
 
     def objective(self) -> Tensor:
+        if isinstance(self._function, WholeMinibatch):  # of which no label is missing
+            return self.loss.double()
         share = int(self._function.labelled(self.targets)) / len(self.targets)
         return self.loss.double() * share if share else torch.zeros_like(self.loss, dtype=torch.float64)
 
@@ -314,6 +317,7 @@ class BlockADMM(Method):
     """
 
     name = "block-admm"
+    shares = True
     Options: ClassVar[type[BlockOptions]] = BlockADMMOptions
     options: Any
 
@@ -323,7 +327,26 @@ class BlockADMM(Method):
         self._starts: list[int] = self.options.starts(
             model
         )  # of the modules that begin a block, but the first
-        return split_at(model, self._starts)
+        stages = split_at(model, self._starts)
+        if self.ranks is not None:
+            self._check_options_of_ranks()
+            for stage in stages:
+                stage.share(self.ranks)
+        return stages
+
+    def _check_options_of_ranks(self) -> None:
+        """Raise a ValueError if an option does not suit ranks that share minibatches."""
+        o = self.options
+        if o.duals == "stored":
+            raise ValueError(
+                "duals must be 'online' or 'none' with parallel='data', but is 'stored': a sample comes to another "
+                "rank in every epoch."
+            )
+        if o.workers > 1:
+            raise ValueError(
+                f"workers must be 1 with parallel='data', but is {o.workers}: all ranks must make their sums in the "
+                "same order."
+            )
 
     def _flags(self) -> Sequence[Subject]:
         count = len(self._stages)
@@ -340,7 +363,9 @@ class BlockADMM(Method):
 
         count = len(self._hidden)
         self._scalars = torch.zeros(count, len(CodeScalar), dtype=torch.float64, device=self.device)
-        self._spectral_norms = SpectralNorms(stages[1:], list(self._scalars), self.seed, self._like)
+        self._spectral_norms = SpectralNorms(
+            stages[1:], list(self._scalars), self.seed, self._like, self.ranks
+        )
         self.code_step_sizes = self._like.new_zeros(count, dtype=torch.float64)
         self._step_sizes: list[float] | None = None
         self._dropping = [block.pre for block in self._blocks[1:] if block.pre.drops]
@@ -390,10 +415,11 @@ class BlockADMM(Method):
     def _prepare(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         self._bind(x.shape[1:])
         self.loss.check_target_shape(y, self.n_out)
-        current = (len(x), self.step_factor)
+        batch = self.samples(x)
+        current = (batch, self.step_factor)
         if current != self._scalars_are_for:
             rate, count = self.options.lr * self.step_factor, len(self._blocks)
-            self._update.set_scalars([rate] * count, [1 / len(x)] * count, self.options.weight_decay, 0.0)
+            self._update.set_scalars([rate] * count, [1 / batch] * count, self.options.weight_decay, 0.0)
             self._scalars_are_for = current
         if self._index is not None:
             self._found = torch.stack([digests(x), digests(y)], 1)
@@ -449,13 +475,20 @@ class BlockADMM(Method):
                 inputs = [x, *(block.above for block in self._hidden)]
             self._weight_gradients(inputs)
             if iteration == 0 and o.report_objective:
-                objective = torch.stack([block.objective() for block in self._blocks])
+                objective = torch.stack([self._mean(block.objective()) for block in self._blocks])
             self._update.update()
             if self._guard.raised():
                 break
             if iteration + 1 < o.iterations or o.duals == "stored":
                 self._raise_duals(x)
         return StepReport(loss, correct, objective)
+
+    def _mean(self, of_samples: Tensor) -> Tensor:
+        """The mean over the whole minibatch of what is the mean over the samples of each rank."""
+        if self.ranks is None:
+            return of_samples
+        share = self.ranks.sizes[self.ranks.rank] / self.ranks.samples
+        return self.ranks.sum(of_samples * share)
 
     def _encode(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """X_t <- f_t(X_{t-1}), or the stored code, for all t; returns the model's mean loss and correct count."""
@@ -491,6 +524,11 @@ class BlockADMM(Method):
 
         sums = torch.stack(list(self._map(fit, self._blocks, inputs)))
         self._guard.weights(0, len(sums)).copy_(~sums.isfinite())
+        if self.ranks is not None:
+            for stage in self._stages:
+                self.ranks.start_sum(stage.map.gradients)
+            self.ranks.wait()
+            self.ranks.largest(self._guard.flags)
 
     def _raise_duals(self, x: Tensor) -> None:
         """U_t <- U_t + X_t - f_t(X_{t-1}), with the new weights."""

@@ -243,6 +243,7 @@ class DeepFacto(BlockADMM):
     """
 
     name = "deepfacto"
+    shares = False
     factorises = True
     Options = DeepFactoOptions
     options: DeepFactoOptions

@@ -74,10 +74,13 @@ class RMSProp:
     Args:
         weights: moved in place.
         gradients: the buffers, one per weight, that :meth:`step` reads.
+
+    Attributes:
+        gradients: as above.
     """
 
     def __init__(self, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        self._weights, self._gradients = list(weights), list(gradients)
+        self._weights, self.gradients = list(weights), list(gradients)
         self.moments = [w.new_zeros(3, *w.shape, requires_grad=False) for w in weights]  # m, v, d
         self._moments_before = [torch.zeros_like(moments) for moments in self.moments]
         largest = max((w.detach() for w in weights), key=torch.numel, default=torch.empty(0))
@@ -88,7 +91,7 @@ class RMSProp:
     def step(self, lr: float, decay: float = 0.0) -> None:
         """Move the weights, after shrinking them by lr * decay."""
         self.moments, self._moments_before = self._moments_before, self.moments
-        buffers = zip(self._gradients, self.moments, self._moments_before, self._deviations, strict=True)
+        buffers = zip(self.gradients, self.moments, self._moments_before, self._deviations, strict=True)
         for w, (g, moments, before, deviation) in zip(self._weights, buffers, strict=True):
             mean, square, direction = moments
             torch.lerp(before[0], g, 0.05, out=mean)
@@ -197,6 +200,7 @@ class DifferenceTarget(Method):
     """
 
     name = "dtp"
+    shares = True
     _of_the_run = (*Method._of_the_run, "alternates")
     Options = DifferenceTargetOptions
     options: DifferenceTargetOptions
@@ -204,6 +208,9 @@ class DifferenceTarget(Method):
     def _cut(self, model: nn.Module) -> list[BoundStage]:
         stages = split(model)
         _check_model(stages)
+        if self.ranks is not None:
+            for stage in stages:
+                stage.share(self.ranks)
         return stages
 
     def _flags(self) -> Sequence[Subject]:
@@ -298,15 +305,29 @@ class DifferenceTarget(Method):
         residual, loss = torch.empty_like(logits), logits.new_empty(())
         correct = torch.empty_like(loss, dtype=torch.int64)
         self.loss.residual(logits, None, y, residual, None, loss, correct)
-        return residual / len(logits), loss, correct if self.loss.counts(y, self.n_out) else None
+        return residual / self.samples(logits), loss, correct if self.loss.counts(y, self.n_out) else None
 
     def _fit_inverses(self, hidden: Sequence[Tensor]) -> None:
         """One step of every g_l on the mean of ||g_l(f_l(h)) - h||^2, at h_{l-1} with noise."""
         for layer, inverse, below in zip(self._layers[1:-1], self._inverses, hidden[:-1], strict=True):
-            h = torch.empty_like(below).normal_(generator=self._generator).mul_(self.noise).add_(below)
+            h = self._drawn_like(below).mul_(self.noise).add_(below)
             residual = inverse.encode(layer(h)).sub_(h)
-            inverse.differentiate(residual.mul_(2 / len(h)))
+            inverse.differentiate(residual.mul_(2 / self.samples(h)))
+            self._sum_gradients(inverse)
             inverse.update.step(self.options.lr_inverse * self.step_factor)
+
+    def _drawn_like(self, h: Tensor) -> Tensor:
+        """Standard normal numbers for h (B, n); all ranks draw those of the whole minibatch, and take their own."""
+        if self.ranks is None:
+            return torch.empty_like(h).normal_(generator=self._generator)
+        return h.new_empty(self.ranks.samples, h.shape[1]).normal_(generator=self._generator)[self.ranks.own]
+
+    def _sum_gradients(self, *layers: TargetLayer) -> None:
+        """Sum the gradients of layers over all ranks."""
+        if self.ranks is not None:
+            for layer in layers:
+                self.ranks.start_sum(layer.update.gradients)
+            self.ranks.wait()
 
     def _targets(self, hidden: Sequence[Tensor], residual: Tensor) -> list[Tensor]:
         """t_l - h_l of every hidden layer: along the loss at the top, through the differences of g_l below."""
@@ -322,14 +343,18 @@ class DifferenceTarget(Method):
         """One step of every f_l on the mean of ||f_l(h_{l-1}) - t_l||^2, and of the last on the loss."""
         o = self.options
         for layer, displacement in zip(self._layers, self.displacements, strict=False):
-            layer.differentiate(displacement * (-2 / len(displacement)))
+            layer.differentiate(displacement * (-2 / self.samples(displacement)))
         self._layers[-1].differentiate(residual)
+        self._sum_gradients(*self._layers)
         for layer in self._layers:
             layer.update.step(o.lr * self.step_factor, o.weight_decay)
 
     def _objective(self, loss: Tensor) -> Tensor:
         """The loss of every layer before its step."""
-        terms = [displacement.double().square().sum(1).mean() for displacement in self.displacements]
+        squares = [displacement.double().square().sum() for displacement in self.displacements]
+        if self.ranks is not None:
+            squares = [self.ranks.sum(square) for square in squares]
+        terms = [square / self.samples(self.displacements[0]) for square in squares]
         return torch.stack([*terms, loss.double()])
 
     def _moved(self) -> Tensor | None:
@@ -367,6 +392,8 @@ class DifferenceTarget(Method):
             self.model.train()
         for x, y in batches:
             x, y = self.check_batch(x, y)
+            if self.ranks is not None:
+                self.ranks.begin(x.shape[0])
             parts: list[Undoable] = [*(inverse.update for inverse in self._inverses), self._drawn]
             if self.on_nonfinite == "restore":
                 self._copies.keep(self)

@@ -167,7 +167,7 @@ class DLADMM(Lifted):
 
     def _raise_dual(self, x: Tensor, y: Tensor) -> Tensor:
         """u <- u + rho (z_L - W_L a_{L-1} - b_L); returns the terms of L_rho after that."""
-        terms = torch.stack([self._penalty(layer) for layer in self._layers])
+        terms = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
         for rows in self._chunks(x):
             for l, layer in enumerate(self._layers):
                 z = layer.pre_activations[rows]
@@ -179,7 +179,7 @@ class DLADMM(Lifted):
                 else:
                     self.dual[rows] += self.rho * gap
                     terms[l] += self._loss_of(z, y[rows]) + (self.dual[rows] * gap).sum()
-        return terms
+        return self._sum(terms) + torch.stack([self._penalty(layer) for layer in self._layers])
 
     def _advance(self) -> None:
         self._to_raise -= 1

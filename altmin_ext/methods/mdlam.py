@@ -111,11 +111,11 @@ class MDLAM(Lifted):
     def _sweep(self, x: Tensor, y: Tensor) -> Tensor:
         self._spectral_norms.begin(len(x))
         terms = torch.zeros(len(self._layers), dtype=torch.float64, device=self.device)
+        penalties = []
         for l, layer in enumerate(self._layers):
             problem = self._weight_problem(l, x)
             self._fit_weight(l, problem)
             self._fit_bias(layer, problem)
-            terms[l] = self._penalty(layer)
             for rows in self._chunks(x):
                 center = layer.center(self._input(l, x, rows), rows)
                 if layer.activation is None:
@@ -127,7 +127,8 @@ class MDLAM(Lifted):
                 terms[l] += self.options.rho / 2 * (center - z).square().sum(dtype=torch.float64)
                 if layer.activation is not None:
                     self._fit_activations(l, rows)
-        return terms
+            penalties.append(self._penalty(layer))
+        return self._sum(terms) + torch.stack(penalties)
 
     def _hidden(self, layer: LiftedLayer, center: Tensor, rows: slice) -> Tensor:
         """z_l of those samples, given W a + b as ``center``."""

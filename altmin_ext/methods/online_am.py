@@ -208,9 +208,7 @@ class OnlineAM(Method):
         self._scalars_are_for: tuple[Any, ...] | None = None
         # So that some weights have moved when the last flag is raised.
         self._moves_in_parts = (self.options.weight_iterations or 1) > 1
-        self._spectral_norms = SpectralNorms(
-            self._stages[1:], self._rows, self.seed, self._like, self.ranks
-        )
+        self._spectral_norms = SpectralNorms(self._stages[1:], self._rows, self.seed, self._like, self.ranks)
         self._calls_modules = any(stage.calls_modules for stage in self._stages)
         self._dropping = [stage.pre for stage in self._stages if stage.pre.drops]
         self._bound_shape: torch.Size | None = None

@@ -203,7 +203,8 @@ class TaylorADMM(Method):
                 torch.distributed.all_reduce(tensor)
 
     Reports are about the worker's own share. Give the workers different seeds; otherwise their random initial
-    pre-activations are the same.
+    pre-activations are the same. With ``parallel="data"`` the ranks do all this by themselves, and reports are about
+    all samples.
 
     Attributes:
         codes: z_1 to z_L of all samples, a tensor (N, n_l) each; empty before the first step.
@@ -213,6 +214,7 @@ class TaylorADMM(Method):
 
     name = "admm"
     full_batch = True
+    shares = True
     default_loss = "hinge"
     needs = ("proximal",)
     Options = TaylorADMMOptions
@@ -221,6 +223,8 @@ class TaylorADMM(Method):
     def _cut(self, model: nn.Module) -> list[BoundStage]:
         stages = split(model)
         _check_model(stages)
+        if self.ranks is not None and self.options.reduce is not None:
+            raise ValueError("reduce must be None with parallel='data', which sums over the ranks itself.")
         return stages
 
     def _flags(self) -> Sequence[Subject]:
@@ -275,9 +279,10 @@ class TaylorADMM(Method):
             objective.append(term)
         self._sum(self._guard.flags)  # a flag of one worker stops all of them
         self._found = Iteration(x, y, weights, new_codes, multiplier, first_gram)
-        return StepReport(
-            loss, correct, torch.stack(objective) / len(x) if self.options.report_objective else None
-        )
+        terms = None
+        if self.options.report_objective:
+            terms = super()._sum(torch.stack(objective)) / self.samples(x)
+        return StepReport(loss, correct, terms)
 
     def _undoable(self) -> Sequence[Undoable]:
         return [self._weights]
@@ -303,7 +308,8 @@ class TaylorADMM(Method):
             hits = self.loss.correct(logits, y[chunk])
             correct = None if hits is None or correct is None else correct + hits
         self._guard.loss.copy_(~loss.isfinite())
-        return (loss / len(x)).to(self.dtype), correct
+        correct = None if correct is None else super()._sum(correct)
+        return (super()._sum(loss) / self.samples(x)).to(self.dtype), correct
 
     def _forward(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         """z_1 to z_L of a forward pass."""
@@ -318,7 +324,14 @@ class TaylorADMM(Method):
         if self.options.initialisation == "random":
             generator = torch.Generator(self.device).manual_seed(self.seed)
             for z in codes:
-                z.normal_(generator=generator)
+                if self.ranks is None:
+                    z.normal_(generator=generator)
+                else:  # all draw those of all samples, and take their own
+                    z.copy_(
+                        z.new_empty(self.ranks.samples, z.shape[1]).normal_(generator=generator)[
+                            self.ranks.own
+                        ]
+                    )
             return codes
         for chunk in self._chunks(len(x)):
             for z, forward in zip(codes, self._forward(x[chunk], weights), strict=True):
@@ -392,13 +405,14 @@ class TaylorADMM(Method):
         size = self.options.chunk_size
         return (slice(start, start + size) for start in range(0, samples, size))
 
-    def _sum(self, tensor: Tensor) -> None:
-        """Sum over all workers, in place."""
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """Sum over all workers or ranks, in place."""
         if self.options.reduce is not None:
             self.options.reduce([tensor])
+        return super()._sum(tensor)
 
     def _is_at_fault(self, x: Tensor, y: Tensor) -> bool:
-        own = torch.tensor(float(super()._is_at_fault(x, y)), device=self.device)
+        own = torch.tensor(float(bool(self._fault(x, y))), device=self.device)
         self._sum(own)  # all workers restore, or none
         return bool(own)
 

@@ -961,8 +961,8 @@ class LocalPiece(Piece):
         found = next((type(m).__name__ for m in self._module.modules() if isinstance(m, couples)), None)
         if found is not None:
             raise ValueError(
-                f"parallel must be None for a model with a {found} within the module {self._path!r}, which torch runs "
-                "as a whole, but is 'data'; put the modules in it into an nn.Sequential."
+                f"parallel must be None for a model with a {found} within the module {self._path!r}, which torch "
+                "runs as a whole, but is 'data'; put the modules in it into an nn.Sequential."
             )
 
     def _evaluate(self, a: Tensor, fused: bool = True) -> Tensor:

@@ -66,9 +66,6 @@ class WholeMinibatch(Loss):
     def correct(self, logits: Tensor, y: Tensor) -> Tensor | None:
         return self._loss.correct(self._ranks.gather(logits), self._whole(y))
 
-    def labelled(self, y: Tensor) -> int | Tensor:
-        return self._loss.labelled(self._whole(y))
-
     def takes_classes(self, y: Tensor) -> bool:
         return self._loss.takes_classes(y)
 

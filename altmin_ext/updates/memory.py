@@ -326,6 +326,15 @@ class StageMemory:
             inputs = activation if self._bias is None else F.pad(activation, (0, 1), value=1.0)
             self._map.regressors = self._solve_linear(inputs.contiguous())
 
+    def keep_rows(self, own: slice) -> None:
+        """Let the stage's gradient be that of some samples of the minibatch that was observed.
+
+        Args:
+            own: their numbers.
+        """
+        if self._map.regressors is not None:
+            self._map.regressors = self._map.regressors[own]
+
     def precondition(self) -> None:
         """Turn the gradients in the map's buffers into G M, unless they are products with X~ M already."""
         if self._map.regressors is not None:

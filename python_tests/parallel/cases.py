@@ -71,6 +71,9 @@ _weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], d
 CASES = {
     "am-adam": Case("am-adam", _mlp),
     "am-sgd": Case("am-sgd", _mlp),
+    "am-sgd, objectives": Case(
+        "am-sgd", _mlp, options={"report_objective": True, "stage_scaling": "displacement", "lr": 0.01}
+    ),
     "several iterations": Case(
         "am-adam", lambda: _mlp("tanh"), options={"code_iterations": 3, "weight_iterations": 2}
     ),
@@ -86,6 +89,37 @@ CASES = {
         "am-adam", lambda: models.binary_mlp(20, [16, 12], CLASSES, surrogate="none")
     ),
     "an Elman layer": Case("am-adam", lambda: models.elman_rnn(4, 6, 5, CLASSES)),
+    "am-mem": Case("am-mem", _mlp),
+    "am-mem, exact": Case("am-mem", _mlp, options={"exact": True, "forgetting": 0.0}),
+    "am-mem, several iterations": Case(
+        "am-mem", _mlp, options={"weight_iterations": 2, "predictor": "memory"}
+    ),
+    "am-mem, steps of the outputs": Case(
+        "am-mem", _mlp, options={"lr_memory_of": "outputs", "weight_momentum": 0.5}
+    ),
+    "am-mem with targets": Case("am-mem", _mlp, options={"targets": "memory"}),
+    "am-mem, convolutions": Case("am-mem", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16)),
+    "dtp": Case("dtp", lambda: _mlp("tanh")),
+    "dtp, dropout": Case("dtp", _dropping),
+    "block-admm": Case("block-admm", _mlp),
+    "block-admm, jacobi, several iterations": Case(
+        "block-admm", _mlp, options={"order": "jacobi", "iterations": 2, "report_objective": True}
+    ),
+    "block-admm, batch normalisation": Case("block-admm", _normalised, (1, 8, 8), {"blocks": 2}),
+    "mdlam": Case("mdlam", _mlp),
+    "mdlam, a curvature without a Gram matrix": Case(
+        "mdlam", lambda: models.mlp(60, [8, 12], CLASSES), (60,)
+    ),
+    "dladmm": Case("dladmm", _mlp),
+    "dladmm, tanh": Case("dladmm", lambda: _mlp("tanh"), options={"l1_weights": 0.01}),
+    "admm": Case("admm", _mlp, options={"report_objective": True}),
+    "admm, random": Case("admm", _mlp, options={"initialisation": "random", "warm_start": 0}),
+    "rls": Case("rls", lambda: models.random_features(20, 16, CLASSES)),
+    "slda": Case("slda", lambda: models.random_features(20, 16, CLASSES)),
+    "ncm": Case("ncm", lambda: models.random_features(20, 16, CLASSES)),
+    "rls on fitted filters": Case(
+        "rls", lambda: models.patch_features((1, 16, 16), 4, CLASSES), (1, 16, 16), {"fit_filters": True}
+    ),
     "sgd": Case("sgd", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16), {"momentum": 0.9}),
     "adam": Case("adam", _mlp),
     "adam, a criterion that divides by weights": Case("adam", _mlp, loss=_weighted),
@@ -104,7 +138,9 @@ def trained(case: Case, parallel: str | None) -> dict[str, Any]:
     method = altmin_ext.make_method(case.method, model, loss=case.loss, parallel=parallel, **case.options)
     generator, reports = torch.Generator().manual_seed(1), []
     torch.manual_seed(2)
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        if method.full_batch and step > 0:  # the same samples in every step
+            generator.manual_seed(1)
         x = torch.randn(SAMPLES, *case.shape, generator=generator, dtype=torch.float64)
         y = torch.randint(0, CLASSES, (SAMPLES,), generator=generator)
         if method.ranks is not None:
@@ -115,4 +151,7 @@ def trained(case: Case, parallel: str | None) -> dict[str, Any]:
         "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "loss": torch.stack([report.loss for report in reports]),
         "correct": torch.stack([report.correct for report in reports if report.correct is not None]),
+        "objective": torch.stack(
+            [report.objective for report in reports if report.objective is not None] or [y[:0]]
+        ),
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as distributed
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import altmin_ext
 from altmin_ext import data, models
@@ -44,10 +44,16 @@ def runs(parallel: str | None = "data") -> dict[str, Any]:
 
     def own(rank: int, size: int) -> Any:
         """Minibatches that each rank has its own part of."""
-        return [(a.tensor_split(size)[rank], b.tensor_split(size)[rank]) for a, b in zip(x.split(99), y.split(99))]
+        pairs = zip(x.split(99), y.split(99), strict=True)
+        return [(a.tensor_split(size)[rank], b.tensor_split(size)[rank]) for a, b in pairs]
 
     rank, size = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
-    forms = {"tensors": (x, y), "a Dataset": Opaque(x, y), "a list": own(rank, size)}
+    forms = {
+        "tensors": (x, y),
+        "a Dataset": Opaque(x, y),
+        "a list": own(rank, size),
+        "the whole training set": (x, y),
+    }
     found = {}
     for form, source in forms.items():
         torch.manual_seed(0)
@@ -55,6 +61,7 @@ def runs(parallel: str | None = "data") -> dict[str, Any]:
         history = altmin_ext.train(
             model,
             source,
+            method="admm" if form == "the whole training set" else "am-adam",
             epochs=2,
             batch_size=99,
             validation=digits.test,
@@ -64,7 +71,10 @@ def runs(parallel: str | None = "data") -> dict[str, Any]:
         row = history.epochs[-1]
         kept = ("loss", "accuracy", "validation_loss", "validation_accuracy")
         weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        found[form] = {"weights": weights, "row": torch.tensor([row[name] for name in kept], dtype=torch.float64)}
+        found[form] = {
+            "weights": weights,
+            "row": torch.tensor([row[name] for name in kept], dtype=torch.float64),
+        }
     return found
 
 
@@ -81,7 +91,8 @@ def errors() -> dict[str, str]:
 
     strided = torch.zeros(4, 4)[:, 1]
     asked: dict[str, Callable[[], Any]] = {
-        "method": lambda: train(method="mdlam"),
+        "method": lambda: train(method="am-adam-off"),
+        "threads": lambda: train(method="block-admm", workers=2),
         "stages": lambda: train(parallel="stages"),
         "checkpoint": lambda: train(checkpoint="run.safetensors"),
         "last minibatch": lambda: train(data=(x[:33], y[:33])),
