@@ -101,12 +101,19 @@ def check(holds: bool) -> None:
     assert holds
 
 
+# What an example may need beside altmin_ext and torch.
+OPTIONAL = re.split(
+    r"\s+",
+    """accelerate avalanche capymoa datasets lightning matplotlib mlflow onnx onnxruntime onnxscript optuna pandas
+    polars pyarrow rich river sklearn skorch tensorboard torchmetrics torchvision wandb""",
+)
+
+
 def missing_package(error: ImportError) -> str | None:
     """The package that an example needs and that is not installed; None for any other error."""
-    if told := re.match(r"(\w+) is not installed; get it with: pip install", str(error)):
-        return told[1]
-    package = (error.name or "").partition(".")[0]
-    return package if isinstance(error, ModuleNotFoundError) and package != "altmin_ext" else None
+    first = error.__cause__ or error
+    package = (getattr(first, "name", None) or "").partition(".")[0]
+    return package if isinstance(first, ModuleNotFoundError) and package in OPTIONAL else None
 
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if sections(text)])
