@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import altmin_ext
 from altmin_ext import data
 from altmin_ext.data import _contents
 
@@ -283,6 +284,18 @@ def test_files_that_are_none(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(OSError, match=r"pipe\.npz must be a file, but is a pipe"):
         data.load_file(tmp_path / "pipe.npz")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [data.load, data.describe, lambda name: altmin_ext.train(torch.nn.Linear(2, 2), name)],
+    ids=["load", "describe", "train"],
+)
+def test_a_file_where_a_name_is_expected(call):
+    with pytest.raises(
+        ValueError, match=r"^'mine\.csv' is the name of a file .*: load it by altmin_ext\.data\.load_file"
+    ):
+        call("mine.csv")
 
 
 def test_more_than_the_memory_is_refused_unread(tmp_path, monkeypatch):
