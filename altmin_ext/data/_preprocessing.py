@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import _check
-from altmin_ext.data._contents import Content, read
+from altmin_ext.data._contents import Content, number_in, read
 from altmin_ext.data._formats import Malformed
 from altmin_ext.errors import unknown_name
 
@@ -428,13 +428,13 @@ def _as_numbers(name: str | None, values: NDArray[Any]) -> NDArray[np.float64]:
     for row, value in enumerate(values):
         if value is None:
             raise Malformed(_missing(row, name))
-        try:
-            numbers[row] = float(value)
-        except (TypeError, ValueError, OverflowError):
+        number = number_in(value) if isinstance(value, str) else float(value) if _is_number(value) else None
+        if number is None:
             raise Malformed(
                 f"holds {_check.shown(value)[:200]} in row {row + 1}, column {name!r}, which is no number (between "
                 "digits there may be a decimal point, but no comma)"
-            ) from None
+            )
+        numbers[row] = number
     _check_finite(numbers, name)
     return numbers
 
@@ -463,11 +463,11 @@ def _categories(name: str, values: NDArray[Any]) -> tuple[str, ...] | None:
 
 def _like_a_number(word: str) -> bool:
     """Whether a word is a number, perhaps with a decimal comma or separated thousands."""
-    try:
-        float(word.replace(",", ""))
-    except ValueError:
-        return False
-    return True
+    return number_in(word.replace(",", "")) is not None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (bool, int, float))
 
 
 def _check_finite(numbers: NDArray[Any], name: str | None) -> None:
