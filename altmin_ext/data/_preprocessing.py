@@ -138,7 +138,31 @@ class Preprocessing:
                 return {key: frozen(item) for key, item in value.items()}
             return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
 
-        return Preprocessing(**frozen(document))
+        found = Preprocessing(**frozen(document))
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise a ValueError unless all parts fit each other, as those of a file may not."""
+        outputs = len(self.target_mean)
+        wide = self.shape[0] if self.shape else 0
+        sound = (
+            self.kind in ("table", "array", "images")
+            and isinstance(self.target, str | None)
+            and all(isinstance(name, str) for name in (*self.columns, *self.categories))
+            and all(isinstance(value, (str, int, float)) for value in self.classes)
+            and all(isinstance(size, int) and size > 0 for size in (*self.shape, *(self.image_size or ())))
+            and (self.kind != "table" or self.shape == (len(self.features),))
+            and len(self.mean) == len(self.deviation) == wide > 0
+            and len(self.target_deviation) == outputs
+            and bool(self.classes) != bool(outputs)
+            and all(isinstance(value, float) for value in (*self.mean, *self.target_mean))
+            and all(
+                isinstance(value, float) and value > 0 for value in (*self.deviation, *self.target_deviation)
+            )
+        )
+        if not sound:
+            raise ValueError("the parts of its preprocessing do not fit each other")
 
 
 # --- applying it ---

@@ -29,9 +29,11 @@ def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
 
     Raises:
         TypeError: ``data`` is no DataSet, or ``classes_per_task`` no integer.
-        ValueError: it does not divide the number of classes.
+        ValueError: it does not divide the number of classes, or there are no classes.
     """
     _check_data_set(data)
+    if not data.classes:
+        raise ValueError(f"data must have classes to make tasks of, but {data.name!r} is for regression.")
     classes_per_task = _check.integer("classes_per_task", classes_per_task)
     if data.classes % classes_per_task:
         raise ValueError(
