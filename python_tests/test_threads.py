@@ -1,4 +1,4 @@
-"""Methods in threads. Oracle: the same methods alone in the main thread, to the bit, and OpenMP's own count of threads.
+"""Methods in threads. Oracle: the same methods alone in the main thread, to the bit, and OpenMP's count of threads.
 
 With the interpreter's lock, kernels run beside each other, since they release it; without it, all of this does.
 """
@@ -116,7 +116,9 @@ def test_second_thread_within_a_step_is_refused() -> None:
         before = snapshot(model)
         try:
             for call in (method.step, method.learn):
-                with pytest.raises(ValueError, match=r"stepped by one thread at a time, .* for each thread\.$"):
+                with pytest.raises(
+                    ValueError, match=r"stepped by one thread at a time, .* for each thread\.$"
+                ):
                     call(x, y)
             assert same(snapshot(model), before)
             assert method.steps == 1
