@@ -20,7 +20,7 @@ if not page.is_file():
 pytest.importorskip("sklearn")
 TEXT = page.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-METRICS, TENSORBOARD, LOGGER, OPTUNA = range(4)
+METRICS, TENSORBOARD, LOGGER, SEARCH, OPTUNA = range(5)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def run(*blocks: int) -> dict[str, Any]:
 
 
 def test_every_example_has_a_test() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_a_metric_is_monitored_and_the_best_model_kept() -> None:
@@ -67,8 +67,9 @@ def test_a_logger_of_one_s_own_prints(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_study_of_one_s_own_finds_options() -> None:
     pytest.importorskip("optuna")
-    study = run(METRICS, OPTUNA)["study"]
-    assert len(study.trials) == 3
+    names = run(METRICS, SEARCH, OPTUNA)
+    assert len(names["study"].trials) == 3
+    assert {method: len(trials) for method, trials in names["found"].items()} == {"am-adam": 3, "adam": 3}
 
 
 def test_the_command_searches(capsys: pytest.CaptureFixture[str]) -> None:
