@@ -188,6 +188,18 @@ def test_losses_that_are_not_finite_are_no_improvement():
     assert method.weight == 1
 
 
+def test_a_first_loss_that_is_not_a_number_is_bettered_by_any():
+    class Recovers:
+        def on_step(self, state):
+            with torch.no_grad():
+                state.model.weight.fill_(math.nan if state.epoch == 1 else state.epoch)
+
+    stopping = EarlyStopping("validation_loss", patience=3)
+    method, _ = run([Recovers(), stopping], epochs=4, validation=target(3))
+    assert (stopping.best_epoch, stopping.best) == (3, 0.0)
+    assert method.weight == 3
+
+
 def test_accuracy_is_to_rise():
     """An untrained model's accuracy does not change: the first epoch stays the best."""
     model = nn.Linear(2, 3)
@@ -252,6 +264,17 @@ def test_monitor_that_the_run_does_not_record_is_found_before_training():
     with pytest.raises(ValueError, match="monitor must be one of loss in this run, but is 'validation_loss'"):
         train(method.model, (ones, ones), method=method, callbacks=[EarlyStopping("validation_loss")])
     assert method.steps == 0
+
+
+@pytest.mark.parametrize("monitor", ["accuracy", "validation_accuracy"])
+def test_an_accuracy_that_a_stream_turns_out_not_to_have_is_told_in_a_sentence(monitor):
+    """Of probabilities as targets; that they are these is seen with the first minibatch."""
+    stream = [(torch.ones(2, 3), torch.full((2, 2), 0.5))]
+    with pytest.raises(ValueError, match=f"monitor must be one of loss, .*, but is '{monitor}'"):
+        train(
+            nn.Linear(3, 2), stream, method="adam", loss=nn.CrossEntropyLoss(), validation=stream, epochs=2,
+            callbacks=[EarlyStopping(monitor)], progress=False,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------- on_close

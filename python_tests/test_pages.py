@@ -77,6 +77,11 @@ def loggers_write(names: dict[str, Any]) -> None:
     assert sum("step_loss" in line for line in printed) == minibatches // 5
 
 
+def searches_are_as_long(names: dict[str, Any]) -> None:
+    assert len(names["study"].trials) == 3
+    assert {method: len(trials) for method, trials in names["found"].items()} == {"am-adam": 3, "adam": 3}
+
+
 # What must hold after a section of a page. ``printed`` is what the section has printed.
 HOLDS: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
     ("start", "Train a network of your own"): lambda names: check(of_last(names) > 0.9),
@@ -89,7 +94,7 @@ HOLDS: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
     ("optimizer", "accelerate"): lambda names: check(of_digits(names["model"]) > 0.8),
     ("training", "Metrics"): the_best_model_is_kept,
     ("training", "Loggers"): loggers_write,
-    ("training", "Searching options"): lambda names: check(len(names["study"].trials) == 3),
+    ("training", "Searching options"): searches_are_as_long,
 }
 
 

@@ -11,16 +11,14 @@ import io
 import json
 import math
 import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from altmin_ext import _check, data, methods, training
+from altmin_ext import _check, data, methods, training, tuning
 from altmin_ext._files import Replacement, to_json, write_file
-from altmin_ext._order import derived_seed
 from altmin_ext.callbacks import OptunaPruning
 from altmin_ext.command_line import datasets, networks
 from altmin_ext.command_line.arguments import parse_value
@@ -31,6 +29,7 @@ from altmin_ext.command_line.tables import decimals, drawn
 from altmin_ext.command_line.train import chosen_methods, default_batch_size, initial_network
 from altmin_ext.errors import DivergenceError
 from altmin_ext.history import _require
+from altmin_ext.tuning import Choice, Range, Trial, Trials
 
 _STUDY, _TABLE = "study.db", "trials.csv"
 _of_the_run = ("batch_size", "lr_schedule")  # what can be searched besides the options of a method
@@ -63,43 +62,10 @@ def run(arguments: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------------------------- the space
 
 
-@dataclasses.dataclass(frozen=True)
-class _Range:
-    """Numbers from ``low`` to ``high``, uniform or, if ``log``, uniform in the logarithm."""
-
-    low: float
-    high: float
-    log: bool
-    whole: bool
-
-    def suggest(self, trial: Any, name: str) -> Any:
-        if self.whole:
-            return trial.suggest_int(name, int(self.low), int(self.high), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-    @property
-    def ends(self) -> tuple[Any, ...]:
-        """Values that must be allowed."""
-        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Choice:
-    """One of a few values."""
-
-    ends: tuple[Any, ...]
-
-    def suggest(self, trial: Any, name: str) -> Any:
-        return trial.suggest_categorical(name, self.ends)
-
-
-_Space = dict[str, "_Range | _Choice"]
-
-
-def _read_space(words: str, whole: bool) -> _Range | _Choice:
+def _read_space(words: str, whole: bool) -> Range | Choice:
     """Read what stands behind ``--search NAME=``."""
     if ":" not in words:
-        return _Choice(tuple(parse_value(word) for word in words.split(",")))
+        return Choice(tuple(parse_value(word) for word in words.split(",")))
     low, high, *more = words.split(":")
     numbers = parse_value(low), parse_value(high)
     whole = whole and all(type(number) is int for number in numbers)
@@ -108,14 +74,14 @@ def _read_space(words: str, whole: bool) -> _Range | _Choice:
         raise ValueError("LOW:HIGH or LOW:HIGH:log with numbers that rise")
     if more and not float(numbers[0]) > 0:
         raise ValueError("LOW:HIGH:log with numbers greater than 0")
-    return _Range(float(numbers[0]), float(numbers[1]), bool(more), whole)
+    return Range(float(numbers[0]), float(numbers[1]), bool(more), whole)
 
 
 def _spaces(
     arguments: argparse.Namespace, chosen: Mapping[str, tuple[str, dict[str, Any]]]
-) -> dict[str, _Space]:
+) -> dict[str, dict[str, Range | Choice]]:
     """By label, what is searched: what is asked for one method alone comes before what is asked for all."""
-    spaces: dict[str, _Space] = {label: {} for label in chosen}
+    spaces: dict[str, dict[str, Range | Choice]] = {label: {} for label in chosen}
     for word in sorted(arguments.search, key=lambda word: "." in word.partition("=")[0]):
         name, equals, values = word.partition("=")
         method, _, key = name.rpartition(".")
@@ -147,23 +113,6 @@ def _spaces(
 # ------------------------------------------------------------------------------------------------- the search
 
 
-@dataclasses.dataclass
-class _Trial:
-    """One training of a method.
-
-    Attributes:
-        values: what was drawn, by name.
-        value: what it came to.
-        ended: "completed", "pruned" or "diverged".
-        seconds: of it all.
-    """
-
-    values: dict[str, Any]
-    value: float
-    ended: str
-    seconds: float
-
-
 class _Search:
     """The trials of all methods, one of each in turn, so that each has had as many whenever the search ends."""
 
@@ -181,7 +130,8 @@ class _Search:
             for name, values in space.items():
                 for value in values.ends:
                     self._check(label, name, value)
-        self._studies = {label: self._open(label) for label in self._chosen}
+        studies = {label: self._open(label) for label in self._chosen}
+        self._trials = Trials(studies, self._spaces, arguments.seed)
 
     def _check(self, label: str, name: str, value: Any) -> None:
         """Raise if a value that may be drawn is not allowed."""
@@ -269,48 +219,19 @@ class _Search:
                     f"with, but is {shown(settings.get(flag))}."
                 )
 
-    def _finished(self, label: str) -> list[_Trial]:
-        """The trials of a method that came to something, in their order."""
-        states = self._optuna.trial.TrialState
-        return [
-            _Trial(
-                trial.params,
-                trial.value,
-                trial.user_attrs["ended"],
-                trial.user_attrs["seconds"],
-            )
-            for trial in self._studies[label].trials
-            if trial.state in (states.COMPLETE, states.PRUNED)
-        ]
-
     # -------------------------------------------------------------------------------------------- trials
 
     def run(self) -> None:
         """Make the trials that are left."""
-        made = {label: len(self._finished(label)) for label in self._chosen}
-        for number in range(min(made.values()), self._arguments.trials):
-            for label in self._chosen:
-                if made[label] <= number:
-                    self._try(label, number)
+        self._trials.make(self._arguments.trials, self._train, self._tell)
 
-    def _try(self, label: str, number: int) -> None:
-        """Make one trial. What it draws follows from the seed, its number, and the trials before it."""
-        study = self._studies[label]
-        seed = derived_seed(self._arguments.seed, number) % 2**32
-        study.sampler = self._optuna.samplers.TPESampler(seed=seed)
-        trial = study.ask()
-        started = time.perf_counter()
-        drawn = {name: values.suggest(trial, name) for name, values in self._spaces[label].items()}
-        value, ended = self._train(label, drawn, trial)
-        trial.set_user_attr("seconds", time.perf_counter() - started)
-        trial.set_user_attr("ended", ended)
-        if ended == "pruned":
-            study.tell(trial, state=self._optuna.trial.TrialState.PRUNED)
-        else:
-            study.tell(trial, value)
+    def _tell(self, label: str, trial: Trial) -> None:
         if not self._arguments.quiet and not self._arguments.json:
-            word = "" if ended == "completed" else f"  {ended}"
-            say(f"{label}  {number + 1}/{self._arguments.trials}  {decimals(value)}  {_listed(drawn)}{word}")
+            number, word = len(self._trials.finished(label)), f"  {trial.ended}"
+            say(
+                f"{label}  {number}/{self._arguments.trials}  {decimals(trial.value)}  {_listed(trial.values)}"
+                f"{'' if trial.ended == 'completed' else word}"
+            )
 
     def _train(self, label: str, drawn: Mapping[str, Any], trial: Any) -> tuple[float, str]:
         """Train; returns what is searched for, after the last epoch, and how the training ended."""
@@ -375,11 +296,8 @@ class _Search:
         return {f"--{key.replace('_', '-')}": value for key, value in values.items()}
 
     def _result(self, label: str) -> dict[str, Any]:
-        trials = self._finished(label)
-        complete = [trial for trial in trials if trial.ended == "completed"]
-        best = None
-        if complete:
-            best = (max if self._maximised else min)(complete, key=lambda trial: trial.value)
+        trials = self._trials.finished(label)
+        best = tuning.best(trials, self._maximised)
         return {
             "label": label,
             "trials": [dataclasses.asdict(trial) for trial in trials],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shlex
 import statistics
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import altmin_ext
+from altmin_ext import tuning
 from altmin_ext.__main__ import main
 from altmin_ext.command_line import tune
 
@@ -256,3 +258,111 @@ def test_another_search_in_the_folder_is_refused(capsys: pytest.CaptureFixture[s
     (tmp_path / "study.db").write_bytes(b"something else entirely, which is no data base" * 99)
     broken = run(capsys, *SEARCH, "--trials", 2, "--output", tmp_path, "--resume", code=2)
     assert "--output must be a folder whose study.db is a study of `altmin tune`" in broken
+
+
+# ------------------------------------------------------------------------------------- tuning.search, of one's own
+
+SPACES = {
+    "wide": {"rate": tuning.Range(1e-4, 1e-1, log=True), "depth": tuning.Range(1, 5, whole=True)},
+    "other": {"rate": tuning.Range(1e-4, 1e-1, log=True), "kind": tuning.Choice(("a", "b"))},
+}
+
+
+def height(label: str, values: dict[str, Any], budget: int) -> float:
+    """A hill whose top is at a rate of 1e-2."""
+    return budget - abs(math.log10(values["rate"]) + 2) - (values.get("kind") == "b")
+
+
+def told_of(trials: dict[str, list[tuning.Trial]]) -> dict[str, list[Any]]:
+    """All but the seconds."""
+    return {label: [(t.values, t.value, t.ended) for t in own] for label, own in trials.items()}
+
+
+def test_every_contender_has_the_same_number_of_trials_and_the_same_budget() -> None:
+    calls: list[tuple[str, int]] = []
+
+    def objective(label: str, values: dict[str, Any], budget: int) -> float:
+        assert 1e-4 <= values["rate"] <= 1e-1
+        assert values.get("depth", 1) in range(1, 6)
+        assert values.get("kind", "a") in "ab"
+        calls.append((label, budget))
+        return height(label, values, budget)
+
+    found = tuning.search(objective, SPACES, trials=12, budget=7, seed=3)
+    assert calls == [("wide", 7), ("other", 7)] * 12
+    for label, trials in found.items():
+        assert [trial.value for trial in trials] == [height(label, trial.values, 7) for trial in trials]
+        top = tuning.best(trials)
+        assert top is not None
+        assert top.value == max(trial.value for trial in trials)
+        assert abs(math.log10(top.values["rate"]) + 2) < 0.5
+        low = tuning.best(trials, maximised=False)
+        assert low is not None
+        assert low.value == min(trial.value for trial in trials)
+    assert found["wide"][0].values["rate"] == found["other"][0].values["rate"]
+    assert told_of(tuning.search(height, SPACES, trials=12, budget=7, seed=3)) == told_of(found)
+    assert told_of(tuning.search(height, SPACES, trials=12, budget=7, seed=4)) != told_of(found)
+
+
+@pytest.mark.parametrize("after", [1, 4, 23])
+def test_a_search_goes_on_from_earlier_trials_as_if_undisturbed(after: int) -> None:
+    """Also behind the ten trials that the sampler draws at random."""
+    kept: dict[str, list[tuning.Trial]] = {label: [] for label in SPACES}
+
+    def interrupted(label: str, trial: tuning.Trial) -> None:
+        kept[label].append(trial)
+        if sum(map(len, kept.values())) == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuning.search(height, SPACES, trials=13, budget=1, told=interrupted)
+    assert len(kept["wide"]) - len(kept["other"]) == after % 2
+    resumed = tuning.search(height, SPACES, trials=13, budget=1, earlier=kept)
+    assert told_of(resumed) == told_of(tuning.search(height, SPACES, trials=13, budget=1))
+    assert all(own[: len(kept[label])] == kept[label] for label, own in resumed.items())
+
+
+@pytest.mark.parametrize("maximised", [True, False])
+def test_what_diverges_is_the_worst(maximised: bool) -> None:
+    def objective(label: str, values: dict[str, Any], budget: int) -> float:
+        if values["rate"] > 5e-2:
+            raise altmin_ext.DivergenceError("it does")
+        return math.nan if values["rate"] > 1e-2 else values["rate"]
+
+    space = {"a": {"rate": tuning.Range(1e-4, 1e-1)}}
+    (trials,) = tuning.search(objective, space, trials=20, budget=None, maximised=maximised).values()
+    for trial in trials:
+        assert (trial.ended == "diverged") == (trial.values["rate"] > 1e-2)
+        if trial.ended == "diverged":
+            assert trial.value == (-math.inf if maximised else math.inf)
+    assert {trial.ended for trial in trials} == {"completed", "diverged"}
+    top = tuning.best(trials, maximised)
+    assert top is not None
+    assert math.isfinite(top.value)
+    assert tuning.best([trial for trial in trials if trial.ended == "diverged"], maximised) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: tuning.Range(1, 0), "low and high must be numbers that rise, but are 1 and 0"),
+        (lambda: tuning.Range(0, 1, log=True), "low and high must be positive numbers that rise"),
+        (lambda: tuning.Range(0, math.inf), "high must be finite, but is inf"),
+        (lambda: tuning.Choice(()), r"ends must be a tuple of values, but is \(\)"),
+        (lambda: tuning.search(height, {}, trials=1, budget=1), "spaces must name an option of every contender"),
+        (lambda: tuning.search(height, {"a": {}}, trials=1, budget=1), "spaces must name an option of every"),
+        (lambda: tuning.search(height, SPACES, trials=0, budget=1), "trials must be at least 1, but is 0"),
+        (
+            lambda: tuning.search(
+                height, SPACES, trials=1, budget=1,
+                earlier={"wide": [tuning.Trial({"rate": 9.0, "depth": 1}, 0.0, "completed", 0.0)]},
+            ),
+            "earlier must hold trials of this search, but one of 'wide' is of another",
+        ),
+    ],
+    ids=["falls", "not positive", "infinite", "no values", "no contenders", "no options", "no trials", "of another"],
+)  # fmt: skip
+def test_a_search_that_cannot_be_is_refused(call: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{sentence}") as caught:
+        call()
+    assert str(caught.value).endswith(".")
