@@ -28,7 +28,9 @@ def openmp_runtimes() -> set[str]:
 def main() -> None:
     if native.module is None:
         raise SystemExit(native.reason)
-    print("python", platform.python_version(), "altmin_ext", altmin_ext.__version__, "torch", torch.__version__)
+    print(
+        "python", platform.python_version(), "altmin_ext", altmin_ext.__version__, "torch", torch.__version__
+    )
     print(altmin_ext.__file__, "size", Path(native.module.__file__).stat().st_size)
     assert altmin_ext.__version__ == importlib.metadata.version("altmin_ext")
     assert "site-packages" in altmin_ext.__file__

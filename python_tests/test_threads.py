@@ -116,7 +116,9 @@ def test_second_thread_within_a_step_is_refused() -> None:
         before = snapshot(model)
         try:
             for call in (method.step, method.learn):
-                with pytest.raises(ValueError, match=r"stepped by one thread at a time, .* for each thread\.$"):
+                with pytest.raises(
+                    ValueError, match=r"stepped by one thread at a time, .* for each thread\.$"
+                ):
                     call(x, y)
             assert same(snapshot(model), before)
             assert method.steps == 1
