@@ -27,9 +27,17 @@ from altmin_ext.history import _require
 from altmin_ext.losses import LossLike
 from altmin_ext.methods import Method
 
-_require("capymoa", "capymoa")
+try:
+    _require("capymoa", "capymoa")
+except ImportError:
+    raise
+except Exception as _error:  # of the Java machine, which CapyMOA starts when it is imported
+    raise ImportError(
+        f"CapyMOA needs Java 17 or later, but cannot start it: {_check.first_sentence(_error)}; install a JDK, and "
+        "set JAVA_HOME to its folder."
+    ) from _error
 
-from capymoa.base import Classifier, Regressor  # noqa: E402
+from capymoa.base import Classifier, Regressor
 
 # Names of train and of other estimators -> their names here.
 _other_words = {"random_state": "random_seed", "seed": "random_seed", "hidden_layer_sizes": "hidden"}

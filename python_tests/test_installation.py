@@ -1,9 +1,15 @@
-"""Finding the native module, each time in a process of its own. Oracle: the promised sentence, or the file given."""
+"""Finding the native module, and what it is built from and runs on; processes of their own where it is loaded.
+
+Oracle: the promised sentence, or the file given; the system's own lists of a process's files and threads; the files
+of the source tree.
+"""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -102,3 +108,67 @@ def test_commands_fail_with_one_sentence(source_tree, installed):
     assert train.returncode == 2
     assert train.stderr.count("\n") == 1
     assert "never built" in train.stderr
+
+
+ROOT = Path(__file__).parents[1]
+
+parallel = """
+import os, torch, altmin_ext
+from altmin_ext import ops
+from altmin_ext.ops import _native as native
+from python_tests.installed_wheel import openmp_runtimes
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(5)
+torch.randn(1 << 20).exp()
+before = threads()
+code = torch.randn(1024, 1024)
+ops.activate(code, activation=torch.empty_like(code), sigma=ops.Activation("relu"))
+print(before, threads(), os.path.realpath(native.module.openmp_runtime()), *openmp_runtimes(), sep="\\n")
+"""
+
+
+@pytest.mark.skipif(native.module is None, reason="the native module is not built")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system lists no threads in /proc")
+def test_kernels_run_on_the_openmp_threads_of_torch():
+    done = subprocess.run(
+        [sys.executable, "-c", parallel], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    before, after, ours, *mapped = done.stdout.split()
+    assert int(before) >= 5
+    assert after == before
+    assert mapped == [ours]
+
+
+def test_wheels_are_for_the_pythons_of_the_classifiers():
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    classifiers = "\n".join(settings["project"]["classifiers"])
+    minors = [int(minor) for minor in re.findall(r"Python :: 3\.(\d+)$", classifiers, re.MULTILINE)]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert settings["project"]["requires-python"] == f">=3.{minors[0]}"
+    free = [f"cp3{minors[-1]}t-*"] if "Free Threading" in classifiers else []
+    assert settings["tool"]["cibuildwheel"]["build"] == [*(f"cp3{minor}-*" for minor in minors), *free]
+
+
+def test_source_distribution_is_complete(tmp_path):
+    pytest.importorskip("scikit_build_core")
+    build = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", build, tmp_path], cwd=ROOT, check=True, capture_output=True, timeout=600
+    )
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    source = {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml"}
+    for folder in ("altmin_ext", "csrc"):
+        source |= {
+            path.relative_to(ROOT).as_posix()
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
+        }
+    assert source - names == set()
+    assert {name.partition("/")[0] for name in names} & {"build", ".venv", ".ci"} == set()

@@ -12,7 +12,7 @@ import math
 import pkgutil
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,19 @@ def check(holds: bool) -> None:
     assert holds
 
 
+# What an example may need beside altmin_ext and torch.
+OPTIONAL = re.split(
+    r"\s+",
+    """accelerate avalanche capymoa datasets lightning matplotlib mlflow onnx onnxruntime onnxscript optuna pandas
+    polars pyarrow rich river sklearn skorch tensorboard torchmetrics torchvision wandb""",
+)
+
+
 def missing_package(error: ImportError) -> str | None:
     """The package that an example needs and that is not installed; None for any other error."""
-    if told := re.match(r"(\w+) is not installed; get it with: pip install", str(error)):
-        return told[1]
-    package = (error.name or "").partition(".")[0]
-    return package if isinstance(error, ModuleNotFoundError) and package != "altmin_ext" else None
+    first = error.__cause__ or error
+    package = (getattr(first, "name", None) or "").partition(".")[0]
+    return package if isinstance(first, ModuleNotFoundError) and package in OPTIONAL else None
 
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if sections(text)])
@@ -126,6 +133,11 @@ def test_a_page_runs(
                 if (package := missing_package(error)) is None:
                     raise
                 missing[title] = package
+                continue
+            except NameError as error:
+                if not missing:
+                    raise
+                missing[title] = f"{error.name} of a section before it"
                 continue
             names["printed"] = capsys.readouterr().out
             HOLDS.get((page, title), lambda names: None)(names)
@@ -154,19 +166,24 @@ def test_the_command_of_the_page_on_training_searches(
 # ------------------------------------------------------------------------------------ examples in docstrings
 
 
-def modules() -> Iterator[Any]:
-    for module in pkgutil.walk_packages(altmin_ext.__path__, "altmin_ext."):
-        if not module.name.endswith("__main__"):
-            try:
-                yield importlib.import_module(module.name)
-            except ImportError as error:
-                if missing_package(error) is None:
-                    raise
+def module_or_none(name: str) -> Any:
+    """A module; None if it adapts to a library that is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if missing_package(error) is None:
+            raise
+        return None
 
 
+MODULES = [
+    module
+    for found in pkgutil.walk_packages(altmin_ext.__path__, "altmin_ext.")
+    if not found.name.endswith("__main__") and (module := module_or_none(found.name))
+]
 EXAMPLES = [
     example
-    for module in [altmin_ext, *modules()]
+    for module in [altmin_ext, *MODULES]
     for example in doctest.DocTestFinder(exclude_empty=True).find(module)
     if example.examples
 ]
@@ -247,18 +264,18 @@ def listed() -> list[str]:
 def stands_for(name: str) -> Any:
     value: Any = altmin_ext
     for part in name.split(".")[1:]:
-        value = getattr(value, part, None) or importlib.import_module(f"{value.__name__}.{part}")
+        value = value and (getattr(value, part, None) or module_or_none(f"{value.__name__}.{part}"))
     return value
 
 
 def test_the_api_is_complete() -> None:
     """Every module that is public and every name in its ``__all__``, once."""
-    pytest.importorskip("sklearn")
     names = listed()
     assert len(names) == len(set(names))
     there = {id(stands_for(name)) for name in names}
-    public = [m.name for m in pkgutil.iter_modules(altmin_ext.__path__, "altmin_ext.") if "._" not in m.name]
+    found = pkgutil.iter_modules(altmin_ext.__path__, "altmin_ext.")
+    public = [m.name for m in found if "._" not in m.name]
     lacking = set(public) - set(names)
-    for module in [altmin_ext, *map(importlib.import_module, public)]:
+    for module in filter(None, [altmin_ext, *map(module_or_none, public)]):
         lacking |= {f"{module.__name__}.{n}" for n in module.__all__ if id(getattr(module, n)) not in there}
     assert lacking == set()

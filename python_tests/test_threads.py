@@ -1,4 +1,4 @@
-"""Methods in threads. Oracle: the same methods alone in the main thread, to the bit, and OpenMP's own count of threads.
+"""Methods in threads. Oracle: the same methods alone in the main thread, to the bit, and OpenMP's count of threads.
 
 With the interpreter's lock, kernels run beside each other, since they release it; without it, all of this does.
 """

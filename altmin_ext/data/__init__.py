@@ -9,7 +9,7 @@ from altmin_ext import _check
 from altmin_ext.data import _sources, graphs, streams
 from altmin_ext.data._dataset import DataSet
 from altmin_ext.data._formats import Malformed
-from altmin_ext.data._own_files import load_file
+from altmin_ext.data._own_files import is_file_name, load_file
 from altmin_ext.data._preprocessing import Preprocessing
 from altmin_ext.data._split import split
 
@@ -99,6 +99,10 @@ def location(name: str) -> Path | None:
 
 
 def _source(name: str) -> _sources.Source:
+    if isinstance(name, str) and name not in _sources.registry and is_file_name(name):
+        raise ValueError(
+            f"{name!r} is the name of a file and no known data set: load it by altmin_ext.data.load_file."
+        )
     return _sources.registry[_check.known("data set", name, _sources.registry)]
 
 

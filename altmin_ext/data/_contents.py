@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import io
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 # Modes of Pillow whose images are taken, and whether they are in colour; None: that depends on a palette.
 _MODES = {"1": False, "L": False, "LA": False, "P": None, "PA": None, "RGB": True, "RGBA": True}
@@ -134,7 +136,7 @@ def _header(file: io.TextIOWrapper, separators: list[str]) -> tuple[list[str], s
         if len(cells) > 1:
             break
     names = [cell.strip() for cell in cells]
-    if all(_as_number(name) is not None for name in names):
+    if all(number_in(name) is not None for name in names):
         raise Malformed("must have the names of its columns in the first row, but has numbers there")
     _check_names(names)
     return names, separator
@@ -182,11 +184,9 @@ def _check_names(names: list[str]) -> None:
             raise Malformed(f"must name each column once, but has {name!r} twice")
 
 
-def _as_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def number_in(text: str) -> float | None:
+    """The number that a text is, in digits of ASCII; None if it is none."""
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 # --- arrays ---

@@ -77,6 +77,10 @@ def load_file(
     """
     path, size = _path("path", path), _size(image_size)
     test_path = None if test is None else _path("test", test)
+    if test_path is not None and test_path.suffix.lower() == ".npy":
+        raise ValueError(
+            f"test must hold targets, too, which {test_path} cannot; write an .npz file of x and y."
+        )
     test_fraction = _check.number("test_fraction", test_fraction, above=0.0, below=1.0)
     if isinstance(drop, str) or not all(isinstance(name, str) for name in drop):
         raise TypeError(f"drop must be a list of names of columns, but is {_check.shown(drop)}.")

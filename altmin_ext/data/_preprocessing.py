@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from altmin_ext import _check
-from altmin_ext.data._contents import Content, read
+from altmin_ext.data._contents import Content, number_in, read
 from altmin_ext.data._formats import Malformed
 from altmin_ext.errors import unknown_name
 
@@ -138,7 +138,31 @@ class Preprocessing:
                 return {key: frozen(item) for key, item in value.items()}
             return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
 
-        return Preprocessing(**frozen(document))
+        found = Preprocessing(**frozen(document))
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise a ValueError unless all parts fit each other, as those of a file may not."""
+        outputs = len(self.target_mean)
+        wide = self.shape[0] if self.shape else 0
+        sound = (
+            self.kind in ("table", "array", "images")
+            and isinstance(self.target, str | None)
+            and all(isinstance(name, str) for name in (*self.columns, *self.categories))
+            and all(isinstance(value, (str, int, float)) for value in self.classes)
+            and all(isinstance(size, int) and size > 0 for size in (*self.shape, *(self.image_size or ())))
+            and (self.kind != "table" or self.shape == (len(self.features),))
+            and len(self.mean) == len(self.deviation) == wide > 0
+            and len(self.target_deviation) == outputs
+            and bool(self.classes) != bool(outputs)
+            and all(isinstance(value, float) for value in (*self.mean, *self.target_mean))
+            and all(
+                isinstance(value, float) and value > 0 for value in (*self.deviation, *self.target_deviation)
+            )
+        )
+        if not sound:
+            raise ValueError("the parts of its preprocessing do not fit each other")
 
 
 # --- applying it ---
@@ -428,13 +452,13 @@ def _as_numbers(name: str | None, values: NDArray[Any]) -> NDArray[np.float64]:
     for row, value in enumerate(values):
         if value is None:
             raise Malformed(_missing(row, name))
-        try:
-            numbers[row] = float(value)
-        except (TypeError, ValueError, OverflowError):
+        number = number_in(value) if isinstance(value, str) else float(value) if _is_number(value) else None
+        if number is None:
             raise Malformed(
                 f"holds {_check.shown(value)[:200]} in row {row + 1}, column {name!r}, which is no number (between "
                 "digits there may be a decimal point, but no comma)"
-            ) from None
+            )
+        numbers[row] = number
     _check_finite(numbers, name)
     return numbers
 
@@ -463,11 +487,11 @@ def _categories(name: str, values: NDArray[Any]) -> tuple[str, ...] | None:
 
 def _like_a_number(word: str) -> bool:
     """Whether a word is a number, perhaps with a decimal comma or separated thousands."""
-    try:
-        float(word.replace(",", ""))
-    except ValueError:
-        return False
-    return True
+    return number_in(word.replace(",", "")) is not None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (bool, int, float))
 
 
 def _check_finite(numbers: NDArray[Any], name: str | None) -> None:

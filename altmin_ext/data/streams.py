@@ -29,7 +29,7 @@ def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
 
     Raises:
         TypeError: ``data`` is no DataSet, or ``classes_per_task`` no integer.
-        ValueError: it does not divide the number of classes.
+        ValueError: it does not divide the number of classes, or there are no classes.
 
     Examples:
         >>> from altmin_ext import data
@@ -38,6 +38,8 @@ def class_tasks(data: DataSet, classes_per_task: int = 2) -> list[DataSet]:
         [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
     _check_data_set(data)
+    if not data.classes:
+        raise ValueError(f"data must have classes to make tasks of, but {data.name!r} is for regression.")
     classes_per_task = _check.integer("classes_per_task", classes_per_task)
     if data.classes % classes_per_task:
         raise ValueError(

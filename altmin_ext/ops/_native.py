@@ -68,7 +68,7 @@ def describe() -> dict[str, Any]:
 
     Returns:
         ``available``; if it is not, ``reason`` in one sentence; else ``version``, ``compiler``, ``flags``, ``isa``
-        in use, ``threads`` and ``cuda`` in one sentence.
+        in use, ``threads``, ``openmp``, the file of the runtime that they belong to, and ``cuda`` in one sentence.
     """
     if module is None:
         return {"available": False, "reason": reason}
@@ -79,6 +79,7 @@ def describe() -> dict[str, Any]:
         "flags": module.flags,
         "isa": module.instruction_set(),
         "threads": module.threads(),
+        "openmp": module.openmp_runtime(),
         "cuda": _describe_cuda(module),
     }
 

@@ -113,6 +113,7 @@ class NetworkEstimator(Estimator):
         self.method_options = method_options
         self._learner: OnlineLearner | None = None
         self._columns = Columns()
+        self._outputs: dict[Hashable, int] = {}  # of the classes
 
     # ------------------------------------------------------------------------------------ what there is
 

@@ -51,22 +51,6 @@ class AMClassifier(NetworkEstimator, MiniBatchClassifier):
 
     _classifies = True
 
-    def __init__(
-        self,
-        hidden: Any = (100,),
-        method: str = "am-adam",
-        module: Any = None,
-        *,
-        activation: str = "relu",
-        loss: Any = None,
-        seed: int | None = None,
-        **method_options: Any,
-    ) -> None:
-        super().__init__(
-            hidden, method, module, activation=activation, loss=loss, seed=seed, **method_options
-        )
-        self._outputs: dict[Hashable, int] = {}
-
     @property
     def _multiclass(self) -> bool:
         return True

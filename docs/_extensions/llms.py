@@ -38,7 +38,7 @@ def _summary(text: str) -> str:
     if script := re.search(r"^```python\n(\"\"\".*)^```$", text, re.MULTILINE | re.DOTALL):
         text = (ast.get_docstring(ast.parse(script[1])) or "").partition("\n\n")[2]
     paragraphs = [part for part in FENCE.sub("", text).split("\n\n") if re.match(r"[^#|<>!:-]", part.strip())]
-    sentence = re.split(r"(?<=[.:])\s", " ".join(paragraphs[0].split()))[0] if paragraphs else ""
+    sentence = re.split(r"(?<=\.)\s", " ".join(paragraphs[0].split()))[0] if paragraphs else ""
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", sentence)
 
 

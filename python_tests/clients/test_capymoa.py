@@ -5,6 +5,7 @@ Oracles: the same samples by a learner for river, a loop written out by hand, an
 
 from __future__ import annotations
 
+import importlib.abc
 import re
 import sys
 from pathlib import Path
@@ -16,13 +17,16 @@ import torch
 
 import altmin_ext
 
-capymoa = pytest.importorskip("capymoa", minversion="0.15")
-from capymoa.base import Classifier, Regressor, learner_from_params  # noqa: E402
-from capymoa.core import LabeledInstance  # noqa: E402
-from capymoa.evaluation import prequential_evaluation  # noqa: E402
-from capymoa.stream import NumpyStream  # noqa: E402
+try:
+    import altmin_ext.capymoa
+except ImportError as missing:  # CapyMOA, or Java
+    pytest.skip(str(missing), allow_module_level=True)
+from capymoa.base import Classifier, Regressor, learner_from_params
+from capymoa.core import LabeledInstance
+from capymoa.evaluation import prequential_evaluation
+from capymoa.stream import NumpyStream
 
-from altmin_ext.capymoa import AMClassifier, AMRegressor  # noqa: E402
+from altmin_ext.capymoa import AMClassifier, AMRegressor
 
 
 def samples(count: int = 1500) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +141,7 @@ def test_a_missing_capymoa_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ImportError, match=r'capymoa is not installed; get it with: pip install "altmin_ext\[capymoa\]"'
     ):
-        import altmin_ext.capymoa  # noqa: F401
+        importlib.import_module("altmin_ext.capymoa")
 
 
 def test_the_example_of_the_page_runs() -> None:
@@ -147,3 +151,21 @@ def test_the_example_of_the_page_runs() -> None:
         pytest.skip("only the tests are here, not the documentation")
     (block,) = re.findall(r"^```py\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     exec(compile(block, "docs/streams.md", "exec"), {"__name__": "example"})
+
+
+def test_a_missing_java_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CapyMOA starts Java while it is imported, and JPype's error is a ValueError."""
+
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, *rest: Any) -> None:
+            if name == "capymoa":
+                raise ValueError("No JVM shared library file (libjvm.so) found. Try setting JAVA_HOME.")
+
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "capymoa" or name == "altmin_ext.capymoa":
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    with pytest.raises(
+        ImportError, match="CapyMOA needs Java 17 or later, but cannot start it: No JVM shared"
+    ):
+        importlib.import_module("altmin_ext.capymoa")

@@ -4,6 +4,7 @@ Oracle: the numbers that the tests write, standardised by their definition in fl
 as it is, one sentence that names the file and, where there is one, row and column.
 """
 
+import json
 import os
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import altmin_ext
 from altmin_ext import data
 from altmin_ext.data import _contents
 
@@ -121,6 +123,10 @@ def test_targets_of_a_regression_are_standardised_and_come_back(tmp_path):
     assert found.n_out == 1
     assert found.preprocessing.values(found.test[1]) == pytest.approx(price[test].tolist(), rel=1e-6)
     assert "regression of 1 number)" in repr(found)
+    with pytest.raises(
+        ValueError, match=r"data must have classes to make tasks of, but 'mine\.csv' is for regression"
+    ):
+        data.streams.class_tasks(found)
 
 
 def test_a_test_file_is_standardised_by_the_training_file(tmp_path):
@@ -208,6 +214,7 @@ def test_a_table_that_cannot_be_taken_is_refused_in_one_sentence(tmp_path, conte
         ({"target": "y", "image_size": 8}, ValueError, "is no folder of images"),
         ({"target": "y", "image_size": (8,)}, ValueError, "image_size must be (height, width) or one number"),
         ({"target": "y", "test": 3}, TypeError, "test must be a path, but is 3."),
+        ({"target": "y", "test": "x.npy"}, ValueError, "test must hold targets, too, which x.npy cannot"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_one_sentence(tmp_path, arguments, kind, words):
@@ -248,6 +255,34 @@ def test_a_file_that_does_not_fit_that_of_training_is_refused(tmp_path, content,
         data.load_file(tmp_path / "mine.csv", "y", test=tmp_path / "test.csv")
 
 
+def test_a_preprocessing_whose_parts_do_not_fit_is_refused(tmp_path):
+    pytest.importorskip("pandas")
+    colours = np.array(["red", "green"])[Y % 2].tolist()
+    found = data.load_file(table(tmp_path / "mine.csv", columns(colour=colours)), "label").preprocessing
+    document = found.to_dict()
+    assert data.Preprocessing.from_dict(json.loads(json.dumps(document))) == found
+    for name, value in [
+        ("kind", "text"),
+        ("target", 3),
+        ("classes", []),
+        ("classes", [None, "a"]),
+        ("columns", ["a"]),
+        ("columns", "a"),
+        ("categories", {"colour": ["red"]}),
+        ("shape", [3]),
+        ("shape", []),
+        ("image_size", [0, 2]),
+        ("mean", [0.0]),
+        ("mean", ["0", "1", "2", "3"]),
+        ("deviation", [1.0, 1.0, 0.0, 1.0]),
+        ("target_mean", [1.0]),
+    ]:
+        with pytest.raises((TypeError, ValueError)):
+            data.Preprocessing.from_dict({**document, name: value})
+    with pytest.raises(TypeError):
+        data.Preprocessing.from_dict({**document, "more": 1})
+
+
 def test_numbers_that_are_too_large(tmp_path):
     pytest.importorskip("pandas")
     (tmp_path / "mine.csv").write_text("a,y\n1,u\n1e200,v\n")
@@ -283,6 +318,18 @@ def test_files_that_are_none(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(OSError, match=r"pipe\.npz must be a file, but is a pipe"):
         data.load_file(tmp_path / "pipe.npz")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [data.load, data.describe, lambda name: altmin_ext.train(torch.nn.Linear(2, 2), name)],
+    ids=["load", "describe", "train"],
+)
+def test_a_file_where_a_name_is_expected(call):
+    with pytest.raises(
+        ValueError, match=r"^'mine\.csv' is the name of a file .*: load it by altmin_ext\.data\.load_file"
+    ):
+        call("mine.csv")
 
 
 def test_more_than_the_memory_is_refused_unread(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import abc
 import atexit
 import contextlib
 import copy
+import csv
 import dataclasses
 import functools
 import gzip
@@ -37,7 +38,7 @@ import torch
 from torch import Tensor
 
 import altmin_ext
-from altmin_ext import History, checkpoint
+from altmin_ext import History, checkpoint, data
 from altmin_ext import __main__ as command
 from altmin_ext.data import _formats, _sources, _tensors, graphs
 
@@ -841,6 +842,78 @@ class Graph(Loader):
         return packed(arrays), what
 
 
+class OwnTable(Loader):
+    """``data.load_file`` of a table: what loads must be the cells, read by Python's csv, none of them missing."""
+
+    def __init__(self) -> None:
+        self._path = folder() / "own.csv"
+        rng = np.random.default_rng(0)
+        self._rows = [
+            [f"{a:.6f}", f"{b:.3e}", ("red", "blue")[number % 2], ("ash", "birch", "cedar")[number % 3]]
+            for number, (a, b) in enumerate(rng.normal(3, 2, (12, 2)))
+        ]
+
+    def check(self, rng: Generator) -> None:
+        content, what = self._altered(rng)
+        self._path.write_bytes(content)
+        found, error = attempt(lambda: data.load_file(self._path, "kind", test_fraction=0.25))
+        if error is not None:
+            refused(error, what, str(self._path))
+            return
+        with open(self._path, newline="", encoding="utf-8-sig") as file:
+            header, *rows = [
+                row for row in csv.reader(file, skipinitialspace=True) if any(map(str.strip, row))
+            ]
+        own = found.preprocessing
+        (train, _), (test, _) = data.split((torch.arange(len(rows)), torch.arange(len(rows))), 0.25)
+        order = torch.cat([train, test])
+        x, y = torch.cat([found.train[0], found.test[0]]), torch.cat([found.train[1], found.test[1]])
+        assert all_finite(x), f"{what}: loaded with numbers that are not finite"
+        assert len(x) == len(rows), f"{what}: {len(x)} rows instead of {len(rows)}"
+        raw = x.double().numpy() * own.deviation + own.mean
+        size = 1 + np.abs(own.mean) + np.abs(raw).max(0)
+        for place, row in zip(raw, order.tolist(), strict=True):
+            assert not any(rows[row][4:]), (
+                f"{what}: a cell is lost"
+            )  # an empty one is a separator at the end of a line
+            cells = dict(zip(header, rows[row][:4], strict=True))
+            wanted = []
+            for name in own.columns:
+                words = own.categories.get(name)
+                cell = cells[name]
+                wanted += [float(cell)] if words is None else [float(cell == word) for word in words]
+            error_here = (np.abs(place - wanted) / size).max()
+            assert error_here < 1e-5, f"{what}: {place} instead of {wanted}"
+        classes = [str(own.classes[number]) for number in y.tolist()]
+        assert classes == [rows[row][3] for row in order.tolist()], f"{what}: other classes"
+
+    def _altered(self, rng: Generator) -> tuple[bytes, str]:
+        rows = [list(row) for row in self._rows]
+        cells, what = (
+            pick(rng, rows),
+            pick(rng, ("a cell less", "a cell more", "another cell", "rows less", "bytes")),
+        )
+        if what == "a cell less":
+            cells.pop()
+        elif what == "a cell more":
+            cells.append(pick(rng, ("1.0", "", "x")))
+        elif what == "rows less":
+            rows = rows[: int(rng.integers(len(rows)))]
+        elif what == "another cell":
+            words = ("nan", "inf", "", " ", "2", "-1", "1e39", "1e200", "1e400", "9" * 400, "x", "1_0", "0x1",
+                     "1e-50", "1,5", "١", "NA", "null", "#1", "red", "true", "\0", "ä", "1;2")  # fmt: skip
+            place = int(rng.integers(4))
+            cells[place] = pick(rng, words)
+            what = f"{cells[place]!r} in column {place}"
+            cells[place] = f'"{cells[place]}"' if rng.random() < 0.3 or "," in cells[place] else cells[place]
+        text = "\n".join(",".join(row) for row in [["a", "b", "colour", "kind"], *rows]).encode()
+        if what == "bytes":
+            head, body = text.split(b"\n", 1)
+            place = int(rng.integers(len(body)))
+            text = head + b"\n" + body[:place] + bytes([int(rng.integers(128, 256))]) + body[place + 1 :]
+        return text, what
+
+
 def packed(arrays: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -902,6 +975,7 @@ LOADERS: list[type[Loader]] = [
     *STATES,
     *(CheckpointFile for _ in range(6)),
     *(kind for kind in (HistoryFile, Graph, Rows) for _ in range(4)),
+    *(OwnTable for _ in range(4)),
     *(kind for kind in (IDX, CIFAR) for _ in range(2)),
     ModelFolder,
 ]
