@@ -383,6 +383,7 @@ class StreamBatches(Batches):
         dtype, device: of the model.
         order: numbers the passes, so that ``generator`` is seeded for each; None if nothing is drawn.
         generator: of a DataLoader's order, or of seeds for the workers of one that has no generator.
+        ranks: that share minibatches; None for one process by itself.
     """
 
     def __init__(
@@ -392,8 +393,10 @@ class StreamBatches(Batches):
         device: torch.device,
         order: DataOrder | None = None,
         generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__(order)
+        self._ranks = ranks
         self.source = source
         self.dtype = dtype
         self.device = device
@@ -408,6 +411,7 @@ class StreamBatches(Batches):
         except TypeError:  # no length, or a DataLoader over data without one
             self.steps = None
         sampler = source.batch_sampler if isinstance(source, DataLoader) else None
+        self._is_dealt_out = isinstance(sampler, _DealtOut)
         if isinstance(sampler, _DealtOut):
             sampler = sampler.batches
         if type(sampler) is BatchSampler and self.steps:
@@ -460,6 +464,11 @@ class StreamBatches(Batches):
             return iter(source)
 
     def check_kept(self) -> None:
+        if self._ranks is not None and not self._is_dealt_out:
+            raise ValueError(
+                "data must be tensors or a Dataset where ranks share minibatches and a checkpoint is written, but is "
+                f"{_check.named_type(self.source)}, of which each rank has another: pass these, or no checkpoint."
+            )
         if self._progress is None:
             raise ValueError(
                 f"data must be able to go on where a checkpoint stands, but {_check.named_type(self.source)} cannot: "
@@ -532,7 +541,7 @@ def make_batches(
     if _is_dataset(source):
         source = _loader(source, batch_size, generator, shuffle, ranks)
     assert isinstance(source, Iterable)
-    return StreamBatches(source, dtype, device, order, generator)
+    return StreamBatches(source, dtype, device, order, generator, ranks)
 
 
 class _DealtOut(Sampler[list[int]]):

@@ -48,6 +48,9 @@ def read_interval(value: Any) -> tuple[int | None, float]:
 class RunFile:
     """The file of a run.
 
+    Of several ranks that share minibatches, all read it, and rank 0, which stands for all, writes it: models, methods
+    and data are the same. Another number of ranks may go on with it.
+
     Args:
         path: of the file.
         every: see :func:`read_interval`.
@@ -95,6 +98,7 @@ class RunFile:
             ValueError: it was another run, or its data cannot be entered again; nothing has changed.
         """
         run.batches.check_kept()
+        self._writes = run.state.method.ranks is None or run.state.method.ranks.rank == 0
         self._description = description
         self._method = run.state.method
         self._generators = ProcessGenerators(self._method.device)
@@ -145,7 +149,9 @@ class RunFile:
             self._generators.load(self._tree["run"]["generators"])
             self._tree = None
             self.note()
-            if self._keep:  # a process that was killed in its last save has left one too many
+            if (
+                self._keep and self._writes
+            ):  # a process that was killed in its last save has left one too many
                 _file.remove_formers(self._path, self._keep)
         else:
             # So that what cannot be written is told now.
@@ -174,7 +180,7 @@ class RunFile:
         Raises:
             OSError: the file cannot be written; the one before is untouched.
         """
-        if self._last:
+        if self._last or not self._writes:
             return
         self._noted = self._generators.save()
         self._method.raise_if_diverged()
@@ -186,7 +192,7 @@ class RunFile:
 
         A run that has not come to one since, or whose file could not be written before, leaves the file as it is.
         """
-        if self._last or self._failed or not run.is_between_minibatches:
+        if self._last or self._failed or not self._writes or not run.is_between_minibatches:
             return
         self._noted = self._generators.save() | self._noted
         try:

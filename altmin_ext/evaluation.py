@@ -181,6 +181,8 @@ def checked_batches(model: nn.Module, batches: Batches, loss: Loss) -> Iterator[
     """The minibatches, at least one, with all their values checked."""
     n_out = None
     for x, y in batches:
+        if len(x) == 0:  # this rank's share of a minibatch that has fewer samples than there are ranks
+            continue
         if n_out is None:
             n_out = output_width(model, x)
         if not isinstance(batches, MemoryBatches):

@@ -216,10 +216,6 @@ def train(
             method, model, loss=loss, seed=seed, device=device, parallel=parallel, **method_options
         )
     ranks = method.ranks
-    if ranks is not None and file is not None:
-        raise ValueError(
-            "checkpoint must be None where ranks share minibatches, but is a path; leave it out."
-        )
 
     batches = _open_for_training(method, source, batch_size, shuffle)
     if ranks is not None and batches.last is not None and batches.last < ranks.size:
@@ -230,10 +226,10 @@ def train(
     validated, sharing = None, None
     if held_out is not None:
         if isinstance(held_out, Samples) and ranks is not None and _deals_out(ranks, held_out, further):
-            sharing, own = ranks, ranks.share(len(held_out.x))
-            held_out = Samples(held_out.x[own], held_out.y[own])
+            sharing = ranks
         with naming("validation"):
-            validated = _open(method, held_out, EVALUATION_BATCH)
+            at_once = EVALUATION_BATCH * (1 if sharing is None else sharing.size)
+            validated = _open(method, held_out, at_once, ranks=sharing)
             _check_epochs(epochs, validated)
             if isinstance(held_out, (list, tuple)) and isinstance(validated, StreamBatches):
                 # Minibatches in memory; those of other streams are checked as they come.
@@ -241,7 +237,7 @@ def train(
                     pass
             if further.names and isinstance(validated, MemoryBatches):
                 with without_trace(method.model, method._like):
-                    evaluate_batches(method.model, validated, method.loss, further)
+                    evaluate_batches(method.model, validated, method.loss_of_one, further)
     if steps is None:
         _check_epochs(epochs, batches)
     if isinstance(batches, MemoryBatches):

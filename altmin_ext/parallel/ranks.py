@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from altmin_ext import _check
 class Ranks:
     """The processes of torch's default process group, which must have been made.
 
-    Every method is a collective call: all ranks make the same calls in the same order.
+    Every method is a collective call: all ranks make the same calls in the same order. If one of them has ended, the
+    others get a ConnectionError.
 
     Attributes:
         rank: the number of this process, from 0.
@@ -72,24 +74,28 @@ class Ranks:
         """
         for tensor in tensors:
             self._check(tensor)
-            self._pending.append(self._distributed.all_reduce(tensor, async_op=True))
+            with self._together():
+                self._pending.append(self._distributed.all_reduce(tensor, async_op=True))
 
     def wait(self) -> None:
         """Wait until the sums that have begun are there."""
-        for pending in self._pending:
-            pending.wait()
+        with self._together():
+            for pending in self._pending:
+                pending.wait()
         self._pending.clear()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Replace a contiguous tensor by its sum over all ranks, and return it."""
         self._check(tensor)
-        self._distributed.all_reduce(tensor)
+        with self._together():
+            self._distributed.all_reduce(tensor)
         return tensor
 
     def largest(self, tensor: Tensor) -> Tensor:
         """Replace each number of a contiguous tensor by the largest of all ranks, and return the tensor."""
         self._check(tensor)
-        self._distributed.all_reduce(tensor, self._distributed.ReduceOp.MAX)
+        with self._together():
+            self._distributed.all_reduce(tensor, self._distributed.ReduceOp.MAX)
         return tensor
 
     def count(self, flag: bool) -> int:
@@ -115,7 +121,8 @@ class Ranks:
         """Replace contiguous tensors by those of rank 0."""
         for tensor in tensors:
             self._check(tensor)
-            self._distributed.broadcast(tensor, 0)
+            with self._together():
+                self._distributed.broadcast(tensor, 0)
 
     def check_same(self, what: dict[str, str]) -> None:
         """Raise a ValueError on every rank unless all have the same.
@@ -124,7 +131,8 @@ class Ranks:
             what: descriptions by name.
         """
         found: list[Any] = [None] * self.size
-        self._distributed.all_gather_object(found, what)
+        with self._together():
+            self._distributed.all_gather_object(found, what)
         for name, value in found[0].items():
             for rank, other in enumerate(found):
                 if other.get(name) != value:
@@ -136,8 +144,21 @@ class Ranks:
     def _gathered(self, tensor: Tensor) -> list[Tensor]:
         self._check(tensor)
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        self._distributed.all_gather(parts, tensor)
+        with self._together():
+            self._distributed.all_gather(parts, tensor)
         return parts
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """Make a call that needs all ranks; a ConnectionError if one of them does not take part."""
+        try:
+            yield
+        except RuntimeError as error:  # what torch raises, for gloo and for NCCL
+            self._pending.clear()
+            raise ConnectionError(
+                f"all {self.size} ranks must take part until the run is over, but rank {self.rank} can reach another "
+                "one no more; look for the rank that ended first, and start all of them again."
+            ) from error
 
     @staticmethod
     def _check(tensor: Tensor) -> None:

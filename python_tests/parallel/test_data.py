@@ -7,6 +7,7 @@ gloo adds in the same order everywhere and always.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,13 +24,17 @@ from python_tests.parallel.cases import CASES, trained
 ROOT = Path(__file__).parents[2]
 
 
-def _of_ranks(folder: Path, size: int, *what: str) -> list[Any]:
-    """What each of so many ranks has found."""
+def _start(folder: Path, size: int, *what: str) -> list[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "python_tests.parallel.worker", str(folder)]
-    ranks = [
+    return [
         subprocess.Popen([*command, str(rank), str(size), *what], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for rank in range(size)
     ]
+
+
+def _of_ranks(folder: Path, size: int, *what: str) -> list[Any]:
+    """What each of so many ranks has found."""
+    ranks = _start(folder, size, *what)
     try:
         for rank in ranks:
             _, said = rank.communicate(timeout=300)
@@ -43,7 +48,7 @@ def _of_ranks(folder: Path, size: int, *what: str) -> list[Any]:
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     pytest.importorskip("sklearn")  # which has the digits
-    return _of_ranks(tmp_path_factory.mktemp("two"), 2, "steps", "runs", "errors")
+    return _of_ranks(tmp_path_factory.mktemp("two"), 2, "steps", "runs", "errors", "whole")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,7 @@ def test_refusals_are_said_on_every_rank(of_two: list[Any]) -> None:
         "method": "parallel must be None for am-adam-off",
         "threads": "workers must be 1 with parallel='data', but is 2",
         "stages": "parallel must be 'data', but is 'stages'",
-        "checkpoint": "checkpoint must be None where ranks share minibatches",
+        "checkpoint": "data must be tensors or a Dataset where ranks share minibatches and a checkpoint is written",
         "last minibatch": "a sample for each of the 2 ranks in the last minibatch of an epoch, but leaves 1",
         "another width": "the shapes of the model's parameters and buffers must be the same on all ranks",
         "another option": "options must be the same on all ranks",
@@ -97,6 +102,28 @@ def test_refusals_are_said_on_every_rank(of_two: list[Any]) -> None:
     assert said[0].keys() == parts.keys()
     for name, part in parts.items():
         assert part in said[0][name]
+
+
+def test_run_whose_ranks_are_killed_goes_on_to_the_same_bits(of_two: list[Any], tmp_path: Path) -> None:
+    for number, (victim, step) in enumerate([(1, 7), (0, 15)]):  # one after another
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        ranks = _start(folder, 2, "killed", str(victim), str(step))
+        try:
+            assert ranks[victim].wait(timeout=300) == -signal.SIGKILL
+            _, said = ranks[1 - victim].communicate(timeout=10)  # ends by itself
+            assert "ConnectionError: all 2 ranks must take part" in said
+        finally:
+            for rank in ranks:
+                rank.kill()
+    folder = tmp_path / "last"
+    folder.mkdir()
+    undisturbed = of_two[0]["whole"]
+    for run in _of_ranks(folder, 2, "killed", "-1", "0"):
+        assert run["accuracies"] == undisturbed["accuracies"]
+        assert torch.equal(run["loss"], undisturbed["loss"])
+        for name, value in undisturbed["weights"].items():
+            assert torch.equal(run["weights"][name], value)
 
 
 def test_outside_a_process_group_is_refused() -> None:
