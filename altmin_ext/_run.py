@@ -290,7 +290,7 @@ class Run:
             source = getattr(self.validation, "source", None)
             with naming("validation"), without_trace(method.model, method._like, source):
                 evaluation = evaluate_batches(
-                    method.model, self.validation, method.loss_of_one, self.metrics, self.shares_validation
+                    method.model, self.validation, method.loss.of_one, self.metrics, self.shares_validation
                 )
             row["validation_loss"], row["validation_accuracy"] = evaluation.loss, evaluation.accuracy
             row.update((f"validation_{name}", value) for name, value in evaluation.metrics.items())

@@ -49,6 +49,11 @@ class Loss(abc.ABC):
     def given(self) -> Any:
         return self
 
+    @property
+    def of_one(self) -> Loss:
+        """The loss of the samples that a process has by itself, also where ranks share minibatches."""
+        return self
+
     def each(self, logits: Tensor, y: Tensor) -> Tensor:
         """The loss of every sample, of which :meth:`mean` is the mean; needed only where samples have weights.
 
@@ -877,7 +882,7 @@ def make_loss(loss: LossLike, *, partial: bool = False, needs: Sequence[str] = (
             raise unknown_name("loss", loss, _losses)
         made = _losses[loss]()
     elif isinstance(loss, Loss):
-        made = loss
+        made = loss.of_one
     elif callable(loss):
         made = Criterion(loss)
     else:

@@ -237,7 +237,7 @@ def train(
                     pass
             if further.names and isinstance(validated, MemoryBatches):
                 with without_trace(method.model, method._like):
-                    evaluate_batches(method.model, validated, method.loss_of_one, further)
+                    evaluate_batches(method.model, validated, method.loss.of_one, further)
     if steps is None:
         _check_epochs(epochs, batches)
     if isinstance(batches, MemoryBatches):

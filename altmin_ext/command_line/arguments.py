@@ -169,6 +169,13 @@ def _make_parser(method: str | None) -> argparse.ArgumentParser:
     _add_run(group)
     _add_validation(group)
     _add_circumstances(group)
+    group.add_argument(
+        "--parallel",
+        choices=("data",),
+        metavar="data",
+        help="share every minibatch among the processes that torchrun has started: torchrun --nproc-per-node 2 -m "
+        "altmin_ext train --parallel data",
+    )
     _add_output(command.add_argument_group("output"))
 
     command = add_command("tune", "search options of methods, with as many trials for each")

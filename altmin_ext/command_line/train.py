@@ -20,6 +20,7 @@ from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.command_line import datasets, networks
 from altmin_ext.command_line.arguments import parse_value
 from altmin_ext.command_line.output import Output, checkpoint_state
+from altmin_ext.command_line.ranks import process_group
 from altmin_ext.command_line.streams import OutputLost, complain, say
 from altmin_ext.command_line.tables import EpochTable, result_table
 from altmin_ext.errors import DivergenceError
@@ -29,6 +30,12 @@ from altmin_ext.losses import Loss
 
 def run(arguments: argparse.Namespace) -> None:
     """Train a network by one or several methods."""
+    with process_group(arguments.parallel, arguments.device) as reports:
+        arguments.quiet |= not reports
+        _run(arguments, reports)
+
+
+def _run(arguments: argparse.Namespace, reports: bool) -> None:
     if arguments.threads is not None:
         torch.set_num_threads(_check.threads("--threads", arguments.threads))
     if arguments.patience is not None and not arguments.validation_fraction:
@@ -40,7 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     dataset = datasets.load(arguments)
     _metrics(arguments.metrics, dataset.classes)
     architecture = networks.architecture(arguments, dataset)
-    contest = _Contest(arguments, dataset, architecture, _make_methods(arguments, dataset, architecture))
+    contestants = _make_methods(arguments, dataset, architecture)
+    contest = _Contest(arguments, dataset, architecture, contestants, reports)
     try:
         contest.run()
     except BaseException:
@@ -127,7 +135,9 @@ class _Contest:
         dataset: data.DataSet,
         architecture: dict[str, Any],
         contestants: dict[str, methods.Method],
+        reports: bool,
     ) -> None:
+        self._reports = reports  # and writes
         self._arguments = arguments
         self._dataset = dataset
         self._architecture = architecture
@@ -141,7 +151,8 @@ class _Contest:
         self._output: Output | None = None
         if arguments.output is not None:
             self._output = Output(arguments.output, architecture, contestants)
-            self._output.rehearse(self._first.model)
+            if reports:
+                self._output.rehearse(self._first.model)
             settings = {label: self._settings(method) for label, method in contestants.items()}
             self._output.check_checkpoints(settings, arguments.epochs, arguments.resume)
 
@@ -223,7 +234,11 @@ class _Contest:
             return
         arguments, path = self._arguments, self._output.checkpoints[label]
         given = {name: getattr(arguments, name) for name in ("checkpoint_every", "keep")}
-        with contextlib.nullcontext() if arguments.resume else set_aside(path):
+        keeps_earlier = arguments.resume or not self._reports
+        with contextlib.nullcontext() if keeps_earlier else set_aside(path):
+            ranks = self._contestants[label].ranks
+            if ranks is not None:
+                ranks.count(True)  # none looks for the file before rank 0 has set it aside
             yield {
                 "checkpoint": path,
                 "resume": arguments.resume,
@@ -239,7 +254,7 @@ class _Contest:
     def _finish(self, contestant: _Run) -> None:
         """Write the results so far, then test the model."""
         self._runs.append(contestant)
-        if self._output is not None:
+        if self._output is not None and self._reports:
             with HeldInterrupt(held=True):
                 self._write(self._output)
                 if contestant.ended == "diverged" and self._unwritten is None:
@@ -268,6 +283,8 @@ class _Contest:
 
     def report(self) -> None:
         """Print the results so far."""
+        if not self._reports:
+            return
         results = [run.result() for run in self._runs]
         if self._arguments.json and results:
             say(to_json({**self._architecture, "seed": self._arguments.seed, "methods": results}))
@@ -356,6 +373,7 @@ def _make_methods(
             device=device,
             on_nonfinite=arguments.on_nonfinite,
             graph=arguments.graph,
+            parallel=arguments.parallel,
             **{"loss": loss, **options},
         )
         for label, (name, options) in chosen.items()

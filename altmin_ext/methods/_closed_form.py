@@ -150,7 +150,7 @@ class ClosedForm(Method):
         features, logits = self._evaluate(x)
         if self.ranks is not None:
             features, logits, y = (self.ranks.gather(own) for own in (features, logits, y))
-        loss, correct = self.loss_of_one.mean(logits, y), self.loss_of_one.correct(logits, y)
+        loss, correct = self.loss.of_one.mean(logits, y), self.loss.of_one.correct(logits, y)
         report = StepReport(
             loss, correct, loss.double().reshape(1) if self.options.report_objective else None
         )

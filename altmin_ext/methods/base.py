@@ -126,7 +126,6 @@ class Method(abc.ABC):
         needs: methods of :class:`altmin_ext.losses.Loss` without a default that its loss must have, such as
             "proximal".
         loss: the :class:`altmin_ext.losses.Loss` at the top of the network.
-        loss_of_one: the same, but where ranks share minibatches, of the samples of one rank.
         ranks: with which it shares minibatches; None where it trains alone.
         model: the module being trained.
         options: the method's options, a frozen dataclass with every value in effect.
@@ -205,7 +204,6 @@ class Method(abc.ABC):
         self.ranks = join(parallel, self.shares, self.name)
         if self.ranks is not None and isinstance(loss, Weighted):
             raise ValueError("loss must count all samples alike with parallel='data', but is a Weighted one.")
-        self.loss_of_one = self.loss
         self.model, self.options = model, options
         # Kept in a list, since walking through the modules would take a notable part of a small step.
         self._parameters = list(model.named_parameters())
@@ -233,7 +231,7 @@ class Method(abc.ABC):
             self._like = torch.empty(0, dtype=self.dtype, device=self.device)
             for stage in self._stages:
                 stage.map.allocate(self._like)
-            self.loss = self.loss_of_one = self.loss.to(self.device, self.dtype)
+            self.loss = self.loss.to(self.device, self.dtype)
             if self.ranks is not None:
                 if not self.full_batch:  # else the losses of samples are summed up
                     self.loss = WholeMinibatch(self.loss, self.ranks)
@@ -547,7 +545,7 @@ class Method(abc.ABC):
         Returns:
             An integer, 0-d if labels may be missing.
         """
-        count = self.loss_of_one.labelled(y)
+        count = self.loss.of_one.labelled(y)
         return count if self.ranks is None else self.ranks.sum(torch.as_tensor(count).clone())
 
     def _sum(self, tensor: Tensor) -> Tensor:
@@ -871,7 +869,7 @@ class Method(abc.ABC):
         return {
             "model": self.model,
             "options": self.options,
-            "loss": self.loss_of_one,
+            "loss": self.loss.of_one,
             "seed": self.seed,
             "on_nonfinite": self.on_nonfinite,
             "graph": self._graph,

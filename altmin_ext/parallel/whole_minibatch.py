@@ -34,6 +34,10 @@ class WholeMinibatch(Loss):
     def given(self) -> Any:
         return self._loss.given
 
+    @property
+    def of_one(self) -> Loss:
+        return self._loss
+
     def _whole(self, y: Tensor) -> Tensor:
         """The targets of the whole minibatch, which stay the same within a step."""
         known = self._targets
