@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from altmin_ext import data, methods
+import altmin_ext
+from altmin_ext import data, methods, models
 
 from . import pages
 
@@ -81,6 +83,41 @@ def test_a_page_of_a_method_has_all_its_parts(name):
     assert f"<!-- table: options of {name} -->" in text
     (example,) = pages.blocks(text, "python")
     assert len(example.splitlines()) <= 8
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_method_keeps_as_many_numbers_as_its_page_says(name):
+    widths, samples, atoms = (37, 23, 17, 11), 64, 5
+    model = models.mlp(37, [23, 17], 11)
+    if name == "deepfacto":
+        model = models.deepfacto(nn.Linear(37, 23), 23, atoms, nn.Linear(atoms, 11))
+    dictionaries = [m for m in model.modules() if isinstance(m, altmin_ext.NonNegativeFactors)]
+    method, x = altmin_ext.make_method(name, model), torch.randn(samples, 37)
+    for _ in range(2):
+        method.step(x, torch.arange(samples) % 11)
+    state = method.state_dict()
+    left_out = ("singular_vectors", "singular_vectors_to_draw", "generator", "fingerprint", "weights_left")
+    kept = sum(sizes(part) for key, part in state.items() if key not in left_out and key != "inverses")
+    weights = count(model) - sum(map(count, dictionaries))
+    symbols = {
+        "N": samples, "H": sum(widths[1:-1]), "C": widths[-1], "n": widths[-2], "r": atoms, "F": 23,
+        "P": weights, "P_out": 18 * 11, "A": 38**2 + 24**2, "V": sizes(state.get("inverses", ())),
+    }  # fmt: skip
+    formula = re.search(r"From step to step it keeps `(.+?)`", read(f"methods/{name}.md"))[1]
+    product = re.sub(r"(?<=[\w)]) (?=[\w(])", "*", formula.replace("²", "**2"))
+    assert abs(kept - eval(product, symbols)) <= sum(widths), (kept, formula)
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def sizes(part: object) -> int:
+    """How many numbers the tensors in a part of a state hold."""
+    if isinstance(part, torch.Tensor):
+        return part.numel()
+    parts = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ()
+    return sum(map(sizes, parts))
 
 
 def test_table_of_data_is_right():
