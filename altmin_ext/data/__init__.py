@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from altmin_ext import _check
 from altmin_ext.data import _sources, graphs, streams
 from altmin_ext.data._dataset import DataSet
 from altmin_ext.data._formats import Malformed
-from altmin_ext.data._own_files import is_file_name, load_file
-from altmin_ext.data._preprocessing import Preprocessing
 from altmin_ext.data._split import split
+
+if TYPE_CHECKING:
+    from altmin_ext.data._own_files import load_file
+    from altmin_ext.data._preprocessing import Preprocessing
 
 
 def names() -> list[str]:
@@ -99,11 +102,23 @@ def location(name: str) -> Path | None:
 
 
 def _source(name: str) -> _sources.Source:
-    if isinstance(name, str) and name not in _sources.registry and is_file_name(name):
-        raise ValueError(
-            f"{name!r} is the name of a file and no known data set: load it by altmin_ext.data.load_file."
-        )
+    if isinstance(name, str) and name not in _sources.registry:
+        from altmin_ext.data._own_files import is_file_name
+
+        if is_file_name(name):
+            raise ValueError(
+                f"{name!r} is the name of a file and no known data set: load it by altmin_ext.data.load_file."
+            )
     return _sources.registry[_check.known("data set", name, _sources.registry)]
+
+
+def __getattr__(name: str) -> Any:
+    # Files of one's own are read with what an import of the library does not need.
+    if name in ("load_file", "Preprocessing"):
+        from altmin_ext.data import _own_files
+
+        return getattr(_own_files, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

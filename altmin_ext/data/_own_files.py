@@ -171,4 +171,4 @@ def _size(value: Any) -> tuple[int, int] | None:
     return side, side
 
 
-__all__ = ["is_file_name", "load_file", "load_test"]
+__all__ = ["Preprocessing", "is_file_name", "load_file", "load_test"]
