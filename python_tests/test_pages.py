@@ -116,6 +116,8 @@ OPTIONAL = re.split(
 
 def missing_package(error: ImportError) -> str | None:
     """The package that an example needs and that is not installed; None for any other error."""
+    if "needs Java" in str(error):
+        return "Java"
     first = error.__cause__ or error
     package = (getattr(first, "name", None) or "").partition(".")[0]
     return package if isinstance(first, ModuleNotFoundError) and package in OPTIONAL else None

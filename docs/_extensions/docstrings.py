@@ -19,6 +19,12 @@ def one_entry_each(app: Sphinx, what: str, name: str, value: Any, options: Any, 
     lines[:] = text.split("\n")
 
 
+def no_types(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """What stands before the first colon of an attribute is no type, as Napoleon has it unless a line is empty."""
+    if what in ("attribute", "property"):
+        lines.insert(0, "")
+
+
 def comments_of_constants(
     app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]
 ) -> None:
@@ -40,6 +46,7 @@ def leave_out(app: Sphinx, what: str, name: str, value: Any, skip: bool, options
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", one_entry_each, priority=400)
+    app.connect("autodoc-process-docstring", no_types, priority=400)
     app.connect("autodoc-process-docstring", comments_of_constants, priority=400)
     app.connect("autodoc-skip-member", leave_out)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -24,8 +24,10 @@ PAGES = {
     "torch": f"{TORCH}/generated/{{name}}.html",
     "numpy": "https://numpy.org/doc/stable/reference/generated/{name}.html",
     "pandas": "https://pandas.pydata.org/docs/reference/api/{name}.html",
-    "matplotlib": "https://matplotlib.org/stable/api/{module}_api.html#{name}",
+    "matplotlib": "https://matplotlib.org/stable/api/{within}_api.html#{name}",
     "sklearn": "https://scikit-learn.org/stable/modules/generated/{name}.html",
+    "river": "https://riverml.xyz/latest/api/{within}/{last}/",
+    "capymoa": "https://capymoa.org/",
     "optuna": "https://optuna.readthedocs.io/en/stable/reference/generated/{name}.html",
 }
 # Where torch has several on one page.
@@ -108,12 +110,12 @@ def _public_name(value: Any) -> str | None:
 
 
 def _address(name: str) -> str | None:
-    module = name.rpartition(".")[0]
+    module, _, last = name.rpartition(".")
     library = name.partition(".")[0]
     if name in SHARED_PAGES:
         return SHARED_PAGES[name]
     if library in PAGES:
-        return PAGES[library].format(name=name, module=module.split(".")[-1])
+        return PAGES[library].format(name=name, within=module.split(".")[-1], last=last)
     if library in sys.stdlib_module_names:
         return f"https://docs.python.org/3/library/{module}.html#{name}"
     return None
