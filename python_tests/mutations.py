@@ -1777,6 +1777,16 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
     ),
     (
         "2",
+        "the backward pass alone",
+        "altmin_ext/network/pieces.py",
+        "        product = self._jvp_by_forward_mode(a, v)\n",
+        "        product = None\n",
+        [
+            "python_tests/network/test_local_pieces.py",
+        ],
+    ),
+    (
+        "2",
         "forward mode alone",
         "altmin_ext/network/pieces.py",
         "        product = self._jvp_by_double_vjp(a, v)\n",

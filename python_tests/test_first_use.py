@@ -1,7 +1,7 @@
 """What the first use imports, in a process of its own. Oracle: ``sys.modules``.
 
-None of these modules is needed, and most cost tenths of a second: torch's compiler and sympy, which torch imports for
-its first forward-mode derivative through a Linear, cost two seconds.
+None of these modules is needed, and most cost tenths of a second: torch's compiler, which torch imports for its first
+forward-mode derivative through a Linear, costs a second. For a derivative in a direction torch itself imports sympy.
 """
 
 import subprocess
@@ -40,10 +40,18 @@ altmin_ext.train(blocks, (torch.randn(8, 1, 8, 8), torch.arange(8)), steps=2, ba
 """
 
 
+# A block without a formula, since it multiplies two things that it computes.
+DIFFERENTIATED = RESIDUAL.replace("return x + self.inner(x)", "return x * self.inner(x)")
+
+
 @pytest.mark.parametrize(
     ("use", "unneeded"),
-    [("", [*HEAVY, "numpy.random"]), (RESIDUAL, HEAVY)],
-    ids=["import", "a step of a residual network"],
+    [
+        ("", [*HEAVY, "numpy.random"]),
+        (RESIDUAL, HEAVY),
+        (DIFFERENTIATED, [name for name in HEAVY if name != "sympy"]),
+    ],
+    ids=["import", "a step of a residual network", "a step of a block that torch differentiates"],
 )
 def test_first_use_imports_nothing_heavy(use: str, unneeded: list[str]) -> None:
     report = f"print([name for name in {unneeded} if name in sys.modules and name not in before])"

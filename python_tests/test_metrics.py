@@ -142,6 +142,31 @@ def test_an_object_holds_nothing_between_epochs_or_after_an_error() -> None:
     assert metric.samples == 0
 
 
+def test_what_an_object_held_before_does_not_count() -> None:
+    """And the numbers stand in the order in which they were asked for."""
+    metric = Margin()
+    metric.update(torch.full((4, 3), 100.0), torch.zeros(4, dtype=torch.int64))
+    found = evaluate(network(), HELD_OUT, metrics={"z": margin, "a": metric, "m": margin})
+    expected = float(margin(network()(HELD_OUT[0]), HELD_OUT[1]))
+    assert found.metrics == pytest.approx(dict.fromkeys("zam", expected))
+    assert list(found.metrics) == ["z", "a", "m"]
+
+
+def test_a_criterion_that_writes_to_the_outputs_spoils_no_metric() -> None:
+    """Neither one that is found minibatch by minibatch nor one of all outputs."""
+
+    def spoiling(logits: Tensor, y: Tensor) -> Tensor:
+        loss = nn.functional.cross_entropy(logits, y)
+        with torch.no_grad():
+            logits.zero_()
+        return loss
+
+    metrics = {"function": margin, "object": Margin()}
+    found = evaluate(network(), HELD_OUT, loss=spoiling, metrics=metrics, batch_size=10)
+    expected = float(margin(network()(HELD_OUT[0]), HELD_OUT[1]))
+    assert found.metrics == pytest.approx(dict.fromkeys(metrics, expected))
+
+
 def test_samples_without_a_label_are_left_out() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -170,7 +195,11 @@ def test_an_output_that_is_not_finite_makes_every_metric_nan() -> None:
     def never(logits: Tensor, y: Tensor) -> float:
         raise AssertionError("called")
 
-    found = evaluate(model, HELD_OUT, metrics={"function": never, "object": Margin()})
+    class Finite(Margin):
+        def update(self, logits: Tensor, y: Tensor) -> None:
+            assert logits.isfinite().all()
+
+    found = evaluate(model, HELD_OUT, metrics={"function": never, "object": Finite()})
     assert all(math.isnan(value) for value in found.metrics.values())
     assert list(found.metrics) == ["function", "object"]
 

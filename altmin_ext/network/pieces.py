@@ -922,9 +922,10 @@ class LocalPiece(Piece):
     in evaluation mode, and its masks do not follow torch's generator. They run without oneDNN if a second derivative
     is needed. What ``torch.compile`` has compiled runs eagerly, for the same reason.
 
-    J v comes from forward mode. Where that fails, or does not agree with the backward pass (as behind a
-    ``torch.no_grad()``, or in a ``torch.autograd.Function`` with a derivative of its own), it comes from the backward
-    pass: g -> J^T g is linear, and J v is the product of v with its transpose.
+    J v comes from the backward pass: g -> J^T g is linear, and J v is the product of v with its transpose. Where
+    torch cannot differentiate the backward pass, it comes from forward mode, if that agrees with J^T. Forward mode is
+    slower: in sums and products it goes through Python for zeros where there is no tangent, and imports torch's
+    compiler for the first of them.
 
     In float32 a small change of the value is found by J v. Where the derivative is a surrogate, as behind a sign, the
     value does not follow it, and its change is the difference of two values, in float64 if the module can run so.
@@ -953,7 +954,7 @@ class LocalPiece(Piece):
         self._input = self._output = self._start_value = torch.empty(0)
         self._start_in_double: Tensor | None = None
         self._follows_derivative: bool | None = None  # None until it has been tried
-        self._has_forward_mode = True
+        self._has_second_derivative = True
         self._is_transpose = False  # whether J v has been found to agree with J^T
 
     def share(self, ranks: Ranks) -> None:
@@ -1086,14 +1087,14 @@ class LocalPiece(Piece):
 
     def _jvp_at(self, a: Tensor, v: Tensor) -> Tensor | None:
         """J v at a; None if torch cannot find it."""
-        if self._has_forward_mode:
-            product = self._jvp_by_forward_mode(a, v)
+        if self._has_second_derivative:
+            product = self._jvp_by_double_vjp(a, v)
             if product is not None and self._agrees_with_vjp(a, v, product):
                 return product
-        product = self._jvp_by_double_vjp(a, v)
+        product = self._jvp_by_forward_mode(a, v)
         if product is None or not self._agrees_with_vjp(a, v, product):
             return None
-        self._has_forward_mode = False
+        self._has_second_derivative = False
         return product
 
     def _jvp_by_forward_mode(self, a: Tensor, v: Tensor) -> Tensor | None:

@@ -416,6 +416,43 @@ def test_a_backward_pass_that_torch_cannot_differentiate(
         piece.sample_jvp(v)
 
 
+class _CubedOnce(torch.autograd.Function):
+    """Has forward mode, but no second derivative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor) -> Tensor:
+        return a**3
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        context.save_for_backward(*inputs)
+        context.save_for_forward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (a,) = context.saved_tensors
+        return 3 * a**2 * gradient
+
+    @staticmethod
+    def jvp(context: Any, tangent: Tensor) -> Tensor:
+        (a,) = context.saved_tensors
+        return 3 * a**2 * tangent
+
+
+@every_dtype
+def test_forward_mode_is_taken_where_the_backward_pass_has_no_derivative(dtype: torch.dtype) -> None:
+    """J v is 3 a^2 v."""
+    piece = LocalPiece(Applied(_CubedOnce))
+    a, v = points(dtype)
+    with torch.no_grad():
+        piece.begin(a)
+        for _ in range(2):
+            torch.testing.assert_close(piece.sample_jvp(v), 3 * a**2 * v)
+
+
 @pytest.mark.parametrize("kind", [*SURROGATES, "once"])
 @pytest.mark.parametrize("unit", [0.05, 1e-6])
 def test_a_value_that_jumps_is_followed_in_float32(kind: str, unit: float) -> None:
