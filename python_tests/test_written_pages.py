@@ -1,6 +1,7 @@
 """The written pages. Oracle: their links lead somewhere, and their tables are those of the code and of the records.
 
-Sentences that they quote are in the source, and what their examples print is seen to by test_pages.py."""
+Sentences that they quote are in the source, and what their examples print is seen to by test_pages.py.
+"""
 
 from __future__ import annotations
 
