@@ -4,8 +4,8 @@
 
 Every rank has one thread. In turns, rank 0 makes steps by itself on whole minibatches while the others wait, and all
 make the same steps together, ours and those of DistributedDataParallel with AdamW. Prints the medians over the rounds
-of the time alone over the time together, with quartiles, and the bytes that a rank hands to collective calls in a step,
-counted. Run it with nothing else running, on as many cores as ranks.
+of the time alone over the time together, with quartiles, and the bytes that a rank hands to collective calls in a
+step, counted. Run it with nothing else running, on as many cores as ranks.
 """
 
 from __future__ import annotations
@@ -113,9 +113,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
-    print(
-        f"{arguments.ranks} ranks of one thread, {processor.name()}, torch {torch.__version__}; time alone / time together"
-    )
+    print(f"{arguments.ranks} ranks of one thread, {processor.name()}, torch {torch.__version__}")
+    print("time alone / time together")
     multiprocessing.spawn(rank, (arguments.ranks, arguments.rounds), arguments.ranks)
 
 
