@@ -366,6 +366,33 @@ def test_predictions_of_labels():
     assert one.score(X, LABELS) == accuracy_score(LABELS, one.predict(X))
 
 
+def test_logarithms_are_finite_where_probabilities_round_to_zero():
+    model = classifier().fit(X, LABELS)
+    with torch.no_grad():
+        for parameter in model.module_.parameters():
+            parameter.mul_(1000)
+    proba, logarithms = model.predict_proba(X), model.predict_log_proba(X)
+    assert (proba == 0).any()
+    assert np.isfinite(logarithms).all()
+    np.testing.assert_allclose(np.exp(logarithms), proba, atol=1e-12)
+
+
+def test_probabilities_of_indicators_are_of_each_alone():
+    indicators = np.stack([X[:, 0] > 0, X[:, 1] > X[:, 2]], axis=1).astype(int)
+    one = classifier().fit(X, indicators)
+    logits = one.module_(torch.from_numpy(X)).detach()
+    np.testing.assert_allclose(one.predict_proba(X), logits.sigmoid().numpy(), rtol=1e-12)
+
+
+def test_later_samples_have_the_features_of_the_first():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=list("abcde"))
+    one = classifier().partial_fit(table, LABELS, np.unique(LABELS))
+    with pytest.raises(ValueError, match="feature names should match"):
+        one.partial_fit(table[list("edcba")], LABELS)
+    assert one.feature_names_in_.tolist() == list("abcde")
+
+
 @pytest.mark.parametrize("method", ["am-adam", "rls"])
 @pytest.mark.parametrize("dtype", [int, bool, np.uint8])
 def test_predictions_of_indicators(method, dtype):
