@@ -15,7 +15,7 @@ from altmin_ext import evaluation
 from altmin_ext._estimator import Factory, checked_options, make_network
 from altmin_ext.checkpoint import _model
 from altmin_ext.losses import LossLike
-from altmin_ext.methods import Method, make_method, method_class, option_names
+from altmin_ext.methods import Method, make_method, option_names
 from altmin_ext.methods._closed_form import ClosedForm
 from altmin_ext.network.known import known_as, runs_as
 
@@ -51,19 +51,19 @@ class Recipe:
 
     def __call__(self, n_in: int, n_out: int) -> Method:
         """A method, in float32 on the CPU; the same sizes give the same weights."""
-        cls = method_class(self.method)
-        if cls.full_batch or cls.per_sample is True:
-            raise ValueError(
-                f"method must be one of minibatches for a stream, but {self.method!r} takes the whole training set "
-                "or keeps variables of every sample; use am-adam."
-            )
         options = checked_options(self.method, self.options, self.other_words)
         known = option_names(self.method)
         options = {name: value for name, value in _defaults.items() if name in known} | options
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             model = make_network(self.module, n_in, n_out, self.hidden, self.activation)
-        return make_method(self.method, model.to(torch.float32), loss=self.loss, seed=self.seed, **options)
+        made = make_method(self.method, model.to(torch.float32), loss=self.loss, seed=self.seed, **options)
+        if made.full_batch or made.per_sample:
+            raise ValueError(
+                f"method must be one of minibatches for a stream, but {self.method!r} takes the whole training set "
+                "or keeps variables of every sample; use am-adam."
+            )
+        return made
 
 
 class OnlineLearner:

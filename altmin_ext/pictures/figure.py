@@ -15,7 +15,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullLocator
 
@@ -61,7 +60,6 @@ class Picture(Figure):
                 )
         finally:
             pyplot.close(self)
-            self.set_canvas(FigureCanvasBase(self))  # in place of one with a window that is closed
 
 
 class ReadableLog(Locator):

@@ -276,9 +276,13 @@ def tune(chosen: Sequence[str], on: Sequence[str]) -> None:
             study.tell(trial, earlier["accuracy"])
 
 
+def _tried(stream: str, contender: str) -> list[dict[str, Any]]:
+    return [r for r in _read("tuning") if (r["stream"], r["contender"]) == (stream, contender)]
+
+
 def best_options(stream: str, contender: str) -> dict[str, Any]:
     """What was found best."""
-    tried = [r for r in _read("tuning") if (r["stream"], r["contender"]) == (stream, contender)]
+    tried = _tried(stream, contender)
     if len(tried) < trials:
         raise SystemExit(f"{contender} has not been tuned on {stream}: run `tune`.")
     return dict(max(tried, key=lambda r: r["accuracy"])["options"])
@@ -310,11 +314,12 @@ def run(chosen: Sequence[str], on: Sequence[str], seeds: int) -> None:
 
 
 def take_times(chosen: Sequence[str], on: Sequence[str], rounds: int) -> None:
-    """Processor seconds with what was found best, all contenders taking turns."""
+    """Processor seconds with what was found best, all contenders that have been tuned taking turns."""
     for stream in on:
         samples = samples_of(stream)
-        seconds: dict[str, list[float]] = {contender: [] for contender in chosen}
-        for _, contender in itertools.product(range(rounds), chosen):
+        ready = [contender for contender in chosen if len(_tried(stream, contender)) == trials]
+        seconds: dict[str, list[float]] = {contender: [] for contender in ready}
+        for _, contender in itertools.product(range(rounds), ready):
             learner = contenders[contender][0](best_options(stream, contender), 0, samples)
             seconds[contender].append(right_and_seconds(learner, samples)[1])
         for contender, values in seconds.items():

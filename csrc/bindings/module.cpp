@@ -32,6 +32,14 @@ std::string openmp_runtime() {
 }
 
 }  // namespace
+
+void follow_torch_threads() {
+  static thread_local bool follows = false;
+  if (follows) return;
+  py::module_::import("torch").attr("get_num_threads")();  // which sets the number first
+  follows = true;
+}
+
 }  // namespace altmin
 
 PYBIND11_MODULE(_C, module, pybind11::mod_gil_not_used()) {

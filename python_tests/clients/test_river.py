@@ -459,3 +459,23 @@ def test_the_examples_of_the_page_run() -> None:
     with torch.random.fork_rng():
         for block in blocks:
             exec(compile(block, "docs/streams.md", "exec"), names)
+
+
+def test_the_study_counts_what_was_predicted_before_it_was_learned() -> None:
+    streams = pytest.importorskip("benchmarks.paper.streams")
+
+    class Last:
+        predicted = None
+
+        def predict_one(self, x: Any) -> Any:
+            return self.predicted
+
+        def learn_one(self, x: Any, y: Any) -> None:
+            self.predicted = y
+
+    right, seconds = streams.right_and_seconds(Last(), [({}, y) for y in "aabba"])
+    assert right == [False, True, False, True, False]
+    assert seconds >= 0
+    rules = streams.samples_of("sea, changing")
+    assert len(rules) == 10_000
+    assert rules[:2500] != rules[2500:5000]

@@ -120,10 +120,9 @@ def test_counts_and_targets_of_several_columns(library: Any) -> None:
 
 
 def test_columns_of_different_dtypes(library: Any) -> None:
-    mixed = library.beside(
-        library.table(X), b=library.column(COUNTS[:, 1].long()), c=library.column(X[:, 2] > 0)
-    )
-    expected = torch.cat([X[:, :1], COUNTS[:, 1:2], (X[:, 2:3] > 0).float(), X[:, 3:]], 1)
+    whole, positive = COUNTS[:, 0].long(), X[:, 2] > 0
+    mixed = library.beside(library.table(X), a=library.column(whole), c=library.column(positive))
+    expected = torch.cat([COUNTS[:, :1], X[:, 1:2], positive.float()[:, None], X[:, 3:]], 1)
     assert same(trained((mixed, library.column(Y))), trained((expected, Y)))
 
 

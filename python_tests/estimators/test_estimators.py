@@ -8,6 +8,7 @@ of estimators. The rest is scikit-learn's own contract: its clones, searches, pi
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import subprocess
 import sys
@@ -364,6 +365,54 @@ def test_predictions_of_labels():
     np.testing.assert_allclose(one.predict_proba(X), logits.softmax(1).numpy(), rtol=1e-12)
     np.testing.assert_allclose(one.predict_log_proba(X), logits.log_softmax(1).numpy(), rtol=1e-12)
     assert one.score(X, LABELS) == accuracy_score(LABELS, one.predict(X))
+
+
+def test_logarithms_are_finite_where_probabilities_round_to_zero():
+    model = classifier().fit(X, LABELS)
+    with torch.no_grad():
+        for parameter in model.module_.parameters():
+            parameter.mul_(1000)
+    proba, logarithms = model.predict_proba(X), model.predict_log_proba(X)
+    assert (proba == 0).any()
+    assert np.isfinite(logarithms).all()
+    np.testing.assert_allclose(np.exp(logarithms), proba, atol=1e-12)
+
+
+def test_probabilities_of_indicators_are_of_each_alone():
+    indicators = np.stack([X[:, 0] > 0, X[:, 1] > X[:, 2]], axis=1).astype(int)
+    one = classifier().fit(X, indicators)
+    logits = one.module_(torch.from_numpy(X)).detach()
+    np.testing.assert_allclose(one.predict_proba(X), logits.sigmoid().numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [(), (1,), (2,)])
+def test_targets_come_out_in_the_shape_of_those_that_were_learned(columns):
+    y = np.arange(len(X) * math.prod(columns), dtype=float).reshape(len(X), *columns)
+    assert AMRegressor(hidden=(3,), epochs=1, random_state=0).fit(X, y).predict(X).shape == y.shape
+
+
+def test_what_is_held_out_follows_from_the_random_state():
+    found = []
+    for seed in (0, 1):
+        np.random.seed(seed)  # noqa: NPY002
+        found.append(classifier(early_stopping=True, random_state=3).fit(X, LABELS))
+    assert_same(*found)
+
+
+def test_held_out_samples_have_the_features_of_the_others():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=list("abcde"))
+    with pytest.raises(ValueError, match=r"X_val, y_val: .*feature names should match"):
+        classifier().fit(table, LABELS, X_val=table[list("edcba")], y_val=LABELS)
+
+
+def test_later_samples_have_the_features_of_the_first():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=list("abcde"))
+    one = classifier().partial_fit(table, LABELS, np.unique(LABELS))
+    with pytest.raises(ValueError, match="feature names should match"):
+        one.partial_fit(table[list("edcba")], LABELS)
+    assert one.feature_names_in_.tolist() == list("abcde")
 
 
 @pytest.mark.parametrize("method", ["am-adam", "rls"])

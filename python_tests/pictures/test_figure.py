@@ -191,6 +191,7 @@ def test_show_opens_a_window_waits_and_leaves_nothing(tmp_path, monkeypatch):
     (first, again) = sys.modules["altmin_ext_screen"].shown
     assert first == again == ([*figures, max(figures, default=0) + 1], True)
     assert pyplot.get_fignums() == figures
+    assert figure.canvas.manager is None  # which would be of a window that is closed
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 

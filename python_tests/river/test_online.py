@@ -263,13 +263,26 @@ def test_stages_are_not_scaled_by_the_displacement_of_a_single_sample() -> None:
     ("given", "error", "sentence"),
     [
         ({"method": "mdlam"}, ValueError, "method must be one of minibatches for a stream, but 'mdlam'"),
+        (
+            {"method": "block-admm", "options": {"duals": "stored"}},
+            ValueError,
+            "'block-admm' takes the whole training set or keeps variables of every sample",
+        ),
         ({"method": "adm"}, ValueError, "adm"),
         ({"options": {"leer": 1}}, ValueError, "unknown option of 'am-adam': 'leer'"),
         ({"options": {"random_state": 1}}, ValueError, "random_state is called seed in an estimator"),
         ({"module": 3}, TypeError, "module must be a torch.nn.Module, or a function"),
         ({"module": lambda n, m: 3}, TypeError, "module must return a torch.nn.Module, but returned an int"),
     ],
-    ids=["whole set", "no method", "no option", "other word", "no function", "no module"],
+    ids=[
+        "whole set",
+        "variables of samples",
+        "no method",
+        "no option",
+        "other word",
+        "no function",
+        "no module",
+    ],
 )
 def test_refusals(given: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
