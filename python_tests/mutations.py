@@ -3696,7 +3696,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "            pass\n",
         [
             "python_tests/clients/test_loggers.py::test_tensorboard_shows_the_history",
-            "python_tests/clients/test_loggers.py::test_tensorboard_goes_on_with_a_resumed_run",
+            "python_tests/clients/test_loggers.py::test_the_file_of_tensorboard_is_closed",
         ],
     ),
     (
