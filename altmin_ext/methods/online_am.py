@@ -323,7 +323,8 @@ class OnlineAM(Method):
         """
         row, top = self._rows[l], self._rows[-1]
         # What is not normalised is the RMS of the numbers that are held.
-        spread = torch.where(row[CodeScalar.normalised] > 0, 1.0, self._codes[l].spread ** 0.5)
+        one = torch.ones_like(row[CodeScalar.moved])
+        spread = torch.where(row[CodeScalar.normalised] > 0, one, one * self._codes[l].spread ** 0.5)
         moved = self._rms_of_all(row[CodeScalar.moved] / spread) * spread
         damping = torch.where(moved > 0, (smallest_displacement / moved).clamp(min=1.0), 1.0)
         damping = damping if row is top else top[CodeScalar.damping]
