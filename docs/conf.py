@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -33,11 +32,6 @@ extensions = [
     "llms",
 ]
 exclude_patterns = ["_build", "examples/**"]
-# While pages are being written: their places, and links to them.
-suppress_warnings = ["myst.xref_missing"]
-logging.getLogger("sphinx.sphinx.directives.other").addFilter(
-    lambda record: "didn't match" not in str(record.msg)
-)
 templates_path = ["_templates"]
 nitpicky = True
 
@@ -49,6 +43,8 @@ myst_heading_anchors = 4
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_inherit_docstrings = False
+# Its import starts Java's machine.
+autodoc_mock_imports = ["capymoa"]
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autosummary_ignore_module_all = False

@@ -12,7 +12,7 @@ import math
 import pkgutil
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,56 @@ def check(holds: bool) -> None:
     assert holds
 
 
+Check = Callable[[Sequence[float]], bool]
+
+
+def at_least(*bounds: float) -> Check:
+    return lambda printed: all(value > bound for value, bound in zip(printed, bounds, strict=True))
+
+
+# Guesses are right in a tenth.
+ACCURACIES = {
+    **dict.fromkeys(
+        ("am-adam", "am-adam-off", "am-mem-off", "block-admm", "deepfacto", "dtp", "ste", "sgd"), 0.85
+    ),
+    "adam": 0.85,
+    "admm": 0.8,
+    "dladmm": 0.8,
+    "mdlam": 0.8,
+    "am-sgd": 0.65,  # in the first pass, from the untrained network on
+    "rls": 0.9,
+    "slda": 0.9,
+    "ncm": 0.75,
+}
+# What a whole page must have printed, by its numbers.
+PRINTS: dict[str, Check] = {
+    **{f"methods/{name}": at_least(bound) for name, bound in ACCURACIES.items()},
+    # Adam's best after as many steps is .017, and of the mean image .11.
+    "methods/am-mem": lambda printed: printed[0] < 0.012,
+    "data": lambda printed: printed[0] > 0.8,  # half of the signs are guessed
+    "losses": at_least(0.85),
+    # A learner that forgets ends at a fifth.
+    "forgetting": at_least(0.7, 0.9, 0.9),
+    # Features below are random in the second; by the first they are learnt, without a derivative.
+    "non_differentiable": lambda printed: (
+        printed[0] > printed[2] + 0.05
+        and printed[1] > 0
+        and printed[3] == 0
+        and printed[4] > 0.85
+        and printed[5] > 0
+        and printed[6] > 0.85
+        and printed[7] == 0
+    ),
+    # One short code step is backpropagation's direction; one long one is in the lowest layer; twenty are not.
+    "which_method": lambda printed: (
+        printed[0] > 0.999
+        and 0.95 < printed[1] < 0.999
+        and max(printed[3:5]) < 0.9
+        and min(printed[6:]) > 0.999
+    ),
+}
+
+
 # What an example may need beside altmin_ext and torch.
 OPTIONAL = re.split(
     r"\s+",
@@ -129,7 +179,7 @@ def test_a_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "example"}
-    missing = {}
+    missing, printed = {}, ""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for title, blocks in sections(PAGES[page]).items():
@@ -147,7 +197,11 @@ def test_a_page_runs(
                 missing[title] = f"{error.name} of a section before it"
                 continue
             names["printed"] = capsys.readouterr().out
+            printed += names["printed"]
             HOLDS.get((page, title), lambda names: None)(names)
+    if page in PRINTS and not missing:
+        numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", printed)]
+        assert PRINTS[page](numbers), printed
     if missing:
         pytest.skip(", ".join(f"{title} needs {package}" for title, package in missing.items()))
 

@@ -20,9 +20,9 @@ def one_entry_each(app: Sphinx, what: str, name: str, value: Any, options: Any, 
 
 
 def no_types(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """What stands before the first colon of an attribute is no type, as Napoleon has it unless a line is empty."""
+    """What stands before the first colon of a property is no type, as Napoleon takes it to be in the first line."""
     if what in ("attribute", "property"):
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]  # an empty comment
 
 
 def comments_of_constants(

@@ -39,6 +39,7 @@ SHARED_PAGES = {
     "torch.optim.Optimizer": f"{TORCH}/optim.html#torch.optim.Optimizer",
     "torch.nn.Parameter": f"{TORCH}/generated/torch.nn.parameter.Parameter.html",
 }
+MOCKED = {"capymoa"}  # see conf.py
 # What only type checkers import, and packages that need not be installed.
 ELSEWHERE = {
     "Figure": "matplotlib.figure.Figure",
@@ -128,7 +129,7 @@ def resolve(
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"]
-    name = ELSEWHERE.get(target)
+    name = target if target.partition(".")[0] in MOCKED else ELSEWHERE.get(target)
     value = None if name else next((v for v in _readings(node) if v is not None), None)
     if value is not None:
         own = _documented(env, value)
