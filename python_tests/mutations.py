@@ -638,8 +638,8 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "5",
         "best weights are half put back",
         "altmin_ext/_run.py",
-        "            held.held = True\n            state.history.ended",
-        "            state.history.ended",
+        "            held.held = True\n            for hook in self.hooks.on_end",
+        "            for hook in self.hooks.on_end",
         [
             "python_tests/test_interrupt.py",
         ],
