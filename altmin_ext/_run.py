@@ -114,8 +114,8 @@ class Run:
             finally:
                 if self._record is not None:
                     self._record.close()
-            held.held = True
             state.history.ended = "stopped" if state.stopped else "completed"
+            held.held = True
             for hook in self.hooks.on_end:
                 hook(state)
             held.release()

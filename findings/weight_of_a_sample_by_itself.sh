@@ -33,7 +33,7 @@ def net():
 
 
 def linear():
-    return SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.01, alpha=0)
+    return SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.01, alpha=0, shuffle=False)
 
 
 def way(build, weight, size):

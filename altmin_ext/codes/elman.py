@@ -96,6 +96,7 @@ class ElmanCode(Code):
 
     def rescale(self, ratio: Tensor) -> None:
         self._cross *= ratio.to(self._cross)
+        self.row[CodeScalar.residual_square] *= ratio**2
 
     def vjp(self, out: Tensor | None) -> Tensor:
         raise AssertionError("nothing lies below the time steps")

@@ -552,6 +552,12 @@ class Method(abc.ABC):
         """Sum a tensor over all ranks, in place; it is returned."""
         return tensor if self.ranks is None else self.ranks.sum(tensor)
 
+    def _rms_of_all(self, rms: Tensor) -> Tensor:
+        """The RMS over the whole minibatch, of that over the samples of each rank."""
+        if self.ranks is None:
+            return rms
+        return (self.ranks.sum(rms.square() * self.ranks.sizes[self.ranks.rank]) / self.ranks.samples).sqrt()
+
     def _put_back(self, undo: Undo) -> None:
         """Restore everything to its state before a step that is not taken."""
         undo()

@@ -360,7 +360,7 @@ class DifferenceTarget(Method):
     def _moved(self) -> Tensor | None:
         """The RMS distance of every hidden layer's targets from its activations."""
         squares = [displacement.double().square().mean() for displacement in self.displacements]
-        return torch.stack(squares).sqrt() if squares else None
+        return self._rms_of_all(torch.stack(squares).sqrt()) if squares else None
 
     def _raise_unless_finite(self, loss: Tensor, fitted: Sequence[TargetLayer]) -> None:
         """Raise the flag of the first of these that is not finite: the loss, the inverses, the layers."""

@@ -305,7 +305,9 @@ class OnlineAM(Method):
             if iteration == 0:
                 objective = terms
             self._update_weights()
-        moved = self.code_displacements if self._codes and self.options.report_objective else None
+        moved = None
+        if self._codes and self.options.report_objective:
+            moved = self._rms_of_all(self.code_displacements)
         return StepReport(loss, correct, objective, moved)
 
     def _put_back(self, undo: Undo) -> None:
@@ -320,8 +322,10 @@ class OnlineAM(Method):
         It is also the unit of the code below, whose displacements batch normalisation sums over the ranks.
         """
         row, top = self._rows[l], self._rows[-1]
-        square = ranks.sum(row[CodeScalar.moved] ** 2 * ranks.sizes[ranks.rank])
-        moved = (square / ranks.samples).sqrt()
+        # What is not normalised is the RMS of the numbers that are held.
+        one = torch.ones_like(row[CodeScalar.moved])
+        spread = torch.where(row[CodeScalar.normalised] > 0, one, one * self._codes[l].spread ** 0.5)
+        moved = self._rms_of_all(row[CodeScalar.moved] / spread) * spread
         damping = torch.where(moved > 0, (smallest_displacement / moved).clamp(min=1.0), 1.0)
         damping = damping if row is top else top[CodeScalar.damping]
         normalised = (row[CodeScalar.normalised] > 0) & (moved > 0)

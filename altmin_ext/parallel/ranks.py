@@ -52,6 +52,9 @@ class Ranks:
 
         Args:
             n: the number of samples.
+
+        Returns:
+            The first and the last place.
         """
         each, more = divmod(n, self.size)
         first = self.rank * each + min(self.rank, more)
@@ -85,21 +88,42 @@ class Ranks:
         self._pending.clear()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Replace a contiguous tensor by its sum over all ranks, and return it."""
+        """Replace a tensor by its sum over all ranks.
+
+        Args:
+            tensor: contiguous, of the same shape on every rank.
+
+        Returns:
+            The tensor.
+        """
         self._check(tensor)
         with self._together():
             self._distributed.all_reduce(tensor)
         return tensor
 
     def largest(self, tensor: Tensor) -> Tensor:
-        """Replace each number of a contiguous tensor by the largest of all ranks, and return the tensor."""
+        """Replace each number of a tensor by the largest of all ranks.
+
+        Args:
+            tensor: contiguous, of the same shape on every rank.
+
+        Returns:
+            The tensor.
+        """
         self._check(tensor)
         with self._together():
             self._distributed.all_reduce(tensor, self._distributed.ReduceOp.MAX)
         return tensor
 
     def count(self, flag: bool) -> int:
-        """The number of ranks on which the flag is True."""
+        """Count the ranks on which a flag is True.
+
+        Args:
+            flag: this rank's.
+
+        Returns:
+            Their number.
+        """
         return int(self.sum(torch.tensor([int(flag)])))
 
     def gather(self, rows: Tensor) -> Tensor:
@@ -118,7 +142,11 @@ class Ranks:
         return torch.cat([part[:size] for part, size in zip(parts, self.sizes, strict=True)])
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Replace contiguous tensors by those of rank 0."""
+        """Replace tensors by those of rank 0.
+
+        Args:
+            tensors: contiguous, of the same shapes on every rank.
+        """
         for tensor in tensors:
             self._check(tensor)
             with self._together():

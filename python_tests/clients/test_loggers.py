@@ -6,6 +6,7 @@ broken off in the second of three epochs and resumed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -90,6 +91,26 @@ def test_tensorboard_shows_the_history(tmp_path: Path) -> None:
     settings = plugin_data_pb2.HParamsPluginData.FromString(summaries.plugin_data.content)
     assert settings.session_start_info.hparams["method"].string_value == "am-adam"
     assert settings.session_start_info.hparams["lr"].number_value == 0.01
+
+
+def test_the_file_of_tensorboard_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the writer's own close, of a run that is complete and of one that fails."""
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    closed = []
+    close = SummaryWriter.close
+    monkeypatch.setattr(SummaryWriter, "close", lambda self: (closed.append(self), close(self)))
+
+    class Breaks:
+        def on_epoch(self, state: Any) -> None:
+            raise ZeroDivisionError
+
+    for callbacks in ([], [Breaks()]):
+        logger = altmin_ext.TensorBoardLogger(tmp_path / str(len(callbacks)))
+        with contextlib.suppress(ZeroDivisionError):
+            altmin_ext.train(network(), samples(), callbacks=[logger, *callbacks], progress=False)
+    assert len(set(closed)) == 2
 
 
 def test_tensorboard_goes_on_with_a_resumed_run(tmp_path: Path) -> None:

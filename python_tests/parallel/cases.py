@@ -88,7 +88,12 @@ CASES = {
     "binary units without a derivative": Case(
         "am-adam", lambda: models.binary_mlp(20, [16, 12], CLASSES, surrogate="none")
     ),
-    "an Elman layer": Case("am-adam", lambda: models.elman_rnn(4, 6, 5, CLASSES)),
+    "an Elman layer": Case(
+        "am-adam", lambda: models.elman_rnn(4, 6, 5, CLASSES), options={"report_objective": True}
+    ),
+    "convolutions, not normalised": Case(
+        "am-sgd", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16), {"report_objective": True}
+    ),
     "am-mem": Case("am-mem", _mlp),
     "am-mem, exact": Case("am-mem", _mlp, options={"exact": True, "forgetting": 0.0}),
     "am-mem, several iterations": Case(
@@ -99,7 +104,7 @@ CASES = {
     ),
     "am-mem with targets": Case("am-mem", _mlp, options={"targets": "memory"}),
     "am-mem, convolutions": Case("am-mem", lambda: models.lenet5(1, 16, CLASSES), (1, 16, 16)),
-    "dtp": Case("dtp", lambda: _mlp("tanh")),
+    "dtp": Case("dtp", lambda: _mlp("tanh"), options={"report_objective": True}),
     "dtp, dropout": Case("dtp", _dropping),
     "block-admm": Case("block-admm", _mlp),
     "block-admm, jacobi, several iterations": Case(
@@ -151,6 +156,9 @@ def trained(case: Case, parallel: str | None) -> dict[str, Any]:
         "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "loss": torch.stack([report.loss for report in reports]),
         "correct": torch.stack([report.correct for report in reports if report.correct is not None]),
+        "displacement": torch.stack(
+            [report.displacement for report in reports if report.displacement is not None] or [y[:0]]
+        ),
         "objective": torch.stack(
             [report.objective for report in reports if report.objective is not None] or [y[:0]]
         ),

@@ -63,7 +63,7 @@ def test_steps_are_those_of_one_process(ranks: str, name: str, request: pytest.F
     expected = trained(CASES[name], None)
     shared, again = found[0][name]
     torch.testing.assert_close(shared["weights"], expected["weights"], rtol=0, atol=1e-10)
-    for reported in ("loss", "objective"):
+    for reported in ("loss", "objective", "displacement"):
         torch.testing.assert_close(shared[reported], expected[reported], rtol=1e-12, atol=0)
     assert torch.equal(shared["correct"], expected["correct"])
     torch.manual_seed(0)  # as in ``trained``
