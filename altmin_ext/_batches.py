@@ -24,6 +24,7 @@ from torch.utils.data import (
 
 from altmin_ext import _check
 from altmin_ext import data as known_data
+from altmin_ext._generators import torch_kept
 from altmin_ext._order import DataOrder
 from altmin_ext._progress import Listed, Progress, Replayed, Stateful, is_stateful
 from altmin_ext.losses import Loss
@@ -457,7 +458,7 @@ class StreamBatches(Batches):
         in_order = type(source.sampler) is SequentialSampler or isinstance(source.dataset, IterableDataset)
         if source.num_workers > 0 and not in_order:
             return iter(source)
-        with torch.random.fork_rng(devices=[]):
+        with torch_kept():
             if source.num_workers > 0 and self.order is not None:
                 drawn = torch.randint(2**62, (), generator=self.generator) ^ torch.randint(2**62, ())
                 torch.default_generator.manual_seed(int(drawn))

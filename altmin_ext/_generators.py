@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import random
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -13,6 +15,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+# Held around whatever saves or restores torch's generators, or changes other things that threads share. Without it,
+# threads that save states of the same generator of torch can wait for each other (torch 2.13).
+global_state = threading.RLock()
+
+
+def torch_state() -> Tensor:
+    """The state of torch's generator on the CPU."""
+    with global_state:
+        return torch.random.get_rng_state()
+
+
+def set_torch_state(state: Tensor) -> None:
+    """Set torch's generator on the CPU."""
+    with global_state:
+        torch.random.set_rng_state(state)
+
+
+@contextlib.contextmanager
+def torch_kept(*devices: torch.device) -> Iterator[None]:
+    """Within the block torch's generators, on the CPU and on these devices, may be drawn from; they are put back."""
+    with global_state, torch.random.fork_rng(devices):
+        yield
 
 
 def kinds() -> tuple[type, ...]:
@@ -42,7 +68,7 @@ class ProcessGenerators:
 
     def save_torch(self) -> dict[str, Any]:
         """The present states of torch's own, within a microsecond on the CPU."""
-        states = {"torch": torch.random.get_rng_state()}
+        states = {"torch": torch_state()}
         if self._cuda is not None:
             states["cuda"] = torch.cuda.get_rng_state(self._cuda)
         return states
@@ -50,7 +76,7 @@ class ProcessGenerators:
     def load(self, states: dict[str, Any]) -> None:
         """Set those that are named."""
         if "torch" in states:
-            torch.random.set_rng_state(states["torch"])
+            set_torch_state(states["torch"])
         if "numpy" in states:
             np.random.set_state(states["numpy"])  # noqa: NPY002
         if "python" in states:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from altmin_ext import evaluation
 from altmin_ext._estimator import Factory, checked_options, make_network
+from altmin_ext._generators import torch_kept
 from altmin_ext.checkpoint import _model
 from altmin_ext.losses import LossLike
 from altmin_ext.methods import Method, make_method, option_names
@@ -54,7 +55,7 @@ class Recipe:
         options = checked_options(self.method, self.options, self.other_words)
         known = option_names(self.method)
         options = {name: value for name, value in _defaults.items() if name in known} | options
-        with torch.random.fork_rng(devices=[]):
+        with torch_kept():
             torch.manual_seed(self.seed)
             model = make_network(self.module, n_in, n_out, self.hidden, self.activation)
         made = make_method(self.method, model.to(torch.float32), loss=self.loss, seed=self.seed, **options)
@@ -166,7 +167,7 @@ class OnlineLearner:
             for sizes in zip(tensor.shape, fresh[name].shape, strict=True)
             if sizes[0] != sizes[1]
         }
-        with torch.random.fork_rng(devices=[]):  # which dropout draws from
+        with torch_kept():  # which dropout draws from
             larger.learn()  # some methods make their state in a step
         larger._load(
             {name: _enlarged(tensor, fresh[name], growths, fresh[name]) for name, tensor in before.items()},

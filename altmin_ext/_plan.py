@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from altmin_ext._generators import set_torch_state, torch_state
 from altmin_ext.ops import _declaration, _native
 
 _refused = getattr(_native.module, "Recording", None) and _native.module.Recording.refused  # type: ignore[union-attr]
@@ -307,12 +308,12 @@ class PlannedSteps(ReplayedSteps[Report]):
         reads = _native.module.Recording.reads  # type: ignore[union-attr]
         if self.reason is not None or not _declaration.takes_kernels or not (reads(x) and reads(y)):
             return self._ordinary(x, y), None
-        method, plan, generator = self._method, Plan(x, y), torch.get_rng_state()
+        method, plan, generator = self._method, Plan(x, y), torch_state()
         try:
             with plan.recording():
                 report: Any = method._compute(plan.x, plan.y)
         except Unplannable as error:
-            torch.set_rng_state(generator)  # the masks of dropout have been drawn in vain
+            set_torch_state(generator)  # the masks of dropout have been drawn in vain
             # If it fails, too, the look at values was only to say why, and the next step may be recorded.
             report = self._ordinary(x, y)
             self.reason = str(error)
@@ -388,12 +389,12 @@ class PlannedStep(Generic[Report]):
         if not self._rows:
             self._new_rows()
         row, loss, correct = self._rows.pop()
-        generator = None if self._native is not None else torch.get_rng_state()
+        generator = None if self._native is not None else torch_state()
         _, outcome = self._plan.run(x.contiguous(), y.contiguous(), 0, 1, self._losses, self._counts, row)
         if outcome == _refused:
             # An ordinary step says what is wrong with the minibatch; only scratch memory has been written yet.
             if generator is not None:
-                torch.set_rng_state(generator)
+                set_torch_state(generator)
             with torch.no_grad():
                 return self._steps._ordinary(x, y)
         method = self._method

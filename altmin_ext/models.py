@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from altmin_ext import _check
+from altmin_ext._generators import torch_kept
 from altmin_ext.network.activations import known_activations
 from altmin_ext.nn import Elman, NonNegativeFactors, Sign, SignedSquareRoot, TimeSteps
 
@@ -223,7 +224,7 @@ def random_features(
     sizes = _check.integers("n_in", n_in) if is_image else [_check.integer("n_in", n_in)]
     if is_image and len(sizes) != 3:
         raise ValueError(f"n_in must be a number or (channels, height, width), but is {tuple(sizes)}.")
-    with torch.random.fork_rng(devices=[]):
+    with torch_kept():
         torch.manual_seed(_check.seed("seed", seed))
         below: list[nn.Module] = [nn.Flatten()]
         if is_image:
@@ -281,7 +282,7 @@ def patch_features(
             f"more than the kernel's, but is {tuple(sizes)}."
         )
     filters = max(1, round(width / 9))
-    with torch.random.fork_rng(devices=[]):
+    with torch_kept():
         torch.manual_seed(_check.seed("seed", seed))
         convolution = nn.Conv2d(sizes[0], filters, kernel_size)
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")

@@ -7,13 +7,12 @@ left out with the rest of its section. ``make test-clients`` installs these pack
 from __future__ import annotations
 
 import doctest
-import gc
 import importlib
 import math
 import pkgutil
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,20 +173,6 @@ def missing_package(error: ImportError) -> str | None:
     return package if isinstance(first, ModuleNotFoundError) and package in OPTIONAL else None
 
 
-@pytest.fixture
-def without_collections() -> Iterator[None]:
-    """torch.get_rng_state holds its generator's lock while it makes a tensor, which may start a collection.
-
-    If that runs a finalizer in Python, another thread gets the interpreter, waits for the same lock, and both wait
-    forever. A page that trains in threads would hang now and then, over the garbage of the pages before it.
-    """
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("without_collections")
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if sections(text)])
 def test_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import altmin_ext
-from altmin_ext import _plan
+from altmin_ext import _generators, _plan, models
 from altmin_ext.ops import _native as native
 
 from .methods.test_methods_common import METHODS, blobs, make, network, same, snapshot
@@ -180,3 +180,32 @@ def test_captures_come_one_after_the_other() -> None:
         first.result(), second.result()
     assert seen == [(True, False), (False, False)]
     assert gc.isenabled() == was_enabled
+
+
+def test_states_of_generators_are_saved_under_one_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that save and restore torch's generator without a lock of ours can wait for each other (torch 2.13)."""
+    locked: list[bool] = []
+
+    def watch(own: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*states: Tensor) -> Any:
+            locked.append(_generators.global_state._is_owned())  # type: ignore[attr-defined]
+            return own(*states)
+
+        return watched
+
+    for name in ("get_rng_state", "set_rng_state"):
+        watched = watch(getattr(torch.random, name))
+        for module in (torch, torch.random):
+            monkeypatch.setattr(module, name, watched)
+
+    class Noise(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0.1 * torch.randn_like(x)
+
+    parts = nn.Linear(64, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 8), Noise(), nn.Linear(8, 10)
+    x, y = torch.randn(20, 64), torch.arange(20) % 10
+    for model in (nn.Sequential(*parts), models.mlp(64, [8], 10)):
+        altmin_ext.train(model, (x, y), epochs=2, batch_size=5, validation=(x, y), progress=False)
+        altmin_ext.evaluate(model, (x, y))
+    assert len(locked) > 20
+    assert all(locked)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from altmin_ext import _check, data, methods, training
 from altmin_ext._files import set_aside, to_json
+from altmin_ext._generators import torch_kept
 from altmin_ext._interrupt import HeldInterrupt
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.command_line import datasets, networks
@@ -328,7 +329,7 @@ def default_batch_size(dataset: data.DataSet) -> int:
 
 def initial_network(arguments: argparse.Namespace, architecture: dict[str, Any]) -> nn.Module:
     """The network before training; --seed decides on its weights."""
-    with torch.random.fork_rng(devices=[]):
+    with torch_kept():
         torch.manual_seed(_check.seed("--seed", arguments.seed))
         return networks.make(architecture)
 

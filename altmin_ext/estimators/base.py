@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from altmin_ext import _check
 from altmin_ext._estimator import Factory, checked_options, make_network
+from altmin_ext._generators import torch_kept
 from altmin_ext.callbacks import EarlyStopping, TrainingState
 from altmin_ext.evaluation import evaluate, naming, predict
 from altmin_ext.history import EpochRecord, History
@@ -227,7 +228,7 @@ class NetworkEstimator(BaseEstimator, abc.ABC):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         method_class(self.method)  # first of all: options are checked against it
         options = self._checked_options()
-        with torch.random.fork_rng(devices=[]):
+        with torch_kept():
             torch.manual_seed(seed)
             model = self._make_module()
         model.to(torch.float32 if dtype == np.float32 else torch.float64)

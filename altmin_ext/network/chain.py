@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from altmin_ext._generators import torch_kept
 from altmin_ext.network.pieces import (
     DropoutPiece,
     MaxPoolPiece,
@@ -126,7 +127,7 @@ class Chain:
         # Two samples, since batch normalisation needs more than one.
         trial = like.new_zeros(2, *shape)
         try:
-            with torch.no_grad(), torch.random.fork_rng():
+            with torch.no_grad(), torch_kept(*([like.device] if like.is_cuda else [])):
                 return self.begin(trial).shape[1:]
         except WrongOutput:
             raise

@@ -18,7 +18,6 @@ import contextlib
 import inspect
 import itertools
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from altmin_ext._check import first_sentence, named_type
+from altmin_ext._generators import global_state, torch_kept, torch_state
 from altmin_ext.network.activations import activation_of
 from altmin_ext.network.formulas import Formula, formula_of
 from altmin_ext.network.inputs import may_write_input
@@ -891,10 +891,6 @@ class NormalisationPiece(Piece):
         return self.sample_jvp(v)
 
 
-# Held while torch's generator or backends are changed: all threads share them, and several threads may fit blocks.
-_global_state = threading.Lock()
-
-
 @contextlib.contextmanager
 def _without_fused_layers() -> Iterator[None]:
     """Run recurrent layers step by step, by operations with derivatives of every order."""
@@ -973,14 +969,14 @@ class LocalPiece(Piece):
         if self._random_state is None and not in_steps and not self._compiled:
             output, self._changes = self._state.call(a)
             return output
-        with _global_state, contextlib.ExitStack() as stack:
+        with global_state, contextlib.ExitStack() as stack:
             if self._compiled:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if in_steps:
                 stack.enter_context(_without_fused_layers())
             if self._random_state is not None:
                 cpu, gpu = self._random_state
-                stack.enter_context(torch.random.fork_rng([a.device] if gpu is not None else []))
+                stack.enter_context(torch_kept(*([a.device] if gpu is not None else [])))
                 torch.set_rng_state(cpu)
                 if gpu is not None:
                     torch.cuda.set_rng_state(gpu, a.device)
@@ -993,9 +989,9 @@ class LocalPiece(Piece):
 
     def begin(self, a: Tensor) -> Tensor:
         self._start, self._random_state, self._start_in_double = a, None, None
-        cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state(a.device) if a.is_cuda else None
+        cpu, gpu = torch_state(), torch.cuda.get_rng_state(a.device) if a.is_cuda else None
         self._start_value = self.value(a)
-        drew = not torch.equal(torch.get_rng_state(), cpu)
+        drew = not torch.equal(torch_state(), cpu)
         if gpu is not None and not drew:
             drew = not torch.equal(torch.cuda.get_rng_state(a.device), gpu)
         self._start_changes, self._random_state = self._changes, (cpu, gpu) if drew else None
