@@ -59,6 +59,7 @@ tables: dict[str, Callable[[], str]] = {
     "stages": partial(recorded, "steps/stages.md"),
     "versions": partial(recorded, "steps/versions.md"),
     "older steps": partial(recorded, "step-ratios.md"),
+    "river": partial(recorded, "river/table.md"),
     "streams in memory": partial(recorded, "stream-memory.md"),
     "memory in float32": partial(recorded, "memory/float32-and-streams.md"),
     "directions": partial(recorded, "directions.md"),
