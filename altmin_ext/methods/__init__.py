@@ -58,7 +58,7 @@ _methods: dict[str, type[Method]] = {
 _arguments = (
     "method", "epochs", "steps", "batch_size", "shuffle", "validation", "validation_fraction", "loss", "seed",
     "device", "progress", "callbacks", "lr_schedule", "checkpoint", "checkpoint_every", "keep", "resume",
-    "metrics", "on_nonfinite", "graph",
+    "metrics", "on_nonfinite", "graph", "parallel",
 )  # fmt: skip
 
 
