@@ -313,7 +313,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "1",
         "validation moves torch's generators",
         "altmin_ext/_generators.py",
-        'torch.random.set_rng_state(states["torch"])',
+        'set_torch_state(states["torch"])',
         "pass",
         [
             "python_tests/test_batches.py::test_validation_changes_nothing",
@@ -2642,7 +2642,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "a refused minibatch draws its masks twice",
         "altmin_ext/_plan.py",
         (
-            "                torch.set_rng_state(generator)\n"
+            "                set_torch_state(generator)\n"
             "            with torch.no_grad():"
         ),
         (
@@ -4094,7 +4094,7 @@ BUGS: list[tuple[str, str, str, str, str, Sequence[str]]] = [
         "fitting moves torch's generator",
         "altmin_ext/estimators/base.py",
         (
-            "        with torch.random.fork_rng(devices=[]):\n"
+            "        with torch_kept():\n"
             "            torch.manual_seed(seed)\n"
         ),
         (

@@ -85,7 +85,7 @@ def test_a_page_of_a_method_has_all_its_parts(name):
     assert len(example.splitlines()) <= 8
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", OF_METHODS)
 def test_a_method_keeps_as_many_numbers_as_its_page_says(name):
     widths, samples, atoms = (37, 23, 17, 11), 64, 5
     model = models.mlp(37, [23, 17], 11)
