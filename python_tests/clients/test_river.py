@@ -265,9 +265,9 @@ def test_wrong_values_change_nothing(case: str, begun: bool) -> None:
     with pytest.raises(error, match=sentence):
         model.learn_one(x, y)
     assert bits(model) == before
+    # As objects, since pandas makes no numbers of an integer that is too large for a float.
+    table = pd.DataFrame([{"a": 0.5, "c": 1.0}, x], dtype=object)
     with pytest.raises(error):
-        # As objects, since pandas makes no numbers of an integer that is too large for a float.
-        table = pd.DataFrame([{"a": 0.5, "c": 1.0}, x], dtype=object)
         model.learn_many(table, pd.Series([0, y], dtype=object))
     assert bits(model) == before
 
