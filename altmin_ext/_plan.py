@@ -223,9 +223,8 @@ class _Watch(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return (
-            False  # else torch imports its compiler in the first step that is recorded, which takes a second
-        )
+        # Else torch imports its compiler in the first step that is recorded, which takes a second.
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

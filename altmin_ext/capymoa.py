@@ -22,13 +22,13 @@ import numpy as np
 
 from altmin_ext import _check
 from altmin_ext._estimator import Factory, is_cross_entropy, loss_or_default
+from altmin_ext._extras import require
 from altmin_ext._online import OnlineLearner, Recipe
-from altmin_ext.history import _require
 from altmin_ext.losses import LossLike
 from altmin_ext.methods import Method
 
 try:
-    _require("capymoa", "capymoa")
+    require("capymoa", "capymoa")
 except ImportError:
     raise
 except Exception as _error:  # of the Java machine, which CapyMOA starts when it is imported
@@ -44,7 +44,7 @@ _other_words = {"random_state": "random_seed", "seed": "random_seed", "hidden_la
 
 
 class _Network:
-    """What both learners share."""
+    """What both learners share, but for the constructors: CapyMOA reads parameters off those of the classes alone."""
 
     _classifies: ClassVar[bool]
     schema: Any

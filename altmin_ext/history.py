@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import io
 import math
 import os
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from altmin_ext._extras import require
 from altmin_ext._files import from_json, read_file, sealed, unsealed, write_file
 from altmin_ext.pictures import panels
 
@@ -154,7 +154,7 @@ class History:
             ImportError: pandas is not installed.
         """
         columns = None if self.epochs else list(_row)
-        return _require("pandas", "pandas").DataFrame(self.epochs, columns=columns).set_index("epoch")
+        return require("pandas", "pandas").DataFrame(self.epochs, columns=columns).set_index("epoch")
 
     def _repr_html_(self) -> str:
         """What a notebook shows: how far the run has come, its curves, and a table of its epochs."""
@@ -648,7 +648,7 @@ def plot_histories(
         if not history.epochs:
             which = f"{label!r} has" if label else "this one has"
             raise ValueError(f"histories must have at least one epoch each, but {which} none: train first.")
-    _require("matplotlib.figure", "plot")
+    require("matplotlib.figure", "plot")
     from altmin_ext.pictures import figure
 
     picture = figure.draw(panels.learning_curves(histories, held_out))
@@ -688,16 +688,6 @@ def report_bytes(histories: Mapping[str, History], held_out: str) -> bytes:
     if not histories:
         raise ValueError("histories must hold at least one history, but is empty.")
     return page.page(histories, held_out).encode()
-
-
-def _require(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(
-            f'{package} is not installed; get it with: pip install "altmin_ext[{extra}]"'
-        ) from error
 
 
 def _to_tensor(place: str, rows: list[Any]) -> Tensor:

@@ -675,7 +675,44 @@ class Criterion(Loss):
         return (_as_int64(y) if _are_integers(y) else y.detach()).contiguous()
 
 
-class PartlyLabelled(Loss):
+class LossAround(Loss):
+    """Another loss, seen differently: what a subclass leaves out is that of the other.
+
+    Args:
+        loss: the other.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+        self.name, self.counts_correct, self.missing = loss.name, loss.counts_correct, loss.missing
+
+    @property
+    def given(self) -> Any:
+        return self._loss.given
+
+    def curvature(self, n_out: int) -> float | None:
+        return self._loss.curvature(n_out)
+
+    def counts(self, y: Tensor, n_out: int) -> bool:
+        return self._loss.counts(y, n_out)
+
+    def takes_classes(self, y: Tensor) -> bool:
+        return self._loss.takes_classes(y)
+
+    def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
+        return self._loss.from_labels(labels, n_out, dtype)
+
+    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._loss.check_targets(y, dtype)
+
+    def check_target_shape(self, y: Tensor, n_out: int) -> None:
+        self._loss.check_target_shape(y, n_out)
+
+    def check_finite(self, y: Tensor, n_out: int) -> None:
+        self._loss.check_finite(y, n_out)
+
+
+class PartlyLabelled(LossAround):
     """A loss for samples that may lack a label: integers y (B,) with -1 for "no label".
 
     The mean is over the samples with a label; if there are none, it is NaN and no flag is raised.
@@ -685,13 +722,8 @@ class PartlyLabelled(Loss):
     """
 
     def __init__(self, loss: Loss) -> None:
-        self._loss = loss
-        self.name, self.counts_correct = loss.name, loss.counts_correct
+        super().__init__(loss)
         self.missing = (UNLABELLED, *loss.missing)
-
-    @property
-    def given(self) -> Any:
-        return self._loss.given
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Loss:
         return PartlyLabelled(self._loss.to(device, dtype))
@@ -725,15 +757,9 @@ class PartlyLabelled(Loss):
         out.zero_()
         out[rows] = part
 
-    def curvature(self, n_out: int) -> float | None:
-        return self._loss.curvature(n_out)
-
     def curvature_at(self, logits: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
         rows = self._rows(y)
         return self._loss.curvature_at(logits[rows], bias, y[rows]) if len(rows) else logits.new_zeros(())
-
-    def counts(self, y: Tensor, n_out: int) -> bool:
-        return self._loss.counts(y, n_out)
 
     def correct(self, logits: Tensor, y: Tensor) -> Tensor | None:
         rows = self._rows(y)
@@ -741,21 +767,6 @@ class PartlyLabelled(Loss):
 
     def labelled(self, y: Tensor) -> int | Tensor:
         return self._loss.labelled(y[self._rows(y)])
-
-    def takes_classes(self, y: Tensor) -> bool:
-        return self._loss.takes_classes(y)
-
-    def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
-        return self._loss.from_labels(labels, n_out, dtype)
-
-    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        return self._loss.check_targets(y, dtype)
-
-    def check_target_shape(self, y: Tensor, n_out: int) -> None:
-        self._loss.check_target_shape(y, n_out)
-
-    def check_finite(self, y: Tensor, n_out: int) -> None:
-        self._loss.check_finite(y, n_out)
 
 
 class Weighted(Loss):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check
+from altmin_ext._extras import require
 from altmin_ext._files import write_file
-from altmin_ext.history import _require
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -25,7 +25,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     Raises:
         ImportError: onnxscript is not installed; get it with the extra ``onnx``.
     """
-    _require("onnxscript", "onnx")
+    require("onnxscript", "onnx")
     from altmin_ext import _onnx_functions  # needs onnxscript, which an import of the library does not
 
     return {

@@ -24,9 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from altmin_ext import _check
+from altmin_ext._extras import require
 from altmin_ext._order import derived_seed
 from altmin_ext.errors import DivergenceError
-from altmin_ext.history import _require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Trials:
     """
 
     def __init__(self, studies: Mapping[str, Any], spaces: Mapping[str, Space], seed: int) -> None:
-        self._optuna = _require("optuna", "tune")
+        self._optuna = require("optuna", "tune")
         self._studies, self._spaces, self._seed = studies, spaces, seed
 
     def finished(self, label: str) -> list[Trial]:
@@ -157,7 +157,7 @@ class Trials:
 
 def distributions(space: Space) -> dict[str, Any]:
     """A space as Optuna has it."""
-    optuna = _require("optuna", "tune")
+    optuna = require("optuna", "tune")
     return {name: values._distribution(optuna) for name, values in space.items()}
 
 
@@ -196,7 +196,7 @@ def search(
         TypeError, ValueError: an argument is wrong, or earlier trials do not belong to such a search.
         ImportError: optuna is not installed.
     """
-    optuna = _require("optuna", "tune")
+    optuna = require("optuna", "tune")
     trials, seed = _check.integer("trials", trials), _check.seed("seed", seed)
     if not spaces or not all(spaces.values()):
         raise ValueError(

@@ -512,8 +512,15 @@ def test_the_settings_describe_the_run():
         "lr_schedule": "cosine", "lr": 0.02, "mu": 0.5,
     }  # fmt: skip
     assert {name: settings[0][name] for name in expected} == expected
+
+    # An option that is an object, of which a logger cannot make anything.
+    def rectified(code, step):
+        return code.relu()
+
+    train(model, data, method="block-admm", proximal=rectified, callbacks=[Reads()], progress=False)
+    assert "rectified" in settings[1]["proximal"]
     plain = (type(None), bool, int, float, str)
-    assert all(type(value) in plain for value in settings[0].values())
+    assert all(type(value) in plain for own in settings for value in own.values())
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from altmin_ext import _check
+from altmin_ext._extras import require
 from altmin_ext.callbacks.state import TrainingState
-from altmin_ext.history import _require
 
 
 class Logger(abc.ABC):
@@ -94,7 +94,7 @@ class TensorBoardLogger(Logger):
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, every: int = 0) -> None:
         super().__init__(every)
-        _require("tensorboard", "tensorboard")
+        require("tensorboard", "tensorboard")
         self.folder = None if folder is None else Path(folder)
         self._writer: Any = None
 
@@ -147,7 +147,7 @@ class MLflowLogger(Logger):
         every: int = 0,
     ) -> None:
         super().__init__(every)
-        self._mlflow = _require("mlflow", "mlflow")
+        self._mlflow = require("mlflow", "mlflow")
         self.experiment, self.run_name, self.tracking_uri = experiment, run_name, tracking_uri
         self.run_id: str | None = None
         self._client: Any = None
@@ -212,7 +212,7 @@ class WandbLogger(Logger):
 
     def __init__(self, *, every: int = 0, **init: Any) -> None:
         super().__init__(every)
-        self._wandb = _require("wandb", "wandb")
+        self._wandb = require("wandb", "wandb")
         self._init = init
         self._settings: dict[str, Any] = {}
         self.run: Any = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from altmin_ext._extras import require
 from altmin_ext.callbacks.monitoring import Monitor
 from altmin_ext.callbacks.state import TrainingState
-from altmin_ext.history import _require
 
 if TYPE_CHECKING:
     import optuna  # type: ignore[import-not-found, unused-ignore]
@@ -25,7 +25,7 @@ class OptunaPruning:
     """
 
     def __init__(self, trial: optuna.Trial, monitor: str = "validation_accuracy") -> None:
-        self._optuna = _require("optuna", "tune")
+        self._optuna = require("optuna", "tune")
         self._trial = trial
         self._monitor = Monitor(monitor, "max", 0.0)  # the study knows which way is better
 

@@ -13,12 +13,12 @@ import numpy as np
 from torch import Tensor
 
 from altmin_ext import data, evaluation
+from altmin_ext._extras import require
 from altmin_ext._files import to_json, write_file
 from altmin_ext.command_line import datasets, output
 from altmin_ext.command_line.streams import say
 from altmin_ext.data._preprocessing import content_of, inputs, refusing
 from altmin_ext.errors import unknown_name
-from altmin_ext.history import _require
 
 _SUFFIXES = (".csv", ".tsv", ".parquet", ".npz")
 
@@ -77,8 +77,8 @@ def _check_output(path: Path, data: str) -> None:
     if path.suffix.lower() not in _SUFFIXES:
         raise unknown_name("suffix of --output", path.suffix, _SUFFIXES)
     if path.suffix.lower() == ".parquet":
-        _require("pandas", "parquet")
-        _require("pyarrow", "parquet")
+        require("pandas", "parquet")
+        require("pyarrow", "parquet")
     if path.exists() and os.path.exists(data) and path.samefile(data):
         raise ValueError(f"--output must be another file than --data, but both are {path}.")
 
@@ -90,7 +90,7 @@ def _content(columns: dict[str, list[Any]], suffix: str) -> bytes:
         np.savez(arrays, **{name: np.array(column) for name, column in columns.items()})  # type: ignore[arg-type]
         return arrays.getvalue()
     if suffix == ".parquet":
-        table: bytes = _require("pandas", "parquet").DataFrame(columns).to_parquet(index=False)
+        table: bytes = require("pandas", "parquet").DataFrame(columns).to_parquet(index=False)
         return table
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n")

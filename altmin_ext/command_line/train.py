@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from altmin_ext import _check, data, methods, training
+from altmin_ext._extras import require
 from altmin_ext._files import set_aside, to_json
 from altmin_ext._generators import torch_kept
 from altmin_ext._interrupt import HeldInterrupt
@@ -25,7 +26,7 @@ from altmin_ext.command_line.ranks import process_group
 from altmin_ext.command_line.streams import OutputLost, complain, say
 from altmin_ext.command_line.tables import EpochTable, result_table
 from altmin_ext.errors import DivergenceError
-from altmin_ext.history import History, _require
+from altmin_ext.history import History
 from altmin_ext.losses import Loss
 
 
@@ -315,7 +316,7 @@ def _metrics(names: list[str] | None, classes: int) -> dict[str, Any]:
         return {}
     if not classes:
         raise ValueError("--metrics must be left out for a regression: they are metrics of classes.")
-    package = _require("torchmetrics.classification", "metrics")
+    package = require("torchmetrics.classification", "metrics")
     known = {
         name.removeprefix("Multiclass"): name for name in package.__all__ if name.startswith("Multiclass")
     }

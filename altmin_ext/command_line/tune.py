@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from altmin_ext import _check, data, methods, training, tuning
+from altmin_ext._extras import require
 from altmin_ext._files import Replacement, to_json, write_file
 from altmin_ext.callbacks import OptunaPruning
 from altmin_ext.command_line import datasets, networks
@@ -28,7 +29,6 @@ from altmin_ext.command_line.streams import OutputLost, say
 from altmin_ext.command_line.tables import decimals, drawn
 from altmin_ext.command_line.train import chosen_methods, default_batch_size, initial_network
 from altmin_ext.errors import DivergenceError
-from altmin_ext.history import _require
 from altmin_ext.tuning import Choice, Range, Trial, Trials
 
 _STUDY, _TABLE = "study.db", "trials.csv"
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.resume and arguments.output is None:
         raise ValueError("--resume must come with --output, the folder of the study.")
     _check.integer("--trials", arguments.trials)
-    _require("optuna", "tune")
+    require("optuna", "tune")
     dataset = datasets.load(arguments)
     search = _Search(arguments, dataset, networks.architecture(arguments, dataset))
     try:
@@ -119,7 +119,7 @@ class _Search:
     def __init__(
         self, arguments: argparse.Namespace, dataset: data.DataSet, architecture: dict[str, Any]
     ) -> None:
-        self._optuna = _require("optuna", "tune")
+        self._optuna = require("optuna", "tune")
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         self._arguments, self._dataset, self._architecture = arguments, dataset, architecture
         self._chosen = chosen_methods(arguments)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from altmin_ext._extras import require
 from altmin_ext._files import open_file
 from altmin_ext.data._formats import Malformed
-from altmin_ext.history import _require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def read(path: Path, target: str | None, image_size: tuple[int, int] | None) -> 
 
 def _read_csv(path: Path, target: str | None) -> Content:
     _check_size(os.stat(path).st_size)
-    pandas = _require("pandas", "pandas")
+    pandas = require("pandas", "pandas")
     names: list[str] = []
     tabs = path.suffix.lower() == ".tsv"
     try:
@@ -143,8 +143,8 @@ def _header(file: io.TextIOWrapper, separators: list[str]) -> tuple[list[str], s
 
 
 def _read_parquet(path: Path, target: str | None) -> Content:
-    pandas = _require("pandas", "parquet")
-    parquet = _require("pyarrow.parquet", "parquet")
+    pandas = require("pandas", "parquet")
+    parquet = require("pyarrow.parquet", "parquet")
     with open_file(path) as file:
         try:
             metadata = parquet.ParquetFile(file).metadata
@@ -284,7 +284,7 @@ def _column(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read_images(folder: Path, size: tuple[int, int] | None) -> Content:
-    image_module = _require("PIL.Image", "images")
+    image_module = require("PIL.Image", "images")
     paths = list(_image_paths(folder))
     if not paths:
         raise Malformed("holds no images")
@@ -335,7 +335,7 @@ def _image_paths(folder: Path, depth: int = 0) -> Iterator[Path]:
 
 def _read_image(images: Any, path: Path, size: tuple[int, int] | None) -> tuple[NDArray[np.uint8], bool]:
     """An image (H, W, 3), and whether it is in colour."""
-    operations = _require("PIL.ImageOps", "images")
+    operations = require("PIL.ImageOps", "images")
     with open_file(path) as file:
         try:
             with warnings.catch_warnings():

@@ -12,9 +12,9 @@ online method is for: ``partial_fit`` on minibatches is ``fit``, bit for bit.
 ``import altmin_ext`` leaves scikit-learn alone; this module imports it, and needs at least 1.6.
 """
 
-from altmin_ext.history import _require
+from altmin_ext._extras import require
 
-_require("sklearn", "sklearn")
+require("sklearn", "sklearn")
 
 from altmin_ext.estimators.classifier import AMClassifier  # noqa: E402
 from altmin_ext.estimators.regressor import AMRegressor  # noqa: E402

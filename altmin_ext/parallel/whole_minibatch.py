@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from altmin_ext.losses import Loss
+from altmin_ext.losses import Loss, LossAround
 from altmin_ext.parallel.ranks import Ranks
 
 
-class WholeMinibatch(Loss):
+class WholeMinibatch(LossAround):
     """A loss whose mean is over the samples of all ranks, while logits and targets are those of one.
 
     The logits of all ranks are collected, which are few numbers beside codes and weights. So the mean, its derivative
@@ -26,13 +24,9 @@ class WholeMinibatch(Loss):
     captured = True  # a loss is differentiated at the collected logits alone
 
     def __init__(self, loss: Loss, ranks: Ranks) -> None:
-        self._loss, self._ranks = loss, ranks
-        self.name, self.counts_correct, self.missing = loss.name, loss.counts_correct, loss.missing
+        super().__init__(loss)
+        self._ranks = ranks
         self._targets: tuple[int, Tensor, Tensor] | None = None
-
-    @property
-    def given(self) -> Any:
-        return self._loss.given
 
     @property
     def of_one(self) -> Loss:
@@ -58,32 +52,11 @@ class WholeMinibatch(Loss):
         if bias_gradient is not None:
             torch.sum(out, 0, out=bias_gradient)
 
-    def curvature(self, n_out: int) -> float | None:
-        return self._loss.curvature(n_out)
-
     def curvature_at(self, logits: Tensor, bias: Tensor | None, y: Tensor) -> Tensor:
         return self._loss.curvature_at(self._ranks.gather(logits), bias, self._whole(y))
-
-    def counts(self, y: Tensor, n_out: int) -> bool:
-        return self._loss.counts(y, n_out)
 
     def correct(self, logits: Tensor, y: Tensor) -> Tensor | None:
         return self._loss.correct(self._ranks.gather(logits), self._whole(y))
 
-    def takes_classes(self, y: Tensor) -> bool:
-        return self._loss.takes_classes(y)
-
-    def from_labels(self, labels: Tensor, n_out: int, dtype: torch.dtype) -> Tensor:
-        return self._loss.from_labels(labels, n_out, dtype)
-
-    def check_targets(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        return self._loss.check_targets(y, dtype)
-
-    def check_target_shape(self, y: Tensor, n_out: int) -> None:
-        self._loss.check_target_shape(y, n_out)
-
     def check_target_values(self, y: Tensor, n_out: int) -> None:
         self._loss.check_target_values(y, n_out)
-
-    def check_finite(self, y: Tensor, n_out: int) -> None:
-        self._loss.check_finite(y, n_out)

@@ -12,9 +12,9 @@ Features come and go by their names, classes appear when they do, and ``learn_ma
 for bit. ``import altmin_ext`` leaves river alone; this module imports it, and needs at least 0.26.
 """
 
-from altmin_ext.history import _require
+from altmin_ext._extras import require
 
-_river = _require("river", "river")
+_river = require("river", "river")
 if tuple(map(int, _river.__version__.split(".")[:2])) < (0, 26):  # whose minibatches are pandas' alone
     raise ImportError(
         f'river must be at least 0.26, but is {_river.__version__}; get it with: pip install "altmin_ext[river]"'

@@ -188,8 +188,18 @@ def test_mlflow_goes_on_with_a_resumed_run(
     first, second = mlflow(), mlflow()
     with pytest.raises(RuntimeError, match="mine"):
         run(first, Break(RuntimeError("mine")), checkpoint=file)
-    run(second, Break(), checkpoint=file, resume=True)
+    statuses = set()
+
+    class Looks:
+        def on_epoch(self, state: Any) -> None:
+            statuses.add(mlflow_run(second)[0].info.status)
+
+    run(second, Break(), Looks(), checkpoint=file, resume=True)
     assert second.run_id == first.run_id
+    assert statuses == {"RUNNING"}
+    client = pytest.importorskip("mlflow").MlflowClient(second.tracking_uri)
+    (study,) = {client.get_run(logger.run_id).info.experiment_id for logger in (first, second)}
+    assert len(client.search_runs([study])) == 2  # the undisturbed one, and this
     found, read = mlflow_run(second)
     assert found.info.status == "FINISHED"
     assert_written(read, undisturbed)

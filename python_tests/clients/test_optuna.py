@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import altmin_ext
 from altmin_ext import tuning
@@ -67,13 +68,15 @@ def test_unpromising_trials_are_pruned() -> None:
 
 
 def test_what_the_run_does_not_record_is_found_before_training() -> None:
-    trial = optuna.create_study().ask()
+    trial, model = optuna.create_study().ask(), network()
+    before = [parameter.clone() for parameter in model.parameters()]
     with pytest.raises(
         ValueError, match="monitor must be one of loss, accuracy in this run, but is 'validation_f1'"
     ):
         altmin_ext.train(
-            network(), samples(), callbacks=[altmin_ext.OptunaPruning(trial, "validation_f1")], progress=False
+            model, samples(), callbacks=[altmin_ext.OptunaPruning(trial, "validation_f1")], progress=False
         )
+    assert all(map(torch.equal, before, model.parameters()))
 
 
 # ------------------------------------------------------------------------------------------------- altmin tune
