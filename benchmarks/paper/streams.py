@@ -34,9 +34,10 @@ from typing import Any
 
 import torch
 
-from altmin_ext._order import derived_seed
 from altmin_ext.errors import DivergenceError
+from altmin_ext.tuning import Choice, Range, Space
 from benchmarks.paper import records
+from benchmarks.paper.tuning import tuned
 
 results = Path(__file__).parent.parent / "results" / "river"
 trials, tuned_part, tuning_seed = 12, 0.4, 1000
@@ -98,8 +99,6 @@ def samples_of(stream: str) -> Samples:
 
 Make = Callable[[dict[str, Any], int, Samples], Any]
 """(options, seed, the stream) -> a learner."""
-Space = Callable[[Any], dict[str, Any]]
-"""Of an Optuna trial: options."""
 
 
 def _logistic_regression(options: dict[str, Any], seed: int, samples: Samples) -> Any:
@@ -163,39 +162,22 @@ def _deep_river(options: dict[str, Any], seed: int, samples: Samples) -> Any:
     return preprocessing.StandardScaler() | learner
 
 
-def _linear_space(trial: Any) -> dict[str, Any]:
-    return {
-        "optimizer": trial.suggest_categorical("optimizer", ["SGD", "Adam"]),
-        "lr": trial.suggest_float("lr", 1e-3, 1.0, log=True),
-        "l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True),
-    }
-
-
-def _tree_space(trial: Any) -> dict[str, Any]:
-    return {
-        "grace_period": trial.suggest_int("grace_period", 10, 400, log=True),
-        "delta": trial.suggest_float("delta", 1e-8, 1e-1, log=True),
-        "leaf_prediction": trial.suggest_categorical("leaf_prediction", ["nba", "nb", "mc"]),
-    }
-
-
 def _network_space(low: float, high: float) -> Space:
-    def draw(trial: Any) -> dict[str, Any]:
-        return {
-            "lr": trial.suggest_float("lr", low, high, log=True),
-            "width": trial.suggest_categorical("width", [20, 100]),
-            "depth": trial.suggest_int("depth", 1, 2),
-        }
-
-    return draw
+    widths = {"width": Choice((20, 100)), "depth": Range(1, 2, whole=True)}
+    return {"lr": Range(low, high, log=True), **widths}
 
 
-def _random_features_space(trial: Any) -> dict[str, Any]:
-    return {
-        "width": trial.suggest_categorical("width", [20, 100]),
-        "ridge": trial.suggest_float("ridge", 1e-3, 1e2, log=True),
-    }
-
+_linear_space: Space = {
+    "optimizer": Choice(("SGD", "Adam")),
+    "lr": Range(1e-3, 1.0, log=True),
+    "l2": Range(1e-6, 1e-2, log=True),
+}
+_tree_space: Space = {
+    "grace_period": Range(10, 400, log=True, whole=True),
+    "delta": Range(1e-8, 1e-1, log=True),
+    "leaf_prediction": Choice(("nba", "nb", "mc")),
+}
+_random_features_space: Space = {"width": Choice((20, 100)), "ridge": Range(1e-3, 1e2, log=True)}
 
 contenders: dict[str, tuple[Make, Space, bool]] = {  # and whether a seed makes a difference
     "logistic regression": (_logistic_regression, _linear_space, False),
@@ -240,44 +222,30 @@ def _append(kind: str, record: dict[str, Any]) -> None:
     records.append(results / f"{kind}.jsonl", record)
 
 
+def _label(stream: str, contender: str) -> str:
+    return f"{stream}, {contender}"
+
+
 def tune(chosen: Sequence[str], on: Sequence[str]) -> None:
     """Twelve trials of every contender on the first part of every stream."""
-    import optuna
+    for stream in on:
+        whole = samples_of(stream)
+        samples = whole[: int(tuned_part * len(whole))]
+        made = {_label(stream, contender): contenders[contender] for contender in chosen}
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    done = {(r["stream"], r["contender"], r["trial"]): r for r in _read("tuning")}
-    for stream, contender in itertools.product(on, chosen):
-        samples = samples_of(stream)[: int(tuned_part * len(samples_of(stream)))]
-        make, space, _ = contenders[contender]
-        study = optuna.create_study(direction="maximize")
-        for number in range(trials):
-            study.sampler = optuna.samplers.TPESampler(seed=derived_seed(0, number) % 2**32)
-            trial = study.ask()
-            options = space(trial)
-            earlier = done.get((stream, contender, number))
-            if earlier is None:
-                try:
-                    right, seconds = right_and_seconds(make(options, tuning_seed, samples), samples)
-                    accuracy = statistics.fmean(right)
-                except DivergenceError:
-                    accuracy, seconds = 0.0, 0.0
-                earlier = {"accuracy": accuracy, "seconds": round(seconds, 3)}
-                _append(
-                    "tuning",
-                    {
-                        "stream": stream,
-                        "contender": contender,
-                        "trial": number,
-                        "options": options,
-                        **earlier,
-                    },
-                )
-                print(f"{stream}, {contender}, {number + 1}/{trials}: {accuracy:.4f} {options}", flush=True)
-            study.tell(trial, earlier["accuracy"])
+        def accuracy(
+            label: str, options: dict[str, Any], part: float, made: Any = made, samples: Samples = samples
+        ) -> float:
+            return statistics.fmean(
+                right_and_seconds(made[label][0](options, tuning_seed, samples), samples)[0]
+            )
+
+        spaces = {label: space for label, (_, space, _) in made.items()}
+        tuned(results / "tuning.jsonl", accuracy, spaces, trials=trials, budget=tuned_part)
 
 
 def _tried(stream: str, contender: str) -> list[dict[str, Any]]:
-    return [r for r in _read("tuning") if (r["stream"], r["contender"]) == (stream, contender)]
+    return [record for record in _read("tuning") if record["contender"] == _label(stream, contender)]
 
 
 def best_options(stream: str, contender: str) -> dict[str, Any]:
@@ -285,7 +253,7 @@ def best_options(stream: str, contender: str) -> dict[str, Any]:
     tried = _tried(stream, contender)
     if len(tried) < trials:
         raise SystemExit(f"{contender} has not been tuned on {stream}: run `tune`.")
-    return dict(max(tried, key=lambda r: r["accuracy"])["options"])
+    return dict(max(tried, key=lambda record: record["value"])["values"])
 
 
 def run(chosen: Sequence[str], on: Sequence[str], seeds: int) -> None:
@@ -348,14 +316,14 @@ def table() -> str:
         own = [r for r in runs if (r["stream"], r["contender"]) == (stream, contender)]
         if not own:
             continue
-        tuned = [r for r in own if r["settings"] == "tuned"]
+        at_best = [r for r in own if r["settings"] == "tuned"]
         timed = [r for r in times if (r["stream"], r["contender"]) == (stream, contender)]
         rate = "–"
         if timed:
             rate = f"{timed[-1]['samples'] / statistics.median(timed[-1]['seconds']):,.0f}"
         cells = [
-            _cell(tuned, "unseen"),
-            _cell(tuned, "accuracy"),
+            _cell(at_best, "unseen"),
+            _cell(at_best, "accuracy"),
             _cell([r for r in own if r["settings"] == "defaults"], "accuracy"),
             rate,
         ]
