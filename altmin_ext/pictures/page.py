@@ -51,7 +51,9 @@ def page(histories: Mapping[str, History], held_out: str) -> str:
     trained = {label: history for label, history in histories.items() if history.epochs}
     sections = [
         f"<h1>{escape(title)}</h1>",
-        "".join(f"<p>{escape(_sentence(label, history))}</p>" for label, history in histories.items()),
+        "".join(
+            f"<p>{escape(_sentence(label, history, held_out))}</p>" for label, history in histories.items()
+        ),
         _section("Learning curves", learning_curves(trained, held_out) if trained else []),
         _section("Stages", [own for pair in trained.items() for own in stage_panels(*pair)]),
         _section("Steps", step_panels(histories)),
@@ -60,7 +62,7 @@ def page(histories: Mapping[str, History], held_out: str) -> str:
         "<h2>Environment</h2>",
         _comparison(histories, {label: history.environment for label, history in histories.items()}),
         "<h2>Epochs</h2>",
-        *(_epochs(label, history) for label, history in histories.items()),
+        *(_epochs(label, history, held_out) for label, history in histories.items()),
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -83,9 +85,9 @@ def fragment(history: History) -> str:
         for panel in (learning_curves({"": history}, "validation") if rows else [])
     )
     return (
-        f"<div><p>{escape(_sentence('', history))}</p>"
+        f"<div><p>{escape(_sentence('', history, 'validation'))}</p>"
         f'<div style="display: flex; flex-wrap: wrap; gap: 1em">{figures}</div>'
-        f"{_table(shown, [key for key in _numbers(rows) if key in compact]) if rows else ''}</div>"
+        f"{_table(shown, [key for key in _numbers(rows) if key in compact], 'validation') if rows else ''}</div>"
     )
 
 
@@ -93,7 +95,7 @@ def _name(history: History) -> str:
     return str((history.settings or {}).get("method") or "training run")
 
 
-def _sentence(label: str, history: History) -> str:
+def _sentence(label: str, history: History, held_out: str) -> str:
     """How far a run has come, in words."""
     name = label or _name(history)
     epochs = f"{len(history.epochs)} epoch{'' if len(history.epochs) == 1 else 's'}"
@@ -106,7 +108,7 @@ def _sentence(label: str, history: History) -> str:
         parts.append(f"restored {history.restores} {'time' if history.restores == 1 else 'times'}")
     last = history.epochs[-1] if history.epochs else {}
     results = [key for key in _numbers([last]) if key in _results[1:] or key.startswith("validation_")]
-    parts += [f"{_heading(key)} {number_text(last[key])}" for key in results]
+    parts += [f"{_heading(key, held_out)} {number_text(last[key])}" for key in results]
     return "; ".join(parts) + "."
 
 
@@ -152,18 +154,18 @@ def _told(table: Mapping[str, Any] | None, name: str) -> str:
     return "–" if value is None else escape(str(value))
 
 
-def _epochs(label: str, history: History) -> str:
+def _epochs(label: str, history: History, held_out: str) -> str:
     if not history.epochs:
         return f"<p>{escape(label or 'The run')}: none yet.</p>"
     is_open = " open" if len(history.epochs) <= 50 else ""
-    table = _table(history.epochs, _numbers(history.epochs))
+    table = _table(history.epochs, _numbers(history.epochs), held_out)
     summary = f"<summary>{escape(label or _name(history))}</summary>"
     return f'<details{is_open}>{summary}<div class="table">{table}</div></details>'
 
 
-def _table(shown: Iterable[Mapping[str, Any] | None], columns: Sequence[str]) -> str:
+def _table(shown: Iterable[Mapping[str, Any] | None], columns: Sequence[str], held_out: str) -> str:
     """Rows as a table, with these columns; None is a row of dots."""
-    head = "".join(f'<th class="number">{escape(_heading(key))}</th>' for key in columns)
+    head = "".join(f'<th class="number">{escape(_heading(key, held_out))}</th>' for key in columns)
     body = []
     for row in shown:
         cells = ("…" if row is None else _cell(key, row) for key in columns)
@@ -186,9 +188,10 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*first, *(key for key in single if key not in _results + _costs), *last, *listed]
 
 
-def _heading(key: str) -> str:
+def _heading(key: str, held_out: str) -> str:
     name, _, place = key.partition(".")
-    words = name.replace("_", " ")
+    of_held_out = name.startswith("validation_")
+    words = " ".join([held_out] * of_held_out + name.removeprefix("validation_").split("_"))
     return f"{words}, stage {int(place) + 1}" if place.isdigit() else words
 
 

@@ -340,6 +340,13 @@ def test_report_of_a_history_is_that_of_histories_with_one(tmp_path):
     assert (tmp_path / "new folder" / "one.html").read_text() == written({"": history}, tmp_path)
 
 
+def test_a_page_calls_the_validation_data_by_their_name_everywhere(trained, tmp_path):
+    text = Page(written(trained, tmp_path, held_out="test")).text
+    assert f"test accuracy {trained['dtp'].epochs[-1]['validation_accuracy']:.4g}" in text
+    assert "test half" in text
+    assert "validation" not in text
+
+
 def test_a_notebook_shows_last_numbers_curves_and_a_compact_table(trained):
     text = trained["am-adam"]._repr_html_()
     page, last = Page(text), trained["am-adam"].epochs[-1]
